@@ -1,0 +1,100 @@
+"""The seams of the pipeline: every Protocol it is handed. Imports only domain types.
+
+Implementations live in `bridge/store`, `bridge/broker` and `edge`, and do not inherit from these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Protocol
+
+from bridge.reading import Batch, Committed, Publication, Sensor
+
+
+class SensorLookup(Protocol):
+    """Where sensors are registered."""
+
+    async def find_sensors(self, ids: Collection[int], uuids: Collection[str]) -> list[Sensor]:
+        """The registered sensors among `ids` and `uuids` (lower case), in one query.
+
+        Raises StoreUnavailable.
+        """
+        ...
+
+
+class Store(Protocol):
+    """Where readings become durable."""
+
+    async def write(self, batch: Batch) -> Committed:
+        """Write a batch in one transaction and one round trip; returns once it is committed.
+
+        Raises StoreUnavailable (retry the same readings later; `in_doubt` when it may have been
+        committed) or StoreRefused (some row is poisonous: nothing was written).
+        """
+        ...
+
+    async def was_committed(self, number: int) -> bool:
+        """Whether this instance's batch `number`, left in doubt, was committed. Raises StoreUnavailable."""
+        ...
+
+
+class Outbox(Protocol):
+    """Takes committed batches on to the streams. Never blocks and never fails the caller."""
+
+    def offer(self, publication: Publication) -> None:
+        """Hand over a committed batch. If it cannot be kept in memory it stays in the outbox table."""
+        ...
+
+    def take_published(self) -> list[int]:
+        """Outbox ids published since the last call, to be deleted with the next batch."""
+        ...
+
+    def give_back(self, outbox_ids: Sequence[int]) -> None:
+        """The batch that carried `outbox_ids` failed: they must be taken again."""
+        ...
+
+
+class Publisher(Protocol):
+    """Writes to streams: memory, Redis Streams, the throttle, the split."""
+
+    async def publish(self, publication: Publication) -> bool:
+        """Append a publication's events to `iot:readings` and `iot:alerts`, in order, at most once.
+
+        Publishing the same (instance, outbox_id) again is a no-op that returns True. Returns False
+        when `publication.after` names something not yet published: try again shortly.
+        Raises BrokerUnavailable.
+        """
+        ...
+
+
+class Message(Protocol):
+    """One stream entry as a consumer sees it."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def fields(self) -> Mapping[str, str]: ...
+
+
+class Subscriber(Protocol):
+    """Reads streams in consumer groups."""
+
+    async def ensure_group(self, stream: str, group: str, *, start: str = "0") -> None:
+        """Create the group (and the stream) unless it is there. `start` is an id, "0" or "$"."""
+        ...
+
+    async def read(
+        self, stream: str, group: str, consumer: str, *, count: int, block_s: float
+    ) -> list[Message]:
+        """Up to `count` entries that no consumer of the group has had; waits up to `block_s` for the first."""
+        ...
+
+    async def acknowledge(self, stream: str, group: str, ids: Sequence[str]) -> None:
+        """The group is done with these entries."""
+        ...
+
+    async def claim(
+        self, stream: str, group: str, consumer: str, *, min_idle_s: float, count: int
+    ) -> list[Message]:
+        """Take over entries that another consumer has held unacknowledged for `min_idle_s`."""
+        ...

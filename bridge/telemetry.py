@@ -1,0 +1,68 @@
+"""Metrics, by one registry per process. Names are stable; docs/metrics.md lists them (held by a test).
+
+`Metrics` is made once in the process's wiring and handed to each part.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+SIZE_BUCKETS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000)
+
+
+class Metrics:
+    """Every metric of a bridge process."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        r = self.registry = registry or CollectorRegistry()
+        self.readings = Counter(
+            "iot_bridge_readings_total", "Readings settled, by door and outcome.", ["source", "outcome"], registry=r
+        )
+        self.received = Counter(
+            "iot_bridge_received_total", "Readings received at the door, before settlement.", ["source"], registry=r
+        )
+        self.quarantined = Counter(
+            "iot_bridge_quarantined_total", "Readings quarantined, by reason code.", ["code"], registry=r
+        )
+        self.batch_size = Histogram(
+            "iot_bridge_batch_readings", "Readings in one call of the store.", buckets=SIZE_BUCKETS, registry=r
+        )
+        self.stage = Histogram(
+            "iot_bridge_stage_seconds",
+            "Latency by stage: door (receipt to settlement), resolve, store, publish (measured to published).",
+            ["stage"],
+            buckets=LATENCY_BUCKETS_S,
+            registry=r,
+        )
+        self.queued = Gauge("iot_bridge_queued_readings", "Readings waiting for the store.", registry=r)
+        self.store_up = Gauge("iot_bridge_store_up", "1 when the last call of the store succeeded.", registry=r)
+        self.store_errors = Counter("iot_bridge_store_errors_total", "Failed calls of the store.", ["code"], registry=r)
+        self.cache = Counter(
+            "iot_bridge_cache_total", "Cache look-ups, by cache and result.", ["cache", "result"], registry=r
+        )
+        self.cache_size = Gauge("iot_bridge_cache_entries", "Entries in a cache.", ["cache"], registry=r)
+        self.limited = Counter("iot_bridge_limited_total", "Requests refused by a limit.", ["limit"], registry=r)
+        self.http_requests = Counter(
+            "iot_bridge_http_requests_total", "HTTP requests, by route and status.", ["route", "status"], registry=r
+        )
+        self.http_connections = Gauge("iot_bridge_http_connections", "Open HTTP connections.", registry=r)
+        self.mqtt_connected = Gauge("iot_bridge_mqtt_connected", "1 while the MQTT session is up.", registry=r)
+        self.mqtt_inflight = Gauge("iot_bridge_mqtt_inflight", "MQTT messages held unacknowledged.", registry=r)
+        self.mqtt_reconnects = Counter("iot_bridge_mqtt_reconnects_total", "MQTT reconnects.", registry=r)
+        self.outbox_depth = Gauge("iot_bridge_outbox_batches", "Batches in the outbox not yet published.", registry=r)
+        self.outbox_age = Gauge("iot_bridge_outbox_age_seconds", "Age of the oldest unpublished batch.", registry=r)
+        self.published = Counter("iot_bridge_published_total", "Events published, by stream.", ["stream"], registry=r)
+        self.throttled = Counter(
+            "iot_bridge_throttled_total", "Readings the throttle kept off the stream.", registry=r
+        )
+        self.stream_dropped = Counter(
+            "iot_bridge_stream_dropped_total",
+            "Entries trimmed before a group had read them, by stream and group.",
+            ["stream", "group"],
+            registry=r,
+        )
+        self.ledger_imbalance = Gauge(
+            "iot_bridge_ledger_imbalance", "received - (stored + duplicate + quarantined + returned + pending).",
+            registry=r,
+        )

@@ -1,0 +1,345 @@
+"""Decoders: bytes in, `Packet` out, or `DecodeError`. No I/O, no clock; the same for both doors.
+
+The envelope and every reading are first decoded in one strict pass. Only when that fails is the
+envelope taken apart, reading by reading, so that one malformed reading is refused alone and its
+neighbours go on. Numbers written as strings are accepted, as the replaced service did. NaN and
+Infinity are not (RFC 8259, section 6).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
+from typing import TypeVar
+from uuid import UUID
+
+import msgspec
+
+from bridge.errors import DecodeError
+from bridge.reading import Code, Draft, Packet, Refusal
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
+_BIGINT = 1 << 63  # PostgreSQL bigint, which keeps ids and sequences
+_MAX_UNIX_S = 253_402_300_799.0  # 9999-12-31T23:59:59Z, the last second a datetime holds
+_MAX_KEY = 255  # as long as an Idempotency-Key may be
+_WHERE = re.compile(r" - at `(\$[^`]*)`")
+_REASONS = {".value": Code.BAD_VALUE}  # by the end of the JSON path; anything else is BAD_FORM
+
+
+class _NativeItem(msgspec.Struct):
+    sensor_uuid: str
+    value: float
+    sensor_ts: float | str | None = None
+    sequence: int | None = None
+    ts: float | str | None = None
+    msgId: str | None = None  # noqa: N815 - the wire's own name
+
+
+class _ApiItem(msgspec.Struct):
+    sensor_id: int
+    value: float
+    timestamp: float | str | None = None
+    sequence: int | None = None
+
+
+class _BareItem(msgspec.Struct):
+    value: float
+    ts: float | str | None = None
+    sequence: int | None = None
+    msgId: str | None = None  # noqa: N815
+
+
+class _Metadata(msgspec.Struct):
+    deviceUuid: str | None = None  # noqa: N815
+    sensorUuid: str | None = None  # noqa: N815
+    sequence: int | None = None
+
+
+class _LegacyItem(msgspec.Struct):
+    value: float
+    sensorId: int | None = None  # noqa: N815
+    sensor_id: int | None = None
+    timestamp: float | str | None = None
+    msgId: str | None = None  # noqa: N815
+    metadata: _Metadata | None = None
+
+
+class _NativeEnvelope(msgspec.Struct):
+    readings: list[_NativeItem]
+    ts: float | str | None = None
+    device_uuid: str | None = None
+
+
+class _NativeRawEnvelope(msgspec.Struct):
+    readings: list[msgspec.Raw]
+    ts: float | str | None = None
+    device_uuid: str | None = None
+
+
+class _ApiEnvelope(msgspec.Struct):
+    readings: list[_ApiItem]
+
+
+class _RawEnvelope(msgspec.Struct):
+    readings: list[msgspec.Raw]
+
+
+class _Probe(msgspec.Struct):
+    readings: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+_native = msgspec.json.Decoder(_NativeEnvelope, strict=False)
+_native_raw = msgspec.json.Decoder(_NativeRawEnvelope, strict=False)
+_native_item = msgspec.json.Decoder(_NativeItem, strict=False)
+_api = msgspec.json.Decoder(_ApiEnvelope, strict=False)
+_api_raw = msgspec.json.Decoder(_RawEnvelope, strict=False)
+_api_item = msgspec.json.Decoder(_ApiItem, strict=False)
+_bare_item = msgspec.json.Decoder(_BareItem, strict=False)
+_bare_number = msgspec.json.Decoder(float, strict=False)
+_legacy_item = msgspec.json.Decoder(_LegacyItem, strict=False)
+_probe = msgspec.json.Decoder(_Probe)
+
+T = TypeVar("T")
+Item = TypeVar("Item", _NativeItem, _ApiItem)
+
+
+def decode_packet(body: bytes, *, max_readings: int) -> Packet:
+    """A device packet: `{"ts"?, "device_uuid"?, "readings": [{"sensor_uuid", "value", "sensor_ts"?, "sequence"?}]}`.
+
+    Raises DecodeError where the envelope is not of this form.
+    """
+    try:
+        envelope = _native.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raw = _decode(_native_raw, body)
+        device = _device(raw.device_uuid)
+        ts_us = _packet_time(raw.ts)
+        drafts, refusals = _one_by_one(
+            raw.readings, _native_item, lambda i, item: _native_draft(i, item, ts_us), max_readings
+        )
+        return Packet(drafts, refusals, device)
+    device = _device(envelope.device_uuid)
+    ts_us = _packet_time(envelope.ts)
+    drafts, refusals = _all(envelope.readings, lambda i, item: _native_draft(i, item, ts_us), max_readings)
+    return Packet(drafts, refusals, device)
+
+
+def decode_api_reading(body: bytes) -> Packet:
+    """`{"sensor_id": 42, "value": 23.5, "timestamp"?}`. Raises DecodeError."""
+    return Packet((_api_draft(0, _decode(_api_item, body)),))
+
+
+def decode_api_bulk(body: bytes, *, max_readings: int) -> Packet:
+    """`{"readings": [{"sensor_id", "value", "timestamp"?}, …]}`. Raises DecodeError."""
+    try:
+        envelope = _api.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raw = _decode(_api_raw, body)
+        return Packet(*_one_by_one(raw.readings, _api_item, _api_draft, max_readings))
+    return Packet(*_all(envelope.readings, _api_draft, max_readings))
+
+
+def decode_mqtt_packet(body: bytes, *, max_readings: int) -> Packet:
+    """A device packet, or one reading of it, as `devices/{uuid}/readings` carries. Raises DecodeError."""
+    if _decode(_probe, body).readings is not msgspec.UNSET:
+        return decode_packet(body, max_readings=max_readings)
+    return Packet((_native_draft(0, _decode(_native_item, body), None),))
+
+
+def decode_bare(body: bytes, sensor_uuid: str) -> Packet:
+    """A bare number, or `{"value", "ts"?, "sequence"?}`, for the sensor its topic names. Raises DecodeError."""
+    text = body.strip()
+    if text.startswith(b"{"):
+        item = _decode(_bare_item, text)
+        ts_us = parse_time(item.ts, "$.ts")
+        draft = Draft(0, sensor_uuid, _finite(item.value), ts_us, _sequence(item.sequence), _key(item.msgId))
+    else:
+        try:
+            value = _bare_number.decode(text)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise DecodeError(Code.BAD_VALUE, "the payload is neither a number nor a JSON object") from error
+        draft = Draft(0, sensor_uuid, _finite(value, "$"))
+    return Packet((draft,))
+
+
+def decode_legacy(body: bytes, sensor_id: int | None) -> Packet:
+    """The `iot/sensors/{sensor_id}/readings` form. The payload's sensorId must agree with the topic's.
+
+    Raises DecodeError.
+    """
+    item = _decode(_legacy_item, body)
+    named = item.sensorId if item.sensorId is not None else item.sensor_id
+    if named is not None and sensor_id is not None and named != sensor_id:
+        raise DecodeError(Code.BAD_FORM, f"sensorId is not {sensor_id}, which the topic names", where="$.sensorId")
+    sensor = named if sensor_id is None else sensor_id
+    if sensor is None:
+        raise DecodeError(Code.BAD_FORM, "sensorId is missing", where="$.sensorId")
+    metadata = item.metadata or _Metadata()
+    return Packet(
+        (
+            Draft(
+                0,
+                _sensor_id(sensor),
+                _finite(item.value),
+                parse_time(item.timestamp, "$.timestamp"),
+                _sequence(metadata.sequence),
+                _key(item.msgId),
+            ),
+        ),
+        device_uuid=_device(metadata.deviceUuid),
+    )
+
+
+def parse_time(value: float | str | None, where: str) -> int | None:
+    """ISO 8601 text (UTC where it names no zone) or Unix seconds, to microseconds since the epoch.
+
+    Raises DecodeError(BAD_TIME).
+    """
+    if value is None:
+        return None
+    if isinstance(value, str):
+        try:
+            moment = datetime.fromisoformat(value)
+            if moment.tzinfo is None:
+                moment = moment.replace(tzinfo=UTC)
+            return (moment - _EPOCH) // _MICROSECOND
+        except (ValueError, OverflowError):
+            pass
+        try:
+            value = float(value)
+        except ValueError:
+            raise DecodeError(Code.BAD_TIME, f"{where} is neither ISO 8601 nor Unix seconds", where=where) from None
+    if not -_MAX_UNIX_S <= value <= _MAX_UNIX_S:  # false for NaN too
+        raise DecodeError(Code.BAD_TIME, f"{where} is no time in seconds since 1970", where=where)
+    return round(value * 1_000_000)
+
+
+def normal_uuid(text: str) -> str | None:
+    """A UUID in lower case with hyphens, or None where the text is none."""
+    if _UUID.fullmatch(text):
+        return text
+    try:
+        return str(UUID(text))
+    except ValueError:
+        return None
+
+
+def _decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    try:
+        return decoder.decode(body)
+    except RecursionError:
+        raise DecodeError(Code.BAD_JSON, "the JSON is nested too deeply") from None
+    except UnicodeDecodeError:
+        raise DecodeError(Code.BAD_ENCODING, "the text is not UTF-8") from None
+    except msgspec.ValidationError as error:
+        raise _form_error(error) from None
+    except msgspec.DecodeError as error:
+        raise DecodeError(Code.BAD_JSON, str(error)) from None
+
+
+def _form_error(error: msgspec.ValidationError) -> DecodeError:
+    text = str(error)
+    found = _WHERE.search(text)
+    where = found[1] if found else "$"
+    reason = next((code for end, code in _REASONS.items() if where.endswith(end)), Code.BAD_FORM)
+    return DecodeError(reason, text, where=where)
+
+
+def _all(
+    items: list[Item], make: Callable[[int, Item], Draft], max_readings: int
+) -> tuple[tuple[Draft, ...], tuple[Refusal, ...]]:
+    _check_count(len(items), max_readings)
+    drafts: list[Draft] = []
+    refusals: list[Refusal] = []
+    for index, item in enumerate(items):
+        try:
+            drafts.append(make(index, item))
+        except DecodeError as error:
+            refusals.append(Refusal(index, Code(error.reason), error.detail, msgspec.json.encode(item)))
+    return tuple(drafts), tuple(refusals)
+
+
+def _one_by_one(
+    raws: Iterable[msgspec.Raw],
+    decoder: msgspec.json.Decoder[Item],
+    make: Callable[[int, Item], Draft],
+    max_readings: int,
+) -> tuple[tuple[Draft, ...], tuple[Refusal, ...]]:
+    drafts: list[Draft] = []
+    refusals: list[Refusal] = []
+    for index, raw in enumerate(raws):
+        _check_count(index + 1, max_readings)
+        raw_bytes = bytes(raw)
+        try:
+            drafts.append(make(index, _decode(decoder, raw_bytes)))
+        except DecodeError as error:
+            refusals.append(Refusal(index, Code(error.reason), error.detail, raw_bytes))
+    return tuple(drafts), tuple(refusals)
+
+
+def _check_count(count: int, max_readings: int) -> None:
+    if count > max_readings:
+        raise DecodeError(Code.TOO_LARGE, f"more than {max_readings} readings in one packet", where="$.readings")
+
+
+def _native_draft(index: int, item: _NativeItem, packet_ts_us: int | None) -> Draft:
+    sensor = normal_uuid(item.sensor_uuid)
+    if sensor is None:
+        raise DecodeError(Code.BAD_FORM, "sensor_uuid is not a UUID", where="$.sensor_uuid")
+    ts_us = packet_ts_us
+    if item.sensor_ts is not None:
+        ts_us = parse_time(item.sensor_ts, "$.sensor_ts")
+    elif item.ts is not None:
+        ts_us = parse_time(item.ts, "$.ts")
+    return Draft(index, sensor, _finite(item.value), ts_us, _sequence(item.sequence), _key(item.msgId))
+
+
+def _api_draft(index: int, item: _ApiItem) -> Draft:
+    return Draft(
+        index,
+        _sensor_id(item.sensor_id),
+        _finite(item.value),
+        parse_time(item.timestamp, "$.timestamp"),
+        _sequence(item.sequence),
+    )
+
+
+def _packet_time(value: float | str | None) -> int | None:
+    return parse_time(value, "$.ts")
+
+
+def _device(text: str | None) -> str | None:
+    if text is None:
+        return None
+    device = normal_uuid(text)
+    if device is None:
+        raise DecodeError(Code.BAD_FORM, "device_uuid is not a UUID", where="$.device_uuid")
+    return device
+
+
+def _finite(value: float, where: str = "$.value") -> float:
+    if not math.isfinite(value):
+        raise DecodeError(Code.BAD_VALUE, f"{where} is not a finite number", where=where)
+    return value
+
+
+def _sensor_id(value: int) -> int:
+    if not 0 < value < _BIGINT:
+        raise DecodeError(Code.BAD_FORM, "sensor_id is not a positive 64-bit number", where="$.sensor_id")
+    return value
+
+
+def _sequence(value: int | None) -> int | None:
+    if value is not None and not -_BIGINT <= value < _BIGINT:
+        raise DecodeError(Code.BAD_FORM, "sequence is not a 64-bit number", where="$.sequence")
+    return value
+
+
+def _key(value: str | None) -> str | None:
+    if value is not None and not 0 < len(value) <= _MAX_KEY:
+        raise DecodeError(Code.BAD_FORM, f"msgId is not 1 to {_MAX_KEY} characters", where="$.msgId")
+    return value

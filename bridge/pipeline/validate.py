@@ -1,0 +1,95 @@
+"""Validation: a draft and its sensor in, a `Reading` or a `Refusal` out. Pure.
+
+The sensor must be active and of the sender's device, the value within the physical limits of its
+type and of the sensor itself, the time neither too far ahead nor too old.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from hashlib import blake2b
+
+from bridge.reading import Code, Delivery, Draft, Reading, Refusal, Sensor, TsQuality
+from bridge.settings import PipelineSettings
+
+
+class Validator:
+    """The rules of one configuration."""
+
+    def __init__(self, settings: PipelineSettings) -> None:
+        self._limits: Mapping[str, tuple[float, float]] = settings.limits
+        self._ahead_us = int(settings.max_ahead_s * 1_000_000)
+        self._behind_us = int(settings.max_behind_s * 1_000_000)
+
+    def check(self, draft: Draft, sensor: Sensor | None, delivery: Delivery) -> Reading | Refusal:
+        """The reading that `draft` becomes, or why it will not be stored."""
+        problem = self._sensor_problem(sensor, delivery)
+        if sensor is None or problem is not None:
+            return Refusal(draft.index, *(problem or _UNKNOWN))
+        problem = self._value_problem(draft.value, sensor)
+        if problem is None and draft.ts_us is not None:
+            problem = self._time_problem(draft.ts_us, delivery.received_us)
+        if problem is not None:
+            return Refusal(draft.index, *problem)
+        key = None if draft.ts_us is not None else _key(draft, sensor, delivery)
+        return Reading(
+            sensor_id=sensor.sensor_id,
+            value=draft.value,
+            ts_us=delivery.received_us if draft.ts_us is None else draft.ts_us,
+            received_us=delivery.received_us,
+            device_id=sensor.device_id,
+            sensor_type=sensor.sensor_type,
+            source=delivery.source,
+            sequence=draft.sequence,
+            gateway=delivery.gateway,
+            ts_quality=TsQuality.SERVER if draft.ts_us is None else TsQuality.DEVICE,
+            key=key,
+            fresh=not delivery.retained,
+            redelivered=delivery.redelivered or draft.key is not None,
+        )
+
+    def _sensor_problem(self, sensor: Sensor | None, delivery: Delivery) -> tuple[Code, str] | None:
+        if sensor is None:
+            return _UNKNOWN
+        # A sensor of another device is not told apart from one that does not exist: the answer
+        # must not say which UUIDs are registered.
+        for device in (delivery.device_uuid, delivery.packet.device_uuid):
+            if device is not None and device != sensor.device_uuid:
+                return _UNKNOWN
+        if sensor.device_disabled:
+            return Code.DEVICE_DISABLED, "the device is disabled"
+        if not sensor.is_active:
+            return Code.SENSOR_INACTIVE, "the sensor is not active"
+        return None
+
+    def _value_problem(self, value: float, sensor: Sensor) -> tuple[Code, str] | None:
+        low, high = self._limits.get(sensor.sensor_type, _NO_LIMITS)
+        if sensor.min_value is not None and sensor.min_value > low:
+            low = sensor.min_value
+        if sensor.max_value is not None and sensor.max_value < high:
+            high = sensor.max_value
+        if low <= value <= high:
+            return None
+        return Code.VALUE_OUT_OF_RANGE, f"{value:g} is outside {low:g} to {high:g} ({sensor.sensor_type})"
+
+    def _time_problem(self, ts_us: int, received_us: int) -> tuple[Code, str] | None:
+        off_us = ts_us - received_us
+        if off_us > self._ahead_us:
+            return Code.TIME_AHEAD, f"the time is {off_us / 1e6:.0f} s ahead of ours; set the device's clock"
+        if -off_us > self._behind_us:
+            return Code.TIME_BEHIND, f"the reading is {-off_us / 86_400e6:.1f} days old"
+        return None
+
+
+_UNKNOWN = (Code.UNKNOWN_SENSOR, "no such sensor on this device; register it, then replay the quarantine")
+_NO_LIMITS = (float("-inf"), float("inf"))
+
+
+def _key(draft: Draft, sensor: Sensor, delivery: Delivery) -> str | None:
+    """The identity of a reading whose time is ours, by what its sender gave."""
+    if draft.key is not None:
+        digest = blake2b(f"{sensor.sensor_id}\0{draft.key}".encode(errors="surrogatepass"), digest_size=16)
+        return f"d-{digest.hexdigest()}"
+    if delivery.key is not None:
+        return f"{delivery.key}-{draft.index}"
+    return None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 from uuid import UUID
@@ -26,6 +26,7 @@ _UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
 _BIGINT = 1 << 63  # PostgreSQL bigint, which keeps ids and sequences
 _MAX_UNIX_S = 253_402_300_799.0  # 9999-12-31T23:59:59Z, the last second a datetime holds
 _MAX_KEY = 255  # as long as an Idempotency-Key may be
+_MAX_EXCERPT_FIELD = 64  # longer than any UUID or time
 _WHERE = re.compile(r" - at `(\$[^`]*)`")
 _REASONS = {".value": Code.BAD_VALUE}  # by the end of the JSON path; anything else is BAD_FORM
 
@@ -88,6 +89,12 @@ class _RawEnvelope(msgspec.Struct):
     readings: list[msgspec.Raw]
 
 
+class _Excerpt(msgspec.Struct):
+    readings: list[msgspec.Raw]
+    ts: msgspec.Raw | None = None
+    device_uuid: msgspec.Raw | None = None
+
+
 class _Probe(msgspec.Struct):
     readings: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
@@ -101,6 +108,7 @@ _api_item = msgspec.json.Decoder(_ApiItem, strict=False)
 _bare_item = msgspec.json.Decoder(_BareItem, strict=False)
 _bare_number = msgspec.json.Decoder(float, strict=False)
 _legacy_item = msgspec.json.Decoder(_LegacyItem, strict=False)
+_excerpt = msgspec.json.Decoder(_Excerpt)
 _probe = msgspec.json.Decoder(_Probe)
 
 T = TypeVar("T")
@@ -192,6 +200,26 @@ def decode_legacy(body: bytes, sensor_id: int | None) -> Packet:
         ),
         device_uuid=_device(metadata.deviceUuid),
     )
+
+
+def excerpts(payload: bytes, indexes: Collection[int]) -> dict[int, bytes]:
+    """For each index, a payload that holds that reading alone, in its own bytes.
+
+    A packet of thousands of bad readings must not be kept thousands of times. What is not a packet
+    of several readings is returned whole.
+    """
+    try:
+        envelope = _excerpt.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return dict.fromkeys(indexes, payload)
+    if len(envelope.readings) < 2 or max(indexes) >= len(envelope.readings):
+        return dict.fromkeys(indexes, payload)
+    head = b"".join(
+        b'"%s":%s,' % (name, value)
+        for name, raw in ((b"ts", envelope.ts), (b"device_uuid", envelope.device_uuid))
+        if raw is not None and len(value := bytes(raw)) <= _MAX_EXCERPT_FIELD
+    )
+    return {index: b'{%s"readings":[%s]}' % (head, bytes(envelope.readings[index])) for index in indexes}
 
 
 def parse_time(value: float | str | None, where: str) -> int | None:

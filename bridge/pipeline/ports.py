@@ -53,6 +53,13 @@ class Outbox(Protocol):
         """The batch that carried `outbox_ids` failed: they must be taken again."""
         ...
 
+    def recover(self) -> None:
+        """A batch of ours was committed without our being told: its row is in the outbox table only.
+
+        It must be published before anything that is offered from now on.
+        """
+        ...
+
 
 class Publisher(Protocol):
     """Writes to streams: memory, Redis Streams, the throttle, the split."""

@@ -45,7 +45,7 @@ class Resolver:
         self._negatives = metrics.cache.labels("sensor", "negative")
         self._entries = metrics.cache_size.labels("sensor")
 
-    def get(self, ref: SensorRef) -> Sensor | None | Miss:
+    def get(self, ref: SensorRef) -> Sensor | Miss | None:
         """The sensor, None where it is known that there is none, or MISS."""
         entry = self._known.get(ref)
         if entry is not None and entry[0] > self._now():

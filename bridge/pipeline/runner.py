@@ -1,0 +1,436 @@
+"""The pipeline: deliveries in, settled deliveries out. Group commit.
+
+    offer ──► known sensors? ──yes──► ready ──► one writer: Store.write ──► Outbox.offer, settle
+                   └──no──► waiting ──► one look-up for all of them ──► ready
+
+One call of the store runs at a time; whatever arrives meanwhile is the next batch, which leaves as
+soon as the database is free. Nothing waits for a timer. Arrival order is kept throughout, so the
+readings of a sensor reach the database, and the streams, in the order they came.
+
+When the store is away, impatient deliveries (HTTP) fail at once and their senders come again;
+patient ones (MQTT) stay and are retried in place. Either way nothing is acknowledged that is not
+committed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
+from random import Random
+from time import perf_counter
+
+import structlog
+
+from bridge.errors import Backpressure, StoreRefused, StoreUnavailable
+from bridge.pipeline.backoff import delay_s
+from bridge.pipeline.batch import Entry, Row, accounts, condemn, make_entry, split
+from bridge.pipeline.ledger import Account, DoorLedger
+from bridge.pipeline.ports import Outbox, Store
+from bridge.pipeline.resolve import Miss, Resolver, SensorRef
+from bridge.pipeline.validate import Validator
+from bridge.reading import (
+    Batch,
+    Committed,
+    Delivery,
+    Draft,
+    Outcome,
+    Publication,
+    QuarantineRow,
+    Reading,
+    Receipt,
+    Sensor,
+)
+from bridge.settings import PipelineSettings
+from bridge.telemetry import Metrics
+
+log = structlog.get_logger("pipeline")
+
+IDLE_FLUSH_S = 1.0
+"""Ledger totals that no batch has carried are written after this long."""
+
+
+class _Doubt:
+    """A batch that may have been committed: whose rows were failed, and whose are tried again."""
+
+    __slots__ = ("failed", "number", "retried")
+
+    def __init__(self, number: int, failed: Counter[Account], retried: Counter[Account]) -> None:
+        self.number = number
+        self.failed = failed
+        self.retried = retried
+
+
+class Intake:
+    """The pipeline of one process. `run` must be running for anything to be settled."""
+
+    def __init__(
+        self,
+        *,
+        resolver: Resolver,
+        store: Store,
+        outbox: Outbox,
+        instance: int,
+        settings: PipelineSettings,
+        metrics: Metrics,
+        random: Random,
+        now_us: Callable[[], int],
+    ) -> None:
+        self._resolver = resolver
+        self._store = store
+        self._outbox = outbox
+        self._instance = instance
+        self._settings = settings
+        self._metrics = metrics
+        self._random = random
+        self._now_us = now_us
+        self._validator = Validator(settings)
+        self._ledger = DoorLedger()
+        self._waiting: deque[Delivery] = deque()
+        self._ready: deque[Entry] = deque()
+        self._wake_resolver = asyncio.Event()
+        self._wake_writer = asyncio.Event()
+        self._drained = asyncio.Event()
+        self._up = asyncio.Event()
+        self._up.set()
+        self._failure = ""
+        self._doubts: list[_Doubt] = []
+        self._number = 0
+        self._queued = 0
+        self._door_latency = metrics.stage.labels("door")
+        self._store_latency = metrics.stage.labels("store")
+        self._resolve_latency = metrics.stage.labels("resolve")
+        metrics.queued.set_function(lambda: self._queued)
+        metrics.store_up.set(1)
+
+    @property
+    def queued(self) -> int:
+        """Readings taken in and not yet settled."""
+        return self._queued
+
+    @property
+    def problem(self) -> str:
+        """Why nothing can be stored at the moment; empty when it can."""
+        return self._failure
+
+    def offer(self, delivery: Delivery) -> None:
+        """Take a delivery in; `delivery.settle` is called when it is settled.
+
+        Raises Backpressure when the queue is full, and StoreUnavailable for an impatient delivery
+        while the store is away. In both cases nothing was taken.
+        """
+        packet = delivery.packet
+        size = len(packet.drafts) + len(packet.refusals)
+        if not self._up.is_set() and not delivery.patient:
+            raise StoreUnavailable(self._failure)
+        if self._queued and self._queued + size > self._settings.max_queued:
+            self._metrics.limited.labels("queue").inc()
+            raise Backpressure(f"{self._queued} readings are waiting for the database")
+        self._metrics.received.labels(delivery.source).inc(size)
+        self._queued += size
+        if self._waiting or not self._all_known(packet.drafts):
+            self._waiting.append(delivery)
+            self._wake_resolver.set()
+        else:
+            self._admit(delivery, {})
+
+    async def run(self) -> None:
+        """Resolve and write for ever. Returns only by cancellation."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._resolve_forever(), name="resolver")
+            tasks.create_task(self._write_forever(), name="writer")
+
+    async def drain(self, deadline_s: float) -> bool:
+        """Wait until everything taken in is settled and written; False if the deadline came first."""
+        try:
+            async with asyncio.timeout(deadline_s):
+                while self._queued or self._ledger.dirty:
+                    self._drained.clear()
+                    self._wake_writer.set()
+                    await self._drained.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    # -- resolve
+
+    def _all_known(self, drafts: tuple[Draft, ...]) -> bool:
+        get = self._resolver.get
+        return not any(isinstance(get(draft.sensor), Miss) for draft in drafts)
+
+    async def _resolve_forever(self) -> None:
+        attempt = 0
+        while True:
+            await self._wake_resolver.wait()
+            await self._up.wait()
+            taken = len(self._waiting)
+            refs = {
+                draft.sensor
+                for delivery in self._waiting
+                for draft in delivery.packet.drafts
+                if isinstance(self._resolver.get(draft.sensor), Miss)
+            }
+            started = perf_counter()
+            try:
+                loaded = await self._resolver.load(refs) if refs else {}
+            except StoreUnavailable as error:
+                self._mark_down(error)
+                await asyncio.sleep(self._delay_s(attempt))
+                attempt += 1
+                continue
+            attempt = 0
+            self._resolve_latency.observe(perf_counter() - started)
+            for _ in range(taken):
+                if not self._waiting:  # failed meanwhile, with the store
+                    break
+                self._admit(self._waiting.popleft(), loaded)
+            if not self._waiting:
+                self._wake_resolver.clear()
+
+    def _admit(self, delivery: Delivery, loaded: Mapping[SensorRef, Sensor]) -> None:
+        """Resolved as far as it can be: validate, enter into the ledger, queue for the store."""
+
+        def sensor_of(draft: Draft) -> Sensor | None:
+            sensor = self._resolver.get(draft.sensor)
+            return loaded.get(draft.sensor) if isinstance(sensor, Miss) else sensor
+
+        entry = make_entry(delivery, sensor_of, self._validator)
+        self._resolver.count_hits(len(delivery.packet.drafts))
+        for (device_id, source), count in accounts(entry.todo).items():
+            self._ledger.receive(device_id, source, count)
+        if not entry.todo:
+            entry.settle_if_done()
+            return
+        self._ready.append(entry)
+        self._wake_writer.set()
+
+    # -- write
+
+    async def _write_forever(self) -> None:
+        attempt = 0
+        while True:
+            if not self._up.is_set():
+                await asyncio.sleep(self._delay_s(attempt))
+                attempt += 1
+            elif not self._ready:
+                await self._idle()
+            try:
+                await self._settle_doubts()
+                await self._write_next()
+            except StoreUnavailable as error:
+                self._mark_down(error)
+            else:
+                attempt = 0
+                self._mark_up()
+
+    async def _idle(self) -> None:
+        if not self._queued and not self._ledger.dirty:
+            self._drained.set()
+        self._wake_writer.clear()
+        try:
+            async with asyncio.timeout(IDLE_FLUSH_S):
+                await self._wake_writer.wait()
+        except TimeoutError:
+            pass
+
+    async def _write_next(self) -> None:
+        """Write the next batch, and settle what it completes."""
+        entries: list[Entry] = []
+        rows: list[Row] = []
+        while self._ready and len(rows) < self._settings.max_batch:
+            entry = self._ready.popleft()
+            entries.append(entry)
+            rows.extend(entry.todo)
+        if not rows and not self._ledger.dirty and self._up.is_set():
+            return
+        try:
+            await self._write_twice(rows)
+        except StoreUnavailable:
+            self._keep_or_fail(entries)
+            raise
+        self._finish(entries)
+
+    async def _write_twice(self, rows: list[Row]) -> None:
+        """A lost connection or a deadlock costs a second try, not an error to every sender."""
+        try:
+            await self._write_rows(rows)
+        except StoreUnavailable as error:
+            if error.in_doubt:
+                raise
+            await self._write_rows([row for row in rows if row.entry.receipts[row.index] is None])
+
+    async def _write_rows(self, rows: list[Row]) -> None:
+        """Write rows; where the store refuses, halve until the one bad reading is found."""
+        try:
+            await self._write_batch(rows)
+        except StoreRefused as error:
+            self._metrics.store_errors.labels(error.code).inc()
+            if len(rows) > 1:
+                for half in split(rows):
+                    await self._write_rows(half)
+            elif rows and isinstance(rows[0].content, Reading):
+                log.warning("reading_refused_by_store", detail=error.detail)
+                condemn(rows[0], error.detail)
+                await self._write_rows(rows)
+            else:
+                raise StoreUnavailable(f"the database refuses its own books: {error.detail}") from error
+
+    async def _write_batch(self, rows: list[Row]) -> None:
+        self._number += 1
+        for row in rows:
+            row.in_doubt = False
+        readings = [row.content for row in rows if isinstance(row.content, Reading)]
+        lines = self._ledger.take()
+        published = self._outbox.take_published()
+        batch = Batch(
+            self._number,
+            readings,
+            [row.content for row in rows if isinstance(row.content, QuarantineRow)],
+            lines,
+            published,
+        )
+        started = perf_counter()
+        try:
+            committed = await self._store.write(batch)
+        except (StoreUnavailable, StoreRefused) as error:
+            self._ledger.put_back(lines)
+            self._outbox.give_back(published)
+            if isinstance(error, StoreUnavailable) and error.in_doubt:
+                self._doubt(rows)
+            raise
+        self._store_latency.observe(perf_counter() - started)
+        if rows:
+            self._metrics.batch_size.observe(len(rows))
+        self._publish(readings, committed)
+        self._book(rows, committed)
+
+    def _publish(self, readings: list[Reading], committed: Committed) -> None:
+        if committed.outbox_id is None:
+            return
+        outcomes = committed.outcomes
+        if any(outcomes):
+            stored = [i for i, outcome in enumerate(outcomes) if outcome == Outcome.STORED]
+            readings = [readings[i] for i in stored]
+            classes = [committed.classes[i] for i in stored]
+        else:
+            classes = list(committed.classes)
+        self._outbox.offer(
+            Publication(
+                self._instance,
+                committed.outbox_id,
+                readings,
+                classes,
+                committed.stored_us,
+                committed.alerts,
+                committed.after,
+            )
+        )
+
+    def _book(self, rows: list[Row], committed: Committed) -> None:
+        """Enter the receipts and count them."""
+        outcomes = iter(committed.outcomes)
+        settled: Counter[tuple[str, Outcome]] = Counter()
+        for row in rows:
+            receipt = row.receipt
+            if receipt is None:
+                receipt = Receipt(row.index, Outcome(next(outcomes)))
+            elif receipt.code is not None:
+                self._metrics.quarantined.labels(receipt.code).inc()
+            row.entry.receipts[row.index] = receipt
+            settled[row.content.source, receipt.outcome] += 1
+        for (source, outcome), count in settled.items():
+            self._metrics.readings.labels(source, outcome.name.lower()).inc(count)
+
+    def _finish(self, entries: Iterable[Entry]) -> None:
+        now_us = self._now_us()
+        for entry in entries:
+            self._queued -= len(entry.todo)
+            entry.todo = []
+            self._door_latency.observe((now_us - entry.delivery.received_us) / 1_000_000)
+            entry.settle_if_done()
+
+    # -- when the store is away
+
+    def _keep_or_fail(self, entries: list[Entry]) -> None:
+        """Part of the batch is not written: fail impatient deliveries, put patient ones back in front."""
+        for entry in reversed(entries):
+            before = len(entry.todo)
+            entry.todo = [row for row in entry.todo if entry.receipts[row.index] is None]
+            self._queued -= before - len(entry.todo)
+            if entry.delivery.patient and entry.todo:
+                self._ready.appendleft(entry)
+            else:
+                self._fail(entry)
+
+    def _fail(self, entry: Entry) -> None:
+        for (_, source), count in accounts(entry.todo).items():
+            self._metrics.readings.labels(source, "failed").inc(count)
+        # Rows in doubt are booked once the database has said what became of them.
+        for (device_id, source), count in accounts(row for row in entry.todo if not row.in_doubt).items():
+            self._ledger.give_back(device_id, source, count)
+        self._queued -= len(entry.todo)
+        entry.fail()
+
+    def _doubt(self, rows: list[Row]) -> None:
+        """Keep the books of a batch that may have been committed open until we can ask."""
+        failed = accounts(row for row in rows if not row.entry.delivery.patient)
+        retried = accounts(row for row in rows if row.entry.delivery.patient)
+        for row in rows:
+            row.in_doubt = True
+        self._doubts.append(_Doubt(self._number, failed, retried))
+
+    async def _settle_doubts(self) -> None:
+        """Ask what became of batches left in doubt. Raises StoreUnavailable."""
+        while self._doubts:
+            doubt = self._doubts[0]
+            if await self._store.was_committed(doubt.number):
+                # The database has counted these rows. Those that are retried come in a second time.
+                for (device_id, source), count in doubt.retried.items():
+                    self._ledger.receive(device_id, source, count)
+                self._outbox.recover()
+            else:
+                for (device_id, source), count in doubt.failed.items():
+                    self._ledger.give_back(device_id, source, count)
+            log.info("batch_doubt_settled", number=doubt.number)
+            del self._doubts[0]
+
+    def _mark_down(self, error: StoreUnavailable) -> None:
+        """Fail everything impatient that is queued; from now on `offer` refuses it at the door."""
+        self._metrics.store_errors.labels(error.code).inc()
+        if self._up.is_set():
+            log.error("store_unavailable", detail=error.detail)
+        self._up.clear()
+        self._failure = error.detail
+        self._metrics.store_up.set(0)
+        kept = [entry for entry in self._ready if entry.delivery.patient]
+        for entry in [entry for entry in self._ready if not entry.delivery.patient]:
+            self._fail(entry)
+        self._ready = deque(kept)
+        waiting = list(self._waiting)
+        self._waiting = deque(delivery for delivery in waiting if delivery.patient)
+        for delivery in waiting:
+            if not delivery.patient:
+                self._fail_unresolved(delivery)
+
+    def _fail_unresolved(self, delivery: Delivery) -> None:
+        """Fail a delivery that never reached the ledger."""
+        packet = delivery.packet
+        indexes = [draft.index for draft in packet.drafts] + [refusal.index for refusal in packet.refusals]
+        self._queued -= len(indexes)
+        self._metrics.readings.labels(delivery.source, "failed").inc(len(indexes))
+        delivery.settle([Receipt(index, Outcome.FAILED) for index in indexes])
+
+    def _mark_up(self) -> None:
+        if not self._up.is_set():
+            log.info("store_available", queued=self._queued)
+            self._up.set()
+            self._failure = ""
+            self._metrics.store_up.set(1)
+
+    def _delay_s(self, attempt: int) -> float:
+        return delay_s(
+            attempt,
+            minimum_s=self._settings.retry_min_s,
+            maximum_s=self._settings.retry_max_s,
+            random=self._random.random(),
+        )

@@ -28,6 +28,7 @@ _MAX_UNIX_S = 253_402_300_799.0  # 9999-12-31T23:59:59Z, the last second a datet
 _MAX_KEY = 255  # as long as an Idempotency-Key may be
 _MAX_EXCERPT_FIELD = 64  # longer than any UUID or time
 _WHERE = re.compile(r" - at `(\$[^`]*)`")
+_ABSENT = msgspec.Raw()
 _REASONS = {".value": Code.BAD_VALUE}  # by the end of the JSON path; anything else is BAD_FORM
 
 
@@ -91,12 +92,12 @@ class _RawEnvelope(msgspec.Struct):
 
 class _Excerpt(msgspec.Struct):
     readings: list[msgspec.Raw]
-    ts: msgspec.Raw | None = None
-    device_uuid: msgspec.Raw | None = None
+    ts: msgspec.Raw = _ABSENT
+    device_uuid: msgspec.Raw = _ABSENT
 
 
 class _Probe(msgspec.Struct):
-    readings: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    readings: msgspec.Raw = _ABSENT
 
 
 _native = msgspec.json.Decoder(_NativeEnvelope, strict=False)
@@ -153,7 +154,7 @@ def decode_api_bulk(body: bytes, *, max_readings: int) -> Packet:
 
 def decode_mqtt_packet(body: bytes, *, max_readings: int) -> Packet:
     """A device packet, or one reading of it, as `devices/{uuid}/readings` carries. Raises DecodeError."""
-    if _decode(_probe, body).readings is not msgspec.UNSET:
+    if _decode(_probe, body).readings is not _ABSENT:
         return decode_packet(body, max_readings=max_readings)
     return Packet((_native_draft(0, _decode(_native_item, body), None),))
 
@@ -217,7 +218,7 @@ def excerpts(payload: bytes, indexes: Collection[int]) -> dict[int, bytes]:
     head = b"".join(
         b'"%s":%s,' % (name, value)
         for name, raw in ((b"ts", envelope.ts), (b"device_uuid", envelope.device_uuid))
-        if raw is not None and len(value := bytes(raw)) <= _MAX_EXCERPT_FIELD
+        if 0 < len(value := bytes(raw)) <= _MAX_EXCERPT_FIELD
     )
     return {index: b'{%s"readings":[%s]}' % (head, bytes(envelope.readings[index])) for index in indexes}
 

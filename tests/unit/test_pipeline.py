@@ -1,0 +1,293 @@
+"""The pipeline against stores that refuse, fail, and leave batches in doubt."""
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager, suppress
+from random import Random
+
+import pytest
+
+from bridge.errors import Backpressure, StoreRefused, StoreUnavailable
+from bridge.pipeline.backoff import delay_s
+from bridge.pipeline.resolve import MISS, Resolver
+from bridge.pipeline.runner import Intake
+from bridge.reading import (
+    Batch,
+    Code,
+    Committed,
+    Delivery,
+    Draft,
+    Outcome,
+    Packet,
+    Publication,
+    Receipt,
+    Sensor,
+    Source,
+)
+from bridge.settings import PipelineSettings
+from bridge.telemetry import Metrics
+from tests.waiting import eventually
+
+NOW_US = 1_769_594_400_000_000
+SETTINGS = PipelineSettings(retry_min_s=0.001, retry_max_s=0.002, max_batch=100, max_queued=1_000)
+Failure = StoreUnavailable | StoreRefused
+
+
+class FakeStore:
+    """Sensors 1…100 of device 7 exist. Fails as told, then keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.batches: list[Batch] = []
+        self.failures: list[Failure | None] = []
+        self.poison: float | None = None
+        self.lookups = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.doubtful_commits: set[int] = set()
+        self.seen: set[tuple[int, int, int | None]] = set()
+
+    async def write(self, batch: Batch) -> Committed:
+        await self.gate.wait()
+        if self.poison is not None and any(r.value == self.poison for r in batch.readings):
+            raise StoreRefused("poison")
+        if self.failures:
+            failure = self.failures.pop(0)
+            if failure is not None:
+                raise failure
+        self.batches.append(batch)
+        outcomes = []
+        for reading in batch.readings:
+            identity = (reading.sensor_id, reading.ts_us, reading.sequence)
+            outcomes.append(int(Outcome.DUPLICATE if identity in self.seen else Outcome.STORED))
+            self.seen.add(identity)
+        return Committed(outcomes, [0] * len(outcomes), NOW_US, outbox_id=len(self.batches))
+
+    async def was_committed(self, number: int) -> bool:
+        return number in self.doubtful_commits
+
+    async def find_sensors(self, ids: Collection[int], uuids: Collection[str]) -> list[Sensor]:
+        self.lookups += 1
+        if self.failures and self.failures[0] is not None and isinstance(self.failures[0], StoreUnavailable):
+            raise self.failures[0]
+        return [Sensor(i, f"uuid-{i}", 7, "dev", "temperature") for i in ids if i <= 100]
+
+    @property
+    def ledger(self) -> dict[tuple[int, str], tuple[int, int]]:
+        totals: dict[tuple[int, str], tuple[int, int]] = {}
+        for batch in self.batches:
+            for line in batch.ledger:
+                totals[line.device_id, line.source] = (line.received, line.returned)
+        return totals
+
+
+class FakeOutbox:
+    def __init__(self) -> None:
+        self.publications: list[Publication] = []
+        self.recovered = 0
+
+    def offer(self, publication: Publication) -> None:
+        self.publications.append(publication)
+
+    def take_published(self) -> list[int]:
+        return []
+
+    def give_back(self, outbox_ids: Sequence[int]) -> None:
+        pass
+
+    def recover(self) -> None:
+        self.recovered += 1
+
+
+class Bench:
+    """A running pipeline over a fake store."""
+
+    def __init__(self) -> None:
+        self.store = FakeStore()
+        self.outbox = FakeOutbox()
+        self.clock = 0.0
+        metrics = Metrics()
+        self.resolver = Resolver(self.store, SETTINGS, metrics, lambda: self.clock)
+        self.intake = Intake(
+            resolver=self.resolver,
+            store=self.store,
+            outbox=self.outbox,
+            instance=1,
+            settings=SETTINGS,
+            metrics=metrics,
+            random=Random(1),
+            now_us=lambda: NOW_US,
+        )
+
+    def send(self, *drafts: Draft, patient: bool = False) -> asyncio.Future[list[Receipt]]:
+        settled: asyncio.Future[list[Receipt]] = asyncio.get_running_loop().create_future()
+
+        def settle(receipts: Sequence[Receipt]) -> None:
+            settled.set_result(list(receipts))
+
+        self.intake.offer(Delivery(Packet(drafts), Source.HTTP, b"{}", NOW_US, settle, patient=patient))
+        return settled
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    async with running(Bench()) as bench:
+        yield bench
+
+
+@asynccontextmanager
+async def running(bench: Bench) -> AsyncIterator[Bench]:
+    task = asyncio.create_task(bench.intake.run())
+    try:
+        yield bench
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+def draft(
+    index: int = 0, sensor: int = 1, value: float = 20.0, ts_us: int | None = NOW_US, sequence: int | None = None
+) -> Draft:
+    return Draft(index, sensor, value, ts_us, sequence)
+
+
+def outcomes(receipts: Sequence[Receipt]) -> list[Outcome]:
+    return [receipt.outcome for receipt in receipts]
+
+
+async def test_concurrent_submitters_share_one_call(bench: Bench) -> None:
+    await bench.send(draft())
+    bench.store.gate.clear()
+    first = bench.send(draft(ts_us=NOW_US + 1))
+    await asyncio.sleep(0)
+    others = [bench.send(draft(ts_us=NOW_US + 2 + i)) for i in range(20)]
+    bench.store.gate.set()
+    await asyncio.gather(first, *others)
+    assert [len(batch.readings) for batch in bench.store.batches if batch.readings] in ([1, 1, 20], [1, 21])
+    assert bench.store.lookups == 1
+
+
+async def test_packet_sent_again_is_duplicate(bench: Bench) -> None:
+    assert outcomes(await bench.send(draft())) == [Outcome.STORED]
+    assert outcomes(await bench.send(draft())) == [Outcome.DUPLICATE]
+
+
+async def test_refused_readings_are_quarantined_beside_stored_ones(bench: Bench) -> None:
+    receipts = await bench.send(
+        draft(0),
+        draft(1, sensor=999),
+        draft(2, value=1e6),
+        draft(3, ts_us=NOW_US + 301_000_000),
+        draft(4, ts_us=NOW_US - 31 * 86_400_000_000),
+    )
+    assert [r.code for r in receipts] == [
+        None,
+        Code.UNKNOWN_SENSOR,
+        Code.VALUE_OUT_OF_RANGE,
+        Code.TIME_AHEAD,
+        Code.TIME_BEHIND,
+    ]
+    assert [q.index for q in bench.store.batches[0].quarantined] == [1, 2, 3, 4]
+    assert bench.store.ledger == {(7, Source.HTTP): (5, 0)}
+
+
+async def test_poisonous_reading_is_found_and_its_neighbours_stored(bench: Bench) -> None:
+    bench.store.poison = 66.0
+    receipts = await bench.send(*(draft(i, ts_us=NOW_US + i, value=66.0 if i == 5 else 20.0) for i in range(9)))
+    assert outcomes(receipts) == [Outcome.QUARANTINED if i == 5 else Outcome.STORED for i in range(9)]
+    assert receipts[5].code == Code.STORE_REFUSED
+
+
+async def test_impatient_delivery_fails_while_the_store_is_away(bench: Bench) -> None:
+    await bench.send(draft())
+    bench.store.failures = [StoreUnavailable("away")] * 50
+    assert outcomes(await bench.send(draft(ts_us=NOW_US + 1))) == [Outcome.FAILED]
+    with pytest.raises(StoreUnavailable):
+        bench.send(draft(ts_us=NOW_US + 2))
+    await eventually(lambda: bench.intake.problem == "")
+    assert outcomes(await bench.send(draft(ts_us=NOW_US + 1))) == [Outcome.STORED]
+    assert bench.store.ledger == {(7, Source.HTTP): (3, 1)}
+
+
+async def test_patient_delivery_waits_until_the_store_is_back(bench: Bench) -> None:
+    await bench.send(draft())
+    bench.store.failures = [StoreUnavailable("away")] * 10
+    waiting = [bench.send(draft(ts_us=NOW_US + i), patient=True) for i in range(1, 4)]
+    assert [outcomes(receipts) for receipts in await asyncio.gather(*waiting)] == [[Outcome.STORED]] * 3
+    assert bench.store.ledger == {(7, Source.HTTP): (4, 0)}
+
+
+async def test_look_up_that_fails_fails_only_the_impatient(bench: Bench) -> None:
+    bench.store.failures = [StoreUnavailable("away")] * 6
+    impatient = bench.send(draft())
+    patient = bench.send(draft(ts_us=NOW_US + 1), patient=True)
+    assert outcomes(await impatient) == [Outcome.FAILED]
+    assert outcomes(await patient) == [Outcome.STORED]
+    assert bench.store.ledger == {(7, Source.HTTP): (1, 0)}
+
+
+@pytest.mark.parametrize("committed", [True, False])
+@pytest.mark.parametrize("patient", [True, False])
+async def test_batch_in_doubt_is_booked_once(bench: Bench, committed: bool, patient: bool) -> None:
+    await bench.send(draft())
+    bench.store.failures = [StoreUnavailable("lost", in_doubt=True)]
+    if committed:
+        bench.store.doubtful_commits = {2}
+        bench.store.seen.add((1, NOW_US + 1, None))
+    receipts = await bench.send(draft(ts_us=NOW_US + 1), patient=patient)
+    await bench.intake.drain(5)
+    received, returned = bench.store.ledger[7, Source.HTTP]
+    retried = [batch for batch in bench.store.batches[1:] if batch.readings]
+    if patient:
+        assert outcomes(receipts) == [Outcome.DUPLICATE if committed else Outcome.STORED]
+        assert (received, returned, len(retried)) == (3 if committed else 2, 0, 1)
+    else:
+        assert outcomes(receipts) == [Outcome.FAILED]
+        assert (received, returned, len(retried)) == (2, 0 if committed else 1, 0)
+    assert bench.outbox.recovered == committed
+
+
+async def test_queue_at_its_limit_pushes_back(bench: Bench) -> None:
+    await bench.send(draft())
+    bench.store.gate.clear()
+    sent = [bench.send(*(draft(i, ts_us=NOW_US + i) for i in range(100))) for _ in range(10)]
+    with pytest.raises(Backpressure):
+        bench.send(draft())
+    bench.store.gate.set()
+    await asyncio.gather(*sent)
+    assert bench.intake.queued == 0
+
+
+async def test_sensor_of_another_device_is_not_resolved(bench: Bench) -> None:
+    settled: list[Receipt] = []
+    bench.intake.offer(Delivery(Packet((draft(),)), Source.HTTP, b"{}", NOW_US, settled.extend, device_uuid="another"))
+    await eventually(lambda: bool(settled))
+    assert settled[0].code == Code.UNKNOWN_SENSOR
+
+
+async def test_resolver_forgets_in_time(bench: Bench) -> None:
+    await bench.resolver.load([1, 999])
+    assert isinstance(bench.resolver.get(1), Sensor)
+    assert bench.resolver.get(999) is None
+    bench.clock = SETTINGS.sensor_negative_ttl_s + 1
+    assert bench.resolver.get(999) is MISS
+    bench.resolver.invalidate([1])
+    assert bench.resolver.get(1) is MISS
+    await bench.resolver.load([1])
+    bench.clock += SETTINGS.sensor_ttl_s + 1
+    assert bench.resolver.get(1) is MISS
+
+
+async def test_resolver_unknown_names_cannot_push_real_sensors_out() -> None:
+    store = FakeStore()
+    settings = PipelineSettings(sensor_cache_size=10)
+    resolver = Resolver(store, settings, Metrics(), lambda: 0.0)
+    await resolver.load(range(1, 11))
+    await resolver.load(range(1_000, 2_000))
+    assert all(isinstance(resolver.get(i), Sensor) for i in range(1, 11))
+
+
+@pytest.mark.parametrize("attempt", [0, 1, 5, 1_000])
+def test_delay_stays_within_bounds(attempt: int) -> None:
+    for random in (0.0, 0.5, 0.999):
+        assert 0.5 <= delay_s(attempt, minimum_s=0.5, maximum_s=30, random=random) <= 30

@@ -1,0 +1,68 @@
+"""Migrations: the .sql files of `migrations/versions`, run in order by Alembic.
+
+Everything that is pending runs in one transaction, under an advisory lock of that transaction: a
+process that dies in the middle leaves neither half a schema nor a lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from bridge.errors import StoreUnavailable
+
+_LOCK = 7003
+_FOLDER = Path(__file__).parent / "migrations"
+
+
+def migrate(url: str) -> list[str]:
+    """Bring the database at `url` to the newest schema. Returns the revisions applied.
+
+    Raises StoreUnavailable.
+    """
+    with _connect(url) as connection:
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK}, 0)")
+        todo = _pending(connection)
+        if todo:
+            command.upgrade(_config(connection), "head")
+        return todo
+
+
+def pending(url: str) -> list[str]:
+    """Revisions that `migrate` would apply. Raises StoreUnavailable."""
+    with _connect(url) as connection:
+        return _pending(connection)
+
+
+def _pending(connection: sa.Connection) -> list[str]:
+    current = MigrationContext.configure(connection, opts={"version_table": "schema_version"}).get_current_revision()
+    script = ScriptDirectory.from_config(_config(connection))
+    return [str(r.revision) for r in script.iterate_revisions("head", current or "base")][::-1]
+
+
+def _config(connection: sa.Connection) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    return config
+
+
+@contextmanager
+def _connect(url: str) -> Iterator[sa.Connection]:
+    scheme, _, rest = url.partition("://")
+    if scheme not in ("postgresql", "postgres"):
+        raise StoreUnavailable(f"database.url must begin with postgresql://, not {scheme}://")
+    engine = sa.create_engine(f"postgresql+psycopg://{rest}", poolclass=sa.NullPool)
+    try:
+        with engine.begin() as connection:
+            yield connection
+    except sa.exc.OperationalError as error:
+        raise StoreUnavailable(f"the database does not answer: {error.orig}") from error

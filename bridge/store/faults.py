@@ -1,0 +1,21 @@
+"""psycopg's errors, translated once, by SQLSTATE."""
+
+from __future__ import annotations
+
+import psycopg
+
+from bridge.errors import StoreRefused, StoreUnavailable
+
+_REFUSED_CLASSES = ("22", "23")  # data exceptions, integrity violations: these rows are bad for good
+
+
+def translate(error: psycopg.Error | TimeoutError, *, sent: bool) -> StoreUnavailable | StoreRefused:
+    """Ours for theirs. `sent`: the statement had left, so a lost connection leaves it in doubt."""
+    state = getattr(error, "sqlstate", None)
+    if state is None:
+        text = str(error) or type(error).__name__
+        return StoreUnavailable(f"no answer from the database: {text.strip()}", in_doubt=sent)
+    if state[:2] in _REFUSED_CLASSES:
+        return StoreRefused(str(error).strip())
+    # The server answered, so it has rolled back: deadlock, shutdown, no connections left, no schema …
+    return StoreUnavailable(f"the database says {state}: {str(error).strip().splitlines()[0]}")

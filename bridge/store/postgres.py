@@ -1,0 +1,208 @@
+"""The PostgreSQL store: one dedicated connection that writes, a small pool that looks up.
+
+Flows in: `Batch`. Flows out: `Committed`, after the commit. Implements `Store` and `SensorLookup`.
+
+The writer connection registers this process in `ingest_instances` and holds its advisory lock, so
+the books and outbox rows of a process that is gone can be told from those of a living one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psycopg
+import structlog
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from bridge.errors import StoreUnavailable
+from bridge.reading import AlertEvent, Batch, Committed, Reading, Sensor, TsQuality
+from bridge.settings import DatabaseSettings
+from bridge.store import queries
+from bridge.store.faults import translate
+
+log = structlog.get_logger("store")
+
+Connection = psycopg.AsyncConnection[tuple[Any, ...]]
+
+
+class PostgresStore:
+    """`open` before use. `instance` is this process's id in the database, 0 before the first connection."""
+
+    def __init__(self, settings: DatabaseSettings, name: str) -> None:
+        self._settings = settings
+        self._name = name
+        self._sql = queries.load("service")
+        self._writer: Connection | None = None
+        self._pool: AsyncConnectionPool[Connection] | None = None
+        self.instance = 0
+
+    async def open(self) -> None:
+        """Connect and register. Raises StoreUnavailable; may be called again."""
+        if self._pool is None:
+            self._pool = AsyncConnectionPool(
+                self._settings.url,
+                min_size=0,
+                max_size=self._settings.pool_size,
+                timeout=self._settings.connect_timeout_s,
+                kwargs=self._connect_options(),
+                check=AsyncConnectionPool.check_connection,
+                open=False,
+                name="lookup",
+            )
+            await self._pool.open()
+        await self._connected_writer()
+
+    async def close(self) -> None:
+        """Close every connection; the instance's lock goes with its writer."""
+        await self._drop_writer()
+        if self._pool is not None:
+            await self._pool.close()
+            self._pool = None
+
+    async def write(self, batch: Batch) -> Committed:
+        """See `Store.write`."""
+        sent = False
+        try:
+            async with asyncio.timeout(self._settings.statement_timeout_s + 1):
+                writer = await self._connected_writer()
+                sent = True
+                cursor = await writer.execute(self._sql["ingest_batch"], self._arguments(batch), prepare=True)
+                row = await cursor.fetchone()
+        except (psycopg.Error, TimeoutError) as error:
+            fault = translate(error, sent=sent)
+            if isinstance(fault, StoreUnavailable):
+                await self._drop_writer()
+            raise fault from error
+        assert row is not None
+        return _committed(row)
+
+    async def was_committed(self, number: int) -> bool:
+        """See `Store.was_committed`."""
+        row = await self.fetch_one("last_batch", {"instance": self.instance})
+        return row is not None and int(row[0]) >= number
+
+    async def find_sensors(self, ids: Collection[int], uuids: Collection[str]) -> list[Sensor]:
+        """See `SensorLookup.find_sensors`."""
+        rows = await self.fetch("find_sensors", (list(ids), list(uuids)))
+        return [Sensor(*row) for row in rows]
+
+    async def fetch(self, query: str, arguments: Any = None) -> list[tuple[Any, ...]]:
+        """All rows of a named query of `sql/service.sql`, on a pooled connection. Raises StoreUnavailable."""
+        async with self.pooled() as connection:
+            cursor = await connection.execute(self._sql[query], arguments)
+            return await cursor.fetchall() if cursor.description else []
+
+    async def fetch_one(self, query: str, arguments: Any = None) -> tuple[Any, ...] | None:
+        """The first row of a named query, if there is one. Raises StoreUnavailable."""
+        rows = await self.fetch(query, arguments)
+        return rows[0] if rows else None
+
+    @asynccontextmanager
+    async def pooled(self) -> AsyncIterator[Connection]:
+        """A pooled connection, in autocommit. Database errors come out as ours."""
+        if self._pool is None:
+            raise StoreUnavailable("the store is not open")
+        try:
+            async with asyncio.timeout(self._settings.statement_timeout_s + 1), self._pool.connection() as connection:
+                yield connection
+        except (psycopg.Error, PoolTimeout, TimeoutError) as error:
+            raise translate(error, sent=False) from error
+
+    async def _connected_writer(self) -> Connection:
+        if self._writer is not None:
+            return self._writer
+        try:
+            writer = await psycopg.AsyncConnection.connect(self._settings.url, **self._connect_options())
+            if not self.instance:
+                cursor = await writer.execute(self._sql["register_instance"], {"name": self._name})
+                row = await cursor.fetchone()
+                assert row is not None
+                self.instance = int(row[0])
+            # After a lost connection the server may hold our lock until it notices: we wait for it,
+            # within the statement timeout.
+            await writer.execute(self._sql["hold_instance"], {"instance": self.instance})
+        except psycopg.Error as error:
+            fault = translate(error, sent=False)
+            raise fault if isinstance(fault, StoreUnavailable) else StoreUnavailable(fault.detail) from error
+        self._writer = writer
+        log.info("store_connected", instance=self.instance)
+        return writer
+
+    async def _drop_writer(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            await writer.close()
+
+    def _connect_options(self) -> dict[str, Any]:
+        return {
+            "autocommit": True,
+            "connect_timeout": max(2, round(self._settings.connect_timeout_s)),  # libpq's least is 2 s
+            "application_name": f"iot-bridge {self._name}",
+            "options": f"-c statement_timeout={round(self._settings.statement_timeout_s * 1000)} -c jit=off",
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "tcp_user_timeout": round(self._settings.statement_timeout_s * 1000),
+        }
+
+    def _arguments(self, batch: Batch) -> list[Any]:
+        readings, rows, lines = batch.readings, batch.quarantined, batch.ledger
+        return [
+            self.instance,
+            batch.number,
+            [r.device_id for r in readings],
+            [r.sensor_id for r in readings],
+            [r.value for r in readings],
+            [r.ts_us for r in readings],
+            _unless_all([r.sequence for r in readings], None),
+            [r.received_us for r in readings],
+            _unless_all([r.ts_quality != TsQuality.SERVER for r in readings], True),
+            _unless_all([r.key for r in readings], None),
+            _unless_all([r.fresh for r in readings], True),
+            _unless_all([r.redelivered for r in readings], True),
+            [r.source.value for r in readings],
+            _unless_all([r.gateway for r in readings], None),
+            [q.code.value for q in rows],
+            [q.detail for q in rows],
+            [q.payload for q in rows],
+            [q.source.value for q in rows],
+            [q.topic for q in rows],
+            [q.gateway for q in rows],
+            [q.device_id for q in rows],
+            [q.device_uuid for q in rows],
+            [q.index for q in rows],
+            [q.received_us for q in rows],
+            [line.device_id for line in lines],
+            [line.source.value for line in lines],
+            [line.received for line in lines],
+            [line.returned for line in lines],
+            list(batch.published),
+        ]
+
+
+def _unless_all(values: list[Any], usual: Any) -> list[Any] | None:
+    """None where every value is the usual one, which the procedure takes NULL for."""
+    return None if values.count(usual) == len(values) else values
+
+
+def _committed(row: Sequence[Any]) -> Committed:
+    outcomes, classes, stored_us, outbox_id, alerts, after_instance, after_outbox = row
+    return Committed(
+        outcomes or (),
+        classes or (),
+        stored_us,
+        outbox_id,
+        [alert_event(alert) for alert in alerts],
+        list(zip(after_instance, after_outbox, strict=True)),
+    )
+
+
+def alert_event(alert: dict[str, Any]) -> AlertEvent:
+    """An event of `ingest_outbox.alerts`, as the procedure wrote it."""
+    return AlertEvent(**alert)
+
+
+__all__ = ["PostgresStore", "Reading", "alert_event"]

@@ -1,0 +1,117 @@
+-- What the running service asks.
+
+-- name: register_instance
+INSERT INTO ingest_instances (name) VALUES (%(name)s) RETURNING id
+
+-- name: hold_instance
+SELECT pg_advisory_lock(7001, %(instance)s)
+
+-- name: last_batch
+SELECT last_batch FROM ingest_instances WHERE id = %(instance)s
+
+-- name: ingest_batch
+SELECT outcomes, classes, stored_us, outbox_id, alerts, after_instance, after_outbox
+FROM ingest_batch(
+    %s::integer, %s::bigint,
+    %s::bigint[], %s::bigint[], %s::double precision[], %s::bigint[], %s::bigint[],
+    %s::bigint[], %s::boolean[], %s::text[], %s::boolean[], %s::boolean[],
+    %s::text[], %s::text[],
+    %s::text[], %s::text[], %s::bytea[], %s::text[], %s::text[], %s::text[],
+    %s::bigint[], %s::uuid[], %s::integer[], %s::bigint[],
+    %s::bigint[], %s::text[], %s::bigint[], %s::bigint[],
+    %s::bigint[])
+
+-- name: find_sensors
+SELECT s.id, s.sensor_uuid::text, s.device_id, d.device_uuid::text, s.sensor_type, s.is_active,
+       d.status = 'disabled', s.min_value, s.max_value
+FROM sensors s JOIN devices d ON d.id = s.device_id
+WHERE s.id = ANY (%s::bigint[])
+UNION ALL
+SELECT s.id, s.sensor_uuid::text, s.device_id, d.device_uuid::text, s.sensor_type, s.is_active,
+       d.status = 'disabled', s.min_value, s.max_value
+FROM sensors s JOIN devices d ON d.id = s.device_id
+WHERE s.sensor_uuid = ANY (%s::uuid[])
+
+-- name: find_keys
+SELECT k.api_key_hash, 'device', k.device_id, d.device_uuid::text, to_us(k.expires_at), d.status = 'disabled'
+FROM device_api_keys k JOIN devices d ON d.id = k.device_id
+WHERE k.api_key_hash = ANY (%(hashes)s::text[]) AND k.is_active AND k.revoked_at IS NULL
+  AND (k.expires_at IS NULL OR k.expires_at > now())
+UNION ALL
+SELECT k.api_key_hash, 'api', k.id, NULL, to_us(k.expires_at), false
+FROM api_keys k
+WHERE k.api_key_hash = ANY (%(hashes)s::text[]) AND k.is_active AND k.revoked_at IS NULL
+  AND (k.expires_at IS NULL OR k.expires_at > now())
+
+-- name: touch_keys
+WITH used AS (SELECT unnest(%(hashes)s::text[]) AS hash),
+device AS (UPDATE device_api_keys SET last_used_at = now() FROM used WHERE api_key_hash = used.hash)
+UPDATE api_keys SET last_used_at = now() FROM used WHERE api_key_hash = used.hash
+
+-- name: changes
+SELECT kind, ref FROM registry_changes WHERE changed_at > clock_timestamp() - %(seconds)s * interval '1 second'
+
+-- name: sensor_status
+SELECT s.id, to_jsonb(a) - 'resolved_at', to_jsonb(w) - 'resolved_at', to_jsonb(p) - 'is_anomaly' - 'anomaly_score' - 'explanation'
+FROM sensors s
+LEFT JOIN LATERAL (SELECT * FROM alerts a WHERE a.sensor_id = s.id AND a.status IN ('active', 'acknowledged') LIMIT 1) a
+    ON true
+LEFT JOIN LATERAL (
+    SELECT * FROM ml_events e
+    WHERE e.sensor_id = s.id AND e.status IN ('active', 'acknowledged') AND e.event_type = 'warning' LIMIT 1
+) w ON true
+LEFT JOIN LATERAL (
+    SELECT * FROM predictions p WHERE p.sensor_id = s.id AND p.target_timestamp > now()
+    ORDER BY p.target_timestamp LIMIT 1
+) p ON true
+WHERE s.id = %(sensor_id)s
+
+-- name: unpublished
+-- Rows whose process is gone (it holds its advisory lock while it lives) or that no process owns.
+SELECT o.id, o.instance, o.stored_us, o.sensor_ids, o."values", o.ts_us, o.sequences, o.received_us, o.keys, o.classes,
+       o.sources, o.gateways, o.alerts, o.after_instance, o.after_outbox,
+       (SELECT array_agg(s.sensor_type ORDER BY u.ord)
+        FROM unnest(o.sensor_ids) WITH ORDINALITY AS u (id, ord) JOIN sensors s ON s.id = u.id),
+       (SELECT array_agg(s.device_id ORDER BY u.ord)
+        FROM unnest(o.sensor_ids) WITH ORDINALITY AS u (id, ord) JOIN sensors s ON s.id = u.id)
+FROM ingest_outbox o
+WHERE o.instance = ANY (%(instances)s::integer[]) OR o.instance <> %(own)s AND NOT EXISTS (
+    SELECT 1 FROM pg_locks l
+    WHERE l.locktype = 'advisory' AND l.classid = 7001 AND l.objid = o.instance AND l.objsubid = 2 AND l.granted
+      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()))
+ORDER BY o.id LIMIT %(limit)s
+
+-- name: try_sweep
+SELECT pg_try_advisory_lock(7004, 0)
+
+-- name: end_sweep
+SELECT pg_advisory_unlock(7004, 0)
+
+-- name: delete_outbox
+DELETE FROM ingest_outbox WHERE id = ANY (%(ids)s::bigint[])
+
+-- name: outbox_exists
+SELECT id FROM ingest_outbox WHERE id = ANY (%(ids)s::bigint[])
+
+-- name: outbox_stats
+SELECT count(*), coalesce(extract(epoch FROM now() - min(created_at)), 0)::double precision FROM ingest_outbox
+
+-- name: fold_dead_instances
+SELECT fold_dead_instances()
+
+-- name: make_partitions
+SELECT ensure_partitions(now() - interval '32 days', now() + %(days)s * interval '1 day')
+
+-- name: drop_partitions
+SELECT drop_partitions(now() - %(days)s * interval '1 day')
+
+-- name: expire_quarantine
+SELECT drop_quarantine(array(SELECT id FROM quarantine WHERE created_at < now() - %(days)s * interval '1 day' LIMIT 10000))
+
+-- name: expire_event_keys
+-- Retained messages come again at every subscription, so their keys are kept longer.
+DELETE FROM ingest_event_keys
+WHERE seen_at < now() - CASE WHEN key LIKE 'r-%%' THEN interval '90 days' ELSE interval '7 days' END
+
+-- name: expire_changes
+DELETE FROM registry_changes WHERE changed_at < now() - interval '1 hour'

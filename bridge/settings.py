@@ -159,8 +159,8 @@ class BrokerSettings(Section):
     """Approximate length to which streams are trimmed."""
     memory_maxlen: Count = 10_000
     """Entries kept per stream by the in-memory broker."""
-    relay_queue_batches: Count = 1_000
-    """Committed batches held in memory for publishing; more wait in the outbox table."""
+    relay_queue_readings: Count = 20_000
+    """Committed readings held in memory for publishing; more wait in the outbox table."""
     relay_sweep_s: Positive = 1.0
     """How often the outbox table is looked at for rows nobody publishes."""
 

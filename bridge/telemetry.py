@@ -53,9 +53,7 @@ class Metrics:
         self.outbox_depth = Gauge("iot_bridge_outbox_batches", "Batches in the outbox not yet published.", registry=r)
         self.outbox_age = Gauge("iot_bridge_outbox_age_seconds", "Age of the oldest unpublished batch.", registry=r)
         self.published = Counter("iot_bridge_published_total", "Events published, by stream.", ["stream"], registry=r)
-        self.throttled = Counter(
-            "iot_bridge_throttled_total", "Readings the throttle kept off the stream.", registry=r
-        )
+        self.throttled = Counter("iot_bridge_throttled_total", "Readings the throttle kept off the stream.", registry=r)
         self.stream_dropped = Counter(
             "iot_bridge_stream_dropped_total",
             "Entries trimmed before a group had read them, by stream and group.",
@@ -63,6 +61,7 @@ class Metrics:
             registry=r,
         )
         self.ledger_imbalance = Gauge(
-            "iot_bridge_ledger_imbalance", "received - (stored + duplicate + quarantined + returned + pending).",
+            "iot_bridge_ledger_imbalance",
+            "received - (stored + duplicate + quarantined + returned + pending).",
             registry=r,
         )

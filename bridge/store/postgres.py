@@ -18,7 +18,7 @@ import structlog
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from bridge.errors import StoreUnavailable
-from bridge.reading import AlertEvent, Batch, Committed, Reading, Sensor, TsQuality
+from bridge.reading import AlertEvent, Batch, Committed, Sensor, TsQuality
 from bridge.settings import DatabaseSettings
 from bridge.store import queries
 from bridge.store.faults import translate
@@ -203,6 +203,3 @@ def _committed(row: Sequence[Any]) -> Committed:
 def alert_event(alert: dict[str, Any]) -> AlertEvent:
     """An event of `ingest_outbox.alerts`, as the procedure wrote it."""
     return AlertEvent(**alert)
-
-
-__all__ = ["PostgresStore", "Reading", "alert_event"]

@@ -66,18 +66,31 @@ LEFT JOIN LATERAL (
 ) p ON true
 WHERE s.id = %(sensor_id)s
 
--- name: unpublished
--- Rows whose process is gone (it holds its advisory lock while it lives) or that no process owns.
-SELECT o.id, o.instance, o.stored_us, o.sensor_ids, o."values", o.ts_us, o.sequences, o.received_us, o.keys, o.classes,
-       o.sources, o.gateways, o.alerts, o.after_instance, o.after_outbox,
+-- name: own_unpublished
+SELECT o.id, o.instance, o.stored_us, o.sensor_ids, o."values", o.ts_us, o.sequences, o.received_us, o.keys,
+       o.sources, o.gateways,
        (SELECT array_agg(s.sensor_type ORDER BY u.ord)
-        FROM unnest(o.sensor_ids) WITH ORDINALITY AS u (id, ord) JOIN sensors s ON s.id = u.id),
+        FROM unnest(o.sensor_ids) WITH ORDINALITY AS u (id, ord) LEFT JOIN sensors s ON s.id = u.id),
        (SELECT array_agg(s.device_id ORDER BY u.ord)
-        FROM unnest(o.sensor_ids) WITH ORDINALITY AS u (id, ord) JOIN sensors s ON s.id = u.id)
+        FROM unnest(o.sensor_ids) WITH ORDINALITY AS u (id, ord) LEFT JOIN sensors s ON s.id = u.id),
+       o.classes, o.alerts, o.after_instance, o.after_outbox
 FROM ingest_outbox o
-WHERE o.instance = ANY (%(instances)s::integer[]) OR o.instance <> %(own)s AND NOT EXISTS (
+WHERE o.instance = %(own)s AND o.id > %(above)s
+ORDER BY o.id LIMIT %(limit)s
+
+-- name: orphans
+-- Of processes that are gone: one holds advisory lock (7001, id) while it lives.
+SELECT o.id, o.instance, o.stored_us, o.sensor_ids, o."values", o.ts_us, o.sequences, o.received_us, o.keys,
+       o.sources, o.gateways,
+       (SELECT array_agg(s.sensor_type ORDER BY u.ord)
+        FROM unnest(o.sensor_ids) WITH ORDINALITY AS u (id, ord) LEFT JOIN sensors s ON s.id = u.id),
+       (SELECT array_agg(s.device_id ORDER BY u.ord)
+        FROM unnest(o.sensor_ids) WITH ORDINALITY AS u (id, ord) LEFT JOIN sensors s ON s.id = u.id),
+       o.classes, o.alerts, o.after_instance, o.after_outbox
+FROM ingest_outbox o
+WHERE o.instance <> %(own)s AND NOT EXISTS (
     SELECT 1 FROM pg_locks l
-    WHERE l.locktype = 'advisory' AND l.classid = 7001 AND l.objid = o.instance AND l.objsubid = 2 AND l.granted
+    WHERE l.locktype = 'advisory' AND l.classid = 7001 AND l.objid = o.instance::oid AND l.objsubid = 2 AND l.granted
       AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()))
 ORDER BY o.id LIMIT %(limit)s
 

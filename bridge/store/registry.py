@@ -1,0 +1,71 @@
+"""What the running service asks of the registry: keys, changes, states; and its housekeeping."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import msgspec
+
+from bridge.settings import DatabaseSettings
+from bridge.store.postgres import PostgresStore
+
+
+class KeyRow(msgspec.Struct, frozen=True):
+    """A usable key: of a device (`kind` "device") or of an API client ("api", device_id is the key's own id)."""
+
+    hash: str
+    kind: str
+    device_id: int
+    device_uuid: str | None
+    expires_at_us: int | None
+    disabled: bool
+
+
+class Registry:
+    """Queries of `sql/service.sql` on the store's pooled connections. All raise StoreUnavailable."""
+
+    def __init__(self, store: PostgresStore) -> None:
+        self._store = store
+
+    async def find_keys(self, hashes: Collection[str]) -> list[KeyRow]:
+        """The usable keys among `hashes` (SHA-256, hexadecimal), in one query."""
+        return [KeyRow(*row) for row in await self._store.fetch("find_keys", {"hashes": list(hashes)})]
+
+    async def touch_keys(self, hashes: Collection[str]) -> None:
+        """Set last_used_at."""
+        await self._store.fetch("touch_keys", {"hashes": list(hashes)})
+
+    async def changes(self, seconds: float) -> set[tuple[str, str]]:
+        """(kind, ref) of what has changed in the last `seconds`: see the registry_changes table."""
+        return {(kind, ref) for kind, ref in await self._store.fetch("changes", {"seconds": seconds})}
+
+    async def sensor_status(self, sensor_id: int) -> dict[str, Any] | None:
+        """The answer of GET /sensors/{id}/status; None where there is no such sensor."""
+        row = await self._store.fetch_one("sensor_status", {"sensor_id": sensor_id})
+        if row is None:
+            return None
+        _, alert, warning, prediction = row
+        state = "alert" if alert else "warning" if warning else "prediction" if prediction else "unknown"
+        return {
+            "sensor_id": sensor_id,
+            "final_state": state,
+            "alert_active": alert,
+            "warning_active": warning,
+            "prediction_current": prediction,
+        }
+
+    async def fold_dead_instances(self) -> int:
+        """Close the books of processes that are gone; returns how many."""
+        row = await self._store.fetch_one("fold_dead_instances")
+        return int(row[0]) if row else 0
+
+    async def maintain(self, settings: DatabaseSettings) -> None:
+        """Partitions ahead, retention, and what has expired."""
+        await self._store.fetch("make_partitions", {"days": settings.partition_days_ahead})
+        if settings.retention_days:
+            await self._store.fetch("drop_partitions", {"days": settings.retention_days})
+        if settings.quarantine_days:
+            await self._store.fetch("expire_quarantine", {"days": settings.quarantine_days})
+        await self._store.fetch("expire_event_keys", ())
+        await self._store.fetch("expire_changes")

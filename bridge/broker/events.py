@@ -1,16 +1,17 @@
-"""From publications to stream entries. Pure. Every field is text; empty text stands for none."""
+"""What an outbox row becomes on the streams. Pure: a `Publication` in, rows of text fields out.
+
+Every field is text; empty text stands for none. Field order is part of the contract, see docs/streams.md.
+"""
 
 from __future__ import annotations
 
-from typing import Final
-
 from bridge.reading import CLASS_NAMES, AlertEvent, Publication, Reading
 
-READINGS: Final = "iot:readings"
-ALERTS: Final = "iot:alerts"
-DECISIONS: Final = "iot:decisions"
+READINGS = "iot:readings"
+ALERTS = "iot:alerts"
+DECISIONS = "iot:decisions"
 
-READING_FIELDS: Final = (
+READING_FIELDS = (
     "event_id",
     "sensor_id",
     "sensor_type",
@@ -23,7 +24,7 @@ READING_FIELDS: Final = (
     "source",
     "gateway",
 )
-ALERT_FIELDS: Final = (
+ALERT_FIELDS = (
     "event_id",
     "alert_id",
     "sensor_id",
@@ -36,30 +37,46 @@ ALERT_FIELDS: Final = (
 
 
 def unix_seconds(us: int) -> str:
-    """Unix seconds with six decimals; exact, where a float of this size would not print so."""
-    return f"{us // 1_000_000}.{us % 1_000_000:06d}"
+    """Microseconds since the epoch as seconds with six decimals.
+
+    The division is exact to the microsecond until the year 2242 (2^33 s, where a double's step is below 1 µs).
+    """
+    return f"{us / 1_000_000:.6f}"
 
 
-def reading_values(reading: Reading, reading_class: int, stored: str) -> tuple[str, ...]:
-    """The fields of a reading, in the order of READING_FIELDS. `stored` is its ingested_ts."""
-    return (
+def reading_rows(publication: Publication) -> list[list[str]]:
+    """One row for each reading, in order, its fields as READING_FIELDS names them."""
+    ingested = unix_seconds(publication.stored_us)
+    return [
+        _reading_row(reading, CLASS_NAMES[kind], ingested)
+        for reading, kind in zip(publication.readings, publication.classes, strict=True)
+    ]
+
+
+def _reading_row(reading: Reading, kind: str, ingested: str) -> list[str]:
+    sequence = reading.sequence
+    return [
         reading.event_id,
         str(reading.sensor_id),
         reading.sensor_type,
         repr(reading.value),
         unix_seconds(reading.ts_us),
-        stored,
-        "" if reading.sequence is None else str(reading.sequence),
-        CLASS_NAMES[reading_class],
+        ingested,
+        "" if sequence is None else str(sequence),
+        kind,
         str(reading.device_id),
-        reading.source.value,
+        str(reading.source),
         reading.gateway or "",
-    )
+    ]
 
 
-def alert_values(alert: AlertEvent) -> tuple[str, ...]:
-    """The fields of an alert event, in the order of ALERT_FIELDS."""
-    return (
+def alert_rows(publication: Publication) -> list[list[str]]:
+    """One row for each alert event, in order, its fields as ALERT_FIELDS names them."""
+    return [_alert_row(alert) for alert in publication.alerts]
+
+
+def _alert_row(alert: AlertEvent) -> list[str]:
+    return [
         alert.event_id,
         str(alert.alert_id),
         str(alert.sensor_id),
@@ -68,18 +85,4 @@ def alert_values(alert: AlertEvent) -> tuple[str, ...]:
         repr(alert.value),
         "" if alert.threshold_id is None else str(alert.threshold_id),
         unix_seconds(alert.triggered_at_us),
-    )
-
-
-def all_readings(publication: Publication) -> list[tuple[str, ...]]:
-    """The entries of a publication for `iot:readings`, in order."""
-    stored = unix_seconds(publication.stored_us)
-    return [
-        reading_values(reading, reading_class, stored)
-        for reading, reading_class in zip(publication.readings, publication.classes, strict=True)
     ]
-
-
-def all_alerts(publication: Publication) -> list[tuple[str, ...]]:
-    """The entries of a publication for `iot:alerts`, in order."""
-    return [alert_values(alert) for alert in publication.alerts]

@@ -1,40 +1,143 @@
--- Appends one publication to the streams, at most once, after those it must follow.
--- KEYS: iot:relay (hash: instance -> last outbox id published), iot:readings, iot:alerts
--- ARGV[1]: msgpack of {instance, outbox_id, maxlen, {{instance, outbox_id}, ...},
---          reading field names, readings, alert field names, alerts}
--- Returns 1 when it is published (now or before), 0 when it must wait.
--- Instance 0 has no order of its own (rows of other programs), so nothing is remembered for it.
-local p = cmsgpack.unpack(ARGV[1])
-local instance, outbox_id, maxlen = p[1], p[2], p[3]
+-- Adds the events of one outbox row to their streams, all or nothing, at most once.
+--
+-- KEYS  1 hash: instance -> "<outbox id>:<stored_us>" of the last row published for it
+--       2 sorted set: "<outbox id>:<stored_us>" of rows of instance 0, by outbox id
+--       3… the streams
+-- ARGV  1 instance (empty: no outbox row, always add)  2 outbox id  3 stored_us  4 length to trim to
+--       5 msgpack: [[[instance, outbox id], …] to wait for, [[field names, rows], …] for each stream]
+-- Returns {1, stream, group, lost, …} when added, with the entries trimmed before a group had read
+-- them; {2} when this row was added before; {0} when a row to wait for is not there yet.
+--
+-- Entries are numbered: the part of an id after the hyphen is the entry's ordinal in its stream, so
+-- that what was trimmed or is unread can be told from ids alone.
 
-local function reached(who, id)
-  local last = redis.call('HGET', KEYS[1], who)
-  return last and tonumber(last) >= id
-end
+local SINGLES_KEPT = 10000    -- rows of instance 0 remembered
+local MARKS_KEPT = 1000       -- beyond it, marks of processes long gone are forgotten
+local MARK_AGE_US = 7 * 86400 * 1e6
 
-if instance ~= 0 and reached(instance, outbox_id) then
-  return 1
-end
-for _, after in ipairs(p[4]) do
-  if not reached(after[1], after[2]) then
-    return 0
-  end
-end
+local marks, singles = KEYS[1], KEYS[2]
+local instance, outbox_id, stored_us, maxlen = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local payload = cmsgpack.unpack(ARGV[5])
 
-local function append(stream, names, entries)
-  local arguments = {}
-  for _, entry in ipairs(entries) do
-    for i, name in ipairs(names) do
-      arguments[2 * i - 1] = name
-      arguments[2 * i] = entry[i]
+-- A mark with a lower stored_us is of another life of the database (made anew, or restored).
+local function is_published()
+    if instance == '' then
+        return false
+    elseif instance == '0' then
+        -- Rows of instance 0 are written by any session, so their ids do not commit in order.
+        return redis.call('ZSCORE', singles, outbox_id .. ':' .. stored_us)
     end
-    redis.call('XADD', stream, 'MAXLEN', '~', maxlen, '*', unpack(arguments))
-  end
+    local mark = redis.call('HGET', marks, instance)
+    if not mark then
+        return false
+    end
+    local id, us = string.match(mark, '^(%d+):(%d+)$')
+    return tonumber(outbox_id) <= tonumber(id) and tonumber(stored_us) <= tonumber(us)
 end
 
-append(KEYS[2], p[5], p[6])
-append(KEYS[3], p[7], p[8])
-if instance ~= 0 then
-  redis.call('HSET', KEYS[1], instance, outbox_id)
+local function is_reached(other, id)
+    if tonumber(other) == 0 then
+        return redis.call('ZCOUNT', singles, id, id) > 0
+    end
+    local mark = redis.call('HGET', marks, tostring(other))
+    return mark and tonumber(string.match(mark, '^%d+')) >= tonumber(id)
 end
-return 1
+
+local function remember()
+    local mark = outbox_id .. ':' .. stored_us
+    if instance == '0' then
+        redis.call('ZADD', singles, outbox_id, mark)
+        redis.call('ZREMRANGEBYRANK', singles, 0, -SINGLES_KEPT - 1)
+    elseif redis.call('HSET', marks, instance, mark) == 1 and redis.call('HLEN', marks) > MARKS_KEPT then
+        local all = redis.call('HGETALL', marks)
+        for i = 1, #all, 2 do
+            if tonumber(string.match(all[i + 1], '%d+$')) < tonumber(stored_us) - MARK_AGE_US then
+                redis.call('HDEL', marks, all[i])
+            end
+        end
+    end
+end
+
+local function as_map(flat)
+    local map = {}
+    for i = 1, #flat, 2 do
+        map[flat[i]] = flat[i + 1]
+    end
+    return map
+end
+
+local function parts(id)
+    local ms, ordinal = string.match(id, '^(%d+)-(%d+)$')
+    return tonumber(ms), tonumber(ordinal)
+end
+
+-- Last id and first ordinal of a stream. Raises on a key of another type, before anything is written.
+local function look_at(stream)
+    if redis.call('EXISTS', stream) == 0 then
+        return {ms = 0, ordinal = 0}
+    end
+    local info = as_map(redis.call('XINFO', 'STREAM', stream))
+    local ms, ordinal = parts(info['last-generated-id'])
+    local first = info['first-entry']
+    return {ms = ms, ordinal = ordinal, first = first and select(2, parts(first[1]))}
+end
+
+local function count_lost(stream, first_before, removed, lost)
+    local head = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)
+    local _, first = parts(head[1][1])
+    for _, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+        local group = as_map(flat)
+        local _, read = parts(group['last-delivered-id'])
+        local unread = math.min(removed, first - math.max(read + 1, first_before))
+        if unread > 0 then
+            lost[#lost + 1] = stream
+            lost[#lost + 1] = group.name
+            lost[#lost + 1] = unread
+        end
+    end
+end
+
+local function add(stream, state, now_ms, names, rows, lost)
+    if #rows == 0 then
+        return
+    end
+    local ms = string.format('%.0f', math.max(now_ms, state.ms))
+    local command = {'XADD', stream, ''}
+    for j, name in ipairs(names) do
+        command[2 + 2 * j] = name
+    end
+    for i, row in ipairs(rows) do
+        command[3] = string.format('%s-%.0f', ms, state.ordinal + i)
+        for j = 1, #names do
+            command[3 + 2 * j] = row[j]
+        end
+        redis.call(unpack(command))
+    end
+    local removed = redis.call('XTRIM', stream, 'MAXLEN', '~', maxlen)
+    if removed > 0 then
+        count_lost(stream, state.first or state.ordinal + 1, removed, lost)
+    end
+end
+
+if is_published() then
+    return {2}
+end
+for _, dependency in ipairs(payload[1]) do
+    if not is_reached(dependency[1], dependency[2]) then
+        return {0}
+    end
+end
+local states = {}
+for i = 3, #KEYS do
+    states[i] = look_at(KEYS[i])
+end
+local now = redis.call('TIME')
+local now_ms = tonumber(now[1]) * 1000 + math.floor(tonumber(now[2]) / 1000)
+local answer = {1}
+for i = 3, #KEYS do
+    add(KEYS[i], states[i], now_ms, payload[2][i - 2][1], payload[2][i - 2][2], answer)
+end
+if instance ~= '' then
+    remember()
+end
+return answer

@@ -1,0 +1,74 @@
+"""uvicorn, started and stopped by the process that wires everything."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import AbstractContextManager, nullcontext, suppress
+from typing import Any
+
+import uvicorn
+
+from bridge.errors import ConfigError
+from bridge.http.guard import guarded_protocol
+from bridge.settings import HttpSettings
+from bridge.telemetry import Metrics
+
+
+class _Server(uvicorn.Server):
+    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
+        """Signals belong to the process, not to one of its parts."""
+        return nullcontext()
+
+
+class HttpServer:
+    """`start`, then `stop` once."""
+
+    def __init__(self, app: Any, settings: HttpSettings, metrics: Metrics) -> None:
+        self._settings = settings
+        self._server = _Server(
+            uvicorn.Config(
+                app,
+                http=guarded_protocol(settings, metrics),
+                ws="none",
+                lifespan="off",
+                access_log=False,
+                log_config=None,
+                server_header=False,
+                date_header=False,
+                proxy_headers=False,
+                timeout_keep_alive=round(settings.keep_alive_s),
+                timeout_graceful_shutdown=None,
+                backlog=2048,
+            )
+        )
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> str:
+        """Listen. Returns the URL. Raises ConfigError where the address cannot be used."""
+        host, port = self._settings.host, self._settings.port
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((host, port))
+        except OSError as error:
+            sock.close()
+            raise ConfigError([f"http.port = {port}: cannot listen on {host}: {error.strerror}"]) from error
+        self._task = asyncio.create_task(self._server.serve([sock]), name="http")
+        while not self._server.started and not self._task.done():  # noqa: ASYNC110 - uvicorn has no event for it
+            await asyncio.sleep(0.005)
+        bound = sock.getsockname()[1]
+        return f"http://[{host}]:{bound}" if family == socket.AF_INET6 else f"http://{host}:{bound}"
+
+    async def stop(self, deadline_s: float) -> None:
+        """Stop listening, let requests under way finish, then close."""
+        if self._task is None:
+            return
+        self._server.should_exit = True
+        done, _ = await asyncio.wait({self._task}, timeout=deadline_s)
+        if not done:
+            self._server.force_exit = True
+            self._task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._task

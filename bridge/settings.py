@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tomllib
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -159,8 +160,6 @@ class BrokerSettings(Section):
     """Approximate length to which streams are trimmed."""
     memory_maxlen: Count = 10_000
     """Entries kept per stream by the in-memory broker."""
-    relay_queue_readings: Count = 20_000
-    """Committed readings held in memory for publishing; more wait in the outbox table."""
     relay_sweep_s: Positive = 1.0
     """How often the outbox table is looked at for rows nobody publishes."""
 
@@ -245,4 +244,57 @@ def load(path: Path | None) -> Settings:
 
     Raises ConfigError with one line for each mistake: its key, the value, what is allowed.
     """
-    raise NotImplementedError(path, os, tomllib, ValidationError, ConfigError, Any)
+    data: dict[str, Any] = {}
+    if path is not None:
+        try:
+            data = tomllib.loads(path.read_text())
+        except OSError as error:
+            raise ConfigError([f"{path}: {error.strerror}"]) from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError([f"{path}: not TOML: {error}"]) from error
+    problems = _unknown_variables()
+    try:
+        settings = Settings(**data)
+    except ValidationError as error:
+        problems += [_problem(dict(item)) for item in error.errors(include_url=False)]
+    except ValueError as error:  # pydantic-settings: a value in the environment that is not JSON
+        problems.append(str(error))
+    if problems:
+        raise ConfigError(problems)
+    return settings
+
+
+def keys() -> dict[str, Any]:
+    """Every key ("section.key") with its field, for `config check`, the docs and the example file."""
+    return {
+        f"{section}.{key}": field
+        for section, outer in Settings.model_fields.items()
+        for key, field in outer.annotation.model_fields.items()  # type: ignore[union-attr]
+    }
+
+
+def _problem(error: dict[str, Any]) -> str:
+    place = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"{place}: unknown key{_did_you_mean(place)}"
+    shown = "(hidden)" if place.endswith(("password", "url")) else repr(error["input"])
+    return f"{place} = {shown}: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def _unknown_variables() -> list[str]:
+    known = {f"{ENV_PREFIX}{key.replace('.', '__')}".upper(): key for key in keys()}
+    known |= {f"{ENV_PREFIX}{section}".upper(): section for section in Settings.model_fields}
+    problems = []
+    for name in sorted(os.environ):
+        if name.upper().startswith(ENV_PREFIX) and name.upper() not in known:
+            # Deeper levels belong to a key that holds a table, such as pipeline.limits.
+            if any(name.upper().startswith(prefix + "__") and "." in key for prefix, key in known.items()):
+                continue
+            key = name[len(ENV_PREFIX) :].lower().replace("__", ".")
+            problems.append(f"{name}: unknown variable{_did_you_mean(key)}")
+    return problems
+
+
+def _did_you_mean(key: str) -> str:
+    near = get_close_matches(key, [*keys(), *Settings.model_fields], n=1)
+    return f"; did you mean {near[0]}?" if near else ""

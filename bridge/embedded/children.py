@@ -1,0 +1,54 @@
+"""Server processes of ours: they end with us, even when we are killed."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import subprocess
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+STOP_S = 4.0
+
+
+class Child:
+    """A running server."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def stop(self) -> None:
+        """End it: politely first."""
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def kill(self) -> None:
+        """End it at once, as a crash would."""
+        self._process.kill()
+        self._process.wait()
+
+
+def start_child(name: str, command: list[str], folder: Path) -> Child:
+    """Start a server; its output goes to `folder/name.log`."""
+    with (folder / f"{name}.log").open("ab") as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C is for us: we stop it in our order
+            preexec_fn=_die_with_parent,
+        )
+    return Child(process)
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

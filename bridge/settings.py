@@ -160,6 +160,8 @@ class BrokerSettings(Section):
     """Approximate length to which streams are trimmed."""
     memory_maxlen: Count = 10_000
     """Entries kept per stream by the in-memory broker."""
+    relay_queue_readings: Count = 50_000
+    """Readings held in memory for publishing, about 500 bytes each; more wait in the outbox table."""
     relay_sweep_s: Positive = 1.0
     """How often the outbox table is looked at for rows nobody publishes."""
 

@@ -54,6 +54,10 @@ class Metrics:
         self.outbox_age = Gauge("iot_bridge_outbox_age_seconds", "Age of the oldest unpublished batch.", registry=r)
         self.published = Counter("iot_bridge_published_total", "Events published, by stream.", ["stream"], registry=r)
         self.throttled = Counter("iot_bridge_throttled_total", "Readings the throttle kept off the stream.", registry=r)
+        self.stream_length = Gauge("iot_bridge_stream_entries", "Entries in a stream.", ["stream"], registry=r)
+        self.stream_lag = Gauge(
+            "iot_bridge_stream_lag", "Entries not yet handed to a group.", ["stream", "group"], registry=r
+        )
         self.stream_dropped = Counter(
             "iot_bridge_stream_dropped_total",
             "Entries trimmed before a group had read them, by stream and group.",

@@ -2,32 +2,62 @@
 
 from __future__ import annotations
 
+import asyncio
+
+from bridge.broker.events import ALERTS, DECISIONS, READINGS
 from bridge.broker.memory import MemoryBroker
 from bridge.broker.redis import RedisBroker
 from bridge.broker.split import SplitBroker
+from bridge.broker.streams import Streams
 from bridge.broker.throttle import ThrottledPublisher
+from bridge.errors import BrokerUnavailable
 from bridge.pipeline.ports import Publisher
 from bridge.settings import Settings
 from bridge.telemetry import Metrics
 
+WATCH_S = 5.0
+"""How often lengths and lags are measured."""
+
 
 class Broker:
-    """The publisher of this process, and what must be closed with it."""
+    """The broker of one process, by `broker.kind`, `redis_percent` and `throttle_interval_s`.
+
+    `publisher` is what the relay writes to (throttled where it is asked for); `streams` is for consumers
+    and readers. Nothing is connected before it is needed.
+    """
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
-        broker = settings.broker
-        self.memory = MemoryBroker(broker, metrics)
-        self.redis: RedisBroker | None = None
-        publisher: Publisher = self.memory
-        if broker.kind == "redis":
-            self.redis = RedisBroker(settings.redis, broker)
-            publisher = self.redis
-            if broker.redis_percent < 100:
-                publisher = SplitBroker(self.redis, self.memory, broker.redis_percent)
-        if broker.throttle_interval_s:
-            publisher = ThrottledPublisher(publisher, broker.throttle_interval_s, metrics)
-        self.publisher = publisher
+        self._metrics = metrics
+        self.streams = _streams(settings, metrics)
+        self.publisher: Publisher = self.streams
+        if interval_s := settings.broker.throttle_interval_s:
+            self.publisher = ThrottledPublisher(self.streams, interval_s, metrics)
+
+    async def watch_forever(self) -> None:
+        """Keep the gauges of stream lengths and group lags."""
+        while True:
+            try:
+                for stream in (READINGS, ALERTS, DECISIONS):
+                    await self._watch(stream)
+            except BrokerUnavailable:
+                pass  # the relay says so; the last values stand
+            await asyncio.sleep(WATCH_S)
+
+    async def _watch(self, stream: str) -> None:
+        self._metrics.stream_length.labels(stream).set(await self.streams.length(stream))
+        for group, entries in (await self.streams.lag(stream)).items():
+            self._metrics.stream_lag.labels(stream, group).set(entries)
 
     async def close(self) -> None:
-        if self.redis is not None:
-            await self.redis.close()
+        """Close every connection."""
+        await self.streams.close()
+
+
+def _streams(settings: Settings, metrics: Metrics) -> Streams:
+    chosen = settings.broker
+    if chosen.kind == "memory" or chosen.redis_percent == 0:
+        return MemoryBroker(chosen, metrics)
+    redis = RedisBroker(settings.redis, chosen, metrics)
+    if chosen.redis_percent == 100:
+        return redis
+    return SplitBroker(redis, MemoryBroker(chosen, metrics), chosen.redis_percent)

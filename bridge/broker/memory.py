@@ -1,125 +1,169 @@
-"""Streams in memory, for one process. Implements `Publisher` and `Subscriber`.
+"""Streams in memory, for one process. Flows in: `Publication`. Implements `Streams`.
 
-Bounded: a stream keeps its newest entries. What is trimmed before a group has read it is counted
-against that group.
+Bounded: a stream keeps its newest entries. What is trimmed before a group has acknowledged it is gone
+for that group, and counted. Publishing never waits, so a publication is appended whole or not at all.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from time import monotonic
+from collections.abc import Callable, Mapping, Sequence
+from time import monotonic, time_ns
 
-from bridge.broker.events import ALERT_FIELDS, ALERTS, READING_FIELDS, READINGS, all_alerts, all_readings
+from bridge.broker import events
 from bridge.broker.message import StreamMessage
 from bridge.reading import Publication
 from bridge.settings import BrokerSettings
 from bridge.telemetry import Metrics
 
+SINGLES_KEPT = 10_000
+"""Rows of instance 0 remembered, as in publish.lua."""
+
 
 class _Pending:
     """An entry that a consumer has and has not acknowledged."""
 
-    __slots__ = ("consumer", "message", "since")
+    __slots__ = ("consumer", "message", "since_s")
 
-    def __init__(self, message: StreamMessage, consumer: str, since: float) -> None:
+    def __init__(self, message: StreamMessage, consumer: str, since_s: float) -> None:
         self.message = message
         self.consumer = consumer
-        self.since = since
+        self.since_s = since_s
 
 
 class _Group:
+    __slots__ = ("next", "pending")
+
     def __init__(self, start: int) -> None:
-        self.next = start  # number of the next entry to hand out
+        self.next = start  # ordinal of the next entry to hand out
         self.pending: dict[str, _Pending] = {}
 
 
 class _Stream:
-    """Entries are numbered from 1; the id of entry n is "n-0"."""
+    """Entries are numbered from 1; ids are "<Unix milliseconds>-<ordinal>" and rise, as on Redis."""
 
     def __init__(self, maxlen: int) -> None:
         self.entries: deque[StreamMessage] = deque()
         self.maxlen = maxlen
         self.last = 0
+        self.last_ms = 0
         self.groups: dict[str, _Group] = {}
-        self.changed = asyncio.Condition()
+        self.changed = asyncio.Event()  # set once, and replaced, at the next change
 
     @property
     def first(self) -> int:
-        """Number of the oldest entry kept."""
+        """Ordinal of the oldest entry kept."""
         return self.last - len(self.entries) + 1
 
-    def append(self, names: Sequence[str], values: Iterable[str]) -> None:
-        self.last += 1
-        self.entries.append(StreamMessage(f"{self.last}-0", dict(zip(names, values, strict=True))))
+    def append(self, names: Sequence[str], rows: Sequence[Sequence[str]], now_ms: int) -> dict[str, int]:
+        """Add entries, oldest make room. Returns what groups lost by it."""
+        self.last_ms = max(self.last_ms, now_ms)
+        lost: dict[str, int] = {}
+        for row in rows:
+            self.last += 1
+            self.entries.append(StreamMessage(f"{self.last_ms}-{self.last}", dict(zip(names, row, strict=True))))
+            if len(self.entries) > self.maxlen:
+                self._trim_first(lost)
+        self.changed.set()
+        self.changed = asyncio.Event()
+        return lost
 
-    def trim(self, dropped: Callable[[str, int], None]) -> None:
-        while len(self.entries) > self.maxlen:
-            number = self.first
-            self.entries.popleft()
-            for name, group in self.groups.items():
-                if group.next <= number:
-                    group.next = number + 1
-                    dropped(name, 1)
+    def _trim_first(self, lost: dict[str, int]) -> None:
+        number = self.first
+        message = self.entries.popleft()
+        for name, group in self.groups.items():
+            if group.next <= number or group.pending.pop(message.id, None) is not None:
+                group.next = max(group.next, number + 1)
+                lost[name] = lost.get(name, 0) + 1
 
     def since(self, number: int, count: int) -> list[StreamMessage]:
+        """Up to `count` entries from ordinal `number` on."""
         start = max(0, number - self.first)
         return [self.entries[i] for i in range(start, min(len(self.entries), start + count))]
 
 
 class MemoryBroker:
-    """Any number of subscribers and groups. `now` is a monotonic clock in seconds."""
+    """Any number of subscribers and groups. `clock` is monotonic, in seconds; `now_ms` is the time of day."""
 
-    def __init__(self, settings: BrokerSettings, metrics: Metrics, now: Callable[[], float] = monotonic) -> None:
+    def __init__(
+        self,
+        settings: BrokerSettings,
+        metrics: Metrics,
+        clock: Callable[[], float] = monotonic,
+        now_ms: Callable[[], int] = lambda: time_ns() // 1_000_000,
+    ) -> None:
         self._maxlen = settings.memory_maxlen
         self._metrics = metrics
-        self._now = now
+        self._clock = clock
+        self._now_ms = now_ms
         self._streams: dict[str, _Stream] = {}
-        self._progress: dict[int, int] = {}  # instance -> last outbox id published
+        self._marks: dict[int, tuple[int, int]] = {}  # instance -> (outbox id, stored_us) of the last row published
+        self._singles: dict[tuple[int, int], None] = {}  # rows of instance 0, whose ids do not commit in order
+
+    async def ping(self) -> None:
+        """Always there."""
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+    # -- Publisher
 
     async def publish(self, publication: Publication) -> bool:
-        """See `Publisher.publish`."""
-        instance, outbox_id = publication.instance, publication.outbox_id
-        if instance and self._progress.get(instance, 0) >= outbox_id:
-            return True
-        # Other processes publish to memories of their own: `after` means nothing here.
-        await self._append(READINGS, READING_FIELDS, all_readings(publication))
-        await self._append(ALERTS, ALERT_FIELDS, all_alerts(publication))
-        if instance:
-            self._progress[instance] = outbox_id
+        """See `Publisher.publish`. Never False: other processes publish to memories of their own."""
+        if not self._is_published(publication):
+            self._append(events.READINGS, events.READING_FIELDS, events.reading_rows(publication))
+            self._append(events.ALERTS, events.ALERT_FIELDS, events.alert_rows(publication))
+            self._remember(publication)
+            self._metrics.published.labels(events.READINGS).inc(len(publication.readings))
+            self._metrics.published.labels(events.ALERTS).inc(len(publication.alerts))
         return True
 
-    async def _append(self, name: str, names: Sequence[str], entries: Sequence[Sequence[str]]) -> None:
-        if not entries:
-            return
-        stream = self._stream(name)
-        for values in entries:
-            stream.append(names, values)
-        stream.trim(lambda group, count: self._metrics.stream_dropped.labels(name, group).inc(count))
-        async with stream.changed:
-            stream.changed.notify_all()
+    async def append(self, stream: str, fields: Mapping[str, str]) -> None:
+        """See `Streams.append`."""
+        self._append(stream, list(fields), [list(fields.values())])
 
-    async def length(self, stream: str) -> int:
-        """Entries in the stream."""
-        return len(self._stream(stream).entries)
+    def _is_published(self, publication: Publication) -> bool:
+        row = (publication.outbox_id, publication.stored_us)
+        if publication.instance == 0:
+            return row in self._singles
+        mark = self._marks.get(publication.instance)
+        # A mark with a lower stored_us is of another life of the database, as in publish.lua.
+        return mark is not None and row[0] <= mark[0] and row[1] <= mark[1]
+
+    def _remember(self, publication: Publication) -> None:
+        row = (publication.outbox_id, publication.stored_us)
+        if publication.instance:
+            self._marks[publication.instance] = row
+            return
+        self._singles[row] = None
+        if len(self._singles) > SINGLES_KEPT:
+            del self._singles[next(iter(self._singles))]
+
+    def _append(self, name: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        if rows:
+            lost = self._stream(name).append(names, rows, self._now_ms())
+            for group, count in lost.items():
+                self._metrics.stream_dropped.labels(name, group).inc(count)
+
+    # -- Subscriber
 
     async def ensure_group(self, stream: str, group: str, *, start: str = "0") -> None:
         """See `Subscriber.ensure_group`."""
         held = self._stream(stream)
         if group not in held.groups:
-            number = held.last if start == "$" else int(start.partition("-")[0])
-            held.groups[group] = _Group(max(number + 1, held.first))
+            held.groups[group] = _Group(max(_ordinal(held, start) + 1, held.first))
 
     async def read(self, stream: str, group: str, consumer: str, *, count: int, block_s: float) -> list[StreamMessage]:
         """See `Subscriber.read`."""
         await self.ensure_group(stream, group)
         held = self._stream(stream)
         reader = held.groups[group]
-        await self._wait(held, lambda: reader.next <= held.last, block_s)
+        await _wait(held, lambda: reader.next <= held.last, block_s)
         messages = held.since(reader.next, count)
+        now_s = self._clock()
         for message in messages:
-            reader.pending[message.id] = _Pending(message, consumer, self._now())
+            reader.pending[message.id] = _Pending(message, consumer, now_s)
         reader.next += len(messages)
         return messages
 
@@ -135,23 +179,35 @@ class MemoryBroker:
     ) -> list[StreamMessage]:
         """See `Subscriber.claim`."""
         await self.ensure_group(stream, group)
-        now = self._now()
-        idle = [p for p in self._stream(stream).groups[group].pending.values() if now - p.since >= min_idle_s]
-        for pending in idle[:count]:
-            pending.consumer, pending.since = consumer, now
-        return [pending.message for pending in idle[:count]]
+        now_s = self._clock()
+        pending = self._stream(stream).groups[group].pending.values()
+        idle = [held for held in pending if now_s - held.since_s >= min_idle_s][:count]
+        for held in idle:
+            held.consumer, held.since_s = consumer, now_s
+        return [held.message for held in idle]
 
-    async def tail(self, stream: str, after: str, *, count: int, block_s: float) -> list[StreamMessage]:
-        """Entries after id `after` ("$" for new ones), for readers without a group."""
-        held = self._stream(stream)
-        number = held.last if after == "$" else int(after.partition("-")[0])
-        await self._wait(held, lambda: held.last > number, block_s)
-        return held.since(number + 1, count) if held.last > number else []
+    # -- StreamReader
 
-    async def newest(self, stream: str, count: int) -> list[StreamMessage]:
-        """The newest `count` entries, oldest first."""
+    async def tail(self, stream: str, count: int) -> list[StreamMessage]:
+        """See `StreamReader.tail`."""
         held = self._stream(stream)
         return held.since(held.last - count + 1, count)
+
+    async def read_after(self, stream: str, last_id: str, count: int, block_s: float) -> list[StreamMessage]:
+        """See `StreamReader.read_after`."""
+        held = self._stream(stream)
+        number = _ordinal(held, last_id)
+        await _wait(held, lambda: held.last > number, block_s)
+        return held.since(number + 1, count)
+
+    async def length(self, stream: str) -> int:
+        """See `StreamReader.length`."""
+        return len(self._stream(stream).entries)
+
+    async def lag(self, stream: str) -> dict[str, int]:
+        """See `StreamReader.lag`."""
+        held = self._stream(stream)
+        return {name: held.last - group.next + 1 for name, group in held.groups.items()}
 
     def _stream(self, name: str) -> _Stream:
         stream = self._streams.get(name)
@@ -159,9 +215,18 @@ class MemoryBroker:
             stream = self._streams[name] = _Stream(self._maxlen)
         return stream
 
-    async def _wait(self, stream: _Stream, ready: Callable[[], bool], block_s: float) -> None:
-        try:
-            async with asyncio.timeout(block_s), stream.changed:
-                await stream.changed.wait_for(ready)
-        except TimeoutError:
-            pass
+
+def _ordinal(stream: _Stream, entry_id: str) -> int:
+    """The number of the entry that `entry_id` names; of the last one for "$", 0 for "0"."""
+    return stream.last if entry_id == "$" else int(entry_id.rpartition("-")[2])
+
+
+async def _wait(stream: _Stream, ready: Callable[[], bool], block_s: float) -> None:
+    if block_s <= 0 or ready():
+        return
+    try:
+        async with asyncio.timeout(block_s):
+            while not ready():
+                await stream.changed.wait()
+    except TimeoutError:
+        pass

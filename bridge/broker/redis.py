@@ -1,7 +1,7 @@
 """Redis Streams: publish with one script call per batch, read in consumer groups.
 
-Flows in: `Publication`. Flows out: entries of `iot:readings` and `iot:alerts`. Implements `Publisher` and
-`Subscriber` for Redis 6.2 and later. Every error of the client leaves here as BrokerUnavailable.
+Flows in: `Publication`. Flows out: entries of `iot:readings` and `iot:alerts`. Implements `Streams`
+for Redis 6.2 and later. Every error of the client leaves here as BrokerUnavailable.
 
 Publishing again is always safe: `publish.lua` keeps, in the hash `iot:relay`, what each instance has
 published, in the same atomic step that adds the entries.
@@ -24,6 +24,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from bridge.broker import events
+from bridge.broker.message import StreamMessage
 from bridge.errors import BrokerUnavailable
 from bridge.reading import Publication
 from bridge.settings import BrokerSettings, RedisSettings
@@ -32,15 +33,8 @@ from bridge.telemetry import Metrics
 MARKS = "iot:relay"
 SINGLES = "iot:relay:0"
 
-UNMET, ADDED, REPEATED = 0, 1, 2
-"""Answers of publish.lua."""
-
-
-class Entry(msgspec.Struct, frozen=True):
-    """A stream entry. See `Message`."""
-
-    id: str
-    fields: Mapping[str, str]
+UNMET, ADDED = 0, 1
+"""Answers of publish.lua; 2 is a repetition."""
 
 
 class RedisBroker:
@@ -53,12 +47,11 @@ class RedisBroker:
         self._script = (Path(__file__).parent / "publish.lua").read_text()
         self._sha = sha1(self._script.encode(), usedforsecurity=False).hexdigest()
         self._encode = msgspec.msgpack.Encoder().encode
-        self._starts: dict[tuple[str, str], str] = {}
         self._commands = self._connect(redis.timeout_s)
         self._blocking = self._connect(None)
 
     def _connect(self, timeout_s: float | None) -> Any:
-        return client.from_url(  # type: ignore[no-untyped-call]
+        return client.from_url(
             self._redis.url,
             socket_timeout=timeout_s,
             socket_connect_timeout=self._redis.timeout_s,
@@ -90,11 +83,15 @@ class RedisBroker:
             (events.READING_FIELDS, events.reading_rows(publication)),
             (events.ALERT_FIELDS, events.alert_rows(publication)),
         )
-        return await self._add(
+        answer = await self._add(
             (events.READINGS, events.ALERTS),
             (str(publication.instance), publication.outbox_id, publication.stored_us),
             self._encode((publication.after, streams)),
         )
+        if answer == ADDED:
+            self._metrics.published.labels(events.READINGS).inc(len(publication.readings))
+            self._metrics.published.labels(events.ALERTS).inc(len(publication.alerts))
+        return answer != UNMET
 
     async def append(self, stream: str, fields: Mapping[str, str]) -> None:
         """Add one entry to a stream of a consumer's own (decisions, dead letters). Raises BrokerUnavailable.
@@ -103,7 +100,7 @@ class RedisBroker:
         """
         await self._add((stream,), ("", 0, 0), self._encode(((), ((list(fields), [list(fields.values())]),))))
 
-    async def _add(self, streams: Sequence[str], mark: tuple[str, int, int], payload: bytes) -> bool:
+    async def _add(self, streams: Sequence[str], mark: tuple[str, int, int], payload: bytes) -> int:
         keys = (MARKS, SINGLES, *streams)
         arguments = (len(keys), *keys, *mark, self._settings.stream_maxlen, payload)
         # Twice the client's own time-out: it may connect first.
@@ -114,13 +111,12 @@ class RedisBroker:
                 answer = await self._commands.eval(self._script, *arguments)
         for stream, group, lost in zip(answer[1::3], answer[2::3], answer[3::3], strict=True):
             self._metrics.stream_dropped.labels(stream, group).inc(lost)
-        return bool(answer[0] != UNMET)
+        return int(answer[0])
 
     # -- Subscriber
 
     async def ensure_group(self, stream: str, group: str, *, start: str = "0") -> None:
         """See `Subscriber.ensure_group`."""
-        self._starts.setdefault((stream, group), start)
         async with self._translated(2 * self._redis.timeout_s):
             try:
                 await self._commands.xgroup_create(stream, group, start, mkstream=True)
@@ -128,7 +124,7 @@ class RedisBroker:
                 if not _is(error, "BUSYGROUP"):
                     raise
 
-    async def read(self, stream: str, group: str, consumer: str, *, count: int, block_s: float) -> list[Entry]:
+    async def read(self, stream: str, group: str, consumer: str, *, count: int, block_s: float) -> list[StreamMessage]:
         """See `Subscriber.read`."""
         block_ms = round(block_s * 1000) or None
         arguments = {"streams": {stream: ">"}, "count": count, "block": block_ms}
@@ -143,28 +139,54 @@ class RedisBroker:
             async with self._translated(2 * self._redis.timeout_s):
                 await self._commands.xack(stream, group, *ids)
 
-    async def claim(self, stream: str, group: str, consumer: str, *, min_idle_s: float, count: int) -> list[Entry]:
+    async def claim(
+        self, stream: str, group: str, consumer: str, *, min_idle_s: float, count: int
+    ) -> list[StreamMessage]:
         """See `Subscriber.claim`. Entries trimmed meanwhile are passed over."""
         async with self._recreated(stream, group), self._translated(2 * self._redis.timeout_s):
-            answer = await self._commands.xautoclaim(
-                stream, group, consumer, min_idle_time=round(min_idle_s * 1000), count=count
-            )
-            return _entries(answer[1])
+            return await self._claim(stream, group, consumer, round(min_idle_s * 1000), count)
         return []
+
+    async def _claim(self, stream: str, group: str, consumer: str, min_idle_ms: int, count: int) -> list[StreamMessage]:
+        cursor = "0-0"
+        entries: list[StreamMessage] = []
+        while not entries:  # a page may hold nothing but trimmed entries
+            answer = await self._commands.xautoclaim(stream, group, consumer, min_idle_ms, cursor, count)
+            cursor, entries = answer[0], _entries(answer[1])
+            if trimmed := answer[2:] and answer[2]:  # Redis 7 drops them from the pending entries and says so
+                self._metrics.stream_dropped.labels(stream, group).inc(len(trimmed))
+            if cursor == "0-0":
+                break
+        return entries
 
     # -- plain readers
 
-    async def tail(self, stream: str, count: int) -> list[Entry]:
+    async def length(self, stream: str) -> int:
+        """Entries in the stream. Raises BrokerUnavailable."""
+        async with self._translated(2 * self._redis.timeout_s):
+            return int(await self._commands.xlen(stream))
+
+    async def tail(self, stream: str, count: int) -> list[StreamMessage]:
         """The newest `count` entries, oldest first. Raises BrokerUnavailable."""
         async with self._translated(2 * self._redis.timeout_s):
-            entries: list[Entry] = _entries(await self._commands.xrevrange(stream, count=count))
+            entries: list[StreamMessage] = _entries(await self._commands.xrevrange(stream, count=count))
         return entries[::-1]
 
-    async def read_after(self, stream: str, last_id: str, count: int, block_s: float) -> list[Entry]:
+    async def read_after(self, stream: str, last_id: str, count: int, block_s: float) -> list[StreamMessage]:
         """Entries after `last_id` ("$": from now on); waits up to `block_s` for the first."""
         async with self._translated(block_s + 2 * self._redis.timeout_s):
             answer = await self._blocking.xread({stream: last_id}, count=count, block=round(block_s * 1000) or None)
         return [entry for _, entries in answer or () for entry in _entries(entries)]
+
+    async def lag(self, stream: str) -> dict[str, int]:
+        """See `StreamReader.lag`. By ordinals, see publish.lua: Redis 6.2 does not say it."""
+        async with self._translated(2 * self._redis.timeout_s):
+            if not await self._commands.exists(stream):
+                return {}
+            info = await self._commands.xinfo_stream(stream)
+            groups = await self._commands.xinfo_groups(stream)
+        last = _ordinal(info["last-generated-id"])
+        return {group["name"]: max(0, last - _ordinal(group["last-delivered-id"])) for group in groups}
 
     # -- errors
 
@@ -189,8 +211,7 @@ class RedisBroker:
             yield
         except NoGroupError:
             # Whatever the stream holds was added after it was lost, so it is all unread.
-            start = "0" if (stream, group) in self._starts else "$"
-            await self.ensure_group(stream, group, start=start)
+            await self.ensure_group(stream, group, start="0")
 
 
 class NoGroupError(Exception):
@@ -202,5 +223,9 @@ def _is(error: ResponseError, code: str) -> bool:
     return str(error).startswith(code)
 
 
-def _entries(raw: Sequence[tuple[str | None, Mapping[str, str] | None]]) -> list[Entry]:
-    return [Entry(id, fields) for id, fields in raw if id is not None and fields]
+def _ordinal(entry_id: str) -> int:
+    return int(entry_id.rpartition("-")[2])
+
+
+def _entries(raw: Sequence[tuple[str | None, Mapping[str, str] | None]]) -> list[StreamMessage]:
+    return [StreamMessage(id, fields) for id, fields in raw if id is not None and fields]

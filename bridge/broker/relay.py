@@ -1,21 +1,27 @@
-"""The outbox relay: committed batches in, stream entries out, in order. Implements `Outbox`.
+"""The outbox relay: committed batches in, publications on the streams, outbox rows deleted.
 
-In normal running a batch goes from the writer's memory straight to the streams, and its outbox row
-is deleted by the next batch: no query of its own. When memory is not enough (Redis away, a batch in
-doubt), the rest is left in the outbox table and read back from there, in order, before anything
-newer is taken from memory again. Rows of processes that are gone are published by whoever holds
-the sweep lock.
+    Intake ──offer──► queue ──► Publisher.publish ──► ids of published rows ──take_published──► next batch
+                       ▲ full: the rest is left in the table ("gap") and read back, in order
+    outbox table ──────┘
+    rows of dead processes ──sweep_forever──► Publisher.publish ──► deleted
+
+A process's rows are published strictly in the order of their ids: the broker remembers only the last
+one, and takes a lower id for a repetition. That is why nothing may enter the queue behind a gap.
+
+Across processes, `Publication.after` names the rows that wrote the same sensors before. Ids rise along
+such a chain, so the lowest unpublished row of all can always go: waiting never ends in a circle.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from random import Random
 from typing import Protocol
 
+import msgspec
 import structlog
 
 from bridge.errors import BrokerUnavailable, StoreUnavailable
@@ -27,23 +33,29 @@ from bridge.telemetry import Metrics
 
 log = structlog.get_logger("relay")
 
-RETRY_MIN_S, RETRY_MAX_S = 0.1, 5.0
-ORDER_RETRY_S = 0.005
-"""How soon a publication that must follow another process's is tried again."""
-ORDER_ASK_AFTER = 200
-"""Tries after which the database is asked whether that other publication still exists."""
-SWEEP_ROWS = 200
+RETRY_MIN_S, RETRY_MAX_S = 0.05, 2.0
+"""Back-off while the broker is away."""
+UNMET_RETRY_S = 0.002
+"""Another process publishes what we wait for within milliseconds; doubles up to 32 times."""
+UNMET_TRIES = 5
+"""After so many tries (about 60 ms) the table is asked whether the rows we wait for are still there."""
+FETCH_BATCHES = 50
+"""Rows read from the table at once: about 50,000 readings at most."""
+IDLE_FLUSH_S = 1.0
+"""Published rows that no batch has taken along are deleted after this long."""
+LATENCY_SAMPLES = 50
+"""Readings of a batch whose latency is observed: observing all of 1,000 would cost more than publishing them."""
 
 
 class OutboxTable(Protocol):
     """The outbox table, for what memory does not hold. All raise StoreUnavailable."""
 
     async def own(self, above: int, limit: int) -> list[Publication]:
-        """Rows of this process with an id above `above`, oldest first."""
+        """The first rows of this process above the id `above`, by id."""
         ...
 
     def orphans(self, limit: int) -> AbstractAsyncContextManager[list[Publication]]:
-        """Rows of processes that are gone, while holding the sweep lock; none where another holds it."""
+        """The first rows, by id, of processes that are gone, while holding the sweep lock; none where another does."""
         ...
 
     async def existing(self, ids: Sequence[int]) -> set[int]:
@@ -55,12 +67,12 @@ class OutboxTable(Protocol):
         ...
 
     async def stats(self) -> tuple[int, float]:
-        """Rows in the table, and the age of the oldest in seconds."""
+        """Rows in the table, and the age of the oldest in seconds (0 when empty)."""
         ...
 
 
 class Relay:
-    """Publishes what this process has committed, and what dead processes left."""
+    """Implements `Outbox`. `run` publishes; `sweep_forever` looks after rows of others, and idle deletions."""
 
     def __init__(
         self,
@@ -74,43 +86,49 @@ class Relay:
         self._publisher = publisher
         self._table = table
         self._settings = settings
+        self._metrics = metrics
         self._random = random
         self._now_us = now_us
-        self._memory: deque[Publication] = deque()
-        self._held = 0  # readings in memory
-        self._spilled = False  # from here on our rows are in the table only
-        self._last = 0  # the newest outbox id of ours that is published
-        self._published: list[int] = []
-        self._wake = asyncio.Event()
-        self._metrics = metrics
         self._latency = metrics.stage.labels("publish")
+        self._queue: deque[Publication] = deque()
+        self._queued_readings = 0
+        self._gap = False  # rows of ours are in the table that come after everything in the queue
+        self._last_id = 0  # the newest row of ours that is published
+        self._published: list[int] = []
+        self._taken_s = 0.0
+        self._wake = asyncio.Event()
+        self._wake_sweep = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._empty.set()
         self.problem = ""
+        """Why nothing can be published at the moment; empty when it can."""
 
-    # -- Outbox: called by the writer
+    # -- Outbox
 
     def offer(self, publication: Publication) -> None:
         """See `Outbox.offer`."""
-        if not self._spilled:
-            if not self._memory or self._held < self._settings.relay_queue_readings:
-                self._memory.append(publication)
-                self._held += len(publication.readings)
-            else:
-                self._spilled = True
-                log.warning("relay_queue_full", readings=self._held)
+        self._empty.clear()
+        if self._gap or self._is_full():
+            self._gap = True
+        else:
+            self._queue.append(publication)
+            self._queued_readings += len(publication.readings)
         self._wake.set()
 
     def take_published(self) -> list[int]:
         """See `Outbox.take_published`."""
-        taken, self._published = self._published, []
-        return taken
+        self._taken_s = asyncio.get_running_loop().time()
+        published, self._published = self._published, []
+        return published
 
     def give_back(self, outbox_ids: Sequence[int]) -> None:
         """See `Outbox.give_back`."""
-        self._published = [*outbox_ids, *self._published]
+        self._published.extend(outbox_ids)
 
     def recover(self) -> None:
         """See `Outbox.recover`."""
-        self._spilled = True
+        self._empty.clear()
+        self._gap = True
         self._wake.set()
 
     # -- tasks
@@ -118,140 +136,177 @@ class Relay:
     @property
     def idle(self) -> bool:
         """Whether everything offered has been published and deleted."""
-        return not self._memory and not self._spilled and not self._published
+        return self._empty.is_set() and not self._published
 
     async def run(self) -> None:
-        """Publish for ever, in order. Returns only by cancellation."""
+        """Publish what is offered, in order, for ever. Returns only by cancellation."""
+        attempt = 0
         while True:
-            await self._wake.wait()
-            self._wake.clear()
-            while self._memory:
-                await self._publish(self._memory[0])
-                self._held -= len(self._memory.popleft().readings)
-            if self._spilled:
-                await self._read_back()
+            try:
+                if self._queue:
+                    await self._publish_head()
+                elif self._gap:
+                    await self._read_back()
+                else:
+                    await self._idle()
+            except (BrokerUnavailable, StoreUnavailable) as error:
+                self._mark(error)
+                await asyncio.sleep(
+                    delay_s(attempt, minimum_s=RETRY_MIN_S, maximum_s=RETRY_MAX_S, random=self._random.random())
+                )
+                attempt += 1
+            else:
+                attempt = 0
 
     async def sweep_forever(self) -> None:
-        """Now and then: what dead processes left, deletions no batch has carried, and the gauges."""
+        """Every `relay_sweep_s`: publish rows of dead processes, delete what is published, measure the table."""
         while True:
-            await asyncio.sleep(self._settings.relay_sweep_s)
             try:
+                await self._flush_idle()
                 await self._sweep()
-            except StoreUnavailable as error:
+                depth, age_s = await self._table.stats()
+                self._metrics.outbox_depth.set(depth)
+                self._metrics.outbox_age.set(age_s)
+            except (BrokerUnavailable, StoreUnavailable) as error:
                 log.debug("sweep_postponed", detail=error.detail)
+            self._wake_sweep.clear()
+            try:
+                async with asyncio.timeout(self._settings.relay_sweep_s):
+                    await self._wake_sweep.wait()
+            except TimeoutError:
+                pass
 
     async def drain(self, deadline_s: float) -> bool:
-        """Wait until everything offered is published, then delete it; False if the deadline came first."""
+        """Wait until all that was offered is published, and delete its rows; False if the deadline came first.
+
+        `run` must still be running. What is left stays in the table, for the next process.
+        """
         try:
             async with asyncio.timeout(deadline_s):
-                while self._memory or self._spilled:  # noqa: ASYNC110 - at the end of the process only
-                    await asyncio.sleep(0.01)
-                await self._delete_published()
-        except (TimeoutError, StoreUnavailable):
+                await self._empty.wait()
+                await self._delete(self.take_published())
+        except TimeoutError:
             return False
+        except StoreUnavailable as error:
+            log.info("published_rows_left", detail=error.detail)
         return True
 
-    async def _read_back(self) -> None:
-        """Publish our rows from the table until memory can take over again."""
-        try:
-            rows = await self._table.own(self._last, SWEEP_ROWS)
-        except StoreUnavailable:
-            await asyncio.sleep(RETRY_MIN_S)
-            self._wake.set()
-            return
-        for row in rows:
-            await self._publish(row)
-        if rows:
-            self._wake.set()
-        elif not self._memory:
-            self._spilled = False
-            # A batch may have been committed between the look and this line; once more, from memory's side.
-            for row in await self._own_or_nothing():
-                await self._publish(row)
+    # -- publish
 
-    async def _own_or_nothing(self) -> list[Publication]:
-        try:
-            return await self._table.own(self._last, SWEEP_ROWS)
-        except StoreUnavailable:
-            self._spilled = True
-            self._wake.set()
-            return []
+    def _is_full(self) -> bool:
+        return bool(self._queue) and self._queued_readings >= self._settings.relay_queue_readings
 
-    async def _publish(self, publication: Publication) -> None:
-        """Publish one batch, however long that takes."""
-        attempt = waits = 0
-        while publication.outbox_id > self._last:
-            try:
-                done = await self._publisher.publish(publication)
-            except BrokerUnavailable as error:
-                if not self.problem:
-                    log.error("broker_unavailable", detail=error.detail)
-                self.problem = error.detail
-                await asyncio.sleep(self._retry_delay_s(attempt))
-                attempt += 1
-                continue
-            if self.problem:
-                log.info("broker_available", queued=len(self._memory))
-                self.problem = ""
-            if done:
-                self._last = publication.outbox_id
-                self._book(publication)
-                return
-            waits += 1
-            if waits % ORDER_ASK_AFTER == 0:
+    async def _idle(self) -> None:
+        self._empty.set()
+        self._wake.clear()
+        await self._wake.wait()
+
+    async def _publish_head(self) -> None:
+        publication = self._queue[0]
+        if publication.outbox_id > self._last_id:  # else: read back from the table and offered as well
+            await self._publish_when_met(publication)
+            self._last_id = publication.outbox_id
+            self._published.append(publication.outbox_id)
+        self._queue.popleft()
+        self._queued_readings -= len(publication.readings)
+
+    async def _publish_when_met(self, publication: Publication) -> None:
+        tries = 0
+        while not await self._publish(publication):
+            tries += 1
+            if tries >= UNMET_TRIES:
+                self._wake_sweep.set()  # perhaps we wait for a dead process
                 publication = await self._without_gone(publication)
-            await asyncio.sleep(ORDER_RETRY_S)
-
-    def _book(self, publication: Publication) -> None:
-        self._published.append(publication.outbox_id)
-        now_us = self._now_us()
-        for reading in publication.readings:
-            self._latency.observe((now_us - reading.ts_us) / 1_000_000)
-        self._metrics.published.labels("iot:readings").inc(len(publication.readings))
-        if publication.alerts:
-            self._metrics.published.labels("iot:alerts").inc(len(publication.alerts))
+            await asyncio.sleep(UNMET_RETRY_S * 2 ** min(tries - 1, 5))
 
     async def _without_gone(self, publication: Publication) -> Publication:
-        """Drop dependencies whose rows are gone: published, though Redis has forgotten it."""
+        """Dependencies whose rows are gone were published: to a broker that has forgotten it."""
         try:
-            there = await self._table.existing([outbox_id for _, outbox_id in publication.after])
+            left = await self._table.existing([outbox_id for _, outbox_id in publication.after])
         except StoreUnavailable:
             return publication
-        return Publication(
-            publication.instance,
-            publication.outbox_id,
-            publication.readings,
-            publication.classes,
-            publication.stored_us,
-            publication.alerts,
-            [(who, outbox_id) for who, outbox_id in publication.after if outbox_id in there],
-        )
+        return msgspec.structs.replace(publication, after=[pair for pair in publication.after if pair[1] in left])
+
+    async def _publish(self, publication: Publication) -> bool:
+        done = await self._publisher.publish(publication)
+        self._mark(None)
+        if done:
+            now_us = self._now_us()
+            readings = publication.readings
+            for i in range(0, len(readings), len(readings) // LATENCY_SAMPLES + 1):
+                self._latency.observe(max(0, now_us - readings[i].ts_us) / 1_000_000)
+        return done
+
+    async def _read_back(self) -> None:
+        """Put what was left in the table into the queue. Everything offered from here on follows it directly."""
+        self._gap = False
+        try:
+            rows = await self._table.own(self._last_id, FETCH_BATCHES)
+        except StoreUnavailable:
+            self._leave_to_table()
+            raise
+        if len(rows) >= FETCH_BATCHES:
+            self._leave_to_table()  # there may be more rows between these and what was offered meanwhile
+        self._queue.extendleft(reversed(rows))
+        self._queued_readings += sum(len(row.readings) for row in rows)
+
+    def _leave_to_table(self) -> None:
+        self._queue.clear()
+        self._queued_readings = 0
+        self._gap = True
+
+    def _mark(self, error: BrokerUnavailable | StoreUnavailable | None) -> None:
+        """Say once that the broker went away, and once that it is back."""
+        if isinstance(error, BrokerUnavailable):
+            if not self.problem:
+                log.error("broker_unavailable", detail=error.detail)
+            self.problem = error.detail
+        elif error is None and self.problem:
+            log.info("broker_back", queued=len(self._queue))
+            self.problem = ""
+
+    # -- the table
 
     async def _sweep(self) -> None:
-        await self._delete_published()
-        async with self._table.orphans(SWEEP_ROWS) as rows:
-            done = []
-            for row in rows:
-                try:
-                    if await self._publisher.publish(await self._without_gone(row) if row.after else row):
-                        done.append(row.outbox_id)
-                except BrokerUnavailable:
-                    break
-            await self._table.delete(done)
-        if done:
-            log.info("orphans_published", batches=len(done))
-        depth, age_s = await self._table.stats()
-        self._metrics.outbox_depth.set(depth)
-        self._metrics.outbox_age.set(age_s)
+        """Publish rows of processes that are gone, in order, and delete them."""
+        while True:
+            async with self._table.orphans(FETCH_BATCHES) as rows:
+                done = await self._publish_swept(rows)
+                await self._delete(done)
+            if done:
+                log.info("orphans_published", batches=len(done))
+            if len(rows) < FETCH_BATCHES or not done:
+                return
 
-    async def _delete_published(self) -> None:
-        ids = self.take_published()
+    async def _publish_swept(self, rows: Iterable[Publication]) -> list[int]:
+        """Ids of those that could be published. When one must wait, so must what follows it in its instance."""
+        done: list[int] = []
+        waiting: set[int] = set()
         try:
-            if ids:
-                await self._table.delete(ids)
-        except StoreUnavailable:
-            self.give_back(ids)
-            raise
+            for row in rows:
+                if row.instance in waiting:
+                    continue
+                if await self._publish(row) or await self._publish(await self._without_gone(row)):
+                    done.append(row.outbox_id)
+                else:
+                    waiting.add(row.instance)
+        except BrokerUnavailable:
+            if not done:
+                raise  # else: what is done is deleted first, and the rest waits for the next sweep
+        return done
 
-    def _retry_delay_s(self, attempt: int) -> float:
-        return delay_s(attempt, minimum_s=RETRY_MIN_S, maximum_s=RETRY_MAX_S, random=self._random.random())
+    async def _flush_idle(self) -> None:
+        """Delete published rows that no batch took along since the last look."""
+        now_s = asyncio.get_running_loop().time()
+        if not self._published:
+            self._taken_s = now_s
+        elif now_s - self._taken_s >= IDLE_FLUSH_S:
+            await self._delete(self.take_published())
+
+    async def _delete(self, ids: Sequence[int]) -> None:
+        if ids:
+            try:
+                await self._table.delete(ids)
+            except StoreUnavailable:
+                self.give_back(ids)
+                raise

@@ -90,7 +90,7 @@ class Subscriber(Protocol):
         """Create the group (and the stream) unless it is there. `start` is an id, "0" or "$"."""
         ...
 
-    async def read(self, stream: str, group: str, consumer: str, *, count: int, block_s: float) -> list[Message]:
+    async def read(self, stream: str, group: str, consumer: str, *, count: int, block_s: float) -> Sequence[Message]:
         """Up to `count` entries that no consumer of the group has had; waits up to `block_s` for the first."""
         ...
 
@@ -98,6 +98,8 @@ class Subscriber(Protocol):
         """The group is done with these entries."""
         ...
 
-    async def claim(self, stream: str, group: str, consumer: str, *, min_idle_s: float, count: int) -> list[Message]:
+    async def claim(
+        self, stream: str, group: str, consumer: str, *, min_idle_s: float, count: int
+    ) -> Sequence[Message]:
         """Take over entries that another consumer has held unacknowledged for `min_idle_s`."""
         ...

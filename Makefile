@@ -1,12 +1,39 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+DEMO_SECONDS ?=
 
-.PHONY: install demo test soak bench docs check clean
+.PHONY: install demo test soak bench check docs clean
 
-install: $(VENV)/.installed  ## make .venv with everything in it
+install: $(VENV)/.installed  ## only makes .venv
 
 $(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "needs Python 3.11 or newer with venv (Debian: apt-get install python3-venv)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	touch $@
+	@touch $@
+
+demo: install  ## the service on its own servers, with ten simulated devices
+	@$(BIN)/iot-bridge demo $(if $(DEMO_SECONDS),--seconds $(DEMO_SECONDS))
+
+test: install  ## everything, on real servers
+	@scripts/servers
+	$(BIN)/python -m pytest -q -m "not soak"
+
+soak: install  ## 200,000 readings through ten kills, and the long faults
+	@scripts/servers
+	$(BIN)/python -m pytest -q -m soak tests/acceptance
+
+bench: install  ## readings per second, as ratios to ceilings of the same run
+	@scripts/servers
+	$(BIN)/python -m bench
+
+check: install  ## ruff, mypy, import-linter
+	scripts/check
+
+docs: install  ## the documentation site, in site/
+	$(BIN)/mkdocs build --strict
+
+clean:
+	rm -rf $(VENV) site build *.egg-info

@@ -29,6 +29,8 @@ from bridge.http.server import HttpServer
 from bridge.mqtt.session import MqttSession
 from bridge.pipeline.resolve import Resolver
 from bridge.pipeline.runner import Intake
+from bridge.pipeline.validate import Validator
+from bridge.reading import Delivery, Packet, Refusal, Source
 from bridge.settings import Settings
 from bridge.store.migrate import migrate
 from bridge.store.outbox import PostgresOutbox
@@ -84,6 +86,17 @@ class Pipeline:
             "maintenance": self._every(MAINTAIN_EVERY_S, self._maintain),
             "keys-used": self._every(TOUCH_KEYS_EVERY_S, self._touch_keys),
         }
+
+    async def check(self, packet: Packet, device_uuid: str | None, received_us: int) -> Refusal | None:
+        """The first refusal that the packet would meet now, without taking it in. Raises StoreUnavailable."""
+        sensors = await self.resolver.load({draft.sensor for draft in packet.drafts})
+        delivery = Delivery(packet, Source.REPLAY, b"", received_us, lambda _: None, device_uuid=device_uuid)
+        validator = Validator(self.settings.pipeline)
+        for draft in packet.drafts:
+            checked = validator.check(draft, sensors.get(draft.sensor), delivery)
+            if isinstance(checked, Refusal):
+                return checked
+        return None
 
     async def _every(self, interval_s: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         while True:

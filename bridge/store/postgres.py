@@ -41,6 +41,11 @@ class PostgresStore:
 
     async def open(self) -> None:
         """Connect and register. Raises StoreUnavailable; may be called again."""
+        await self.open_pool()
+        await self._connected_writer()
+
+    async def open_pool(self) -> None:
+        """Enough for look-ups: nothing is registered."""
         if self._pool is None:
             self._pool = AsyncConnectionPool(
                 self._settings.url,
@@ -53,7 +58,6 @@ class PostgresStore:
                 name="lookup",
             )
             await self._pool.open()
-        await self._connected_writer()
 
     async def close(self) -> None:
         """Close every connection; the instance's lock goes with its writer."""

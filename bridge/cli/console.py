@@ -1,0 +1,106 @@
+"""What every command shares: its options, its settings, its output and its exit codes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import msgspec
+import typer
+
+from bridge.errors import BridgeError, ConfigError, Unavailable
+
+if TYPE_CHECKING:
+    from bridge.settings import Settings
+    from bridge.store.admin import Admin
+
+OK, FAILED, USAGE, UNAVAILABLE, NOT_FOUND = 0, 1, 2, 3, 4
+
+Config = Annotated[Path | None, typer.Option("--config", help="TOML file with the settings.")]
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Data folder of an embedded service, running or not.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+
+
+class NotFound(BridgeError):
+    """The thing a command names is not there."""
+
+
+@contextmanager
+def settings(config: Path | None, data_dir: Path | None) -> Iterator[Settings]:
+    """The settings of the service that the command is about. Raises ConfigError."""
+    from bridge.settings import load
+
+    loaded = load(config)
+    if data_dir is not None:
+        from bridge.embedded.stack import attached
+
+        with attached(data_dir, loaded) as found:
+            yield found
+        return
+    if not loaded.database.url:
+        raise ConfigError(
+            ["database.url is not set: name the service with --data-dir DIR, --config FILE or IOT_BRIDGE_DATABASE__URL"]
+        )
+    yield loaded
+
+
+@contextmanager
+def admin(config: Path | None, data_dir: Path | None) -> Iterator[Admin]:
+    """A connection to the database of the service that the command is about."""
+    from bridge.store.admin import connect
+
+    with settings(config, data_dir) as found, connect(found.database.url) as connection:
+        yield connection
+
+
+def show(value: Any, as_json: bool, columns: Sequence[str] = ()) -> None:
+    """Print a document: JSON for scripts; for people a table of rows, or lines."""
+    if as_json:
+        sys.stdout.buffer.write(msgspec.json.encode(value, enc_hook=str) + b"\n")
+        sys.stdout.flush()
+    elif isinstance(value, list):
+        _table(value, columns)
+    else:
+        for key, item in value.items():
+            if isinstance(item, list) and item and isinstance(item[0], dict):
+                print(f"{key}:")
+                _table(item, ())
+            else:
+                print(f"{key}: {'' if item is None else item}")
+
+
+def _table(rows: list[dict[str, Any]], columns: Sequence[str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    if not rows:
+        print("nothing")
+        return
+    names = list(columns) or list(rows[0])
+    table = Table(*names, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*("" if row[name] is None else str(row[name]) for name in names))
+    # A pipe has no width: nothing is cut there.
+    Console(width=None if sys.stdout.isatty() else 1000, markup=False, highlight=False).print(table)
+
+
+def fail(error: BridgeError) -> NoReturn:
+    """Say what is wrong on standard error, and exit."""
+    lines = error.problems if isinstance(error, ConfigError) else [error.detail]
+    for line in lines:
+        print(f"error: {line}", file=sys.stderr)
+    if isinstance(error, NotFound):
+        raise SystemExit(NOT_FOUND)
+    if isinstance(error, Unavailable):
+        raise SystemExit(UNAVAILABLE)
+    raise SystemExit(USAGE)
+
+
+def check_name(name: str) -> str:
+    """A name of 1 to 200 printable characters. Raises ConfigError."""
+    if not 0 < len(name.strip()) <= 200 or not name.isprintable():
+        raise ConfigError(["a name has 1 to 200 printable characters"])
+    return name.strip()

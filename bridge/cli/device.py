@@ -1,0 +1,160 @@
+"""`iot-bridge device`: devices, their sensors and their keys."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bridge.cli.console import Config, DataDir, Json, NotFound, admin, check_name, show
+from bridge.errors import ConfigError
+
+if TYPE_CHECKING:
+    from bridge.store.admin import Admin
+
+UNITS = {
+    "temperature": "°C",
+    "humidity": "%",
+    "pressure": "hPa",
+    "air_quality": "ppm",
+    "voltage": "V",
+    "power": "W",
+    "ph": "pH",
+}
+"""Units of the known sensor types (DESIGN section 4)."""
+
+Device = Annotated[str, typer.Argument(help="UUID or id of the device.")]
+Expires = Annotated[str | None, typer.Option(help="When the key ends, e.g. 2027-01-31.")]
+
+
+def register(app: typer.Typer) -> None:
+    noun = typer.Typer(no_args_is_help=True, help="Devices, their sensors and keys.")
+    noun.command("add")(add)
+    noun.command("list")(list_devices)
+    noun.command("show")(show_device)
+    noun.command("disable")(disable)
+    noun.command("enable")(enable)
+    key = typer.Typer(no_args_is_help=True, help="Keys of a device.")
+    key.command("rotate")(rotate)
+    key.command("revoke")(revoke)
+    noun.add_typer(key, name="key")
+    app.add_typer(noun, name="device")
+
+
+def add(
+    name: Annotated[str, typer.Argument(help="A name for people.")],
+    sensor: Annotated[list[str] | None, typer.Option(help="NAME:TYPE[:UNIT], once for each sensor.")] = None,
+    config: Config = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Register a device. Its key is shown this once.
+
+    Example: iot-bridge device add greenhouse --sensor air:temperature --sensor soil:humidity:%
+    """
+    sensors = [parse_sensor(text) for text in sensor or []]
+    with admin(config, data_dir) as connection:
+        show(connection.add_device(check_name(name), sensors), json)
+
+
+def parse_sensor(text: str) -> tuple[str, str, str | None]:
+    """(name, type, unit) of NAME:TYPE[:UNIT]. Raises ConfigError."""
+    parts = text.split(":", 2)
+    if len(parts) < 2 or not all(parts[:2]):
+        raise ConfigError([f"--sensor {text}: write NAME:TYPE or NAME:TYPE:UNIT, e.g. air:temperature:°C"])
+    name, kind = check_name(parts[0]), check_name(parts[1])
+    return name, kind, check_name(parts[2]) if len(parts) > 2 else UNITS.get(kind)
+
+
+def list_devices(
+    limit: Annotated[int, typer.Option(min=1)] = 1000,
+    config: Config = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """List devices.
+
+    Example: iot-bridge device list --data-dir var/bridge
+    """
+    with admin(config, data_dir) as connection:
+        show(connection.fetch("list_devices", limit=limit), json)
+
+
+def show_device(device: Device, config: Config = None, data_dir: DataDir = None, json: Json = False) -> None:
+    """A device with its sensors and keys.
+
+    Example: iot-bridge device show 1
+    """
+    with admin(config, data_dir) as connection:
+        show(find(connection, device), json)
+
+
+def disable(device: Device, config: Config = None, data_dir: DataDir = None, json: Json = False) -> None:
+    """Take nothing from a device any more, within seconds.
+
+    Example: iot-bridge device disable 1
+    """
+    _set_status(device, "disabled", config, data_dir, json)
+
+
+def enable(device: Device, config: Config = None, data_dir: DataDir = None, json: Json = False) -> None:
+    """Take readings from a disabled device again.
+
+    Example: iot-bridge device enable 1
+    """
+    _set_status(device, "offline", config, data_dir, json)
+
+
+def _set_status(device: str, status: str, config: Config, data_dir: DataDir, json: bool) -> None:
+    with admin(config, data_dir) as connection:
+        found = find(connection, device)
+        connection.fetch("set_device_status", device_id=found["device_id"], status=status)
+        show({"device_id": found["device_id"], "device_uuid": found["device_uuid"], "status": status}, json)
+
+
+def rotate(
+    device: Device,
+    expires: Expires = None,
+    config: Config = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """A new key, shown this once. The newest key before it stays usable; older ones are revoked.
+
+    Example: iot-bridge device key rotate 1 --expires 2027-01-31
+    """
+    with admin(config, data_dir) as connection:
+        show(connection.rotate_device_key(find(connection, device)["device_id"], expires), json)
+
+
+def revoke(
+    device: Device,
+    key_id: Annotated[int | None, typer.Option("--key", help="Id of one key; without it, all of them.")] = None,
+    config: Config = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Revoke keys; they stop working within 5 s.
+
+    Example: iot-bridge device key revoke 1 --key 3
+    """
+    with admin(config, data_dir) as connection:
+        found = find(connection, device)
+        gone = connection.fetch("revoke_device_keys", device_id=found["device_id"], key_id=key_id)
+        if not gone:
+            raise NotFound("no such active key; see iot-bridge device show")
+        show({"revoked": [row["id"] for row in gone]}, json)
+
+
+def find(connection: Admin, device: str) -> dict[str, Any]:
+    """A device by UUID or id. Raises NotFound, ConfigError."""
+    from bridge.pipeline.decode import normal_uuid
+
+    number = int(device) if device.isascii() and device.isdecimal() and len(device) < 19 else None
+    uuid = normal_uuid(device) if number is None else None
+    if number is None and uuid is None:
+        raise ConfigError([f"{device}: neither a device UUID nor a device id"])
+    found = connection.device(uuid, number)
+    if found is None:
+        raise NotFound(f"no device {device}; see iot-bridge device list")
+    return found

@@ -1,0 +1,171 @@
+"""`iot-bridge quarantine`: what could not be stored, and why."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bridge.cli.console import FAILED, Config, DataDir, Json, NotFound, admin, settings, show
+from bridge.errors import ConfigError, DecodeError
+
+if TYPE_CHECKING:
+    from bridge.app import Pipeline
+    from bridge.reading import Packet, Receipt
+    from bridge.store.admin import Admin
+
+Ids = Annotated[list[int] | None, typer.Argument(help="Ids, as list shows them.")]
+Code = Annotated[str | None, typer.Option(help="Only this reason code.")]
+ALL = 1_000_000
+
+
+def register(app: typer.Typer) -> None:
+    noun = typer.Typer(no_args_is_help=True, help="Readings that could not be stored.")
+    noun.command("list")(list_rows)
+    noun.command("show")(show_row)
+    noun.command("replay")(replay)
+    noun.command("drop")(drop)
+    app.add_typer(noun, name="quarantine")
+
+
+def list_rows(
+    code: Code = None,
+    limit: Annotated[int, typer.Option(min=1)] = 100,
+    config: Config = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """List quarantined readings, newest first.
+
+    Example: iot-bridge quarantine list --code unknown_sensor
+    """
+    with admin(config, data_dir) as connection:
+        show(connection.fetch("list_quarantine", code=code, pending=None, limit=limit), json)
+
+
+def show_row(
+    row_id: Annotated[int, typer.Argument(help="Id, as list shows it.")],
+    config: Config = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """One quarantined reading with its bytes, as text where they are text and in hexadecimal.
+
+    Example: iot-bridge quarantine show 7
+    """
+    with admin(config, data_dir) as connection:
+        row = _row(connection, row_id)
+    payload = bytes(row.pop("payload"))
+    row.pop("received_us")
+    text = payload.decode(errors="replace")
+    row["text"] = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    row["hex"] = payload.hex()
+    show(row, json)
+
+
+def drop(
+    ids: Ids = None, code: Code = None, config: Config = None, data_dir: DataDir = None, json: Json = False
+) -> None:
+    """Delete quarantined readings; the ledger remembers how many.
+
+    Example: iot-bridge quarantine drop --code bad_json
+    """
+    with admin(config, data_dir) as connection:
+        chosen = _chosen(connection, ids, code, pending=False)
+        show({"dropped": connection.fetch("drop_quarantine", ids=chosen)[0]["dropped"]}, json)
+
+
+def replay(
+    ids: Ids = None, code: Code = None, config: Config = None, data_dir: DataDir = None, json: Json = False
+) -> None:
+    """Take quarantined bytes through the pipeline again, once their cause is mended.
+
+    What is stored now is marked as replayed; what is refused again stays as it was. Exit code 1 if any is.
+
+    Example: iot-bridge quarantine replay --code unknown_sensor
+    """
+    with settings(config, data_dir) as found:
+        from bridge.store.admin import connect
+
+        with connect(found.database.url) as connection:
+            chosen = _chosen(connection, ids, code, pending=True)
+            rows = [_row(connection, row_id) for row_id in chosen]
+            results = asyncio.run(_replay(found, rows))
+            for result in results:
+                if result["outcome"] in ("stored", "duplicate"):
+                    connection.fetch("mark_replayed", id=result["id"])
+    show(results, json, columns=("id", "outcome", "code", "detail"))
+    if any(result["outcome"] not in ("stored", "duplicate") for result in results):
+        raise SystemExit(FAILED)
+
+
+async def _replay(found: Any, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    from bridge.app import open_pipeline
+
+    async with open_pipeline(found) as pipeline:
+        return [await _replay_row(pipeline, row) for row in rows]
+
+
+async def _replay_row(pipeline: Pipeline, row: dict[str, Any]) -> dict[str, Any]:
+    from bridge.reading import Delivery, Outcome, Source
+
+    payload = bytes(row["payload"])
+    result = {"id": row["id"], "outcome": "refused", "code": None, "detail": ""}
+    try:
+        packet = _decode(row["topic"], payload)
+    except DecodeError as error:
+        return result | {"code": error.reason, "detail": error.detail}
+    if packet.refusals or not packet.drafts:
+        first = packet.refusals[0] if packet.refusals else None
+        return result | {"code": first.code if first else "bad_form", "detail": first.detail if first else "no reading"}
+    problem = await pipeline.check(packet, row["device_uuid"], row["received_us"])
+    if problem is not None:
+        return result | {"code": problem.code, "detail": problem.detail}
+    settled: asyncio.Future[Sequence[Receipt]] = asyncio.get_running_loop().create_future()
+    pipeline.intake.offer(
+        Delivery(
+            packet,
+            Source.REPLAY,
+            payload,
+            row["received_us"],  # judged by when it first came
+            settled.set_result,
+            device_uuid=row["device_uuid"],
+            topic=row["topic"],
+            key=f"q-{row['id']}",
+            patient=True,
+            retained=True,  # says nothing of the device being alive now
+        )
+    )
+    receipt = (await settled)[0]
+    return result | {"outcome": Outcome(receipt.outcome).name.lower(), "code": receipt.code, "detail": receipt.detail}
+
+
+def _decode(topic: str, payload: bytes) -> Packet:
+    """Decode by where it came from: an HTTP path or an MQTT topic. Raises DecodeError."""
+    from bridge.mqtt.topics import decode_message, parse_topic
+    from bridge.pipeline.decode import decode_api_bulk, decode_api_reading, decode_packet
+
+    if topic == "/ingest/readings":
+        return decode_api_reading(payload)
+    if topic == "/ingest/readings/bulk":
+        return decode_api_bulk(payload, max_readings=1)
+    if topic.startswith("/"):
+        return decode_packet(payload, max_readings=1)
+    return decode_message(parse_topic(topic), payload, max_readings=1)
+
+
+def _chosen(connection: Admin, ids: list[int] | None, code: str | None, *, pending: bool) -> list[int]:
+    if ids:
+        return ids
+    if code is None:
+        raise ConfigError(["name ids, or a reason code with --code"])
+    return [row["id"] for row in connection.fetch("list_quarantine", code=code, pending=pending, limit=ALL)]
+
+
+def _row(connection: Admin, row_id: int) -> dict[str, Any]:
+    rows = connection.fetch("show_quarantine", id=row_id)
+    if not rows:
+        raise NotFound(f"nothing in quarantine has the id {row_id}; see iot-bridge quarantine list")
+    return rows[0]

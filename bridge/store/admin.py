@@ -1,0 +1,147 @@
+"""What operators do to the registry and the books, for the commands. Synchronous.
+
+Flows in: checked arguments. Flows out: rows as dictionaries. Raises StoreUnavailable.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import sha256
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+
+from bridge.store import queries
+from bridge.store.faults import translate
+
+Row = dict[str, Any]
+
+
+def new_key(prefix: str) -> tuple[str, str]:
+    """A new key and its SHA-256: `<prefix>_<id>_<43 characters>`, 256 random bits."""
+    text = f"{prefix}_{secrets.token_hex(4)}_{secrets.token_urlsafe(32)}"
+    return text, sha256(text.encode()).hexdigest()
+
+
+class Admin:
+    """One connection; each method is one transaction."""
+
+    def __init__(self, connection: psycopg.Connection[Row]) -> None:
+        self._connection = connection
+        self._sql = queries.load("admin")
+
+    def fetch(self, query: str, **arguments: Any) -> list[Row]:
+        """All rows of a named query of `sql/admin.sql`."""
+        cursor = self._connection.execute(self._sql[query], arguments)
+        return cursor.fetchall() if cursor.description else []
+
+    def add_device(self, name: str, sensors: Sequence[tuple[str, str, str | None]]) -> Row:
+        """Register a device with its (name, type, unit) sensors. The answer has its key, in clear, this once."""
+        with self._connection.transaction():
+            device = self.fetch("add_device", name=name)[0]
+            made = [
+                self.fetch("add_sensor", device_id=device["id"], name=label, sensor_type=kind, unit=unit)[0]
+                for label, kind, unit in sensors
+            ]
+            key, digest = new_key("dk")
+            self.fetch("add_device_key", device_id=device["id"], hash=digest, expires_at=None)
+        return {
+            "device_id": device["id"],
+            "device_uuid": device["device_uuid"],
+            "name": name,
+            "device_key": key,
+            "sensors": made,
+        }
+
+    def device(self, uuid: str | None, number: int | None) -> Row | None:
+        """A device by UUID or by id, with its sensors and keys."""
+        found = self.fetch("find_device", uuid=uuid, id=number)
+        if not found:
+            return None
+        device_id = found[0]["device_id"]
+        return found[0] | {
+            "sensors": self.fetch("device_sensors", device_id=device_id),
+            "keys": self.fetch("device_keys", device_id=device_id),
+        }
+
+    def rotate_device_key(self, device_id: int, expires_at: str | None) -> Row:
+        """A new key beside the newest active one; older ones are revoked."""
+        key, digest = new_key("dk")
+        with self._connection.transaction():
+            self.fetch("revoke_older_device_keys", device_id=device_id)
+            made = self.fetch("add_device_key", device_id=device_id, hash=digest, expires_at=expires_at)[0]
+        return {"device_id": device_id, "key_id": made["id"], "device_key": key}
+
+    def add_api_key(self, name: str, expires_at: str | None) -> Row:
+        """A new API key, in clear, this once."""
+        key, digest = new_key("ak")
+        made = self.fetch("add_api_key", name=name, hash=digest, expires_at=expires_at)[0]
+        return {"key_id": made["id"], "name": name, "api_key": key}
+
+    def set_threshold(
+        self, sensor_id: int, condition: str, low: float | None, high: float | None, severity: str
+    ) -> Row:
+        """Set the sensor's threshold of this severity, in place of the one it has."""
+        with self._connection.transaction():
+            self.fetch("replace_threshold", sensor_id=sensor_id, severity=severity)
+            made = self.fetch(
+                "add_threshold", sensor_id=sensor_id, condition=condition, low=low, high=high, severity=severity
+            )[0]
+        return {
+            "threshold_id": made["id"],
+            "sensor_id": sensor_id,
+            "condition": condition,
+            "min": low,
+            "max": high,
+            "severity": severity,
+        }
+
+    def ledger(self, device_id: int | None = None) -> list[Row]:
+        """The books, one row a device."""
+        return self.fetch("ledger", device_id=device_id)
+
+    def verify(self) -> tuple[list[str], list[Row]]:
+        """Recount the tables against the books. Returns what does not agree, and gaps in sequences."""
+        with self._connection.transaction():
+            # One snapshot, or readings that arrive meanwhile would look like mistakes.
+            self._connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            books = self.ledger()
+            problems = [
+                f"device {row['device_id']}, {row['source']}: more settled than received"
+                for row in self.fetch("negative_books")
+            ]
+            readings = _counted(self.fetch("recount_readings"), "readings")
+            quarantined = _counted(self.fetch("recount_quarantine"), "rows")
+            gaps = self.fetch("sequence_gaps")
+        for row in books:
+            device = row["device_id"]
+            for what, book, table in (
+                ("stored", row["stored"], readings.pop(device, 0)),
+                ("quarantined", row["quarantined"], quarantined.pop(device, 0)),
+            ):
+                if book != table:
+                    problems.append(f"device {device}: the ledger has {book} {what}, the tables have {table}")
+        problems += [f"device {device}: {n} readings that no ledger line knows" for device, n in readings.items() if n]
+        problems += [f"device {device}: {n} quarantined rows unknown to it" for device, n in quarantined.items() if n]
+        return problems, gaps
+
+
+def _counted(rows: list[Row], column: str) -> Counter[int]:
+    total: Counter[int] = Counter()
+    for row in rows:
+        total[row["device_id"]] += row[column]
+    return total
+
+
+@contextmanager
+def connect(url: str) -> Iterator[Admin]:
+    """Raises StoreUnavailable, or StoreRefused for what the database will not take."""
+    try:
+        with psycopg.connect(url, autocommit=True, row_factory=dict_row, connect_timeout=5) as connection:
+            yield Admin(connection)
+    except psycopg.Error as error:
+        raise translate(error, sent=False) from error

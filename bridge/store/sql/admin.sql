@@ -1,0 +1,129 @@
+-- What operators ask, through the commands.
+
+-- name: add_device
+INSERT INTO devices (name) VALUES (%(name)s) RETURNING id, device_uuid::text
+
+-- name: add_sensor
+INSERT INTO sensors (device_id, name, sensor_type, unit) VALUES (%(device_id)s, %(name)s, %(sensor_type)s, %(unit)s)
+RETURNING id AS sensor_id, sensor_uuid::text, name, sensor_type, unit
+
+-- name: list_devices
+SELECT d.id AS device_id, d.device_uuid::text, d.name, d.status, d.last_seen_at::text, count(s.id) AS sensors
+FROM devices d LEFT JOIN sensors s ON s.device_id = d.id
+GROUP BY d.id ORDER BY d.id LIMIT %(limit)s
+
+-- name: find_device
+SELECT id AS device_id, device_uuid::text, name, status, last_seen_at::text FROM devices
+WHERE device_uuid = %(uuid)s::uuid OR id = %(id)s::bigint
+
+-- name: device_sensors
+SELECT s.id AS sensor_id, s.sensor_uuid::text, s.name, s.sensor_type, s.unit, s.is_active, s.operational_state,
+       l.latest_value, l.latest_timestamp::text
+FROM sensors s LEFT JOIN sensor_readings_latest l ON l.sensor_id = s.id
+WHERE s.device_id = %(device_id)s ORDER BY s.id
+
+-- name: device_keys
+SELECT id AS key_id, left(api_key_hash, 8) AS hash_prefix, is_active, created_at::text, expires_at::text, last_used_at::text,
+       revoked_at::text
+FROM device_api_keys WHERE device_id = %(device_id)s ORDER BY id
+
+-- name: set_device_status
+UPDATE devices SET status = %(status)s WHERE id = %(device_id)s
+
+-- name: add_device_key
+INSERT INTO device_api_keys (device_id, api_key_hash, expires_at)
+VALUES (%(device_id)s, %(hash)s, %(expires_at)s::timestamptz) RETURNING id
+
+-- name: revoke_older_device_keys
+-- Two active keys at most: the newest one stays beside the one that is about to be made.
+UPDATE device_api_keys SET is_active = false, revoked_at = now()
+WHERE device_id = %(device_id)s AND is_active AND id NOT IN (
+    SELECT id FROM device_api_keys WHERE device_id = %(device_id)s AND is_active ORDER BY id DESC LIMIT 1)
+
+-- name: revoke_device_keys
+UPDATE device_api_keys SET is_active = false, revoked_at = now()
+WHERE device_id = %(device_id)s AND is_active AND (%(key_id)s::bigint IS NULL OR id = %(key_id)s) RETURNING id
+
+-- name: add_api_key
+INSERT INTO api_keys (name, api_key_hash, expires_at) VALUES (%(name)s, %(hash)s, %(expires_at)s::timestamptz) RETURNING id
+
+-- name: list_api_keys
+SELECT id AS key_id, name, is_active, created_at::text, expires_at::text, last_used_at::text, revoked_at::text
+FROM api_keys ORDER BY id
+
+-- name: revoke_api_key
+UPDATE api_keys SET is_active = false, revoked_at = now() WHERE id = %(key_id)s AND is_active RETURNING id
+
+-- name: sensor_exists
+SELECT id FROM sensors WHERE id = %(sensor_id)s
+
+-- name: add_threshold
+INSERT INTO alert_thresholds (sensor_id, condition_type, threshold_value_min, threshold_value_max, severity)
+VALUES (%(sensor_id)s, %(condition)s, %(low)s, %(high)s, %(severity)s) RETURNING id
+
+-- name: replace_threshold
+-- One threshold for each severity of a sensor: setting it again replaces it.
+UPDATE alert_thresholds SET is_active = false WHERE sensor_id = %(sensor_id)s AND severity = %(severity)s AND is_active
+
+-- name: add_delta_threshold
+INSERT INTO delta_thresholds (sensor_id, abs_delta, cooldown_seconds) VALUES (%(sensor_id)s, %(abs_delta)s, %(cooldown)s)
+RETURNING id
+
+-- name: list_thresholds
+SELECT id AS threshold_id, sensor_id, condition_type AS condition, threshold_value_min AS min, threshold_value_max AS max,
+       severity
+FROM alert_thresholds WHERE is_active AND (%(sensor_id)s::bigint IS NULL OR sensor_id = %(sensor_id)s)
+ORDER BY sensor_id, id LIMIT 10000
+
+-- name: clear_thresholds
+UPDATE alert_thresholds SET is_active = false WHERE sensor_id = %(sensor_id)s AND is_active RETURNING id
+
+-- name: list_quarantine
+SELECT id, code, detail, device_uuid::text, source, topic, reading_index, received_at::text, replayed_at::text,
+       length(payload) AS bytes
+FROM quarantine
+WHERE (%(code)s::text IS NULL OR code = %(code)s) AND (%(pending)s::boolean IS NOT TRUE OR replayed_at IS NULL)
+ORDER BY id DESC LIMIT %(limit)s
+
+-- name: show_quarantine
+SELECT id, code, detail, device_id, device_uuid::text, source, topic, gateway, reading_index, received_at::text,
+       replayed_at::text, payload, to_us(received_at) AS received_us
+FROM quarantine WHERE id = %(id)s
+
+-- name: mark_replayed
+UPDATE quarantine SET replayed_at = now() WHERE id = %(id)s
+
+-- name: drop_quarantine
+SELECT drop_quarantine(%(ids)s::bigint[]) AS dropped
+
+-- name: ledger
+-- pending: received by a living process and not settled yet.
+SELECT l.device_id, d.device_uuid::text, d.name, sum(received)::bigint AS received, sum(stored)::bigint AS stored,
+       sum(duplicate)::bigint AS duplicate, sum(quarantined)::bigint AS quarantined, sum(returned)::bigint AS returned,
+       sum(received - stored - duplicate - quarantined - returned)::bigint AS pending
+FROM ingest_ledger l LEFT JOIN devices d ON d.id = l.device_id
+WHERE %(device_id)s::bigint IS NULL OR l.device_id = %(device_id)s
+GROUP BY l.device_id, d.device_uuid, d.name ORDER BY l.device_id
+
+-- name: recount_readings
+SELECT coalesce(s.device_id, 0) AS device_id, count(*) AS readings
+FROM sensor_readings r LEFT JOIN sensors s ON s.id = r.sensor_id GROUP BY 1
+UNION ALL
+SELECT device_id, dropped FROM readings_dropped
+
+-- name: recount_quarantine
+SELECT device_id, count(*) AS rows FROM quarantine GROUP BY 1
+UNION ALL
+SELECT device_id, dropped FROM quarantine_dropped
+
+-- name: negative_books
+SELECT instance, device_id, source FROM ingest_ledger
+WHERE received < stored + duplicate + quarantined + returned LIMIT 20
+
+-- name: sequence_gaps
+SELECT sensor_id, (max(sequence) - min(sequence) + 1 - count(DISTINCT sequence))::bigint AS missing
+FROM sensor_readings WHERE sequence IS NOT NULL
+GROUP BY sensor_id HAVING max(sequence) - min(sequence) + 1 > count(DISTINCT sequence) ORDER BY sensor_id LIMIT 1000
+
+-- name: outbox_left
+SELECT count(*) AS batches FROM ingest_outbox

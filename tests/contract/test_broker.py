@@ -1,0 +1,308 @@
+"""One suite over every broker: memory, Redis Streams, the throttle around either, and the split."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from bridge.broker.build import Broker
+from bridge.broker.events import ALERTS, DECISIONS, READINGS
+from bridge.broker.split import is_first
+from bridge.settings import BrokerSettings, RedisSettings, Settings
+from bridge.telemetry import Metrics
+from tests.publications import event_ids, publication, reading
+from tests.redis_process import RedisProcess
+
+GROUP = "ml-worker-group"
+MAXLEN = 300
+SENSORS = (1, 2, 3, 4, 5, 6)
+KINDS = {
+    "memory": BrokerSettings(kind="memory", memory_maxlen=MAXLEN),
+    "redis": BrokerSettings(stream_maxlen=MAXLEN),
+    "throttled memory": BrokerSettings(kind="memory", memory_maxlen=MAXLEN, throttle_interval_s=0.5),
+    "throttled redis": BrokerSettings(stream_maxlen=MAXLEN, throttle_interval_s=0.5),
+    "split": BrokerSettings(stream_maxlen=MAXLEN, memory_maxlen=MAXLEN, redis_percent=50),
+}
+
+
+@pytest.fixture(scope="module")
+def redis_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProcess]:
+    redis = RedisProcess(Path(tmp_path_factory.mktemp("redis")))
+    redis.start()
+    yield redis
+    redis.stop()
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+@pytest.fixture(params=list(KINDS))
+async def broker(
+    request: pytest.FixtureRequest, redis_process: RedisProcess, metrics: Metrics
+) -> AsyncIterator[Broker]:
+    redis_process.flush()
+    settings = Settings(redis=RedisSettings(url=redis_process.url), broker=KINDS[request.param])
+    broker = Broker(settings, metrics)
+    yield broker
+    await broker.close()
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float:
+    return metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+async def all_ids(broker: Broker, stream: str = READINGS) -> list[str]:
+    return [message.fields["event_id"] for message in await broker.streams.tail(stream, 10_000)]
+
+
+async def drain(broker: Broker, group: str = GROUP, consumer: str = "a") -> list[str]:
+    """Event ids of everything unread; acknowledged."""
+    found: list[str] = []
+    while messages := await broker.streams.read(READINGS, group, consumer, count=7, block_s=0):
+        found += [message.fields["event_id"] for message in messages]
+        await broker.streams.acknowledge(READINGS, group, [message.id for message in messages])
+    return found
+
+
+async def test_publish_entry_has_the_documented_fields(broker: Broker) -> None:
+    assert await broker.publisher.publish(publication(1, sensors=[1], alerts=[1]))
+    [message] = await broker.streams.tail(READINGS, 10)
+    assert dict(message.fields) == {
+        "event_id": "1-1769594401000000-",
+        "sensor_id": "1",
+        "sensor_type": "temperature",
+        "value": "20.142857142857142",
+        "timestamp": "1769594401.000000",
+        "ingested_ts": "1769594401.000000",
+        "sequence": "",
+        "class": "clean",
+        "device_id": "0",
+        "source": "http",
+        "gateway": "",
+    }
+    [message] = await broker.streams.tail(ALERTS, 10)
+    assert dict(message.fields) == {
+        "event_id": "1-1769594401000000-alert",
+        "alert_id": "9",
+        "sensor_id": "1",
+        "kind": "alert",
+        "severity": "critical",
+        "value": "99.5",
+        "threshold_id": "",
+        "triggered_at": "1769594401.000000",
+    }
+
+
+async def test_publish_keeps_the_order_of_each_sensor(broker: Broker) -> None:
+    rows = [publication(i, sensors=SENSORS) for i in range(1, 9)]
+    for row in rows:
+        assert await broker.publisher.publish(row)
+    found = await all_ids(broker)
+    assert sorted(found) == sorted(event_ids(*rows))
+    for sensor in SENSORS:
+        mine = [id for id in found if id.startswith(f"{sensor}-")]
+        assert mine == [id for id in event_ids(*rows) if id.startswith(f"{sensor}-")]
+
+
+async def test_publish_again_adds_nothing(broker: Broker, metrics: Metrics) -> None:
+    first, second = publication(1, sensors=SENSORS), publication(2, sensors=SENSORS, alerts=[1])
+    for row in (first, second, second, first, second):
+        assert await broker.publisher.publish(row)
+    assert sorted(await all_ids(broker)) == sorted(event_ids(first, second))
+    assert len(await all_ids(broker, ALERTS)) == 1
+    assert value(metrics, "iot_bridge_published_total", stream=READINGS) == 12
+
+
+async def test_publish_again_at_the_same_time_adds_nothing(broker: Broker) -> None:
+    row = publication(1, sensors=SENSORS)
+    assert all(await asyncio.gather(*(broker.publisher.publish(row) for _ in range(5))))
+    assert sorted(await all_ids(broker)) == sorted(event_ids(row))
+
+
+async def test_publish_of_another_life_of_the_database_is_no_repetition(broker: Broker) -> None:
+    """Made anew or restored, a database gives the same instances and outbox ids once more."""
+    old, new = publication(50), publication(1, life=1, sensors=[2])
+    assert await broker.publisher.publish(old)
+    assert await broker.publisher.publish(new)
+    assert await broker.publisher.publish(new)
+    assert sorted(await all_ids(broker)) == sorted(event_ids(old, new))
+
+
+async def test_publish_rows_of_no_instance_in_any_order(broker: Broker) -> None:
+    """Other programs' rows commit out of order: a lower id is not an older one."""
+    rows = [publication(i, instance=0, sensors=[i]) for i in (3, 1, 2)]
+    for row in rows + rows:
+        assert await broker.publisher.publish(row)
+    assert sorted(await all_ids(broker)) == sorted(event_ids(*rows))
+
+
+async def test_publish_many_rows_of_other_instances(broker: Broker) -> None:
+    rows = [publication(i, instance=i % 3 + 1, sensors=[i]) for i in range(1, 20)]
+    for row in rows:
+        assert await broker.publisher.publish(row)
+    assert sorted(await all_ids(broker)) == sorted(event_ids(*rows))
+
+
+@pytest.mark.parametrize("broker", ["redis", "throttled redis", "split"], indirect=True)
+async def test_publish_waits_for_what_must_come_first(broker: Broker) -> None:
+    later = publication(7, instance=2, after=[(1, 5), (0, 6)])
+    assert not await broker.publisher.publish(later)
+    assert await broker.publisher.publish(publication(5, sensors=[]))  # an empty row counts as well
+    assert not await broker.publisher.publish(later)
+    assert await all_ids(broker) == []
+    assert await broker.publisher.publish(publication(6, instance=0, sensors=[]))
+    assert await broker.publisher.publish(later)
+    assert await all_ids(broker) == event_ids(later)
+
+
+async def test_group_hands_each_entry_to_one_consumer(broker: Broker) -> None:
+    await broker.streams.ensure_group(READINGS, GROUP)
+    row = publication(1, sensors=SENSORS)
+    await broker.publisher.publish(row)
+    one = await broker.streams.read(READINGS, GROUP, "a", count=4, block_s=0)
+    two = await broker.streams.read(READINGS, GROUP, "b", count=4, block_s=0)
+    assert one
+    assert two
+    assert sorted(message.fields["event_id"] for message in [*one, *two]) == sorted(event_ids(row))
+    assert len({message.id for message in [*one, *two]}) == 6
+    assert await broker.streams.read(READINGS, GROUP, "a", count=4, block_s=0) == []
+
+
+async def test_each_group_gets_everything(broker: Broker) -> None:
+    row = publication(1, sensors=SENSORS)
+    await broker.streams.ensure_group(READINGS, "one")
+    await broker.publisher.publish(row)
+    await broker.streams.ensure_group(READINGS, "two")  # from the beginning
+    await broker.streams.ensure_group(READINGS, "two")  # and making it again changes nothing
+    assert sorted(await drain(broker, "one")) == sorted(event_ids(row))
+    assert sorted(await drain(broker, "two")) == sorted(event_ids(row))
+
+
+async def test_group_from_now_on_gets_only_what_comes(broker: Broker) -> None:
+    await broker.publisher.publish(publication(1, sensors=SENSORS))
+    await broker.streams.ensure_group(READINGS, GROUP, start="$")
+    row = publication(2, sensors=SENSORS)
+    await broker.publisher.publish(row)
+    assert sorted(await drain(broker)) == sorted(event_ids(row))
+
+
+async def test_read_without_a_group_makes_it(broker: Broker) -> None:
+    """A Redis that came back empty has lost its groups; consumers go on."""
+    row = publication(1)
+    await broker.publisher.publish(row)
+    found: list[str] = []
+    async with asyncio.timeout(5):
+        while not found:
+            found = await drain(broker)
+    assert found == event_ids(row)
+
+
+async def test_read_waits_for_an_entry(broker: Broker) -> None:
+    await broker.streams.ensure_group(READINGS, GROUP)
+    for outbox_id in (1, 2):
+        row = publication(outbox_id, sensors=SENSORS)
+        waiting = asyncio.create_task(broker.streams.read(READINGS, GROUP, "a", count=10, block_s=5))
+        await asyncio.sleep(0)
+        await broker.publisher.publish(row)
+        async with asyncio.timeout(2):
+            messages = await waiting
+        assert set(event_ids(row)) >= {message.fields["event_id"] for message in messages} > set()
+        await drain(broker)
+
+
+async def test_read_of_nothing_ends_after_its_wait(broker: Broker) -> None:
+    await broker.streams.ensure_group(READINGS, GROUP)
+    async with asyncio.timeout(2):
+        assert await broker.streams.read(READINGS, GROUP, "a", count=10, block_s=0.02) == []
+        assert await broker.streams.read_after(READINGS, "$", 10, 0.02) == []
+
+
+async def test_claim_takes_only_what_is_idle_and_unacknowledged(broker: Broker) -> None:
+    await broker.streams.ensure_group(READINGS, GROUP)
+    await broker.publisher.publish(publication(1, sensors=SENSORS))
+    held: list[str] = []
+    while messages := await broker.streams.read(READINGS, GROUP, "dead", count=10, block_s=0):
+        held += [message.id for message in messages]
+    await broker.streams.acknowledge(READINGS, GROUP, held[:2])
+    assert await broker.streams.claim(READINGS, GROUP, "heir", min_idle_s=60, count=10) == []
+    some = await broker.streams.claim(READINGS, GROUP, "heir", min_idle_s=0, count=3)
+    assert len(some) == 3
+    rest = await broker.streams.claim(READINGS, GROUP, "heir", min_idle_s=0, count=10)
+    assert sorted(message.id for message in rest) == sorted(held[2:])
+    await broker.streams.acknowledge(READINGS, GROUP, held)
+    assert await broker.streams.claim(READINGS, GROUP, "heir", min_idle_s=0, count=10) == []
+
+
+async def test_trimming_counts_what_a_group_has_not_read(broker: Broker, metrics: Metrics) -> None:
+    await broker.streams.ensure_group(READINGS, GROUP)
+    await broker.streams.ensure_group(READINGS, "quick")
+    rows = [publication(i, sensors=range(100)) for i in range(1, 12)]
+    for place, row in enumerate(rows):
+        await broker.publisher.publish(row)
+        assert sorted(await drain(broker, "quick")) == sorted(event_ids(row))
+        if place == 0:
+            assert sorted(await drain(broker)) == sorted(event_ids(row))
+    length = await broker.streams.length(READINGS)
+    assert length < 1100
+    left = await drain(broker)
+    assert len(left) == length
+    lost = value(metrics, "iot_bridge_stream_dropped_total", stream=READINGS, group=GROUP)
+    assert lost == 1000 - length
+    assert value(metrics, "iot_bridge_stream_dropped_total", stream=READINGS, group="quick") == 0
+
+
+async def test_lag_is_what_a_group_has_not_been_handed(broker: Broker) -> None:
+    assert await broker.streams.lag(READINGS) == {}
+    await broker.streams.ensure_group(READINGS, GROUP)
+    await broker.publisher.publish(publication(1, sensors=SENSORS))
+    assert await broker.streams.lag(READINGS) == {GROUP: 6}
+    await broker.streams.read(READINGS, GROUP, "a", count=1, block_s=0)
+    assert await broker.streams.lag(READINGS) == {GROUP: 5}
+
+
+async def test_plain_readers_follow_a_stream(broker: Broker) -> None:
+    rows = [publication(i, sensors=SENSORS) for i in range(1, 6)]
+    for row in rows:
+        await broker.publisher.publish(row)
+    everything = await broker.streams.read_after(READINGS, "0", 100, 0)
+    assert sorted(message.fields["event_id"] for message in everything) == sorted(event_ids(*rows))
+    followed: list[str] = []
+    at = "0"
+    while messages := await broker.streams.read_after(READINGS, at, 4, 0):
+        followed += [message.fields["event_id"] for message in messages]
+        at = messages[-1].id
+    assert followed == [message.fields["event_id"] for message in everything]
+    newest = await broker.streams.tail(READINGS, 4)
+    assert [message.fields for message in newest] == [message.fields for message in everything[-4:]]
+    assert await broker.streams.read_after(READINGS, newest[-1].id, 10, 0) == []
+
+
+async def test_append_adds_an_entry_of_a_consumer(broker: Broker) -> None:
+    await broker.streams.append(DECISIONS, {"event_id": "x", "sensor_id": "3", "decision": "alert"})
+    [message] = await broker.streams.tail(DECISIONS, 5)
+    assert dict(message.fields) == {"event_id": "x", "sensor_id": "3", "decision": "alert"}
+
+
+async def test_ping_answers(broker: Broker) -> None:
+    await broker.streams.ping()
+
+
+@pytest.mark.parametrize("broker", ["throttled memory", "throttled redis"], indirect=True)
+async def test_throttle_passes_one_reading_per_interval_and_every_alert(broker: Broker, metrics: Metrics) -> None:
+    await broker.publisher.publish(publication(1, sensors=[1, 1, 2, 1], alerts=[1, 1]))
+    await broker.publisher.publish(publication(2, sensors=[1]))
+    assert await all_ids(broker) == [reading(1, 1).event_id, reading(2, 1).event_id, reading(1, 2).event_id]
+    assert len(await all_ids(broker, ALERTS)) == 2
+    assert value(metrics, "iot_bridge_throttled_total") == 2
+
+
+def test_split_is_stable_and_only_grows() -> None:
+    shares = [{sensor for sensor in range(2000) if is_first(sensor, percent)} for percent in (0, 10, 50, 100)]
+    assert [len(share) for share in shares] == [0, pytest.approx(200, abs=40), pytest.approx(1000, abs=80), 2000]
+    assert shares[1] < shares[2] < shares[3]
+    assert [sensor for sensor in range(20) if is_first(sensor, 50)] == [0, 2, 3, 4, 6, 7, 9, 10, 13, 14, 15, 18]

@@ -1,0 +1,300 @@
+"""The relay over a table and a publisher that are Protocol implementations, and can be away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bridge.broker import relay as relay_module
+from bridge.broker.relay import Relay
+from bridge.errors import BrokerUnavailable
+from bridge.reading import Publication
+from bridge.settings import BrokerSettings
+from bridge.telemetry import Metrics
+from tests.outbox_table import MemoryOutboxTable
+from tests.publications import START_US, publication
+from tests.waiting import eventually
+
+
+class MarkingPublisher:
+    """Keeps to `Publisher.publish` strictly: a lower id of an instance is taken for a repetition, and lost."""
+
+    def __init__(self) -> None:
+        self.added: list[tuple[int, int]] = []
+        self.marks: dict[int, int] = {}
+        self.away = False
+        self.fails_after_adding = False
+        self.calls = 0
+
+    @property
+    def ids(self) -> list[int]:
+        return [outbox_id for _, outbox_id in self.added]
+
+    async def publish(self, publication: Publication) -> bool:
+        await asyncio.sleep(0)
+        self.calls += 1
+        if self.away:
+            raise BrokerUnavailable("away")
+        if publication.outbox_id <= self.marks.get(publication.instance, 0):
+            return True
+        if any(self.marks.get(instance, 0) < outbox_id for instance, outbox_id in publication.after):
+            return False
+        self.marks[publication.instance] = publication.outbox_id
+        self.added.append((publication.instance, publication.outbox_id))
+        if self.fails_after_adding:
+            self.fails_after_adding = False
+            raise BrokerUnavailable("the answer was lost")
+        return True
+
+
+class Bench:
+    """A relay with its surroundings; `commit` does what the pipeline does with a batch."""
+
+    def __init__(self, queue_readings: int = 1_000) -> None:
+        self.table = MemoryOutboxTable()
+        self.publisher = MarkingPublisher()
+        self.metrics = Metrics()
+        broker = BrokerSettings(relay_queue_readings=queue_readings, relay_sweep_s=0.01)
+        self.relay = Relay(self.publisher, self.table, broker, self.metrics, Random(1), lambda: START_US + 60_000_000)
+
+    def commit(self, *ids: int) -> None:
+        for outbox_id in ids:
+            row = publication(outbox_id)
+            self.table.commit(row)
+            self.relay.offer(row)
+
+    @asynccontextmanager
+    async def running(self, *, sweep: bool = False) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(self.relay.run(), name="relay")]
+        if sweep:
+            tasks.append(asyncio.create_task(self.relay.sweep_forever(), name="sweep"))
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def published(self, ids: Iterable[int]) -> None:
+        wanted = list(ids)
+        try:
+            await eventually(lambda: len(self.publisher.added) >= len(wanted))
+        finally:
+            assert self.publisher.ids == wanted
+
+
+@pytest.fixture(autouse=True)
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay_module, "RETRY_MAX_S", relay_module.RETRY_MIN_S)
+
+
+async def test_offer_is_published_in_order_and_its_rows_taken_once() -> None:
+    bench = Bench()
+    async with bench.running():
+        bench.commit(3, 5, 8)
+        await bench.published([3, 5, 8])
+        assert await bench.relay.drain(1.0)
+    assert bench.relay.take_published() == []
+    assert bench.table.rows == {}
+    assert bench.table.reads == 0  # the normal path asks the table nothing
+    assert bench.relay.idle
+
+
+async def test_take_published_given_back_is_taken_again() -> None:
+    bench = Bench()
+    async with bench.running():
+        bench.commit(1, 2)
+        await bench.published([1, 2])
+        await asyncio.sleep(0)
+        taken = bench.relay.take_published()
+        bench.relay.give_back(taken)
+        assert sorted(bench.relay.take_published()) == [1, 2]
+
+
+async def test_publish_latency_is_from_measured_to_published() -> None:
+    bench = Bench()
+    async with bench.running():
+        bench.commit(1)  # measured one second after the start, published at sixty
+        await bench.published([1])
+        await bench.relay.drain(1.0)
+    labels = {"stage": "publish"}
+    assert bench.metrics.registry.get_sample_value("iot_bridge_stage_seconds_sum", labels) == 59.0
+
+
+async def test_broker_away_for_a_while_loses_nothing() -> None:
+    bench = Bench()
+    bench.publisher.away = True
+    async with bench.running():
+        bench.commit(1, 2, 3)
+        await eventually(lambda: bench.publisher.calls >= 3)
+        assert bench.relay.problem == "away"
+        bench.publisher.away = False
+        await bench.published([1, 2, 3])
+        await eventually(lambda: not bench.relay.problem)
+
+
+async def test_lost_answer_publishes_nothing_twice() -> None:
+    bench = Bench()
+    bench.publisher.fails_after_adding = True
+    async with bench.running():
+        bench.commit(1, 2)
+        await bench.published([1, 2])
+        assert await bench.relay.drain(1.0)
+
+
+async def test_full_queue_leaves_the_rest_to_the_table_in_order() -> None:
+    bench = Bench(queue_readings=3)
+    bench.publisher.away = True
+    async with bench.running():
+        bench.commit(*range(1, 200))
+        await eventually(lambda: bench.publisher.calls >= 1)
+        bench.publisher.away = False
+        await bench.published(range(1, 200))
+        bench.commit(200, 201)
+        await bench.published(range(1, 202))
+        assert await bench.relay.drain(1.0)
+        reads = bench.table.reads
+        assert 4 <= reads <= 8  # in pages, not one by one
+        bench.commit(202)
+        await bench.published(range(1, 203))
+        assert bench.table.reads == reads  # memory has taken over again
+
+
+async def test_offers_while_the_table_is_read_back_keep_their_place() -> None:
+    bench = Bench(queue_readings=2)
+    async with bench.running():
+        for outbox_id in range(1, 400):
+            bench.commit(outbox_id)
+            if outbox_id % 3 == 0:
+                await asyncio.sleep(0)
+        await bench.published(range(1, 400))
+        assert await bench.relay.drain(1.0)
+    assert bench.table.rows == {}
+
+
+async def test_recovered_row_comes_before_later_offers() -> None:
+    bench = Bench()
+    async with bench.running():
+        bench.commit(1)
+        bench.table.commit(publication(2))  # committed, and its answer lost
+        bench.relay.recover()
+        bench.commit(3)
+        await bench.published([1, 2, 3])
+
+
+async def test_table_away_while_rows_are_left_in_it() -> None:
+    bench = Bench()
+    bench.table.away = True
+    async with bench.running():
+        bench.table.commit(publication(1))
+        bench.relay.recover()
+        bench.commit(2)
+        await asyncio.sleep(0)
+        bench.commit(3)
+        assert not await bench.relay.drain(0.02)
+        bench.table.away = False
+        await bench.published([1, 2, 3])
+
+
+async def test_row_waits_for_the_row_of_a_living_process() -> None:
+    bench = Bench()
+    bench.table.commit(publication(4, instance=2))
+    late = publication(5, after=[(2, 4)])
+    async with bench.running():
+        bench.relay.offer(late)
+        bench.commit(6)
+        await eventually(lambda: bench.publisher.calls >= 8)
+        assert bench.publisher.added == []
+        bench.publisher.marks[2] = 4
+        await bench.published([5, 6])
+
+
+async def test_row_does_not_wait_for_a_row_that_is_gone() -> None:
+    """Redis came back empty: it has forgotten what was published before."""
+    bench = Bench()
+    async with bench.running():
+        bench.relay.offer(publication(5, after=[(2, 4)]))
+        await bench.published([5])
+
+
+async def test_rows_of_dead_processes_are_published_in_order_and_deleted() -> None:
+    bench = Bench()
+    bench.table.commit(
+        publication(2, instance=7),
+        publication(3, instance=8, after=[(7, 2)]),
+        publication(4, instance=7, after=[(8, 3)]),
+        publication(5, instance=9, after=[(6, 1)]),  # its dependency is gone
+    )
+    async with bench.running(sweep=True):
+        await bench.published([2, 3, 4, 5])
+        await eventually(lambda: not bench.table.rows)
+        depth = bench.metrics.registry.get_sample_value
+        await eventually(lambda: depth("iot_bridge_outbox_batches") == 0)
+
+
+async def test_row_that_waits_for_a_dead_process_gets_it_swept() -> None:
+    bench = Bench()
+    bench.table.commit(publication(4, instance=2))
+    async with bench.running(sweep=True):
+        bench.relay.offer(publication(5, after=[(2, 4)]))
+        await bench.published([4, 5])
+
+
+async def test_published_rows_that_no_batch_takes_are_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay_module, "IDLE_FLUSH_S", 0.05)
+    bench = Bench()
+    async with bench.running(sweep=True):
+        bench.commit(1, 2)
+        await eventually(lambda: not bench.table.rows)
+        assert bench.publisher.ids == [1, 2]
+        await eventually(lambda: bench.relay.idle)
+
+
+async def test_drain_ends_at_its_deadline() -> None:
+    bench = Bench()
+    bench.publisher.away = True
+    async with bench.running():
+        bench.commit(1)
+        assert not await bench.relay.drain(0.02)
+    assert bench.table.rows.keys() == {1}
+
+
+STEPS = st.lists(st.sampled_from(["commit", "commit", "commit", "lose", "broker", "table", "lost answer", "turn"]))
+
+
+@settings(max_examples=40, deadline=None)
+@given(STEPS, st.integers(1, 5))
+def test_any_mishaps_publish_every_row_once_and_in_order(steps: list[str], queue_readings: int) -> None:
+    async def play() -> None:
+        bench = Bench(queue_readings)
+        newest = 0
+        async with bench.running():
+            for step in steps:
+                if step == "commit":
+                    newest += 1
+                    bench.commit(newest)
+                elif step == "lose":
+                    newest += 1
+                    bench.table.commit(publication(newest))
+                    bench.relay.recover()
+                elif step == "broker":
+                    bench.publisher.away = not bench.publisher.away
+                elif step == "table":
+                    bench.table.away = not bench.table.away
+                elif step == "lost answer":
+                    bench.publisher.fails_after_adding = True
+                else:
+                    for _ in range(5):
+                        await asyncio.sleep(0)
+            bench.publisher.away = bench.table.away = False
+            await bench.published(range(1, newest + 1))
+            assert await bench.relay.drain(2.0)
+        assert bench.table.rows == {}
+
+    asyncio.run(play())

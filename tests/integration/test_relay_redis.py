@@ -11,6 +11,7 @@ from random import Random
 import pytest
 
 from bridge.broker.events import READINGS
+from bridge.broker.message import StreamMessage
 from bridge.broker.redis import RedisBroker
 from bridge.broker.relay import Relay
 from bridge.errors import BrokerUnavailable
@@ -114,7 +115,7 @@ async def test_redis_that_comes_back_empty_goes_on(redis: RedisProcess) -> None:
         later = publication(3, after=[(2, 2)])  # published by another process to the Redis that was
         relay.offer(later)
         assert await relay.drain(5.0)
-        messages = []
+        messages: list[StreamMessage] = []
         async with asyncio.timeout(5):
             while not messages:
                 messages = await broker.read(READINGS, "ml-worker-group", "a", count=10, block_s=0.1)

@@ -188,6 +188,20 @@ async def test_recovered_row_comes_before_later_offers() -> None:
         await bench.published([1, 2, 3])
 
 
+async def test_offer_of_a_row_that_was_read_back_already_publishes_it_once() -> None:
+    bench = Bench()
+    async with bench.running():
+        bench.table.commit(publication(1))  # the table shows a row before the pipeline has its answer
+        bench.relay.recover()
+        await bench.published([1])
+        bench.relay.offer(publication(1))
+        bench.commit(2)
+        await bench.published([1, 2])
+        assert bench.publisher.calls == 2
+        await bench.relay.drain(1.0)
+        assert bench.relay.take_published() == []
+
+
 async def test_table_away_while_rows_are_left_in_it() -> None:
     bench = Bench()
     bench.table.away = True

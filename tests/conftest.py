@@ -1,0 +1,68 @@
+"""Fixtures: real servers, stopped afterwards."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.servers import MosquittoProcess, PostgresServer, RedisServer, mosquitto_program
+
+
+@pytest.fixture
+def short_dir() -> Iterator[Path]:
+    """A folder with a path short enough for unix sockets."""
+    folder = Path(tempfile.mkdtemp(prefix="ib"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """One PostgreSQL for the whole run. A test that stops it starts it again."""
+    folder = Path(tempfile.mkdtemp(prefix="ib"))
+    server = PostgresServer(folder / "pg")
+    yield server
+    server.close()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """A database of the newest schema, of this test alone."""
+    postgres_server.start()
+    name = postgres_server.create_migrated()
+    yield postgres_server.url_of(name)
+    postgres_server.start()
+    postgres_server.drop_database(name)
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis of this test alone, with its append-only file on."""
+    folder = tmp_path / "redis"
+    folder.mkdir()
+    server = RedisServer(folder)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def mosquitto(tmp_path: Path) -> Iterator[MosquittoProcess]:
+    """A Mosquitto of this test alone."""
+    program = mosquitto_program()
+    if program is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("mosquitto is missing: scripts/servers installs it (apt-get install mosquitto)")
+        pytest.skip("mosquitto is not installed; scripts/servers installs it")
+    folder = tmp_path / "mosquitto"
+    folder.mkdir()
+    server = MosquittoProcess(program, folder)
+    server.start()
+    yield server
+    server.stop()

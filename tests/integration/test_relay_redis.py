@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from random import Random
 
 import pytest
@@ -20,22 +19,14 @@ from bridge.settings import BrokerSettings, RedisSettings
 from bridge.telemetry import Metrics
 from tests.outbox_table import MemoryOutboxTable
 from tests.publications import START_US, event_ids, publication
-from tests.redis_process import RedisProcess
+from tests.servers import RedisServer
 from tests.waiting import eventually
 
 SENSORS = range(20)
 
 
-@pytest.fixture
-def redis(tmp_path: Path) -> Iterator[RedisProcess]:
-    redis = RedisProcess(tmp_path)
-    redis.start()
-    yield redis
-    redis.stop()
-
-
-def connect(redis: RedisProcess, timeout_s: float = 1.0) -> RedisBroker:
-    return RedisBroker(RedisSettings(url=redis.url, timeout_s=timeout_s), BrokerSettings(), Metrics())
+def connect(redis_server: RedisServer, timeout_s: float = 1.0) -> RedisBroker:
+    return RedisBroker(RedisSettings(url=redis_server.url, timeout_s=timeout_s), BrokerSettings(), Metrics())
 
 
 @asynccontextmanager
@@ -56,8 +47,8 @@ async def found(broker: RedisBroker) -> list[str]:
     return [message.fields["event_id"] for message in await broker.tail(READINGS, 100_000)]
 
 
-async def test_redis_killed_and_started_again_while_publishing(redis: RedisProcess) -> None:
-    broker, table = connect(redis), MemoryOutboxTable()
+async def test_redis_killed_and_started_again_while_publishing(redis_server: RedisServer) -> None:
+    broker, table = connect(redis_server), MemoryOutboxTable()
     rows: list[Publication] = []
 
     async def commit(count: int, relay: Relay) -> None:
@@ -71,10 +62,10 @@ async def test_redis_killed_and_started_again_while_publishing(redis: RedisProce
         for _ in range(3):
             busy = asyncio.create_task(commit(300, relay))
             await eventually(lambda: len(rows) % 300 > 80)
-            redis.kill()
+            redis_server.kill()
             await busy
             await eventually(lambda: bool(relay.problem))
-            redis.start()
+            redis_server.start()
             assert await relay.drain(20.0)
         assert relay.problem == ""
         assert await found(broker) == event_ids(*rows)
@@ -82,9 +73,9 @@ async def test_redis_killed_and_started_again_while_publishing(redis: RedisProce
     await broker.close()
 
 
-async def test_two_processes_publish_each_row_once_and_in_order(redis: RedisProcess) -> None:
+async def test_two_processes_publish_each_row_once_and_in_order(redis_server: RedisServer) -> None:
     """Every row touches the same sensors, so that each must follow the other process's last one."""
-    brokers = [connect(redis), connect(redis)]
+    brokers = [connect(redis_server), connect(redis_server)]
     tables = [MemoryOutboxTable(1, living=[2]), MemoryOutboxTable(2, living=[1])]
     tables[1].rows = tables[0].rows  # one database
     rows: list[Publication] = []
@@ -105,13 +96,13 @@ async def test_two_processes_publish_each_row_once_and_in_order(redis: RedisProc
         await broker.close()
 
 
-async def test_redis_that_comes_back_empty_goes_on(redis: RedisProcess) -> None:
-    broker, table = connect(redis), MemoryOutboxTable()
+async def test_redis_that_comes_back_empty_goes_on(redis_server: RedisServer) -> None:
+    broker, table = connect(redis_server), MemoryOutboxTable()
     await broker.ensure_group(READINGS, "ml-worker-group", start="$")
     async with relaying(broker, table) as relay:
         relay.offer(publication(1))
         assert await relay.drain(5.0)
-        redis.flush()
+        redis_server.flush()
         later = publication(3, after=[(2, 2)])  # published by another process to the Redis that was
         relay.offer(later)
         assert await relay.drain(5.0)
@@ -123,24 +114,24 @@ async def test_redis_that_comes_back_empty_goes_on(redis: RedisProcess) -> None:
     await broker.close()
 
 
-async def test_publish_to_a_redis_that_hangs_ends_and_may_be_repeated(redis: RedisProcess) -> None:
-    broker = connect(redis, timeout_s=0.3)
+async def test_publish_to_a_redis_that_hangs_ends_and_may_be_repeated(redis_server: RedisServer) -> None:
+    broker = connect(redis_server, timeout_s=0.3)
     await broker.publish(publication(1))
-    redis.pause()
+    redis_server.pause()
     async with asyncio.timeout(5):
         with pytest.raises(BrokerUnavailable):
             await broker.publish(publication(2))
         with pytest.raises(BrokerUnavailable):
             await broker.read(READINGS, "ml-worker-group", "a", count=1, block_s=0.1)
-    redis.resume()
+    redis_server.resume()
     await broker.publish(publication(2))
     assert await found(broker) == event_ids(publication(1), publication(2))
     await broker.close()
 
 
-async def test_every_call_to_a_redis_that_is_away_says_so(redis: RedisProcess) -> None:
-    broker = connect(redis)
-    redis.kill()
+async def test_every_call_to_a_redis_that_is_away_says_so(redis_server: RedisServer) -> None:
+    broker = connect(redis_server)
+    redis_server.kill()
     calls = [
         broker.ping(),
         broker.publish(publication(1)),

@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import time
 import warnings
@@ -228,6 +229,8 @@ class TcpProxy:
     def cut(self) -> None:
         """Reset every connection, losing what is under way."""
         for writer in list(self._writers):
+            # Linger of 0 s: a reset, where a plain close would be an orderly end.
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
 
     def half_close(self) -> None:

@@ -87,7 +87,7 @@ async def test_proxy_passes_stalls_and_cuts() -> None:
         assert await reader.readexactly(3) == b"two"
         proxy.cut()
         with pytest.raises(ConnectionResetError):
-            await until(lambda: reader.read(1))
+            await asyncio.wait_for(reader.read(1), 2)
         await _close(writer)
 
 

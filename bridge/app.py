@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -27,8 +28,10 @@ from bridge.http.app import Parts, build_app
 from bridge.http.keys import KeyRing
 from bridge.http.server import HttpServer
 from bridge.mqtt.session import MqttSession
+from bridge.pipeline.ports import Outbox
 from bridge.pipeline.resolve import Resolver
 from bridge.pipeline.runner import Intake
+from bridge.pipeline.unpublished import LeftInTable
 from bridge.pipeline.validate import Validator
 from bridge.reading import Delivery, Packet, Refusal, Source
 from bridge.settings import Settings
@@ -39,6 +42,8 @@ from bridge.store.registry import Registry
 from bridge.telemetry import Metrics
 
 log = structlog.get_logger("app")
+
+Work = Callable[[], Coroutine[Any, Any, None]]
 
 CHANGES_BACK_S = 15.0
 """How far back the change feed is read each time: transactions commit later than they write."""
@@ -53,38 +58,32 @@ def now_us() -> int:
 
 
 class Pipeline:
-    """Everything behind the doors, open and running."""
+    """Everything behind the doors but the relay: open and running."""
 
-    def __init__(self, settings: Settings, store: PostgresStore, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, store: PostgresStore, outbox: Outbox, metrics: Metrics) -> None:
         self.settings = settings
         self.metrics = metrics
         self.store = store
         self.registry = Registry(store)
-        self.broker = Broker(settings, metrics)
-        random = Random()
-        self.relay = Relay(self.broker.publisher, PostgresOutbox(store), settings.broker, metrics, random, now_us)
         self.resolver = Resolver(store, settings.pipeline, metrics, time.monotonic)
         self.keys = KeyRing(self.registry.find_keys, settings.keys, metrics, time.monotonic, now_us)
         self.intake = Intake(
             resolver=self.resolver,
             store=store,
-            outbox=self.relay,
+            outbox=outbox,
             instance=store.instance,
             settings=settings.pipeline,
             metrics=metrics,
-            random=random,
+            random=Random(),
             now_us=now_us,
         )
 
-    def tasks(self) -> dict[str, Coroutine[Any, Any, None]]:
-        """What runs for as long as the process does."""
+    def housekeeping(self) -> dict[str, Work]:
+        """What a service does beside its main job."""
         return {
-            "pipeline": self.intake.run(),
-            "relay": self.relay.run(),
-            "relay-sweep": self.relay.sweep_forever(),
-            "changes": self._every(self.settings.pipeline.change_poll_s, self._follow_changes),
-            "maintenance": self._every(MAINTAIN_EVERY_S, self._maintain),
-            "keys-used": self._every(TOUCH_KEYS_EVERY_S, self._touch_keys),
+            "changes": partial(self._every, self.settings.pipeline.change_poll_s, self._follow_changes),
+            "maintenance": partial(self._every, MAINTAIN_EVERY_S, self._maintain),
+            "keys-used": partial(self._every, TOUCH_KEYS_EVERY_S, self.touch_keys),
         }
 
     async def check(self, packet: Packet, device_uuid: str | None, received_us: int) -> Refusal | None:
@@ -98,13 +97,13 @@ class Pipeline:
                 return checked
         return None
 
-    async def _every(self, interval_s: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def _every(self, interval_s: float, work: Work) -> None:
         while True:
             try:
                 await work()
                 await asyncio.sleep(interval_s)
             except StoreUnavailable as error:
-                log.debug("postponed", work=work.__name__, detail=error.detail)
+                log.debug("postponed", work=getattr(work, "__name__", ""), detail=error.detail)
                 await asyncio.sleep(min(interval_s, RECONNECT_S))
 
     async def _follow_changes(self) -> None:
@@ -128,7 +127,7 @@ class Pipeline:
         if folded:
             log.info("books_closed", instances=folded)
 
-    async def _touch_keys(self) -> None:
+    async def touch_keys(self) -> None:
         used = self.keys.take_used()
         if used:
             await self.registry.touch_keys(used)
@@ -136,38 +135,43 @@ class Pipeline:
 
 @asynccontextmanager
 async def open_pipeline(settings: Settings) -> AsyncIterator[Pipeline]:
-    """The pipeline without doors, for commands. Raises StoreUnavailable where the database is away."""
+    """The pipeline without doors and relay, for commands: a running service publishes what they store.
+
+    Raises StoreUnavailable where the database is away.
+    """
+    logs.configure(settings.log.model_copy(update={"level": "warning"}))
     store = PostgresStore(settings.database, settings.service.name)
     await store.open()
-    async with _running(Pipeline(settings, store, Metrics())) as pipeline:
-        yield pipeline
+    pipeline = Pipeline(settings, store, LeftInTable(), Metrics())
+    try:
+        async with _running({"pipeline": pipeline.intake.run}):
+            yield pipeline
+            await _drain(pipeline)
+    finally:
+        await store.close()
 
 
 @asynccontextmanager
-async def _running(pipeline: Pipeline) -> AsyncIterator[Pipeline]:
-    """Run a pipeline's tasks; on the way out drain it, publish, and close the stores."""
-    deadline_s = pipeline.settings.service.shutdown_s
-    running = [asyncio.create_task(_supervised(name, work), name=name) for name, work in pipeline.tasks().items()]
+async def _running(works: dict[str, Work]) -> AsyncIterator[None]:
+    """Run tasks beside the body."""
+    tasks = [asyncio.create_task(_supervised(name, work), name=name) for name, work in works.items()]
     try:
-        yield pipeline
-        if not await pipeline.intake.drain(deadline_s * 0.4):
-            log.warning("not_drained", readings=pipeline.intake.queued)
-        if not await pipeline.relay.drain(deadline_s * 0.2):
-            log.info("outbox_left", detail="what is not published stays in the outbox table")
-        with suppress(BridgeError):
-            await pipeline._touch_keys()
+        yield
     finally:
-        for task in running:
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
-        await pipeline.broker.close()
-        await pipeline.store.close()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _supervised(name: str, work: Coroutine[Any, Any, None]) -> None:
+async def _drain(pipeline: Pipeline) -> None:
+    if not await pipeline.intake.drain(pipeline.settings.service.shutdown_s * 0.4):
+        log.warning("not_drained", readings=pipeline.intake.queued)
+
+
+async def _supervised(name: str, work: Work) -> None:
     """The one place that catches everything: a task that ends unexpectedly ends the process."""
     try:
-        await work
+        await work()
     except Exception:
         log.exception("task_failed", task=name)
         signal.raise_signal(signal.SIGTERM)
@@ -196,9 +200,28 @@ async def _serve(settings: Settings, stack: EmbeddedStack | None) -> int:
     store = PostgresStore(settings.database, settings.service.name)
     if not await _until_open(store, stop):
         return 0
-    pipeline = Pipeline(settings, store, Metrics())
-    async with _running(pipeline):
-        await _run_doors(pipeline, stop, stack)
+    metrics = Metrics()
+    broker = Broker(settings, metrics)
+    relay = Relay(broker.publisher, PostgresOutbox(store), settings.broker, metrics, Random(), now_us)
+    pipeline = Pipeline(settings, store, relay, metrics)
+    works = {
+        "pipeline": pipeline.intake.run,
+        "relay": relay.run,
+        "relay-sweep": relay.sweep_forever,
+        "streams": broker.watch_forever,
+        **pipeline.housekeeping(),
+    }
+    try:
+        async with _running(works):
+            await _run_doors(pipeline, stop, stack)
+            await _drain(pipeline)
+            if not await relay.drain(settings.service.shutdown_s * 0.2):
+                log.info("outbox_left", detail="what is not published stays in the outbox table")
+            with suppress(BridgeError):
+                await pipeline.touch_keys()
+    finally:
+        await broker.close()
+        await store.close()
     log.info("stopped")
     return 0
 
@@ -231,7 +254,7 @@ async def _run_doors(pipeline: Pipeline, stop: asyncio.Event, stack: EmbeddedSta
         if http is not None:
             urls["http"] = await http.start()
         if mqtt is not None:
-            session = asyncio.create_task(_supervised("mqtt", mqtt.run()), name="mqtt")
+            session = asyncio.create_task(_supervised("mqtt", mqtt.run), name="mqtt")
             urls["mqtt"] = mqtt.address
             await _first(mqtt.wait_connected(), stop.wait())
         if stack is not None:

@@ -79,6 +79,7 @@ BEGIN
         RAISE EXCEPTION 'a value is not finite' USING ERRCODE = '22003';
     END IF;
     p_received_us := coalesce(p_received_us, array_fill(stored_us, ARRAY[v_count]));
+    p_sources := coalesce(p_sources, array_fill('sql'::text, ARRAY[v_count]));
 
     INSERT INTO sensor_readings_latest (sensor_id)
     SELECT DISTINCT s FROM unnest(p_sensor_ids) s
@@ -157,8 +158,11 @@ BEGIN
         SELECT DISTINCT sensor_id FROM judged
         WHERE operational_state <> 'NORMAL' OR (NOT late AND (threshold_id IS NOT NULL OR delta_id IS NOT NULL))
     ), waited AS (
+        -- A process publishes its rows in order, so its newest stands for all of them. Rows of
+        -- instance 0 are written by any session and may be published in any order.
         SELECT outbox_instance, max(latest_outbox) AS latest_outbox FROM stored
-        WHERE outbox_instance <> p_instance GROUP BY outbox_instance
+        WHERE outbox_instance <> p_instance
+        GROUP BY outbox_instance, CASE WHEN outbox_instance = 0 THEN latest_outbox END
     )
     SELECT (SELECT array_agg(CASE WHEN j.id IS NULL THEN 1 ELSE 0 END::smallint ORDER BY i.ord)
             FROM input i LEFT JOIN judged j USING (id)),
@@ -171,9 +175,9 @@ BEGIN
             FROM judged j JOIN restless USING (sensor_id) WHERE NOT j.late),
            (SELECT array_agg(DISTINCT i.device_id) FROM input i
             WHERE p_fresh IS NULL OR p_fresh[i.ord]),
-           (SELECT array_agg(w.outbox_instance ORDER BY w.outbox_instance) FROM waited w
+           (SELECT array_agg(w.outbox_instance ORDER BY w.outbox_instance, w.latest_outbox) FROM waited w
             WHERE EXISTS (SELECT 1 FROM ingest_outbox o WHERE o.id = w.latest_outbox)),
-           (SELECT array_agg(w.latest_outbox ORDER BY w.outbox_instance) FROM waited w
+           (SELECT array_agg(w.latest_outbox ORDER BY w.outbox_instance, w.latest_outbox) FROM waited w
             WHERE EXISTS (SELECT 1 FROM ingest_outbox o WHERE o.id = w.latest_outbox))
     INTO outcomes, classes, v_steps, v_devices, after_instance, after_outbox;
 
@@ -186,6 +190,9 @@ BEGIN
         alerts := step_sensor_states(v_steps);
     END IF;
     PERFORM touch_devices(p_sensor_ids, p_received_us, p_fresh, v_devices);
+    IF p_instance = 0 THEN
+        PERFORM book_direct_calls(p_sensor_ids, p_sources, outcomes);
+    END IF;
 
     v_stored := v_count - coalesce(array_length(array_positions(outcomes, 1::smallint), 1), 0);
     IF v_stored > 0 THEN
@@ -195,6 +202,18 @@ BEGIN
         outbox_id := v_outbox;
     END IF;
 END $body$;
+
+-- Readings of other programs, which call the procedures themselves: received here, settled here.
+CREATE FUNCTION book_direct_calls(p_sensor_ids bigint[], p_sources text[], p_outcomes smallint[]) RETURNS void
+LANGUAGE sql AS $body$
+    INSERT INTO ingest_ledger AS l (instance, device_id, source, received, stored, duplicate)
+    SELECT 0, s.device_id, i.source, count(*), count(*) FILTER (WHERE i.outcome = 0), count(*) FILTER (WHERE i.outcome = 1)
+    FROM unnest(p_sensor_ids, p_sources, p_outcomes) AS i (sensor_id, source, outcome) JOIN sensors s ON s.id = i.sensor_id
+    GROUP BY s.device_id, i.source ORDER BY s.device_id, i.source
+    ON CONFLICT (instance, device_id, source) DO UPDATE
+    SET received = l.received + excluded.received, stored = l.stored + excluded.stored,
+        duplicate = l.duplicate + excluded.duplicate
+$body$;
 
 -- Remembers the keys of a batch; returns the places (from 1) of rows that are known already.
 CREATE FUNCTION remember_event_keys(p_keys text[], p_redelivered boolean[], p_now timestamptz) RETURNS integer[]
@@ -231,7 +250,7 @@ DECLARE
     v_alert       alerts%ROWTYPE;
     v_warning     ml_events%ROWTYPE;
     v_loaded      boolean;
-    v_raised      bigint;
+    v_warming     boolean;
     v_events      jsonb := '[]';
     v_result      jsonb;
 BEGIN
@@ -249,11 +268,10 @@ BEGIN
         IF v_state = 'STALE' THEN
             v_state := 'INITIALIZING'; v_valid := 0; v_changed_us := s.ts_us;
         END IF;
-        IF v_state = 'INITIALIZING' AND v_valid < s.min_readings THEN
+        v_warming := v_state = 'INITIALIZING' AND v_valid < s.min_readings;
+        IF v_warming THEN
             v_valid := v_valid + 1;
             CONTINUE WHEN v_valid < s.min_readings;
-            v_state := 'NORMAL'; v_changed_us := s.ts_us;
-            CONTINUE;
         END IF;
 
         IF NOT v_loaded THEN
@@ -265,32 +283,12 @@ BEGIN
             v_loaded := true;
         END IF;
 
-        IF v_alert.id IS NOT NULL AND v_alert.severity IS DISTINCT FROM s.severity THEN
-            UPDATE alerts SET status = 'resolved', resolved_at = from_us(s.ts_us) WHERE id = v_alert.id;
-            v_events := v_events || alert_event('a', v_alert.id, 'resolved', v_alert.severity, v_alert.threshold_id, s);
-            v_alert := NULL;
+        IF NOT v_warming THEN
+            SELECT c.p_alert, c.p_warning, v_events || c.events INTO v_alert, v_warning, v_events
+            FROM step_alerts(s, v_alert, v_warning) c;
         END IF;
-        IF v_alert.id IS NULL AND s.threshold_id IS NOT NULL THEN
-            INSERT INTO alerts (sensor_id, device_id, threshold_id, severity, triggered_value, triggered_at)
-            VALUES (s.sensor_id, s.device_id, s.threshold_id, s.severity, s.value, from_us(s.ts_us))
-            RETURNING * INTO v_alert;
-            v_events := v_events || alert_event('a', v_alert.id, 'alert', s.severity, s.threshold_id, s);
-        END IF;
-
-        IF v_warning.id IS NOT NULL AND s.delta_id IS NULL THEN
-            UPDATE ml_events SET status = 'resolved', resolved_at = from_us(s.ts_us) WHERE id = v_warning.id;
-            v_events := v_events || alert_event('w', v_warning.id, 'resolved', 'warning',
-                                                (v_warning.payload ->> 'delta_threshold_id')::bigint, s);
-            v_warning := NULL;
-        END IF;
-        IF v_warning.id IS NULL AND s.delta_id IS NOT NULL THEN
-            v_raised := raise_delta_spike(s);
-            IF v_raised IS NOT NULL THEN
-                SELECT * INTO v_warning FROM ml_events WHERE id = v_raised;
-                v_events := v_events || alert_event('w', v_raised, 'warning', v_warning.payload ->> 'severity', s.delta_id, s);
-            END IF;
-        END IF;
-
+        -- The reading that ends the warm-up raises and resolves nothing, but an alert may be open
+        -- from before the sensor fell silent.
         v_target := CASE WHEN v_alert.id IS NOT NULL THEN 'ALERT' WHEN v_warning.id IS NOT NULL THEN 'WARNING'
                          ELSE 'NORMAL' END;
         IF v_state <> v_target THEN
@@ -304,6 +302,42 @@ BEGIN
     SELECT coalesce(jsonb_agg(e.event - 'ord' ORDER BY (e.event ->> 'ord')::integer, e.nth), '[]') INTO v_result
     FROM jsonb_array_elements(v_events) WITH ORDINALITY AS e (event, nth);
     RETURN v_result;
+END $body$;
+
+-- What one reading does to the open alert and the active warning of its sensor.
+CREATE FUNCTION step_alerts(
+    s reading_step, INOUT p_alert alerts, INOUT p_warning ml_events, OUT events jsonb
+) LANGUAGE plpgsql AS $body$
+BEGIN
+    events := '[]';
+    IF p_alert.id IS NOT NULL AND p_alert.severity IS DISTINCT FROM s.severity THEN
+        UPDATE alerts SET status = 'resolved', resolved_at = from_us(s.ts_us) WHERE id = p_alert.id;
+        events := events || alert_event('a', p_alert.id, 'resolved', p_alert.severity, p_alert.threshold_id, s);
+        p_alert := NULL;
+    END IF;
+    IF p_alert.id IS NULL AND s.threshold_id IS NOT NULL THEN
+        INSERT INTO alerts (sensor_id, device_id, threshold_id, severity, triggered_value, triggered_at)
+        VALUES (s.sensor_id, s.device_id, s.threshold_id, s.severity, s.value, from_us(s.ts_us))
+        ON CONFLICT DO NOTHING  -- another program has just opened one
+        RETURNING * INTO p_alert;
+        IF p_alert.id IS NOT NULL THEN
+            events := events || alert_event('a', p_alert.id, 'alert', s.severity, s.threshold_id, s);
+        END IF;
+    END IF;
+
+    -- Warnings of other origin (event_code) are theirs to resolve; while one is active there is no second.
+    IF p_warning.event_code = 'DELTA_SPIKE' AND s.delta_id IS NULL THEN
+        UPDATE ml_events SET status = 'resolved', resolved_at = from_us(s.ts_us) WHERE id = p_warning.id;
+        events := events || alert_event('w', p_warning.id, 'resolved', coalesce(p_warning.payload ->> 'severity', 'warning'),
+                                        (p_warning.payload ->> 'delta_threshold_id')::bigint, s);
+        p_warning := NULL;
+    END IF;
+    IF p_warning.id IS NULL AND s.delta_id IS NOT NULL THEN
+        p_warning := raise_delta_spike(s);
+        IF p_warning.id IS NOT NULL THEN
+            events := events || alert_event('w', p_warning.id, 'warning', p_warning.payload ->> 'severity', s.delta_id, s);
+        END IF;
+    END IF;
 END $body$;
 
 CREATE FUNCTION keep_sensor_state(p_sensor bigint, p_state text, p_valid integer, p_changed_us bigint) RETURNS void
@@ -322,14 +356,14 @@ CREATE FUNCTION alert_event(
         'triggered_at_us', p_step.ts_us, 'ord', p_step.ord)
 $body$;
 
--- A warning for a jump, unless its threshold is cooling down. Returns the id of the ml_events row, or null.
-CREATE FUNCTION raise_delta_spike(s reading_step) RETURNS bigint LANGUAGE plpgsql AS $body$
+-- A warning for a jump, unless its threshold is cooling down. Returns the row, or null.
+CREATE FUNCTION raise_delta_spike(s reading_step) RETURNS ml_events LANGUAGE plpgsql AS $body$
 DECLARE
     d       delta_thresholds%ROWTYPE;
     v_delta double precision := abs(s.value - s.prev_value);
     v_rel   double precision := v_delta / greatest(abs(s.prev_value), 1e-6);
     v_s     double precision := nullif(s.ts_us - s.prev_us, 0) / 1e6::double precision;
-    v_id    bigint;
+    v_event ml_events%ROWTYPE;
 BEGIN
     SELECT * INTO d FROM delta_thresholds WHERE id = s.delta_id;
     IF EXISTS (
@@ -346,8 +380,9 @@ BEGIN
             jsonb_build_object('delta_threshold_id', d.id, 'severity', d.severity, 'previous', s.prev_value,
                                'value', s.value, 'abs_delta', v_delta, 'rel_delta', v_rel,
                                'abs_slope', v_delta / v_s, 'rel_slope', v_rel / v_s))
-    RETURNING id INTO v_id;
-    RETURN v_id;
+    ON CONFLICT DO NOTHING  -- another program has just raised one
+    RETURNING * INTO v_event;
+    RETURN v_event;
 END $body$;
 
 -- last_seen_at in steps of 10 s: a busy device costs one update in 10 s, not one a batch.
@@ -400,11 +435,11 @@ BEGIN
     INSERT INTO ingest_outbox (id, instance, stored_us, sensor_ids, "values", ts_us, sequences, received_us, keys, classes,
                                sources, gateways, alerts, after_instance, after_outbox)
     VALUES (p_id, p_instance, p_stored_us, p_sensor_ids, p_values, p_ts_us, p_sequences, p_received_us, p_keys, p_classes,
-            coalesce(p_sources, array_fill('sql'::text, ARRAY[cardinality(p_sensor_ids)])), p_gateways, p_alerts,
+            p_sources, p_gateways, p_alerts,
             p_after_instance, p_after_outbox);
 END $body$;
 
--- One reading: a batch of one, for other systems that call it. Booked in the ledger under source 'sql'.
+-- One reading: a batch of one, for other systems that call it.
 CREATE FUNCTION sp_insert_reading_and_check_threshold(
     p_sensor_id        bigint,
     p_value            double precision,
@@ -420,11 +455,9 @@ CREATE FUNCTION sp_insert_reading_and_check_threshold(
 ) LANGUAGE plpgsql AS $body$
 DECLARE
     v_received_us bigint := to_us(coalesce(p_received_at, clock_timestamp()));
-    v_device      bigint;
     r             record;
 BEGIN
-    SELECT device_id INTO v_device FROM sensors WHERE id = p_sensor_id;
-    IF NOT FOUND THEN
+    IF NOT EXISTS (SELECT 1 FROM sensors WHERE id = p_sensor_id) THEN
         RAISE EXCEPTION 'sensor % does not exist', p_sensor_id USING ERRCODE = '23503';
     END IF;
     r := sp_insert_readings(
@@ -434,11 +467,6 @@ BEGIN
     inserted := r.outcomes[1] = 0;
     class := (ARRAY['clean', 'warning', 'alert'])[r.classes[1] + 1];
     alerts := r.alerts;
-    INSERT INTO ingest_ledger (instance, device_id, source, received, stored, duplicate)
-    VALUES (0, v_device, 'sql', 1, inserted::integer, (NOT inserted)::integer)
-    ON CONFLICT (instance, device_id, source) DO UPDATE
-    SET received = ingest_ledger.received + 1, stored = ingest_ledger.stored + excluded.stored,
-        duplicate = ingest_ledger.duplicate + excluded.duplicate;
 END $body$;
 
 -- What the service calls: everything a batch writes, in one round trip.

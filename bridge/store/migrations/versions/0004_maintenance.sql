@@ -15,7 +15,9 @@ BEGIN
         v_low := v_month AT TIME ZONE 'UTC';
         v_high := (v_month + interval '1 month') AT TIME ZONE 'UTC';
         IF to_regclass(v_name) IS NULL THEN
-            -- A partition may not be attached while the default holds rows of its range.
+            -- A partition may not be attached while the default holds rows of its range, nor may any come
+            -- in meanwhile: writers to the default wait.
+            LOCK TABLE sensor_readings_default IN ACCESS EXCLUSIVE MODE;
             EXECUTE format('CREATE TABLE %I (LIKE sensor_readings INCLUDING DEFAULTS)', v_name);
             EXECUTE format('WITH gone AS (DELETE FROM sensor_readings_default WHERE "timestamp" >= $1 AND "timestamp" < $2
                             RETURNING *) INSERT INTO %I SELECT * FROM gone', v_name) USING v_low, v_high;
@@ -38,7 +40,7 @@ BEGIN
     FOR v_name IN
         SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
         WHERE i.inhparent = 'sensor_readings'::regclass AND c.relname ~ '^sensor_readings_\d{4}_\d{2}$'
-          AND (to_timestamp(right(c.relname, 7) || ' UTC', 'YYYY_MM TZ') + interval '1 month') <= p_before
+          AND (to_date(right(c.relname, 7), 'YYYY_MM') + interval '1 month') AT TIME ZONE 'UTC' <= p_before
         ORDER BY 1
     LOOP
         EXECUTE format('INSERT INTO readings_dropped AS d
@@ -47,7 +49,31 @@ BEGIN
         EXECUTE format('DROP TABLE %I', v_name);
         v_dropped := v_dropped + 1;
     END LOOP;
+    -- Backfills of months without a partition lie in the default.
+    WITH gone AS (DELETE FROM sensor_readings_default WHERE "timestamp" < p_before RETURNING sensor_id)
+    INSERT INTO readings_dropped AS d
+    SELECT coalesce(s.device_id, 0), count(*) FROM gone g LEFT JOIN sensors s ON s.id = g.sensor_id GROUP BY 1
+    ON CONFLICT (device_id) DO UPDATE SET dropped = d.dropped + excluded.dropped;
     RETURN v_dropped;
+END $body$;
+
+-- Sensors that have not been heard of since p_before become STALE; returns how many.
+CREATE FUNCTION mark_stale_sensors(p_before timestamptz) RETURNS integer LANGUAGE plpgsql AS $body$
+DECLARE
+    v_silent bigint[];
+    v_marked integer;
+BEGIN
+    -- A sensor that is being written is not silent: its mutex is not waited for.
+    SELECT array_agg(l.sensor_id) INTO v_silent FROM (
+        SELECT l.sensor_id FROM sensor_readings_latest l JOIN sensors s ON s.id = l.sensor_id
+        WHERE l.received_at < p_before AND s.operational_state <> 'STALE'
+        ORDER BY l.sensor_id LIMIT 10000 FOR NO KEY UPDATE OF l SKIP LOCKED
+    ) l;
+    UPDATE sensors s SET operational_state = 'STALE', state_changed_at = now()
+    FROM sensor_readings_latest l
+    WHERE s.id = ANY (v_silent) AND l.sensor_id = s.id AND l.received_at < p_before;
+    GET DIAGNOSTICS v_marked = ROW_COUNT;
+    RETURN v_marked;
 END $body$;
 
 CREATE FUNCTION drop_quarantine(p_ids bigint[]) RETURNS integer LANGUAGE sql AS $body$
@@ -60,14 +86,20 @@ CREATE FUNCTION drop_quarantine(p_ids bigint[]) RETURNS integer LANGUAGE sql AS 
 $body$;
 
 -- Closes the books of processes that are gone: what was pending was never acknowledged, so its
--- senders still have it (returned). Its outbox rows stay under its id and are swept by the living. A process lives while it holds advisory lock (7001, id).
-CREATE FUNCTION fold_dead_instances() RETURNS integer LANGUAGE plpgsql AS $body$
+-- senders still have it (returned). Its outbox rows stay under its id and are swept by the living.
+-- A process lives while it holds advisory lock (7001, id). After a restart of the server, or a cut
+-- line, the living need a while to take it again: hence the grace.
+CREATE FUNCTION fold_dead_instances(p_grace interval DEFAULT '5 minutes') RETURNS integer LANGUAGE plpgsql AS $body$
 DECLARE
     v_id     integer;
     v_folded integer := 0;
 BEGIN
     PERFORM pg_advisory_xact_lock(7002, 1);
-    FOR v_id IN SELECT id FROM ingest_instances WHERE id <> 0 ORDER BY id LOOP
+    FOR v_id IN
+        SELECT id FROM ingest_instances
+        WHERE id <> 0 AND last_seen_at <= now() - p_grace AND pg_postmaster_start_time() <= now() - p_grace
+        ORDER BY id
+    LOOP
         CONTINUE WHEN NOT pg_try_advisory_xact_lock(7001, v_id);
         INSERT INTO ingest_ledger AS l (instance, device_id, source, received, returned, stored, duplicate, quarantined)
         SELECT 0, device_id, source, received, received - stored - duplicate - quarantined, stored, duplicate, quarantined

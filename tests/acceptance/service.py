@@ -1,0 +1,102 @@
+"""A real `iot-bridge serve` process, started, killed and asked as a user would."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import IO, Any
+
+from tests.redis_process import free_port
+
+READY_S = 20.0
+
+
+class Service:
+    """One service over given servers; `start` after `kill` comes back on the same port."""
+
+    def __init__(self, folder: Path, database: str, redis: str, mqtt: str = "", **settings: str) -> None:
+        self.port = free_port()
+        self.http = f"http://127.0.0.1:{self.port}"
+        self._folder = folder
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("IOT_BRIDGE_")},
+            "IOT_BRIDGE_DATABASE__URL": database,
+            "IOT_BRIDGE_REDIS__URL": redis,
+            "IOT_BRIDGE_MQTT__URL": mqtt,
+            "IOT_BRIDGE_MQTT__RECONNECT_MAX_S": "1",
+            "IOT_BRIDGE_HTTP__PORT": str(self.port),
+            "IOT_BRIDGE_LOG__FORMAT": "json",
+            **{f"IOT_BRIDGE_{name.upper()}": value for name, value in settings.items()},
+        }
+        self._process: subprocess.Popen[str] | None = None
+        self._log: IO[str] | None = None
+
+    @property
+    def log(self) -> str:
+        return (self._folder / "service.log").read_text()
+
+    def start(self) -> None:
+        """Returns once it has printed that it is ready."""
+        self._log = (self._folder / "service.log").open("a")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "bridge", "serve"],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        os.set_blocking(self._process.stdout.fileno(), False)
+        deadline_s = time.monotonic() + READY_S
+        line = ""
+        while not line.startswith("ready "):
+            assert time.monotonic() < deadline_s, self.log
+            assert self._process.poll() is None, self.log
+            line = self._process.stdout.readline()
+            if not line:
+                time.sleep(0.01)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> int:
+        """SIGTERM; the exit code."""
+        return self._end(signal.SIGTERM)
+
+    def _end(self, number: signal.Signals) -> int:
+        if self._process is None:
+            return 0
+        self._process.send_signal(number)
+        code = self._process.wait(20)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        if self._log is not None:
+            self._log.close()
+        self._process = None
+        return code
+
+    def memory_kib(self) -> int:
+        """Resident memory."""
+        assert self._process is not None
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1])
+
+    def command(self, *arguments: str, expect: int | None = 0) -> Any:
+        """Run a command against the same servers with --json; its document."""
+        done = subprocess.run(
+            [sys.executable, "-m", "bridge", *arguments, "--json"],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        if expect is not None:
+            assert done.returncode == expect, done.stdout + done.stderr
+        return json.loads(done.stdout) if done.stdout else {}

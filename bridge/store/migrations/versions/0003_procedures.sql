@@ -251,6 +251,7 @@ DECLARE
     v_warning     ml_events%ROWTYPE;
     v_loaded      boolean;
     v_warming     boolean;
+    v_step        record;
     v_events      jsonb := '[]';
     v_result      jsonb;
 BEGIN
@@ -284,8 +285,10 @@ BEGIN
         END IF;
 
         IF NOT v_warming THEN
-            SELECT c.p_alert, c.p_warning, v_events || c.events INTO v_alert, v_warning, v_events
-            FROM step_alerts(s, v_alert, v_warning) c;
+            v_step := step_alerts(s, v_alert, v_warning);
+            v_alert := v_step.p_alert;
+            v_warning := v_step.p_warning;
+            v_events := v_events || v_step.events;
         END IF;
         -- The reading that ends the warm-up raises and resolves nothing, but an alert may be open
         -- from before the sensor fell silent.

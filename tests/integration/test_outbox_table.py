@@ -1,0 +1,90 @@
+"""The outbox table of PostgreSQL under a relay: what a dead process and other programs left is published."""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+
+import psycopg
+
+from bridge.broker.events import READINGS
+from bridge.broker.memory import MemoryBroker
+from bridge.broker.relay import Relay
+from bridge.reading import Batch, Reading, Source
+from bridge.settings import BrokerSettings, DatabaseSettings
+from bridge.store.outbox import PostgresOutbox
+from bridge.store.postgres import PostgresStore
+from bridge.telemetry import Metrics
+from tests.servers import until
+
+DEVICE = "INSERT INTO devices (name) VALUES ('pump') RETURNING id"
+SENSOR = "INSERT INTO sensors (device_id, name, sensor_type) VALUES (%s, 't', 'temperature') RETURNING id"
+
+
+async def registered(url: str) -> tuple[int, int]:
+    """A device and its sensor."""
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        device = await (await connection.execute(DEVICE)).fetchone()
+        assert device is not None
+        sensor = await (await connection.execute(SENSOR, device)).fetchone()
+        assert sensor is not None
+        return device[0], sensor[0]
+
+
+async def opened(url: str, name: str) -> PostgresStore:
+    store = PostgresStore(DatabaseSettings(url=url), name)
+    await store.open()
+    return store
+
+
+async def test_rows_of_dead_processes_and_other_programs_are_swept(postgres_url: str) -> None:
+    device, sensor = await registered(postgres_url)
+    now_us = 1_795_000_000_000_000
+
+    def reading(second: int) -> Reading:
+        ts_us = now_us + second * 1_000_000
+        return Reading(sensor, float(second), ts_us, ts_us, device, "temperature", Source.MQTT, gateway="site-1")
+
+    dead = await opened(postgres_url, "dead")
+    lost = await dead.write(Batch(1, [reading(1), reading(2)]))
+    async with await psycopg.AsyncConnection.connect(postgres_url, autocommit=True) as connection:
+        await connection.execute(
+            "SELECT sp_insert_reading_and_check_threshold(%s, 3.0, to_timestamp(%s))", (sensor, now_us / 1e6 + 3)
+        )
+    living = await opened(postgres_url, "living")
+    table = PostgresOutbox(living)
+    broker = MemoryBroker(BrokerSettings(), Metrics())
+    relay = Relay(broker, table, BrokerSettings(relay_sweep_s=0.02), Metrics(), Random(1), lambda: now_us)
+    await living.write(Batch(1, [reading(4)]))
+    assert lost.outbox_id is not None
+    assert await table.existing([lost.outbox_id, 10_000]) == {lost.outbox_id}
+    assert (await table.stats())[0] == 3
+
+    tasks = [asyncio.create_task(relay.run()), asyncio.create_task(relay.sweep_forever())]
+    try:
+        await shows(broker, ["3.0"])  # of no process; the other one lives
+        await dead.close()
+        await shows(broker, ["3.0", "1.0", "2.0"])
+        relay.recover()  # as if the answer to the write had been lost
+        await shows(broker, ["3.0", "1.0", "2.0", "4.0"])
+        assert await relay.drain(5.0)
+        assert await table.stats() == (0, 0.0)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await living.close()
+    fields = [message.fields for message in await broker.tail(READINGS, 10)]
+    assert [entry["source"] for entry in fields] == ["sql", "mqtt", "mqtt", "mqtt"]
+    assert [entry["gateway"] for entry in fields] == ["", "site-1", "site-1", "site-1"]
+    assert {entry["sensor_type"] for entry in fields} == {"temperature"}
+    assert {entry["device_id"] for entry in fields} == {str(device)}
+
+
+async def shows(broker: MemoryBroker, values: list[str]) -> None:
+    """Wait until the stream holds exactly `values`."""
+
+    async def matches() -> bool:
+        return [message.fields["value"] for message in await broker.tail(READINGS, 100)] == values
+
+    await until(matches)

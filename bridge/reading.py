@@ -17,6 +17,17 @@ import msgspec
 UNKNOWN_DEVICE = 0
 """The device id under which the ledger books what could not be tied to a device."""
 
+UNITS = {
+    "temperature": "°C",
+    "humidity": "%",
+    "pressure": "hPa",
+    "air_quality": "ppm",
+    "voltage": "V",
+    "power": "W",
+    "ph": "pH",
+}
+"""Units of the known sensor types."""
+
 
 class Source(StrEnum):
     """The door a reading came through."""

@@ -53,6 +53,9 @@ class Metrics:
         self.outbox_depth = Gauge("iot_bridge_outbox_batches", "Batches in the outbox not yet published.", registry=r)
         self.outbox_age = Gauge("iot_bridge_outbox_age_seconds", "Age of the oldest unpublished batch.", registry=r)
         self.published = Counter("iot_bridge_published_total", "Events published, by stream.", ["stream"], registry=r)
+        self.alerts = Counter(
+            "iot_bridge_alerts_total", "Alert events, by kind: alert, warning, resolved.", ["kind"], registry=r
+        )
         self.throttled = Counter("iot_bridge_throttled_total", "Readings the throttle kept off the stream.", registry=r)
         self.stream_length = Gauge("iot_bridge_stream_entries", "Entries in a stream.", ["stream"], registry=r)
         self.stream_lag = Gauge(

@@ -164,9 +164,10 @@ class Relay:
             try:
                 await self._flush_idle()
                 await self._sweep()
-                depth, age_s = await self._table.stats()
+                rows, age_s = await self._table.stats()
+                depth = max(0, rows - len(self._published))  # the rest is published and waits to be deleted
                 self._metrics.outbox_depth.set(depth)
-                self._metrics.outbox_age.set(age_s)
+                self._metrics.outbox_age.set(age_s if depth else 0)
             except (BrokerUnavailable, StoreUnavailable) as error:
                 log.debug("sweep_postponed", detail=error.detail)
             self._wake_sweep.clear()

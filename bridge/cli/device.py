@@ -8,20 +8,10 @@ import typer
 
 from bridge.cli.console import Config, DataDir, Json, NotFound, admin, check_name, show
 from bridge.errors import ConfigError
+from bridge.reading import UNITS
 
 if TYPE_CHECKING:
     from bridge.store.admin import Admin
-
-UNITS = {
-    "temperature": "°C",
-    "humidity": "%",
-    "pressure": "hPa",
-    "air_quality": "ppm",
-    "voltage": "V",
-    "power": "W",
-    "ph": "pH",
-}
-"""Units of the known sensor types (DESIGN section 4)."""
 
 Device = Annotated[str, typer.Argument(help="UUID or id of the device.")]
 Expires = Annotated[str | None, typer.Option(help="When the key ends, e.g. 2027-01-31.")]

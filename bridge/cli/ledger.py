@@ -41,7 +41,7 @@ def ledger(
         for line in problems:
             print(f"does not balance: {line}")
         for gap in gaps:
-            print(f"missing before our door: sensor {gap['sensor_id']}, {gap['missing']} sequence numbers")
+            print(f"missing before our door: device {gap['device_id']}, {gap['missing']} sequence numbers")
         if verify and balanced:
             print("balanced")
     if not balanced:

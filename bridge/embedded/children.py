@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import signal
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -21,6 +22,10 @@ class Child:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
     def stop(self) -> None:
         """End it: politely first."""
         self._process.terminate()
@@ -36,14 +41,15 @@ class Child:
         self._process.wait()
 
 
-def start_child(name: str, command: list[str], folder: Path) -> Child:
-    """Start a server; its output goes to `folder/name.log`."""
+def start_child(name: str, command: list[str], folder: Path, environment: Mapping[str, str] | None = None) -> Child:
+    """Start a server; its output goes to `folder/name.log`. Without an environment it has ours."""
     with (folder / f"{name}.log").open("ab") as output:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
+            env=environment,
             start_new_session=True,  # Ctrl-C is for us: we stop it in our order
             preexec_fn=_die_with_parent,
         )

@@ -125,9 +125,7 @@ def attached(data_dir: Path, settings: Settings) -> Iterator[Settings]:
     """
     if not (data_dir / "postgres").is_dir():
         raise ConfigError([f"{data_dir}: no embedded service has run here; start one with iot-bridge serve --embedded"])
-    urls: dict[str, str] = {}
-    with suppress(OSError, ValueError):
-        urls = json.loads((data_dir / "stack.json").read_text())
+    urls = running_urls(data_dir)
     server = _postgres_server(data_dir.resolve())
     try:
         yield settings.model_copy(
@@ -139,6 +137,13 @@ def attached(data_dir: Path, settings: Settings) -> Iterator[Settings]:
         )
     finally:
         server.cleanup()
+
+
+def running_urls(data_dir: Path) -> dict[str, str]:
+    """URLs of the servers and doors of the embedded service in a folder: database, redis, mqtt, http."""
+    with suppress(OSError, ValueError):
+        return dict(json.loads((data_dir / "stack.json").read_text()))
+    return {}
 
 
 def redis_command(program: str, port: int, folder: Path) -> list[str]:
@@ -218,4 +223,4 @@ def _wait_port(port: int, what: str, log_file: Path) -> None:
         time.sleep(0.02)
 
 
-__all__ = ["EmbeddedStack", "attached", "free_port", "redis_command", "write_mosquitto_conf"]
+__all__ = ["EmbeddedStack", "attached", "free_port", "redis_command", "running_urls", "write_mosquitto_conf"]

@@ -307,6 +307,8 @@ class Intake:
     def _publish(self, readings: list[Reading], committed: Committed) -> None:
         if committed.outbox_id is None:
             return
+        for alert in committed.alerts:
+            self._metrics.alerts.labels(alert.kind).inc()
         outcomes = committed.outcomes
         if any(outcomes):
             stored = [i for i, outcome in enumerate(outcomes) if outcome == Outcome.STORED]

@@ -100,6 +100,12 @@ class Admin:
             "severity": severity,
         }
 
+    def set_delta_threshold(self, sensor_id: int, abs_delta: float, cooldown_s: int) -> None:
+        """Warn of jumps larger than `abs_delta`, in place of what the sensor had."""
+        with self._connection.transaction():
+            self.fetch("clear_delta_thresholds", sensor_id=sensor_id)
+            self.fetch("add_delta_threshold", sensor_id=sensor_id, abs_delta=abs_delta, cooldown=cooldown_s)
+
     def ledger(self, device_id: int | None = None) -> list[Row]:
         """The books, one row a device."""
         return self.fetch("ledger", device_id=device_id)

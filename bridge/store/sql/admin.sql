@@ -16,6 +16,9 @@ GROUP BY d.id ORDER BY d.id LIMIT %(limit)s
 SELECT id AS device_id, device_uuid::text, name, status, last_seen_at::text FROM devices
 WHERE device_uuid = %(uuid)s::uuid OR id = %(id)s::bigint
 
+-- name: find_device_named
+SELECT id AS device_id, device_uuid::text, name FROM devices WHERE name = %(name)s ORDER BY id LIMIT 1
+
 -- name: device_sensors
 SELECT s.id AS sensor_id, s.sensor_uuid::text, s.name, s.sensor_type, s.unit, s.is_active, s.operational_state,
        l.latest_value, l.latest_timestamp::text
@@ -69,6 +72,9 @@ UPDATE alert_thresholds SET is_active = false WHERE sensor_id = %(sensor_id)s AN
 INSERT INTO delta_thresholds (sensor_id, abs_delta, cooldown_seconds) VALUES (%(sensor_id)s, %(abs_delta)s, %(cooldown)s)
 RETURNING id
 
+-- name: clear_delta_thresholds
+UPDATE delta_thresholds SET is_active = false WHERE sensor_id = %(sensor_id)s AND is_active
+
 -- name: list_thresholds
 SELECT id AS threshold_id, sensor_id, condition_type AS condition, threshold_value_min AS min, threshold_value_max AS max,
        severity
@@ -121,9 +127,9 @@ SELECT instance, device_id, source FROM ingest_ledger
 WHERE received < stored + duplicate + quarantined + returned LIMIT 20
 
 -- name: sequence_gaps
-SELECT sensor_id, (max(sequence) - min(sequence) + 1 - count(DISTINCT sequence))::bigint AS missing
-FROM sensor_readings WHERE sequence IS NOT NULL
-GROUP BY sensor_id HAVING max(sequence) - min(sequence) + 1 > count(DISTINCT sequence) ORDER BY sensor_id LIMIT 1000
-
--- name: outbox_left
-SELECT count(*) AS batches FROM ingest_outbox
+-- A device counts its packets, its readings, or the readings of each sensor: a number that none of its
+-- sensors has is missing in each of these ways of counting.
+SELECT s.device_id, (max(r.sequence) - min(r.sequence) + 1 - count(DISTINCT r.sequence))::bigint AS missing
+FROM sensor_readings r JOIN sensors s ON s.id = r.sensor_id WHERE r.sequence IS NOT NULL
+GROUP BY s.device_id HAVING max(r.sequence) - min(r.sequence) + 1 > count(DISTINCT r.sequence)
+ORDER BY s.device_id LIMIT 1000

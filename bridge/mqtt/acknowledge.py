@@ -14,10 +14,9 @@ from collections.abc import Callable
 class Slot:
     """A message that is not settled yet."""
 
-    __slots__ = ("mid", "qos", "session", "settled")
+    __slots__ = ("mid", "qos", "settled")
 
-    def __init__(self, session: int, mid: int, qos: int) -> None:
-        self.session = session  # the connection it came over: packet ids mean nothing in another
+    def __init__(self, mid: int, qos: int) -> None:
         self.mid = mid
         self.qos = qos
         self.settled = False
@@ -30,7 +29,6 @@ class Acknowledger:
         self._limit = limit
         self._send = send
         self._order: deque[Slot] = deque()
-        self._session = 0
         self.held = 0
 
     @property
@@ -43,18 +41,21 @@ class Acknowledger:
         """Whether reading may begin again: at half the limit, so that it does not flutter."""
         return self.held <= self._limit // 2
 
-    def connected(self) -> None:
-        """A new connection: what the old one left unacknowledged, the broker sends again."""
-        self._session += 1
+    def forget(self) -> None:
+        """The connection is gone: what it left unacknowledged, the broker sends again over the next."""
         self._order.clear()
 
     def arrived(self, mid: int, qos: int) -> Slot:
         """A message came in."""
-        slot = Slot(self._session, mid, qos)
+        slot = Slot(mid, qos)
         self.held += 1
         if qos:
             self._order.append(slot)
         return slot
+
+    def fail(self, slot: Slot) -> None:
+        """A message could not be settled: neither it nor what came after it is acknowledged on this connection."""
+        self.held -= 1
 
     def settle(self, slot: Slot) -> None:
         """A message is settled: acknowledge it, as soon as all before it are."""

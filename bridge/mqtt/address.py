@@ -21,18 +21,30 @@ class BrokerAddress(msgspec.Struct, frozen=True):
     password: str
 
     def __str__(self) -> str:
-        return f"{'mqtts' if self.tls else 'mqtt'}://{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'mqtts' if self.tls else 'mqtt'}://{host}:{self.port}"
 
 
 def parse_address(settings: MqttSettings) -> BrokerAddress:
     """Raises ConfigError."""
-    parts = urlsplit(settings.url)
+    try:
+        parts = urlsplit(settings.url)
+    except ValueError:
+        raise ConfigError(["mqtt.url: the host is not an address; IPv6 is written [::1]"]) from None
+    if parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise ConfigError(["mqtt.url: ends with the port; in a password write / as %2F, ? as %3F, # as %23"])
     try:
         port = parts.port
     except ValueError:
-        raise ConfigError(["mqtt.url: the port is not a number from 1 to 65535"]) from None
+        port = 0
+    if port == 0:
+        raise ConfigError(["mqtt.url: the port is not a number from 1 to 65535"])
     if not parts.hostname:
         raise ConfigError(["mqtt.url: names no host; write mqtt://host:1883"])
+    try:
+        parts.hostname.encode("idna")
+    except UnicodeError:
+        raise ConfigError(["mqtt.url: the host name is none that can be looked up"]) from None
     tls = parts.scheme == "mqtts"
     return BrokerAddress(
         host=parts.hostname,

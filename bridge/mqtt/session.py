@@ -135,6 +135,7 @@ class MqttSession:
 
     async def _one_connection(self) -> None:
         self._lost.clear()
+        self._slots.forget()  # before CONNECT, which must be the first packet (MQTT-3.1.0-1)
         try:
             # Resolving, connecting and the TLS handshake block, so they get a thread.
             await asyncio.to_thread(self._connect)
@@ -253,7 +254,6 @@ class MqttSession:
         if reason.is_failure:
             self._failed(f"the broker refuses us: {reason}; check mqtt.username and mqtt.password")
             return
-        self._slots.connected()
         log.info("mqtt_connected", broker=self.address, session_present=bool(flags.session_present))
         client.subscribe([(topic, 1) for topic in self._settings.topics])
 

@@ -53,9 +53,13 @@ class Acknowledger:
             self._order.append(slot)
         return slot
 
-    def fail(self, slot: Slot) -> None:
-        """A message could not be settled: neither it nor what came after it is acknowledged on this connection."""
+    def fail(self, slot: Slot) -> bool:
+        """A message could not be settled: neither it nor what came after it is acknowledged on this connection.
+
+        True where only a new connection brings it again.
+        """
         self.held -= 1
+        return slot in self._order
 
     def settle(self, slot: Slot) -> None:
         """A message is settled: acknowledge it, as soon as all before it are."""

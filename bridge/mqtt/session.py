@@ -95,9 +95,10 @@ class MqttSession:
         self._loop = asyncio.get_running_loop()
         attempt = 0
         while not self._stopping:
-            if not self._slots.has_room:  # a session would hand us more than we may hold
+            if not self._may_read:  # a session would hand us more than we may hold
                 self._room.clear()
                 await self._room.wait()
+                continue
             started = self._loop.time()
             await self._one_connection()
             if self._stopping:
@@ -128,7 +129,7 @@ class MqttSession:
                     await asyncio.sleep(0.01)
         except TimeoutError:
             log.warning("mqtt_close_late", held=self._slots.held)
-        self._client.disconnect()
+        self._leave()
         self._lost.set()
 
     # -- the connection
@@ -149,8 +150,20 @@ class MqttSession:
             housekeeping.cancel()
             with suppress(asyncio.CancelledError):
                 await housekeeping
+            self._leave()
             self._connected.clear()
             self._metrics.mqtt_connected.set(0)
+
+    def _leave(self) -> None:
+        """Disconnect, and close the socket here: paho would do it in the thread that connects next."""
+        if self._socket is None:
+            return
+        self._client.disconnect()
+        self._client.loop_write()
+        if self._socket is not None:  # it takes nothing more; shut down, the next write fails
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+            self._client.loop_write()
 
     def _connect(self) -> None:
         options: dict[str, Any] = {}
@@ -228,39 +241,52 @@ class MqttSession:
             self._loop.remove_writer(sock.fileno())
 
     def _start_reading(self) -> None:
-        if self._socket is not None and not self._reading and self._loop is not None:
+        if self._socket is not None and not self._reading and not self._stopping and self._loop is not None:
             self._loop.add_reader(self._socket.fileno(), self._read)
             self._reading = True
+            if self._decrypted:
+                self._loop.call_soon(self._read)
 
     def _stop_reading(self) -> None:
         if self._reading and self._loop is not None and self._socket is not None:
             self._loop.remove_reader(self._socket.fileno())
         self._reading = False
 
+    @property
+    def _decrypted(self) -> bool:
+        """Whether TLS has decrypted more than it handed out: the socket will not become readable for it."""
+        return isinstance(self._socket, ssl.SSLSocket) and self._socket.pending() > 0
+
     def _read(self) -> None:
+        if not self._reading:
+            return
         try:
             self._client.loop_read()
-            # TLS may have decrypted more than it handed out: the socket will not become readable for it.
-            while self._reading and isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
+            while self._reading and self._decrypted:
                 self._client.loop_read()
         except (ValueError, UnicodeDecodeError, msgspec.MsgspecError, MQTTException) as error:
             # paho raises on packets that no broker should send. Nothing of them can be settled.
-            log.error("mqtt_bad_packet", detail=str(error))
-            self._lost.set()
+            self._give_up(f"the broker sent what is not MQTT: {error}")
 
     # -- paho's callbacks, on the loop
 
-    def _on_connect(self, client: mqtt.Client, _userdata: Any, flags: Any, reason: Any, _properties: Any) -> None:
+    def _on_connect(self, _client: mqtt.Client, _userdata: Any, flags: Any, reason: Any, _properties: Any) -> None:
         if reason.is_failure:
             self._failed(f"the broker refuses us: {reason}; check mqtt.username and mqtt.password")
             return
         log.info("mqtt_connected", broker=self.address, session_present=bool(flags.session_present))
-        client.subscribe([(topic, 1) for topic in self._settings.topics])
+        self._subscribe()
+
+    def _subscribe(self) -> None:
+        if self._client.is_connected():
+            self._client.subscribe([(topic, 1) for topic in self._settings.topics])
 
     def _on_subscribe(self, _client: Any, _userdata: Any, _mid: int, reasons: Sequence[Any], _properties: Any) -> None:
         refused = [topic for topic, reason in zip(self._settings.topics, reasons, strict=False) if reason.is_failure]
         if refused:
             self._failed(f"the broker does not let us subscribe to {', '.join(refused)}; check its ACL")
+            assert self._loop is not None
+            self._loop.call_later(self._settings.reconnect_max_s, self._subscribe)
             return
         self.problem = ""
         self._metrics.mqtt_connected.set(1)
@@ -269,6 +295,12 @@ class MqttSession:
     def _on_disconnect(self, _client: Any, _userdata: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         if not self._stopping and not self.problem:
             self._failed(f"the connection ended: {reason}")
+        self._lost.set()
+
+    def _give_up(self, advice: str) -> None:
+        """End this connection from our side; `run` makes the next."""
+        self._failed(advice)
+        self._stop_reading()
         self._lost.set()
 
     def _failed(self, advice: str) -> None:
@@ -294,7 +326,7 @@ class MqttSession:
         delivery = Delivery(
             packet,
             Source.MQTT,
-            payload,
+            payload[: self._settings.max_payload_bytes],
             self._now_us(),
             partial(self._settle, slot, route, packet),
             device_uuid=route.device_uuid,
@@ -347,31 +379,37 @@ class MqttSession:
         self._resume()
 
     def _settle(self, slot: Slot, route: Route, packet: Packet, receipts: Sequence[Receipt]) -> None:
-        """The one place where a message is settled. FAILED keeps it with the broker."""
+        """The one place where a message is settled. FAILED leaves it with the broker."""
         if any(receipt.outcome == Outcome.FAILED for receipt in receipts):
-            return
-        self._slots.settle(slot)
-        if route.device_uuid is not None:
-            for receipt in receipts:
-                if receipt.outcome == Outcome.QUARANTINED:
-                    self._tell_device(route.device_uuid, packet, receipt)
+            if self._slots.fail(slot):  # a broker sends again only over a new connection
+                self._give_up("a message could not be settled; connecting again, so that the broker sends it again")
+        else:
+            self._slots.settle(slot)
+            rejected = [receipt for receipt in receipts if receipt.outcome == Outcome.QUARANTINED]
+            if rejected and route.device_uuid is not None and self._connected.is_set():
+                self._tell_device(route.device_uuid, packet, rejected)
         self._resume()
 
+    @property
+    def _may_read(self) -> bool:
+        return self._slots.has_room and not self._refused
+
     def _resume(self) -> None:
-        if self._slots.has_room:
+        if self._may_read:
             self._room.set()
-            if not self._reading and not self._stopping and not self._refused:
+            if not self._lost.is_set():
                 self._start_reading()
 
-    def _tell_device(self, device_uuid: str, packet: Packet, receipt: Receipt) -> None:
-        """Publish a rejection to the device, at QoS 0: it may be lost."""
-        answer: dict[str, Any] = {"code": receipt.code, "detail": receipt.detail}
-        draft = next((draft for draft in packet.drafts if draft.index == receipt.index), None)
-        if draft is not None and draft.key is not None:
-            answer["msgId"] = draft.key
-        if draft is not None and draft.sequence is not None:
-            answer["sequence"] = draft.sequence
-        if self._connected.is_set():
+    def _tell_device(self, device_uuid: str, packet: Packet, rejected: Sequence[Receipt]) -> None:
+        """Publish rejections to the device, at QoS 0: they may be lost."""
+        drafts = {draft.index: draft for draft in packet.drafts}
+        for receipt in rejected:
+            answer: dict[str, Any] = {"code": receipt.code, "detail": receipt.detail}
+            draft = drafts.get(receipt.index)
+            if draft is not None and draft.key is not None:
+                answer["msgId"] = draft.key
+            if draft is not None and draft.sequence is not None:
+                answer["sequence"] = draft.sequence
             self._client.publish(f"devices/{device_uuid}/rejected", msgspec.json.encode(answer), qos=0)
 
 

@@ -132,7 +132,7 @@ class FakeBroker:
         self.suback: Iterable[int] = (1, 1, 1)
         self._writer: asyncio.StreamWriter | None = None
         self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._served: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     async def __aenter__(self) -> FakeBroker:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -141,9 +141,9 @@ class FakeBroker:
     async def __aexit__(self, *exc_info: object) -> None:
         assert self._server is not None
         self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for writer in self._served.values():
+            writer.transport.abort()
+        await asyncio.gather(*self._served)
 
     @property
     def url(self) -> str:
@@ -183,7 +183,7 @@ class FakeBroker:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._tasks.add(task)
+        self._served[task] = writer
         self._writer = writer
         self.packets = packets = []
         try:
@@ -199,8 +199,8 @@ class FakeBroker:
                     elif kind == PINGREQ:
                         writer.write(packet(PINGRESP, b""))
         finally:
-            self._tasks.discard(task)
             writer.transport.abort()
+            del self._served[task]
 
 
 def packet(kind: int, body: bytes, flags: int = 0) -> bytes:

@@ -61,5 +61,17 @@ def tls_context(settings: MqttSettings) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=settings.ca_file)
     except (OSError, ssl.SSLError) as error:
         raise ConfigError([f"mqtt.ca_file = {settings.ca_file}: {error}"]) from error
+    context.sslsocket_class = _HandshakingSocket
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
+
+
+class _HandshakingSocket(ssl.SSLSocket):
+    """Closes itself when its handshake fails, which paho leaves to the garbage collector."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except OSError:
+            self.close()
+            raise

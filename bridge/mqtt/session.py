@@ -41,6 +41,7 @@ BACKPRESSURE_RETRY_S = 0.05
 STEADY_S = 30.0
 """A connection that lasted this long resets the back-off; one that is taken over at once does not."""
 MAX_READINGS = 5_000
+HUNG_UP = "the broker hangs up before the session begins; is this its port for mqtt, or for mqtts (TLS)?"
 
 
 class Intake(Protocol):
@@ -74,6 +75,7 @@ class MqttSession:
         self._socket: Any = None
         self._reading = False
         self._stopping = False
+        self._explained = False  # why this connection failed or ended
         self._refused = False  # a message waits for room in the pipeline
         self._connected = asyncio.Event()
         self._lost = asyncio.Event()
@@ -136,6 +138,7 @@ class MqttSession:
 
     async def _one_connection(self) -> None:
         self._lost.clear()
+        self._explained = False
         self._slots.forget()  # before CONNECT, which must be the first packet (MQTT-3.1.0-1)
         try:
             # Resolving, connecting and the TLS handshake block, so they get a thread.
@@ -293,8 +296,8 @@ class MqttSession:
         self._connected.set()
 
     def _on_disconnect(self, _client: Any, _userdata: Any, _flags: Any, reason: Any, _properties: Any) -> None:
-        if not self._stopping and not self.problem:
-            self._failed(f"the connection ended: {reason}")
+        if not self._stopping and not self._explained:
+            self._failed(f"the connection ended: {reason}" if self._connected.is_set() else HUNG_UP)
         self._lost.set()
 
     def _give_up(self, advice: str) -> None:
@@ -307,6 +310,7 @@ class MqttSession:
         if advice != self.problem:
             log.error("mqtt_unavailable", broker=self.address, detail=advice)
         self.problem = advice
+        self._explained = True
 
     def _puback(self, mid: int, qos: int) -> None:
         self._client.ack(mid, qos)
@@ -423,6 +427,8 @@ def _connect_advice(error: Exception) -> str:
         return f"the broker's host name is not known: {error.strerror}"
     if isinstance(error, ConnectionRefusedError):
         return "nothing listens at the broker's address"
+    if isinstance(error, ConnectionResetError):
+        return HUNG_UP
     if isinstance(error, TimeoutError):
         return "the broker does not answer"
     return f"cannot connect: {error}"

@@ -1,0 +1,198 @@
+"""TLS and passwords on the way to a real Mosquitto: what is wrong is said once and clearly, and tried for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from structlog.testing import CapturingLogger
+
+from tests.certificates import Authority
+from tests.mqtt_door import Device, Door, FakeIntake, numbered, open_door
+from tests.servers import MosquittoProcess, TcpProxy, free_port, until
+
+
+class SecureBroker:
+    """A Mosquitto with a second listener, for TLS."""
+
+    def __init__(self, server: MosquittoProcess, folder: Path) -> None:
+        self._server = server
+        self._folder = folder
+        self._conf = folder / "mosquitto.conf"
+        self._plain = self._conf.read_text()
+        self.port = free_port()
+        self.plain_port = server.port
+
+    def restart(self, certificate: Path, key: Path, *more: str) -> None:
+        """Come back with this certificate."""
+        self._server.stop()
+        listener = (f"listener {self.port} 127.0.0.1", f"certfile {certificate}", f"keyfile {key}", *more)
+        self._conf.write_text(self._plain + "\n".join(listener) + "\n")
+        self._server.start()
+
+    def stop(self) -> None:
+        self._server.stop()
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    folder = tmp_path / "trusted"
+    folder.mkdir()
+    return Authority(folder)
+
+
+@pytest.fixture
+def broker(mosquitto: MosquittoProcess, tmp_path: Path) -> SecureBroker:
+    return SecureBroker(mosquitto, tmp_path / "mosquitto")
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> CapturingLogger:
+    """What the session logs."""
+    logger = CapturingLogger()
+    monkeypatch.setattr("bridge.mqtt.session.log", logger)
+    return logger
+
+
+def errors(log: CapturingLogger) -> list[str]:
+    return [call.kwargs["detail"] for call in log.calls if call.method_name == "error"]
+
+
+async def tried_again(door: Door, times: int = 3) -> None:
+    enough = door.reconnects + times
+    await until(lambda: door.reconnects >= enough)
+
+
+async def test_tls_with_a_ca_file(broker: SecureBroker, authority: Authority) -> None:
+    broker.restart(*authority.issue("IP:127.0.0.1", "DNS:localhost"))
+    intake = FakeIntake()
+    for host in ("127.0.0.1", "localhost"):
+        url = f"mqtts://{host}:{broker.port}"
+        async with open_door(url, intake, ca_file=authority.certificate) as door:
+            await until(lambda: door.connected)
+            with Device(broker.plain_port) as device:
+                await device.publish(*numbered(100))
+            await until(lambda: len(intake.taken) == 100)
+            intake.taken.clear()
+
+
+async def test_tls_at_the_bound_leaves_nothing_behind_in_its_buffer(broker: SecureBroker, authority: Authority) -> None:
+    """One TLS record carries many messages; what is decrypted and not yet read does not make a socket readable."""
+    broker.restart(*authority.issue("IP:127.0.0.1"), "max_inflight_messages 0")
+    intake = FakeIntake(None)
+    proxy = TcpProxy(("127.0.0.1", broker.port))
+    async with proxy:
+        url = f"mqtts://127.0.0.1:{proxy.port}"
+        async with open_door(url, intake, ca_file=authority.certificate, max_inflight=3) as door:
+            await until(lambda: door.connected)
+            with Device(broker.plain_port) as device:
+                await device.publish(*numbered(200))
+            await until(lambda: len(intake.taken) == 3)
+            intake.settle_held()
+            await until(lambda: len(intake.taken) == 200)
+            assert intake.payloads == numbered(200)
+            assert door.reconnects == 0
+
+
+async def test_ca_that_did_not_sign_the_broker(
+    broker: SecureBroker, authority: Authority, tmp_path: Path, log: CapturingLogger
+) -> None:
+    stranger = tmp_path / "stranger"
+    stranger.mkdir()
+    broker.restart(*Authority(stranger).issue("IP:127.0.0.1"))
+    url = f"mqtts://127.0.0.1:{broker.port}"
+    async with open_door(url, FakeIntake(), ca_file=authority.certificate) as door:
+        await tried_again(door)
+        assert not door.connected
+        (error,) = errors(log)
+        assert error.startswith("TLS: the broker's certificate does not hold: ")
+        assert error.endswith("; check mqtt.ca_file and the host")
+        await asyncio.to_thread(broker.restart, *authority.issue("IP:127.0.0.1"))
+        await until(lambda: door.connected)
+        assert door.session.problem == ""
+
+
+async def test_certificate_of_another_host(broker: SecureBroker, authority: Authority, log: CapturingLogger) -> None:
+    broker.restart(*authority.issue("DNS:elsewhere.example", "IP:127.0.0.2"))
+    async with open_door(f"mqtts://127.0.0.1:{broker.port}", FakeIntake(), ca_file=authority.certificate) as door:
+        await tried_again(door)
+        (error,) = errors(log)
+        assert "certificate does not hold" in error
+        assert "127.0.0.1" in error
+
+
+@pytest.mark.parametrize(
+    ("scheme", "port"),
+    [("mqtts", lambda broker: broker.plain_port), ("mqtt", lambda broker: broker.port)],
+    ids=["mqtts", "mqtt"],
+)
+async def test_url_of_the_other_kind_of_port(
+    broker: SecureBroker,
+    authority: Authority,
+    log: CapturingLogger,
+    scheme: str,
+    port: Callable[[SecureBroker], int],
+) -> None:
+    broker.restart(*authority.issue("IP:127.0.0.1"))
+    url = f"{scheme}://127.0.0.1:{port(broker)}"
+    async with open_door(url, FakeIntake(), ca_file=authority.certificate) as door:
+        await tried_again(door)
+        assert not door.connected
+        assert errors(log)
+        assert all("is this " in error and "TLS" in error for error in errors(log))
+
+
+async def test_settled_during_the_handshake_is_not_sent_before_connect(
+    broker: SecureBroker, authority: Authority
+) -> None:
+    """CONNECT must be the first packet (MQTT-3.1.0-1), or the broker hangs up."""
+    broker.restart(*authority.issue("IP:127.0.0.1"))
+    intake = FakeIntake(None)
+    proxy = TcpProxy(("127.0.0.1", broker.port))
+    async with proxy:
+        url = f"mqtts://127.0.0.1:{proxy.port}"
+        async with open_door(url, intake, ca_file=authority.certificate) as door:
+            await until(lambda: door.connected)
+            with Device(broker.plain_port) as device:
+                await device.publish(*numbered(3))
+                await until(lambda: len(intake.held) == 3)
+                proxy.cut()
+                proxy.stall()
+                await until(lambda: proxy.accepted == 2)
+                intake.settle_held()
+                proxy.resume()
+                await until(lambda: door.connected)
+                await device.publish(b"99")
+                await until(lambda: b"99" in intake.payloads)
+            assert proxy.accepted == 2
+            assert intake.payloads == [*numbered(3), *numbered(3), b"99"]
+
+
+async def test_wrong_password_is_said_and_tried_for_ever(
+    broker: SecureBroker, authority: Authority, tmp_path: Path, log: CapturingLogger
+) -> None:
+    passwords = tmp_path / "passwords"
+
+    def come_back(password: str) -> None:
+        subprocess.run(["mosquitto_passwd", "-b", "-c", str(passwords), "bri@dge", password], check=True)
+        secured = ("per_listener_settings false", "allow_anonymous false", f"password_file {passwords}")
+        broker.restart(certificate, key, *secured)
+
+    certificate, key = authority.issue("IP:127.0.0.1")
+    come_back("another")
+    intake = FakeIntake()
+    url = f"mqtts://bri%40dge:pass%2Fword@127.0.0.1:{broker.port}"
+    async with open_door(url, intake, ca_file=authority.certificate) as door:
+        await tried_again(door)
+        assert not door.connected
+        (error,) = errors(log)
+        assert error == "the broker refuses us: Not authorized; check mqtt.username and mqtt.password"
+        await asyncio.to_thread(come_back, "pass/word")
+        await until(lambda: door.connected)
+        with Device(broker.plain_port, username="bri@dge", password="pass/word") as device:
+            await device.publish(b"1")
+        await until(lambda: intake.payloads == [b"1"])
+    assert "pass/word" not in str(log.calls)

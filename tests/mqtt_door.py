@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import ssl
 import struct
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
@@ -124,7 +125,8 @@ class FakeBroker:
     Use as an async context manager.
     """
 
-    def __init__(self, protocol: str = "3.1.1") -> None:
+    def __init__(self, protocol: str = "3.1.1", tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self._properties = b"\0" if protocol == "5" else b""  # none
         self.connections = 0
         self.packets: list[tuple[int, bytes]] = []
@@ -135,7 +137,7 @@ class FakeBroker:
         self._served: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     async def __aenter__(self) -> FakeBroker:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -146,9 +148,13 @@ class FakeBroker:
         await asyncio.gather(*self._served)
 
     @property
-    def url(self) -> str:
+    def port(self) -> int:
         assert self._server is not None
-        return f"mqtt://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return int(self._server.sockets[0].getsockname()[1])
+
+    @property
+    def url(self) -> str:
+        return f"{'mqtts' if self._tls else 'mqtt'}://127.0.0.1:{self.port}"
 
     @property
     def acknowledged(self) -> list[int]:
@@ -171,9 +177,7 @@ class FakeBroker:
         self, topic: str | bytes, payload: bytes, *, mid: int = 0, dup: bool = False, retain: bool = False
     ) -> None:
         """A message; at QoS 1 where it has a packet id."""
-        name = topic.encode() if isinstance(topic, str) else topic
-        body = struct.pack("!H", len(name)) + name + (struct.pack("!H", mid) if mid else b"") + payload
-        self.send(packet(PUBLISH, body, dup << 3 | bool(mid) << 1 | retain))
+        self.send(publication(topic, payload, mid=mid, dup=dup, retain=retain))
 
     def hang_up(self) -> None:
         """End the present connection in order."""
@@ -212,6 +216,13 @@ def packet(kind: int, body: bytes, flags: int = 0) -> bytes:
         length.append(low | (0x80 if rest else 0))
         if not rest:
             return bytes([kind << 4 | flags]) + bytes(length) + body
+
+
+def publication(topic: str | bytes, payload: bytes, *, mid: int = 0, dup: bool = False, retain: bool = False) -> bytes:
+    """A PUBLISH packet of MQTT 3.1.1; at QoS 1 where it has a packet id."""
+    name = topic.encode() if isinstance(topic, str) else topic
+    body = struct.pack("!H", len(name)) + name + (struct.pack("!H", mid) if mid else b"") + payload
+    return packet(PUBLISH, body, dup << 3 | bool(mid) << 1 | retain)
 
 
 async def read_packet(reader: asyncio.StreamReader) -> tuple[int, bytes]:

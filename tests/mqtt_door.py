@@ -157,6 +157,11 @@ class FakeBroker:
         return f"{'mqtts' if self._tls else 'mqtt'}://127.0.0.1:{self.port}"
 
     @property
+    def open(self) -> int:
+        """How many connections there are."""
+        return len(self._served)
+
+    @property
     def acknowledged(self) -> list[int]:
         """Packet ids of PUBACKs over the present connection, in order."""
         return [struct.unpack("!H", body)[0] for kind, body in self.packets if kind == PUBACK]

@@ -243,6 +243,7 @@ async def test_connection_lost_at_the_bound_is_made_again_once_there_is_room() -
             broker.publish(TOPIC, b"%d" % mid, mid=mid)
         await intake.wait_taken(8)
         proxy.cut()
+        await until(lambda: broker.open == 0)
         for delivery in intake.held[:2]:
             settle(delivery)  # what notices the loss, since nothing is read
         await until(lambda: door.reconnects == 1)

@@ -269,6 +269,8 @@ BEGIN
         IF v_state = 'STALE' THEN
             v_state := 'INITIALIZING'; v_valid := 0; v_changed_us := s.ts_us;
         END IF;
+        -- Alone, such a reading would not have come here: rows of other programs may be open.
+        CONTINUE WHEN v_state = 'NORMAL' AND s.threshold_id IS NULL AND s.delta_id IS NULL;
         v_warming := v_state = 'INITIALIZING' AND v_valid < s.min_readings;
         IF v_warming THEN
             v_valid := v_valid + 1;

@@ -1,0 +1,536 @@
+"""The stored procedures, rule by rule (docs/DESIGN.md, "The database"). Times are seconds after START."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import psycopg
+import pytest
+
+from tests.plant import BATCH, Connection, Plant, Row, at, connect, us
+from tests.servers import PostgresServer
+
+
+def statuses(rows: list[Row]) -> list[tuple[str, str]]:
+    return [(row["severity"], row["status"]) for row in rows]
+
+
+@pytest.fixture(scope="module")
+def database(postgres_server: PostgresServer) -> Iterator[str]:
+    """One database for all tests: each has a device of its own."""
+    postgres_server.start()
+    name = postgres_server.create_migrated()
+    yield postgres_server.url_of(name)
+    postgres_server.drop_database(name)
+
+
+@pytest.fixture
+def connection(database: str) -> Iterator[Connection]:
+    with connect(database) as connection:
+        yield connection
+
+
+@pytest.fixture
+def plant(connection: Connection) -> Plant:
+    return Plant(connection)
+
+
+# Storing
+
+
+def test_a_reading_is_stored_to_the_microsecond(plant: Plant) -> None:
+    assert plant.store(23.5, 1.000001, 7, received_s=4) == (True, "clean", [])
+    row = plant.one("SELECT * FROM sensor_readings WHERE sensor_id = %(id)s", id=plant.sensor)
+    assert (row["value"], row["timestamp"], row["device_timestamp"], row["sequence"]) == (
+        23.5,
+        at(1.000001),
+        at(1.000001),
+        7,
+    )
+    assert plant.latest == (23.5, at(1.000001))
+
+
+def test_a_reading_without_a_time_has_the_time_of_receipt(plant: Plant) -> None:
+    plant.store(1.0, None, received_s=4)
+    row = plant.one("SELECT * FROM sensor_readings WHERE sensor_id = %(id)s", id=plant.sensor)
+    assert (row["timestamp"], row["device_timestamp"]) == (at(4), None)
+
+
+def test_the_contracts_three_arguments_suffice(plant: Plant) -> None:
+    before = datetime.now(UTC)
+    plant.one("SELECT * FROM sp_insert_reading_and_check_threshold(%(id)s, 5)", id=plant.sensor)
+    plant.one("SELECT * FROM sp_insert_reading_and_check_threshold(%(id)s, 6, %(at)s)", id=plant.sensor, at=at(0))
+    assert plant.values == [6.0, 5.0]
+    assert before <= plant.latest[1] <= datetime.now(UTC)
+
+
+def test_an_empty_batch_does_nothing(plant: Plant) -> None:
+    answer = plant.batch()
+    assert (answer["outcomes"], answer["classes"], answer["alerts"], answer["outbox_id"]) == ([], [], [], None)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_value_that_is_not_finite_is_refused_with_its_batch(plant: Plant, value: float) -> None:
+    with pytest.raises(psycopg.errors.NumericValueOutOfRange, match="not finite"):  # 22003
+        plant.store(value, 0)
+    with pytest.raises(psycopg.errors.NumericValueOutOfRange, match="not finite"):
+        plant.batch((1.0, 0), (value, 1))
+    assert plant.values == []
+
+
+def test_a_null_value_is_refused(plant: Plant) -> None:
+    with pytest.raises(psycopg.errors.NotNullViolation):
+        plant.store(None, 0)
+
+
+def test_an_unknown_sensor_is_refused_with_its_batch(plant: Plant) -> None:
+    known, plant.sensor = plant.sensor, 10**12
+    with pytest.raises(psycopg.errors.ForeignKeyViolation):  # 23503
+        plant.store(1.0, 0)
+    with pytest.raises(psycopg.errors.ForeignKeyViolation):
+        plant.one(BATCH, sensors=[known, 10**12], values=[1.0, 1.0], ts_us=[us(0), us(0)], received_us=None, keys=None)
+    plant.sensor = known
+    assert plant.values == []
+
+
+# Duplicates
+
+
+@pytest.mark.parametrize("sequence", [None, 7])
+def test_a_duplicate_is_one_row_and_one_alert(plant: Plant, sequence: int | None) -> None:
+    plant.threshold("greater_than", 50)
+    assert plant.store(60.0, 0, sequence).inserted
+    plant.connection.execute("UPDATE alerts SET status = 'resolved' WHERE sensor_id = %s", [plant.sensor])
+    assert plant.store(60.0, 0, sequence) == (False, "clean", [])
+    assert plant.values == [60.0]
+    assert len(plant.alerts) == 1
+
+
+def test_readings_of_one_moment_with_different_sequences_are_different(plant: Plant) -> None:
+    plant.store(1.0, 0, 1)
+    assert plant.store(2.0, 0, 2).inserted
+    assert plant.latest == (2.0, at(0))  # a tie is not late
+    assert plant.store(3.0, 0, None).inserted
+
+
+def test_a_known_key_is_a_duplicate_at_another_time(plant: Plant) -> None:
+    assert plant.store(1.0, None, received_s=0, key="m1").inserted
+    assert not plant.store(1.0, None, received_s=9, key="m1").inserted
+    assert plant.store(1.0, None, received_s=9, key="m2").inserted
+    assert plant.values == [1.0, 1.0]
+
+
+def test_a_first_delivery_with_a_known_key_is_another_reading(plant: Plant) -> None:
+    plant.store(1.0, None, received_s=0, key="m1")
+    assert plant.store(2.0, None, received_s=9, key="m1", redelivered=False).inserted
+
+
+# Warm-up and states
+
+
+def test_a_sensor_raises_nothing_until_it_has_warmed_up(connection: Connection) -> None:
+    plant = Plant(connection, operational_state="INITIALIZING", min_readings_for_normal=10)
+    plant.threshold("greater_than", 50)
+    for second in range(9):
+        assert plant.store(60.0, second) == (True, "alert", [])
+    assert plant.state == ("INITIALIZING", 9)
+    assert plant.store(60.0, 9).events == []
+    assert plant.state == ("NORMAL", 10)
+    assert plant.changed_at == at(9)
+    assert plant.alerts == []
+    assert plant.store(60.0, 10).kinds == [("alert", "warning")]
+    assert plant.state == ("ALERT", 10)
+
+
+def test_a_new_sensor_warms_up_for_ten_readings(connection: Connection) -> None:
+    row = connection.execute(
+        "WITH d AS (INSERT INTO devices (name) VALUES ('d') RETURNING id) INSERT INTO sensors (device_id, name,"
+        " sensor_type) SELECT id, 's', 't' FROM d RETURNING operational_state, min_readings_for_normal"
+    ).fetchone()
+    assert row == {"operational_state": "INITIALIZING", "min_readings_for_normal": 10}
+
+
+def test_duplicates_and_late_readings_do_not_warm_up(connection: Connection) -> None:
+    plant = Plant(connection, operational_state="INITIALIZING")
+    plant.store(1.0, 5)
+    plant.store(1.0, 5)
+    plant.store(1.0, 4)
+    assert plant.state == ("INITIALIZING", 1)
+
+
+def test_states_follow_the_readings(plant: Plant) -> None:
+    plant.threshold("greater_than", 50)
+    plant.delta(abs_delta=5)
+    seen = []
+    for second, value in enumerate([10, 11, 20, 20, 60, 60, 20, 20]):
+        plant.store(value, second)
+        seen.append((plant.state[0], plant.changed_at))
+    assert [state for state, _ in seen] == [
+        "NORMAL",
+        "NORMAL",
+        "WARNING",
+        "NORMAL",
+        "ALERT",
+        "ALERT",
+        "WARNING",  # back in range by a jump
+        "NORMAL",
+    ]
+    assert [moment for _, moment in seen[2:]] == [at(2), at(3), at(4), at(4), at(6), at(7)]
+
+
+def test_a_stale_sensor_warms_up_again(connection: Connection) -> None:
+    plant = Plant(connection, operational_state="STALE", valid_readings_count=3, min_readings_for_normal=3)
+    plant.threshold("greater_than", 50)
+    plant.store(60.0, 0)
+    assert plant.state == ("INITIALIZING", 1)
+    assert plant.changed_at == at(0)
+    plant.store(60.0, 1)
+    plant.store(60.0, 2)
+    assert plant.state == ("NORMAL", 3)
+    assert plant.alerts == []
+
+
+def test_a_sensor_that_falls_silent_becomes_stale_and_keeps_its_alert(plant: Plant) -> None:
+    plant.threshold("greater_than", 50)
+    plant.store(60.0, 0, received_s=100)
+    mark = "SELECT mark_stale_sensors(%(before)s) AS n"
+    plant.one(mark, before=at(100))
+    assert plant.state[0] == "ALERT"
+    plant.one(mark, before=at(100.5))
+    assert plant.state[0] == "STALE"
+    for second in (1, 2, 3):
+        assert plant.store(20.0, second).events == []
+    assert plant.state == ("ALERT", 3)  # warmed up, and the alert of before is still open
+    assert plant.store(20.0, 4).kinds == [("resolved", "warning")]
+    assert plant.state[0] == "NORMAL"
+
+
+def test_a_batch_warms_up_and_raises_in_one_call(connection: Connection) -> None:
+    plant = Plant(connection, operational_state="INITIALIZING")
+    plant.threshold("greater_than", 50)
+    answer = plant.batch((60.0, 0), (60.0, 1), (60.0, 2), (60.0, 3), (20.0, 4), (70.0, 5))
+    assert [event["kind"] for event in answer["alerts"]] == ["alert", "resolved", "alert"]
+    assert [row["triggered_at"] for row in plant.alerts] == [at(3), at(5)]
+    assert plant.state == ("ALERT", 3)
+
+
+# Thresholds
+
+LIMITS = [
+    ("greater_than", 50, None, 50.1, True),
+    ("greater_than", 50, None, 50.0, False),
+    ("greater_than", None, 50, 60.0, False),  # it has no limit
+    ("less_than", 10, None, 9.9, True),
+    ("less_than", 10, None, 10.0, False),
+    ("less_than", None, 10, 9.9, True),  # only the maximum is set
+    ("less_than", None, 10, 10.0, False),
+    ("less_than", 5, 10, 7.0, False),  # the minimum counts where both are set
+    ("equal_to", 10, None, 10.0, True),
+    ("equal_to", 10, None, 10.1, False),
+    ("out_of_range", 10, 50, 9.9, True),
+    ("out_of_range", 10, 50, 50.1, True),
+    ("out_of_range", 10, 50, 10.0, False),
+    ("out_of_range", 10, 50, 50.0, False),
+    ("out_of_range", 10, None, 9.9, True),
+    ("out_of_range", 10, None, 999.0, False),
+    ("out_of_range", None, 50, 50.1, True),
+    ("out_of_range", None, 50, -999.0, False),
+    ("out_of_range", None, None, 1.0, False),
+]
+
+
+@pytest.mark.parametrize(("condition", "low", "high", "value", "violated"), LIMITS)
+def test_each_condition_holds_at_its_limits(
+    plant: Plant, condition: str, low: float | None, high: float | None, value: float, violated: bool
+) -> None:
+    number = plant.threshold(condition, low, high)
+    stored = plant.store(value, 0)
+    assert stored.label == ("alert" if violated else "clean")
+    assert [alert["threshold_id"] for alert in plant.alerts] == ([number] if violated else [])
+
+
+def test_a_violation_opens_an_alert_with_all_its_columns(plant: Plant) -> None:
+    number = plant.threshold("greater_than", 50, severity="critical")
+    stored = plant.store(60.0, 3)
+    (alert,) = plant.alerts
+    assert alert == {
+        "id": alert["id"],
+        "sensor_id": plant.sensor,
+        "device_id": plant.device,
+        "threshold_id": number,
+        "severity": "critical",
+        "status": "active",
+        "triggered_value": 60.0,
+        "triggered_at": at(3),
+        "resolved_at": None,
+    }
+    assert stored.events == [
+        {
+            "event_id": f"a-{alert['id']}-alert",
+            "alert_id": alert["id"],
+            "sensor_id": plant.sensor,
+            "kind": "alert",
+            "severity": "critical",
+            "value": 60.0,
+            "threshold_id": number,
+            "triggered_at_us": us(3),
+        }
+    ]
+
+
+def test_an_inactive_threshold_is_not_looked_at(plant: Plant) -> None:
+    plant.threshold("greater_than", 50, is_active=False)
+    plant.delta(abs_delta=5, is_active=False)
+    plant.store(10.0, 0)
+    assert plant.store(60.0, 1) == (True, "clean", [])
+
+
+def test_a_second_violation_keeps_the_one_active_alert(plant: Plant) -> None:
+    plant.threshold("greater_than", 50)
+    plant.store(60.0, 0)
+    assert plant.store(70.0, 1) == (True, "alert", [])
+    (alert,) = plant.alerts
+    assert alert["triggered_value"] == 60.0
+
+
+def test_critical_beats_warning(plant: Plant) -> None:
+    plant.threshold("greater_than", 50, severity="warning")
+    critical = plant.threshold("greater_than", 60, severity="critical")
+    plant.threshold("greater_than", 40, severity="info")
+    assert plant.store(70.0, 0).kinds == [("alert", "critical")]
+    assert [alert["threshold_id"] for alert in plant.alerts] == [critical]
+
+
+def test_an_alert_that_grows_critical_is_replaced(plant: Plant) -> None:
+    plant.threshold("greater_than", 50, severity="warning")
+    plant.threshold("greater_than", 60, severity="critical")
+    plant.store(55.0, 0)
+    assert plant.store(65.0, 1).kinds == [("resolved", "warning"), ("alert", "critical")]
+    assert statuses(plant.alerts) == [("warning", "resolved"), ("critical", "active")]
+    assert plant.store(55.0, 2).kinds == [("resolved", "critical"), ("alert", "warning")]
+    assert plant.state[0] == "ALERT"
+
+
+def test_back_in_range_resolves_the_alert(plant: Plant) -> None:
+    plant.threshold("greater_than", 50)
+    plant.store(60.0, 0)
+    assert plant.store(20.0, 1).kinds == [("resolved", "warning")]
+    (alert,) = plant.alerts
+    assert (alert["status"], alert["resolved_at"]) == ("resolved", at(1))
+    assert plant.store(20.0, 2).events == []
+
+
+def test_an_acknowledged_alert_is_the_one_open_alert(plant: Plant) -> None:
+    plant.threshold("greater_than", 50)
+    plant.store(60.0, 0)
+    plant.connection.execute("UPDATE alerts SET status = 'acknowledged' WHERE sensor_id = %s", [plant.sensor])
+    assert plant.store(60.0, 1).events == []
+    assert plant.store(20.0, 2).kinds == [("resolved", "warning")]
+
+
+def test_an_alert_that_an_operator_resolved_is_raised_again(plant: Plant) -> None:
+    plant.threshold("greater_than", 50)
+    plant.store(60.0, 0)
+    plant.connection.execute("UPDATE alerts SET status = 'resolved' WHERE sensor_id = %s", [plant.sensor])
+    assert plant.store(60.0, 1).kinds == [("alert", "warning")]
+    assert statuses(plant.alerts) == [("warning", "resolved"), ("warning", "active")]
+
+
+# Jumps
+
+JUMPS = [
+    ({"abs_delta": 5}, 10, 15.1, 1, True),
+    ({"abs_delta": 5}, 10, 15.0, 1, False),
+    ({"abs_delta": 5}, 10, 4.9, 1, True),
+    ({"rel_delta": 0.5}, 10, 15.1, 1, True),
+    ({"rel_delta": 0.5}, 10, 15.0, 1, False),
+    ({"rel_delta": 0.5}, -10, -15.1, 1, True),
+    ({"rel_delta": 999}, 0, 0.001, 1, True),  # zero counts as 1e-6
+    ({"rel_delta": 1001}, 0, 0.001, 1, False),
+    ({"abs_slope": 2}, 10, 15.0, 2, True),
+    ({"abs_slope": 2}, 10, 15.0, 2.5, False),
+    ({"rel_slope": 0.2}, 10, 15.0, 2, True),
+    ({"rel_slope": 0.2}, 10, 15.0, 2.5, False),
+    ({"abs_slope": 2}, 10, 15.0, 0, False),  # at one moment there is no slope
+    ({"abs_delta": 5, "abs_slope": 100}, 10, 16.0, 1, True),
+    ({}, 10, 9e9, 1, False),
+]
+
+
+@pytest.mark.parametrize(("limits", "previous", "value", "after_s", "is_spike"), JUMPS)
+def test_a_jump_is_measured_by_each_limit(
+    plant: Plant, limits: Row, previous: float, value: float, after_s: float, is_spike: bool
+) -> None:
+    plant.delta(**limits)
+    plant.store(previous, 0, 1)
+    assert plant.store(value, after_s, 2).label == ("warning" if is_spike else "clean")
+    assert [row["event_code"] for row in plant.warnings] == (["DELTA_SPIKE"] if is_spike else [])
+
+
+def test_a_jump_raises_a_warning_that_the_next_calm_reading_resolves(plant: Plant) -> None:
+    number = plant.delta(abs_delta=5, severity="info")
+    plant.store(10.0, 0)
+    assert plant.store(20.0, 2).kinds == [("warning", "info")]
+    (warning,) = plant.warnings
+    assert (warning["event_type"], warning["status"], warning["device_id"]) == ("warning", "active", plant.device)
+    assert warning["created_at"] == at(2)
+    assert warning["payload"] == {
+        "delta_threshold_id": number,
+        "severity": "info",
+        "previous": 10,
+        "value": 20,
+        "abs_delta": 10,
+        "rel_delta": 1,
+        "abs_slope": 5,
+        "rel_slope": 0.5,
+    }
+    assert plant.store(20.0, 3).kinds == [("resolved", "info")]
+    assert [(row["status"], row["resolved_at"]) for row in plant.warnings] == [("resolved", at(3))]
+
+
+def test_a_jump_while_its_warning_is_active_raises_no_second(plant: Plant) -> None:
+    plant.delta(abs_delta=5)
+    for second, value in enumerate([10, 20, 30]):
+        plant.store(value, second)
+    assert [row["status"] for row in plant.warnings] == ["active"]
+
+
+def test_a_jump_within_the_cooldown_raises_nothing(plant: Plant) -> None:
+    plant.delta(abs_delta=5, cooldown_s=10)
+    plant.store(10.0, 0)
+    plant.store(20.0, 1)
+    plant.store(20.0, 2)  # resolves
+    assert plant.store(30.0, 10.9) == (True, "warning", [])  # what it is, and what is said of it, are two things
+    plant.store(30.0, 10.95)
+    assert plant.store(40.0, 11).kinds == [("warning", "warning")]
+    assert len(plant.warnings) == 2
+
+
+def test_an_alert_and_a_warning_stand_side_by_side(plant: Plant) -> None:
+    plant.threshold("greater_than", 50)
+    plant.delta(abs_delta=5)
+    plant.store(10.0, 0)
+    stored = plant.store(60.0, 1)
+    assert stored.label == "alert"
+    assert stored.kinds == [("alert", "warning"), ("warning", "warning")]
+    assert plant.state[0] == "ALERT"
+    assert plant.store(58.0, 2).kinds == [("resolved", "warning")]
+    assert (len(plant.alerts), plant.state[0]) == (1, "ALERT")
+
+
+def test_a_warning_of_another_program_is_the_one_warning_and_theirs_to_resolve(plant: Plant) -> None:
+    number = plant.foreign_warning()
+    plant.delta(abs_delta=5)
+    plant.store(10.0, 0)
+    assert plant.store(20.0, 1) == (True, "warning", [])
+    assert plant.state[0] == "WARNING"
+    plant.store(20.0, 2)
+    assert [(row["id"], row["status"]) for row in plant.warnings] == [(number, "active")]
+
+
+# Late readings
+
+
+def test_a_late_reading_is_stored_and_changes_nothing(plant: Plant) -> None:
+    plant.threshold("greater_than", 50)
+    plant.delta(abs_delta=5)
+    plant.store(20.0, 10)
+    before = plant.latest, plant.state, plant.changed_at
+    assert plant.store(60.0, 9.999999) == (True, "alert", [])
+    assert (plant.latest, plant.state, plant.changed_at) == before
+    assert plant.values == [60.0, 20.0]
+    assert (plant.alerts, plant.warnings) == ([], [])
+    assert plant.store(21.0, 11).label == "clean"  # the late one is nobody's previous reading
+
+
+def test_a_late_reading_resolves_nothing(plant: Plant) -> None:
+    plant.threshold("greater_than", 50)
+    plant.delta(abs_delta=5)
+    plant.store(10.0, 0)
+    plant.store(60.0, 10)
+    assert plant.store(20.0, 9) == (True, "clean", [])
+    assert ([row["status"] for row in plant.alerts], [row["status"] for row in plant.warnings]) == (
+        ["active"],
+        ["active"],
+    )
+    assert plant.state[0] == "ALERT"
+
+
+def test_a_reading_is_late_within_its_batch_too(plant: Plant) -> None:
+    plant.threshold("greater_than", 50)
+    answer = plant.batch((20.0, 10), (60.0, 9), (21.0, 11))
+    assert (answer["classes"], answer["alerts"]) == ([0, 2, 0], [])
+    assert plant.latest == (21.0, at(11))
+
+
+# The device
+
+
+def test_a_device_is_seen_in_steps_of_ten_seconds(plant: Plant) -> None:
+    assert plant.seen() == ("offline", None)
+    plant.store(1.0, 0, received_s=19.9)
+    assert plant.seen() == ("online", at(10))
+    plant.store(1.0, 1, received_s=20)
+    assert plant.seen() == ("online", at(20))
+    plant.store(1.0, 2, received_s=15)  # by another process, whose batch waited
+    assert plant.seen() == ("online", at(20))
+
+
+def test_a_reading_that_is_not_fresh_shows_no_life(plant: Plant) -> None:
+    plant.store(1.0, 0, fresh=False)
+    assert plant.seen() == ("offline", None)
+
+
+def test_a_duplicate_shows_life(plant: Plant) -> None:
+    plant.store(1.0, 0, received_s=0)
+    plant.store(1.0, 0, received_s=30)
+    assert plant.seen() == ("online", at(30))
+
+
+def test_a_disabled_device_stays_disabled(plant: Plant) -> None:
+    plant.connection.execute("UPDATE devices SET status = 'disabled' WHERE id = %s", [plant.device])
+    plant.store(1.0, 0, received_s=10)
+    assert plant.seen() == ("disabled", at(10))
+
+
+# The outbox and the books
+
+
+def outbox(plant: Plant) -> list[Row]:
+    return plant.all("SELECT * FROM ingest_outbox WHERE %(id)s = ANY (sensor_ids) ORDER BY id", id=plant.sensor)
+
+
+def test_a_batch_writes_one_outbox_row_of_what_it_stored(plant: Plant) -> None:
+    plant.threshold("greater_than", 50)
+    plant.delta(abs_delta=5)
+    plant.store(10.0, 0)
+    answer = plant.batch((10.0, 0), (20.0, 1), (60.0, 2), (60.0, 2))
+    assert (answer["outcomes"], answer["classes"]) == ([1, 0, 0, 1], [0, 1, 2, 0])
+    row = outbox(plant)[-1]
+    assert row["id"] == answer["outbox_id"]
+    assert (row["values"], row["ts_us"], row["classes"]) == ([20.0, 60.0], [us(1), us(2)], [1, 2])
+    assert row["sources"] == ["sql", "sql"]
+    assert row["alerts"] == answer["alerts"]
+    assert [event["kind"] for event in row["alerts"]] == ["warning", "alert"]
+
+
+def test_a_batch_of_duplicates_writes_no_outbox_row(plant: Plant) -> None:
+    plant.store(10.0, 0)
+    assert plant.batch((10.0, 0), (10.0, 0))["outbox_id"] is None
+    assert len(outbox(plant)) == 1
+
+
+def test_a_batch_that_is_rolled_back_leaves_no_event(plant: Plant) -> None:
+    with plant.connection.transaction(force_rollback=True):
+        plant.store(10.0, 0)
+        assert len(outbox(plant)) == 1
+    assert (outbox(plant), plant.values) == ([], [])
+
+
+def test_calls_of_other_programs_are_in_the_ledger(plant: Plant) -> None:
+    plant.store(10.0, 0)
+    plant.batch((10.0, 0), (20.0, 1), (30.0, 2))
+    line = plant.one("SELECT * FROM ingest_ledger WHERE device_id = %(id)s", id=plant.device)
+    assert (line["instance"], line["source"]) == (0, "sql")
+    assert (line["received"], line["stored"], line["duplicate"]) == (4, 3, 1)

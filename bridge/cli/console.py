@@ -50,9 +50,16 @@ def settings(config: Path | None, data_dir: Path | None) -> Iterator[Settings]:
 @contextmanager
 def admin(config: Path | None, data_dir: Path | None) -> Iterator[Admin]:
     """A connection to the database of the service that the command is about."""
+    with settings(config, data_dir) as found, connect_admin(found) as connection:
+        yield connection
+
+
+@contextmanager
+def connect_admin(found: Settings) -> Iterator[Admin]:
+    """A connection to the database that settings name."""
     from bridge.store.admin import connect
 
-    with settings(config, data_dir) as found, connect(found.database.url) as connection:
+    with connect(found.database.url) as connection:
         yield connection
 
 

@@ -1,7 +1,133 @@
-"""stub"""
+"""`iot-bridge import`: history from a CSV file."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bridge.cli.console import FAILED, Config, DataDir, Json, connect_admin, settings, show
+from bridge.cli.device import find
+from bridge.errors import ConfigError
+
+if TYPE_CHECKING:
+    from bridge.backfill import Bookmark, Plan, Totals
+    from bridge.settings import Settings
+
 
 def register(app: typer.Typer) -> None:
-    pass
+    app.command("import")(import_file)
+
+
+def import_file(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True, help="CSV with a header line.")],
+    device: Annotated[str, typer.Option(help="UUID or id of the device whose sensors these are.")],
+    mapping: Annotated[list[str], typer.Option("--map", help="COLUMN=SENSOR_UUID, once for each sensor.")],
+    time_column: Annotated[str, typer.Option("--time", help="Column of the time: ISO 8601, or Unix seconds.")],
+    sequence: Annotated[str | None, typer.Option(help="Column of the device's counter.")] = None,
+    delimiter: Annotated[str, typer.Option(help="What stands between cells.")] = ",",
+    max_age_days: Annotated[
+        float | None, typer.Option(min=0, help="Refuse readings older than this; without it, none.")
+    ] = None,
+    bookmark: Annotated[
+        Path | None, typer.Option(help="Where to remember how far it came; without it, FILE.bookmark.")
+    ] = None,
+    config: Config = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Import readings through the same pipeline: what is refused goes to quarantine, with its reason code.
+
+    Interrupted, run it again: it goes on where it was. Run once more, it stores nothing twice. Exit code 1
+    if anything was refused.
+
+    Example: iot-bridge import may.csv --device 1 --map temp=5f0c1f5e-0000-4000-8000-000000000001 --time at
+    """
+    from bridge.backfill import Bookmark, Plan
+
+    if len(delimiter) != 1:
+        raise ConfigError(["--delimiter is one character"])
+    with settings(config, data_dir) as found:
+        with connect_admin(found) as connection:
+            owner = find(connection, device)
+        plan = Plan(
+            path=str(file),
+            device_uuid=owner["device_uuid"],
+            device_id=owner["device_id"],
+            columns=columns_of(mapping, owner["sensors"]),
+            time_column=time_column,
+            sequence_column=sequence,
+            delimiter=delimiter,
+        )
+        behind_s = max_age_days * 86_400 if max_age_days is not None else time.time()
+        pipeline = found.pipeline.model_copy(update={"max_behind_s": behind_s})
+        place = Bookmark(bookmark or file.with_name(file.name + ".bookmark"), plan)
+        started_s = time.monotonic()
+        totals = _run(found.model_copy(update={"pipeline": pipeline}), plan, place, file.stat().st_size)
+    seconds = time.monotonic() - started_s
+    rejected = sum(totals.rejected.values())
+    answer: dict[str, Any] = {
+        "rows": totals.rows,
+        "skipped_rows": totals.skipped_rows,
+        "inserted": totals.inserted,
+        "duplicates": totals.duplicates,
+        "rejected": rejected,
+        "rejected_by_code": dict(totals.rejected),
+        "seconds": round(seconds, 3),
+        "readings_per_s": round((totals.inserted + totals.duplicates + rejected) / max(seconds, 1e-9)),
+    }
+    show(answer, json)
+    if rejected:
+        print("see iot-bridge quarantine list", file=sys.stderr)
+        raise SystemExit(FAILED)
+
+
+def columns_of(mapping: list[str], sensors: list[dict[str, Any]]) -> dict[str, str]:
+    """Column to sensor UUID, of COLUMN=SENSOR_UUID. Raises ConfigError with every mistake."""
+    from bridge.pipeline.decode import normal_uuid
+
+    known = {sensor["sensor_uuid"]: sensor["name"] for sensor in sensors}
+    columns: dict[str, str] = {}
+    problems = []
+    for text in mapping:
+        column, equals, wanted = text.rpartition("=")
+        uuid = normal_uuid(wanted)
+        if not equals or not column:
+            problems.append(f"--map {text}: write COLUMN=SENSOR_UUID")
+        elif uuid not in known:
+            there = ", ".join(f"{one} ({name})" for one, name in known.items()) or "none"
+            problems.append(f"--map {text}: no such sensor of this device; there are {there}")
+        elif column in columns or uuid in columns.values():
+            problems.append(f"--map {text}: the column or the sensor is mapped twice")
+        else:
+            columns[column] = uuid
+    if problems:
+        raise ConfigError(problems)
+    return columns
+
+
+def _run(settings: Settings, plan: Plan, bookmark: Bookmark, size: int) -> Totals:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from bridge.app import now_us, open_pipeline
+    from bridge.backfill import backfill
+
+    console = Console(stderr=True)
+    parts = (TextColumn("importing"), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+    with Progress(*parts, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=size)
+
+        def seen(totals: Totals) -> None:
+            text = f"{totals.inserted} stored, {totals.duplicates} duplicates, {totals.rejected.total()} refused"
+            progress.update(task, completed=totals.position, description=text)
+
+        async def run() -> Totals:
+            async with open_pipeline(settings) as pipeline:
+                return await backfill(plan, bookmark, pipeline.intake, now_us, seen)
+
+        return asyncio.run(run())

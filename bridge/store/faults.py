@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import psycopg
+from psycopg.errors import CheckViolation
 
 from bridge.errors import StoreRefused, StoreUnavailable
 
@@ -15,7 +16,15 @@ def translate(error: psycopg.Error | TimeoutError, *, sent: bool) -> StoreUnavai
     if state is None:
         text = str(error) or type(error).__name__
         return StoreUnavailable(f"no answer from the database: {text.strip()}", in_doubt=sent)
-    if state[:2] in _REFUSED_CLASSES:
+    if state[:2] in _REFUSED_CLASSES and not _routed_astray(error):
         return StoreRefused(str(error).strip())
     # The server answered, so it has rolled back: deadlock, shutdown, no connections left, no schema …
     return StoreUnavailable(f"the database says {state}: {str(error).strip().splitlines()[0]}")
+
+
+def _routed_astray(error: psycopg.Error | TimeoutError) -> bool:
+    """A row waited for the default partition while its month was made: the next attempt finds the month.
+
+    The constraint of a partition has no name, unlike a CHECK.
+    """
+    return isinstance(error, CheckViolation) and error.diag.constraint_name is None

@@ -36,7 +36,7 @@ def test_demo_stops_cleanly_on_ctrl_c(short_dir: Path) -> None:
         [*COMMAND, "demo", "--data-dir", str(short_dir / "demo")], stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
-    lines = []
+    lines: list[str] = []
     while "stored" not in (line := process.stdout.readline()):
         assert line, lines
         lines.append(line)

@@ -1,4 +1,4 @@
-"""The stored procedures, rule by rule (docs/DESIGN.md, "The database"). Times are seconds after START."""
+"""The rules of the stored procedures, one by one. Times are seconds after START."""
 
 from __future__ import annotations
 

@@ -1,0 +1,215 @@
+"""History from a CSV file through the pipeline: bodies of `POST /devices/{uuid}/readings`, made of rows.
+
+Flows in: a plan. Flows out: readings in the store, and how far the file has been read. Interrupted, it
+goes on where it was; started over, it stores nothing twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import math
+import os
+import re
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from bridge.errors import ConfigError
+from bridge.pipeline.decode import decode_packet
+from bridge.reading import Delivery, Outcome, Receipt, Source
+
+CHUNK_READINGS = 1_000
+IN_FLIGHT = 4
+"""Chunks handed to the pipeline at a time: the next are decoded while the database works."""
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What is imported."""
+
+    path: str
+    device_uuid: str
+    device_id: int
+    columns: Mapping[str, str]  # column -> sensor_uuid
+    time_column: str
+    sequence_column: str | None = None
+    delimiter: str = ","
+
+
+class Chunk(msgspec.Struct, frozen=True):
+    """Some rows, as a body."""
+
+    body: bytes
+    rows: int  # of the file, up to and with this chunk
+    position: int  # bytes of the file, likewise
+
+
+class Totals:
+    """What became of the readings of this run."""
+
+    def __init__(self, skipped_rows: int) -> None:
+        self.skipped_rows = skipped_rows
+        self.rows = skipped_rows
+        self.position = 0
+        self.inserted = 0
+        self.duplicates = 0
+        self.rejected: Counter[str] = Counter()
+
+    def add(self, chunk: Chunk, receipts: Sequence[Receipt]) -> None:
+        self.rows = chunk.rows
+        self.position = chunk.position
+        for receipt in receipts:
+            self.inserted += receipt.outcome == Outcome.STORED
+            self.duplicates += receipt.outcome == Outcome.DUPLICATE
+            if receipt.outcome == Outcome.QUARANTINED:
+                self.rejected[receipt.code or "unknown"] += 1
+
+
+class Intake(Protocol):
+    """What is needed of the pipeline."""
+
+    def offer(self, delivery: Delivery) -> None: ...
+
+
+class Bookmark:
+    """How far a file has been imported; a small file of its own."""
+
+    def __init__(self, path: Path, plan: Plan) -> None:
+        self.path = path
+        with Path(plan.path).open("rb") as file:
+            head = sha256(file.read(65_536)).hexdigest()
+            size = os.fstat(file.fileno()).st_size
+        self._of = {"head": head, "size": size, "plan": msgspec.to_builtins(plan)}
+
+    def rows(self) -> int:
+        """Rows that are done; 0 where there is no bookmark of this file and plan."""
+        with suppress(OSError, msgspec.DecodeError, TypeError, KeyError):
+            kept = msgspec.json.decode(self.path.read_bytes())
+            if kept["of"] == self._of:
+                return int(kept["rows"])
+        return 0
+
+    def keep(self, rows: int) -> None:
+        """Remember. Raises ConfigError where it cannot be written."""
+        new = self.path.with_name(self.path.name + ".new")
+        try:
+            new.write_bytes(msgspec.json.encode({"rows": rows, "of": self._of}))
+            new.replace(self.path)
+        except OSError as error:
+            raise ConfigError([f"{self.path}: {error.strerror}; name another place with --bookmark FILE"]) from error
+
+    def drop(self) -> None:
+        """All is done."""
+        self.path.unlink(missing_ok=True)
+
+
+def chunks(plan: Plan, skip_rows: int = 0) -> Iterator[Chunk]:
+    """The file in bodies of about a thousand readings. Raises ConfigError for what is not CSV."""
+    readings: list[dict[str, Any]] = []
+    rows = 0
+    try:
+        with Path(plan.path).open("rb") as raw:
+            reader = csv.DictReader(_lines(raw), delimiter=plan.delimiter, strict=True)
+            _check_columns(plan, reader.fieldnames or [])
+            for row in reader:
+                rows += 1
+                if rows > skip_rows:
+                    readings += _readings(plan, row)
+                if len(readings) >= CHUNK_READINGS:
+                    yield Chunk(msgspec.json.encode({"readings": readings}), rows, raw.tell())
+                    readings = []
+            yield Chunk(msgspec.json.encode({"readings": readings}), rows, raw.tell())
+    except OSError as error:
+        raise ConfigError([f"{plan.path}: {error.strerror}"]) from error
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ConfigError([f"{plan.path}, after row {rows}: not CSV in UTF-8: {error}"]) from error
+
+
+async def backfill(
+    plan: Plan, bookmark: Bookmark, intake: Intake, now_us: Callable[[], int], seen: Callable[[Totals], None]
+) -> Totals:
+    """Import; `seen` is called after each chunk. Raises ConfigError."""
+    totals = Totals(bookmark.rows())
+    under_way: deque[tuple[Chunk, asyncio.Future[Sequence[Receipt]]]] = deque()
+
+    async def finish_oldest() -> None:
+        chunk, settled = under_way.popleft()
+        totals.add(chunk, await settled)
+        bookmark.keep(chunk.rows)
+        seen(totals)
+
+    for chunk in chunks(plan, totals.skipped_rows):
+        under_way.append((chunk, _offer(plan, chunk, intake, now_us())))
+        if len(under_way) >= IN_FLIGHT:
+            await finish_oldest()
+    while under_way:
+        await finish_oldest()
+    bookmark.drop()
+    return totals
+
+
+def _offer(plan: Plan, chunk: Chunk, intake: Intake, received_us: int) -> asyncio.Future[Sequence[Receipt]]:
+    settled: asyncio.Future[Sequence[Receipt]] = asyncio.get_running_loop().create_future()
+    packet = decode_packet(chunk.body, max_readings=len(chunk.body))
+    if not packet.drafts and not packet.refusals:
+        settled.set_result(())
+        return settled
+    delivery = Delivery(
+        packet,
+        Source.IMPORT,
+        chunk.body,
+        received_us,
+        lambda receipts: None if settled.done() else settled.set_result(receipts),
+        device_uuid=plan.device_uuid,
+        device_id=plan.device_id,
+        topic=f"/devices/{plan.device_uuid}/readings",  # what a replay decodes it as
+        patient=True,
+        retained=True,  # says nothing of the device being alive now
+    )
+    intake.offer(delivery)
+    return settled
+
+
+def _lines(raw: Any) -> Iterator[str]:
+    """Lines by hand: a text file does not tell where it is while it is iterated over."""
+    first = True
+    while line := raw.readline():
+        yield line.decode("utf-8-sig" if first else "utf-8")
+        first = False
+
+
+def _check_columns(plan: Plan, there: Sequence[str]) -> None:
+    wanted = [*plan.columns, plan.time_column, *([plan.sequence_column] if plan.sequence_column else [])]
+    missing = [name for name in wanted if name not in there]
+    if missing:
+        raise ConfigError(
+            [f"{plan.path}: no column {name!r}; there are {', '.join(map(repr, there)) or 'none'}" for name in missing]
+        )
+
+
+def _readings(plan: Plan, row: Mapping[str, str | None]) -> Iterator[dict[str, Any]]:
+    """The readings of one row. What is no number or no time goes on as text: the pipeline refuses it, with its code."""
+    when = _cell(row.get(plan.time_column))
+    sequence = _cell(row.get(plan.sequence_column)) if plan.sequence_column else None
+    for column, sensor in plan.columns.items():
+        value = _cell(row.get(column))
+        if value == "":
+            continue  # not measured
+        reading = {"sensor_uuid": sensor, "value": value, "sensor_ts": when}
+        if sequence:
+            reading["sequence"] = int(sequence) if isinstance(sequence, float) and sequence.is_integer() else sequence
+        yield reading
+
+
+def _cell(text: str | None) -> float | str:
+    text = (text or "").strip()
+    if NUMBER.fullmatch(text):
+        number = float(text)
+        return number if math.isfinite(number) else text
+    return text

@@ -95,16 +95,16 @@ def columns_of(mapping: list[str], sensors: list[dict[str, Any]]) -> dict[str, s
     problems = []
     for text in mapping:
         column, equals, wanted = text.rpartition("=")
-        uuid = normal_uuid(wanted)
+        sensor = normal_uuid(wanted)
         if not equals or not column:
             problems.append(f"--map {text}: write COLUMN=SENSOR_UUID")
-        elif uuid not in known:
-            there = ", ".join(f"{one} ({name})" for one, name in known.items()) or "none"
+        elif sensor is None or sensor not in known:
+            there = ", ".join(f"{uuid} ({name})" for uuid, name in known.items()) or "none"
             problems.append(f"--map {text}: no such sensor of this device; there are {there}")
-        elif column in columns or uuid in columns.values():
+        elif column in columns or sensor in columns.values():
             problems.append(f"--map {text}: the column or the sensor is mapped twice")
         else:
-            columns[column] = uuid
+            columns[column] = sensor
     if problems:
         raise ConfigError(problems)
     return columns

@@ -24,9 +24,11 @@ from bridge.broker.build import Broker
 from bridge.broker.relay import Relay
 from bridge.embedded.stack import EmbeddedStack
 from bridge.errors import BridgeError, StoreUnavailable
+from bridge.http.access import Access
 from bridge.http.app import Parts, build_app
 from bridge.http.keys import KeyRing
 from bridge.http.server import HttpServer
+from bridge.mqtt.emqx import EmqxSessions
 from bridge.mqtt.session import MqttSession
 from bridge.pipeline.ports import Outbox
 from bridge.pipeline.resolve import Resolver
@@ -67,6 +69,7 @@ class Pipeline:
         self.registry = Registry(store)
         self.resolver = Resolver(store, settings.pipeline, metrics, time.monotonic)
         self.keys = KeyRing(self.registry.find_keys, settings.keys, metrics, time.monotonic, now_us)
+        self.access = Access(self.keys, self.registry.mqtt_accounts, self.registry.device_may_connect, time.monotonic)
         self.intake = Intake(
             resolver=self.resolver,
             store=store,
@@ -81,9 +84,9 @@ class Pipeline:
     def housekeeping(self) -> dict[str, Work]:
         """What a service does beside its main job."""
         return {
-            "changes": partial(self._every, self.settings.pipeline.change_poll_s, self._follow_changes),
-            "maintenance": partial(self._every, MAINTAIN_EVERY_S, self._maintain),
-            "keys-used": partial(self._every, TOUCH_KEYS_EVERY_S, self.touch_keys),
+            "changes": partial(self.every, self.settings.pipeline.change_poll_s, self._follow_changes),
+            "maintenance": partial(self.every, MAINTAIN_EVERY_S, self._maintain),
+            "keys-used": partial(self.every, TOUCH_KEYS_EVERY_S, self.touch_keys),
         }
 
     async def check(self, packet: Packet, device_uuid: str | None, received_us: int) -> Refusal | None:
@@ -97,7 +100,8 @@ class Pipeline:
                 return checked
         return None
 
-    async def _every(self, interval_s: float, work: Work) -> None:
+    async def every(self, interval_s: float, work: Work) -> None:
+        """Do `work` for ever; where the database is away, again soon."""
         while True:
             try:
                 await work()
@@ -109,6 +113,8 @@ class Pipeline:
     async def _follow_changes(self) -> None:
         """Forget what has changed in the registry."""
         changes = await self.registry.changes(CHANGES_BACK_S)
+        if any(kind != "sensor" for kind, _ in changes):
+            self.access.forget()
         if any(kind == "all" for kind, _ in changes):
             self.resolver.clear()
             self.keys.clear()
@@ -204,6 +210,7 @@ async def _serve(settings: Settings, stack: EmbeddedStack | None) -> int:
     broker = Broker(settings, metrics)
     relay = Relay(broker.publisher, PostgresOutbox(store), settings.broker, metrics, Random(), now_us)
     pipeline = Pipeline(settings, store, relay, metrics)
+    emqx = EmqxSessions(settings.emqx, pipeline.registry.cut_off) if settings.emqx.url else None
     works = {
         "pipeline": pipeline.intake.run,
         "relay": relay.run,
@@ -211,6 +218,8 @@ async def _serve(settings: Settings, stack: EmbeddedStack | None) -> int:
         "streams": broker.watch_forever,
         **pipeline.housekeeping(),
     }
+    if emqx is not None:
+        works["emqx"] = partial(pipeline.every, settings.pipeline.change_poll_s, emqx.follow)
     try:
         async with _running(works):
             await _run_doors(pipeline, stop, stack)
@@ -220,6 +229,8 @@ async def _serve(settings: Settings, stack: EmbeddedStack | None) -> int:
             with suppress(BridgeError):
                 await pipeline.touch_keys()
     finally:
+        if emqx is not None:
+            await emqx.close()
         await broker.close()
         await store.close()
     log.info("stopped")
@@ -290,6 +301,8 @@ def _http_door(pipeline: Pipeline) -> HttpServer:
         Parts(
             http=settings.http,
             limits=settings.limits,
+            hooks=settings.hooks,
+            access=pipeline.access,
             intake=pipeline.intake,
             keys=pipeline.keys,
             metrics=pipeline.metrics,

@@ -111,6 +111,7 @@ class Draft(msgspec.Struct, frozen=True):
     ts_us: int | None = None  # None: the time of receipt stands in
     sequence: int | None = None
     key: str | None = None  # the sender's own identity for it (msgId)
+    sensor_uuid: str | None = None  # where a message names its sensor by id and by UUID: both must agree
 
 
 class Refusal(msgspec.Struct, frozen=True):

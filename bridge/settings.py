@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from bridge.errors import ConfigError
@@ -22,6 +22,7 @@ Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
 ENV_PREFIX = "IOT_BRIDGE_"
+MIN_SECRET = 16
 
 
 class Section(BaseModel):
@@ -125,6 +126,36 @@ class MqttSettings(Section):
     """Topic filters to subscribe to, at QoS 1."""
 
 
+class HookSettings(Section):
+    """Hooks that an MQTT broker calls to ask who may connect, publish and subscribe (docs/brokers.md)."""
+
+    enabled: bool = False
+    """Whether the routes below /hooks/ are there."""
+    secret: str = Field(default="", repr=False)
+    """What the broker sends as Authorization: Bearer …, or as ?secret=…; needed where hooks are enabled."""
+    per_minute: int = Field(default=600_000, ge=0)
+    """Most calls a minute; 0 is no limit."""
+    trust_certificates: bool = False
+    """Whether a client certificate's common name, as the broker tells it, stands in for a password."""
+
+    @model_validator(mode="after")
+    def _needs_secret(self) -> HookSettings:
+        if self.enabled and len(self.secret) < MIN_SECRET:
+            raise ValueError(f"hooks.secret has at least {MIN_SECRET} characters where hooks are enabled")
+        return self
+
+
+class EmqxSettings(Section):
+    """EMQX's management API, to end the sessions of devices whose key is revoked."""
+
+    url: str = Field(default="", pattern=r"^$|^https?://")
+    """Such as http://emqx:18083; empty: nobody is told."""
+    key: str = ""
+    """An API key of EMQX."""
+    secret: str = Field(default="", repr=False)
+    """Its secret."""
+
+
 class DatabaseSettings(Section):
     url: str = Field(default="", pattern=r"^$|^postgres(ql)?://")
     """postgresql://…; empty with --embedded takes the embedded server."""
@@ -222,6 +253,8 @@ class Settings(BaseSettings):
     limits: LimitSettings = LimitSettings()
     keys: KeySettings = KeySettings()
     mqtt: MqttSettings = MqttSettings()
+    hooks: HookSettings = HookSettings()
+    emqx: EmqxSettings = EmqxSettings()
     database: DatabaseSettings = DatabaseSettings()
     redis: RedisSettings = RedisSettings()
     broker: BrokerSettings = BrokerSettings()
@@ -279,7 +312,7 @@ def _problem(error: dict[str, Any]) -> str:
     place = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         return f"{place}: unknown key{_did_you_mean(place)}"
-    shown = "(hidden)" if place.endswith(("password", "url")) else repr(error["input"])
+    shown = "(hidden)" if place.endswith(("password", "secret", "url")) else repr(error["input"])
     return f"{place} = {shown}: {error['msg'][0].lower()}{error['msg'][1:]}"
 
 

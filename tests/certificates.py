@@ -31,6 +31,16 @@ class Authority:
         )
         return certificate, key
 
+    def issue_client(self, name: str) -> tuple[Path, Path]:
+        """A client's certificate and key, with `name` as its common name."""
+        request, key, certificate = (self._folder / f"client.{end}" for end in ("csr", "key", "pem"))
+        _openssl("req", "-new", *NEW_KEY, "-subj", f"/CN={name}", "-keyout", str(key), "-out", str(request))
+        _openssl(
+            *("x509", "-req", "-days", "2", "-in", str(request), "-CA", str(self.certificate)),
+            *("-CAkey", str(self._key), "-CAcreateserial", "-out", str(certificate)),
+        )
+        return certificate, key
+
 
 NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
 

@@ -35,7 +35,8 @@ def show_settings(config: Config = None, data_dir: DataDir = None, json: Json = 
     from bridge.settings import load
 
     settings = load(config).model_dump(mode="json")
-    settings["mqtt"]["password"] = "(hidden)" if settings["mqtt"]["password"] else ""
+    for section, key in (("mqtt", "password"), ("hooks", "secret"), ("emqx", "secret")):
+        settings[section][key] = "(hidden)" if settings[section][key] else ""
     for section in ("database", "redis", "mqtt"):
         password = urlsplit(settings[section]["url"]).password
         if password:

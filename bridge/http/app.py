@@ -22,7 +22,9 @@ from starlette.responses import Response
 
 from bridge.errors import BridgeError, DecodeError, Unavailable
 from bridge.http import limits, problems, schemas
+from bridge.http.access import Access
 from bridge.http.body import read_body
+from bridge.http.hooks import add_hook_routes
 from bridge.http.keys import KeyOwner, KeyRing
 from bridge.http.limits import SlidingWindow, Verdict
 from bridge.http.page import INDEX
@@ -30,7 +32,7 @@ from bridge.http.problems import Problem
 from bridge.http.proxy import ClientAddress
 from bridge.pipeline.decode import decode_api_bulk, decode_api_reading, decode_packet, normal_uuid
 from bridge.reading import Code, Delivery, Outcome, Packet, Receipt, Refusal, Source
-from bridge.settings import HttpSettings, LimitSettings
+from bridge.settings import HookSettings, HttpSettings, LimitSettings
 from bridge.telemetry import Metrics
 
 MAX_IDEMPOTENCY_KEY = 255
@@ -50,6 +52,8 @@ class Parts(msgspec.Struct, frozen=True):
 
     http: HttpSettings
     limits: LimitSettings
+    hooks: HookSettings
+    access: Access
     intake: Intake
     keys: KeyRing
     metrics: Metrics
@@ -197,6 +201,8 @@ def build_app(parts: Parts) -> FastAPI:
     _add_ingest_routes(app, ingest, parts.http.max_readings_per_packet)
     _add_status_route(app, ingest, parts)
     _add_health_routes(app, parts)
+    if parts.hooks.enabled:
+        add_hook_routes(app, parts.hooks, parts.http, parts.access, parts.now)
     app.add_middleware(RequestCounter, metrics=parts.metrics)
     return app
 

@@ -125,13 +125,13 @@ def decode_packet(body: bytes, *, max_readings: int) -> Packet:
         envelope = _native.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raw = _decode(_native_raw, body)
-        device = _device(raw.device_uuid)
+        device = _uuid(raw.device_uuid, "$.device_uuid")
         ts_us = _packet_time(raw.ts)
         drafts, refusals = _one_by_one(
             raw.readings, _native_item, lambda i, item: _native_draft(i, item, ts_us), max_readings
         )
         return Packet(drafts, refusals, device)
-    device = _device(envelope.device_uuid)
+    device = _uuid(envelope.device_uuid, "$.device_uuid")
     ts_us = _packet_time(envelope.ts)
     drafts, refusals = _all(envelope.readings, lambda i, item: _native_draft(i, item, ts_us), max_readings)
     return Packet(drafts, refusals, device)
@@ -197,9 +197,10 @@ def decode_legacy(body: bytes, sensor_id: int | None) -> Packet:
                 parse_time(item.timestamp, "$.timestamp"),
                 _sequence(metadata.sequence),
                 _key(item.msgId),
+                _uuid(metadata.sensorUuid, "$.metadata.sensorUuid"),
             ),
         ),
-        device_uuid=_device(metadata.deviceUuid),
+        device_uuid=_uuid(metadata.deviceUuid, "$.metadata.deviceUuid"),
     )
 
 
@@ -341,13 +342,13 @@ def _packet_time(value: float | str | None) -> int | None:
     return parse_time(value, "$.ts")
 
 
-def _device(text: str | None) -> str | None:
+def _uuid(text: str | None, where: str) -> str | None:
     if text is None:
         return None
-    device = normal_uuid(text)
-    if device is None:
-        raise DecodeError(Code.BAD_FORM, "device_uuid is not a UUID", where="$.device_uuid")
-    return device
+    uuid = normal_uuid(text)
+    if uuid is None:
+        raise DecodeError(Code.BAD_FORM, f"{where} is not a UUID", where=where)
+    return uuid
 
 
 def _finite(value: float, where: str = "$.value") -> float:

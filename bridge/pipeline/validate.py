@@ -23,7 +23,7 @@ class Validator:
 
     def check(self, draft: Draft, sensor: Sensor | None, delivery: Delivery) -> Reading | Refusal:
         """The reading that `draft` becomes, or why it will not be stored."""
-        problem = self._sensor_problem(sensor, delivery)
+        problem = self._sensor_problem(draft, sensor, delivery)
         if sensor is None or problem is not None:
             return Refusal(draft.index, *(problem or _UNKNOWN))
         problem = self._value_problem(draft.value, sensor)
@@ -48,8 +48,8 @@ class Validator:
             redelivered=delivery.redelivered or draft.key is not None,
         )
 
-    def _sensor_problem(self, sensor: Sensor | None, delivery: Delivery) -> tuple[Code, str] | None:
-        if sensor is None:
+    def _sensor_problem(self, draft: Draft, sensor: Sensor | None, delivery: Delivery) -> tuple[Code, str] | None:
+        if sensor is None or draft.sensor_uuid not in (None, sensor.sensor_uuid):
             return _UNKNOWN
         # A sensor of another device is not told apart from one that does not exist: the answer
         # must not say which UUIDs are registered.

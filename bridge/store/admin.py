@@ -17,6 +17,7 @@ from psycopg.rows import dict_row
 
 from bridge.store import queries
 from bridge.store.faults import translate
+from bridge.store.passwords import mosquitto_hash
 
 Row = dict[str, Any]
 
@@ -48,7 +49,9 @@ class Admin:
                 for label, kind, unit in sensors
             ]
             key, digest = new_key("dk")
-            self.fetch("add_device_key", device_id=device["id"], hash=digest, expires_at=None)
+            self.fetch(
+                "add_device_key", device_id=device["id"], hash=digest, mosquitto=mosquitto_hash(key), expires_at=None
+            )
         return {
             "device_id": device["id"],
             "device_uuid": device["device_uuid"],
@@ -73,7 +76,13 @@ class Admin:
         key, digest = new_key("dk")
         with self._connection.transaction():
             self.fetch("revoke_older_device_keys", device_id=device_id)
-            made = self.fetch("add_device_key", device_id=device_id, hash=digest, expires_at=expires_at)[0]
+            made = self.fetch(
+                "add_device_key",
+                device_id=device_id,
+                hash=digest,
+                mosquitto=mosquitto_hash(key),
+                expires_at=expires_at,
+            )[0]
         return {"device_id": device_id, "key_id": made["id"], "device_key": key}
 
     def add_api_key(self, name: str, expires_at: str | None) -> Row:
@@ -81,6 +90,12 @@ class Admin:
         key, digest = new_key("ak")
         made = self.fetch("add_api_key", name=name, hash=digest, expires_at=expires_at)[0]
         return {"key_id": made["id"], "name": name, "api_key": key}
+
+    def add_mqtt_account(self, name: str, role: str) -> Row:
+        """An account of the MQTT broker that is no device; its password in clear, this once."""
+        password, digest = new_key("mq")
+        made = self.fetch("add_mqtt_account", name=name, role=role, hash=digest, mosquitto=mosquitto_hash(password))
+        return {"account_id": made[0]["id"], "name": name, "role": role, "password": password}
 
     def set_threshold(
         self, sensor_id: int, condition: str, low: float | None, high: float | None, severity: str

@@ -40,6 +40,18 @@ class Registry:
         """(kind, ref) of what has changed in the last `seconds`: see the registry_changes table."""
         return {(kind, ref) for kind, ref in await self._store.fetch("changes", {"seconds": seconds})}
 
+    async def mqtt_accounts(self) -> list[tuple[str, str, str]]:
+        """(name, role, SHA-256 of the password) of the broker's accounts that are no devices."""
+        return [(name, role, digest) for name, role, digest in await self._store.fetch("mqtt_accounts")]
+
+    async def device_may_connect(self, device_uuid: str) -> bool:
+        """Whether the device is enabled and has a usable key."""
+        return await self._store.fetch_one("device_may_connect", {"uuid": device_uuid}) is not None
+
+    async def cut_off(self, seconds: float) -> list[tuple[int, str]]:
+        """(change, device UUID) of devices that lost a key or were disabled in the last `seconds`."""
+        return [(change, uuid) for change, uuid in await self._store.fetch("cut_off", {"seconds": seconds})]
+
     async def sensor_status(self, sensor_id: int) -> dict[str, Any] | None:
         """The answer of GET /sensors/{id}/status; None where there is no such sensor."""
         row = await self._store.fetch_one("sensor_status", {"sensor_id": sensor_id})

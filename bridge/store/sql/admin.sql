@@ -34,8 +34,8 @@ FROM device_api_keys WHERE device_id = %(device_id)s ORDER BY id
 UPDATE devices SET status = %(status)s WHERE id = %(device_id)s
 
 -- name: add_device_key
-INSERT INTO device_api_keys (device_id, api_key_hash, expires_at)
-VALUES (%(device_id)s, %(hash)s, %(expires_at)s::timestamptz) RETURNING id
+INSERT INTO device_api_keys (device_id, api_key_hash, mosquitto_hash, expires_at)
+VALUES (%(device_id)s, %(hash)s, %(mosquitto)s, %(expires_at)s::timestamptz) RETURNING id
 
 -- name: revoke_older_device_keys
 -- Two active keys at most: the newest one stays beside the one that is about to be made.
@@ -56,6 +56,29 @@ FROM api_keys ORDER BY id
 
 -- name: revoke_api_key
 UPDATE api_keys SET is_active = false, revoked_at = now() WHERE id = %(key_id)s AND is_active RETURNING id
+
+-- name: add_mqtt_account
+INSERT INTO mqtt_accounts (name, role, password_hash, mosquitto_hash)
+VALUES (%(name)s, %(role)s, %(hash)s, %(mosquitto)s) RETURNING id
+
+-- name: list_mqtt_accounts
+SELECT id AS account_id, name, role, is_active, created_at::text, revoked_at::text FROM mqtt_accounts ORDER BY id
+
+-- name: revoke_mqtt_account
+UPDATE mqtt_accounts SET is_active = false, revoked_at = now() WHERE name = %(name)s AND is_active RETURNING id
+
+-- name: mosquitto_users
+-- One password for each device, its newest usable key's: the file has room for no second one.
+SELECT DISTINCT ON (d.id) d.device_uuid::text AS name, 'device' AS role, k.mosquitto_hash
+FROM devices d JOIN device_api_keys k ON k.device_id = d.id
+WHERE d.status <> 'disabled' AND k.is_active AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now())
+ORDER BY d.id, k.id DESC
+
+-- name: mosquitto_accounts
+SELECT name, role, mosquitto_hash FROM mqtt_accounts WHERE is_active ORDER BY id
+
+-- name: newest_access_change
+SELECT max(id) AS id FROM registry_changes WHERE kind IN ('key', 'device', 'account', 'all')
 
 -- name: sensor_exists
 SELECT id FROM sensors WHERE id = %(sensor_id)s

@@ -43,6 +43,25 @@ FROM api_keys k
 WHERE k.api_key_hash = ANY (%(hashes)s::text[]) AND k.is_active AND k.revoked_at IS NULL
   AND (k.expires_at IS NULL OR k.expires_at > now())
 
+-- name: mqtt_accounts
+SELECT name, role, password_hash FROM mqtt_accounts WHERE is_active
+
+-- name: device_may_connect
+SELECT 1 FROM devices d
+WHERE d.device_uuid = %(uuid)s::uuid AND d.status <> 'disabled' AND EXISTS (
+    SELECT 1 FROM device_api_keys k
+    WHERE k.device_id = d.id AND k.is_active AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now()))
+
+-- name: cut_off
+-- Devices that lost a key, or were disabled, in the last seconds; each with the id of the change.
+SELECT c.id, d.device_uuid::text
+FROM registry_changes c JOIN device_api_keys k ON k.api_key_hash = c.ref JOIN devices d ON d.id = k.device_id
+WHERE c.kind = 'key' AND NOT k.is_active AND c.changed_at > clock_timestamp() - %(seconds)s * interval '1 second'
+UNION ALL
+SELECT c.id, d.device_uuid::text
+FROM registry_changes c JOIN devices d ON d.device_uuid::text = c.ref
+WHERE c.kind = 'device' AND d.status = 'disabled' AND c.changed_at > clock_timestamp() - %(seconds)s * interval '1 second'
+
 -- name: touch_keys
 WITH used AS (SELECT unnest(%(hashes)s::text[]) AS hash),
 device AS (UPDATE device_api_keys SET last_used_at = now() FROM used WHERE api_key_hash = used.hash)

@@ -1,0 +1,132 @@
+"""Hooks that MQTT brokers call: may this client connect, may it publish or subscribe?
+
+EMQX 5 reads the decision from the body of a 200, also for a denial; any other status it takes for no
+opinion (docs.emqx.com, "Use HTTP Service"). mosquitto-go-auth reads the status, and in its JSON mode
+`Ok` as well (its README, "HTTP"), so a denial is a 403 with a body. Both must know the hooks' own secret.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qsl
+
+import msgspec
+from fastapi import FastAPI, Request
+from starlette.responses import Response
+
+from bridge.errors import DecodeError
+from bridge.http.access import Access, Account, Action, may
+from bridge.http.body import read_body
+from bridge.http.limits import SlidingWindow, check
+from bridge.http.problems import Problem
+from bridge.pipeline.decode import normal_uuid
+from bridge.settings import HookSettings, HttpSettings
+
+READ, WRITE, READ_WRITE, SUBSCRIBE = 1, 2, 3, 4
+"""`acc` of mosquitto-go-auth: mosquitto_plugin.h, MOSQ_ACL_…"""
+
+
+class Guard:
+    """The hooks' own secret and rate limit."""
+
+    def __init__(self, settings: HookSettings, http: HttpSettings, now: Any) -> None:
+        self._secret = settings.secret
+        self._http = http
+        self._now = now
+        self._window = SlidingWindow("hooks", settings.per_minute, 1)
+
+    async def fields(self, request: Request) -> Mapping[str, str]:
+        """The fields of a hook's request, JSON or form. Raises Problem (401, 422, 429)."""
+        given = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
+        given = given or request.query_params.get("secret", "")
+        if not hmac.compare_digest(given.encode(), self._secret.encode()):
+            raise Problem(401, "bad_secret", "send hooks.secret as Authorization: Bearer …, or as ?secret=…")
+        verdict = check([(self._window, [("", 1)])], self._now())
+        if not verdict.allowed:
+            raise Problem(429, "rate_limited", "over hooks.per_minute", {"Retry-After": str(verdict.reset_s)})
+        body = await read_body(request, self._http)
+        if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
+            return dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=32))
+        try:
+            found = msgspec.json.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            found = None
+        if not isinstance(found, dict):
+            raise Problem(422, "bad_form", "a JSON object or a form is wanted")
+        return {str(key): "" if value is None else str(value) for key, value in found.items()}
+
+
+def add_hook_routes(app: FastAPI, settings: HookSettings, http: HttpSettings, access: Access, now: Any) -> None:
+    """The routes below /hooks/. They stay out of OpenAPI: brokers call them, devices never do."""
+    guard = Guard(settings, http, now)
+
+    async def login(fields: Mapping[str, str]) -> Account | None:
+        username, password = fields.get("username", ""), fields.get("password", "")
+        named_by_certificate = fields.get("cert_common_name", "")
+        if settings.trust_certificates and not password and named_by_certificate:
+            device = normal_uuid(named_by_certificate)
+            if device is None or (username and normal_uuid(username) != device):
+                return None
+            return await access.named(device)
+        return await access.login(username, password)
+
+    async def allowed(fields: Mapping[str, str], action: Action) -> bool:
+        account = await access.named(fields.get("username", ""))
+        return account is not None and may(account, action, fields.get("topic", ""))
+
+    @app.post("/hooks/emqx/authn", include_in_schema=False)
+    async def emqx_authn(request: Request) -> Response:
+        account = await login(await _fields_or_denial(guard, request))
+        return _emqx(account is not None, is_superuser=False)
+
+    @app.post("/hooks/emqx/authz", include_in_schema=False)
+    async def emqx_authz(request: Request) -> Response:
+        fields = await _fields_or_denial(guard, request)
+        actions: dict[str, Action] = {"publish": "publish", "subscribe": "subscribe"}
+        action = actions.get(fields.get("action", ""))
+        return _emqx(action is not None and await allowed(fields, action))
+
+    @app.post("/hooks/mosquitto/user", include_in_schema=False)
+    async def mosquitto_user(request: Request) -> Response:
+        return _go_auth(await login(await guard.fields(request)) is not None)
+
+    @app.post("/hooks/mosquitto/superuser", include_in_schema=False)
+    async def mosquitto_superuser(request: Request) -> Response:
+        await guard.fields(request)
+        return _go_auth(False)
+
+    @app.post("/hooks/mosquitto/acl", include_in_schema=False)
+    async def mosquitto_acl(request: Request) -> Response:
+        fields = await guard.fields(request)
+        actions: dict[str, tuple[Action, ...]] = {
+            str(READ): ("subscribe",),
+            str(WRITE): ("publish",),
+            str(READ_WRITE): ("subscribe", "publish"),
+            str(SUBSCRIBE): ("subscribe",),
+        }
+        wanted = actions.get(fields.get("acc", ""), ())
+        return _go_auth(bool(wanted) and all([await allowed(fields, action) for action in wanted]))
+
+
+async def _fields_or_denial(guard: Guard, request: Request) -> Mapping[str, str]:
+    """EMQX takes a 4xx for no opinion and asks the next authenticator: what is malformed must be denied."""
+    try:
+        return await guard.fields(request)
+    except DecodeError:
+        return {}
+    except Problem as problem:
+        if problem.status in (401, 429):
+            raise
+        return {}
+
+
+def _emqx(allow: bool, **more: Any) -> Response:
+    body = {"result": "allow" if allow else "deny"} | (more if allow else {})
+    return Response(msgspec.json.encode(body), media_type="application/json")
+
+
+def _go_auth(ok: bool) -> Response:
+    body = {"Ok": ok, "Error": "" if ok else "not allowed"}
+    return Response(msgspec.json.encode(body), status_code=200 if ok else 403, media_type="application/json")

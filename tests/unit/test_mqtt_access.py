@@ -1,0 +1,83 @@
+"""Who may do what at the broker, and the files of a Mosquitto: pure rules."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bridge.errors import ConfigError
+from bridge.http.access import Account, Action, may
+from bridge.mqtt.mosquitto import Layout, User, acl, conf, passwords
+from bridge.store.passwords import mosquitto_hash
+
+DEVICE = "5f0c1f5e-0000-4000-8000-00000000000a"
+OTHER = "5f0c1f5e-0000-4000-8000-00000000000b"
+
+
+@pytest.mark.parametrize(
+    ("topic", "allowed"),
+    [
+        (f"devices/{DEVICE}/readings", True),
+        (f"devices/{DEVICE.upper()}/readings", True),
+        (f"devices/{DEVICE}/#", True),
+        (f"devices/{DEVICE}/commands/+/result", True),
+        (f"devices/{OTHER}/readings", False),
+        (f"devices/{DEVICE}", False),
+        (f"devices/{DEVICE}x/readings", False),
+        ("devices/+/readings", False),
+        ("devices/#", False),
+        ("#", False),
+        (f"$share/group/devices/{DEVICE}/readings", False),
+        ("iot/sensors/1/readings", False),
+        ("$SYS/broker/version", False),
+        ("", False),
+    ],
+)
+@pytest.mark.parametrize("action", ["publish", "subscribe"])
+def test_device_may_only_below_its_own_uuid(action: Action, topic: str, allowed: bool) -> None:
+    assert may(Account("device", DEVICE), action, topic) is allowed
+
+
+@pytest.mark.parametrize(
+    ("role", "action", "topic", "allowed"),
+    [
+        ("publisher", "publish", "iot/sensors/42/readings", True),
+        ("publisher", "publish", "iot/sensors/+/readings", False),
+        ("publisher", "publish", f"devices/{DEVICE}/readings", False),
+        ("publisher", "subscribe", "iot/sensors/42/readings", False),
+        ("bridge", "subscribe", "#", True),
+        ("bridge", "subscribe", "$share/bridge/devices/+/readings", True),
+        ("bridge", "publish", f"devices/{DEVICE}/rejected", True),
+        ("bridge", "publish", f"devices/{DEVICE}/commands/7", True),
+        ("bridge", "publish", "bridge/north/status", True),
+        ("bridge", "publish", f"devices/{DEVICE}/readings", False),
+        ("bridge", "publish", "devices/+/rejected", False),
+    ],
+)
+def test_account_may_what_its_role_needs(role: str, action: Action, topic: str, allowed: bool) -> None:
+    assert may(Account(role, "name"), action, topic) is allowed  # type: ignore[arg-type]
+
+
+def test_mosquitto_hash_is_of_the_form_that_mosquitto_writes() -> None:
+    # From mosquitto_passwd 2.0.11: the password "secret" with this salt.
+    salt = bytes(range(12))
+    assert mosquitto_hash("secret", salt).startswith("$7$101$AAECAwQFBgcICQoL$")
+    assert len(mosquitto_hash("secret").split("$")) == 5
+    assert mosquitto_hash("secret") != mosquitto_hash("secret")
+
+
+def test_acl_lists_accounts_and_one_pattern_for_all_devices() -> None:
+    users = [User("hub", "bridge", "$7$a"), User("weather", "publisher", "$7$b"), User(DEVICE, "device", "$7$c")]
+    text = acl(users)
+    assert "user hub\ntopic read #\n" in text
+    assert "user weather\ntopic write iot/sensors/+/readings\n" in text
+    assert text.endswith("pattern readwrite devices/%u/#\n")
+    assert DEVICE not in text
+    assert passwords(users).splitlines() == ["hub:$7$a", "weather:$7$b", f"{DEVICE}:$7$c"]
+
+
+def test_conf_without_a_certificate_is_refused() -> None:
+    layout = Layout(folder=Path("/a"), data_folder=Path("/b"), port=1883, tls_port=8883)
+    with pytest.raises(ConfigError, match="--certificate and --key"):
+        conf(layout)

@@ -31,7 +31,7 @@ SECRET = "a secret of the hooks"
 class Client:
     """An MQTT client as a device would use one."""
 
-    def __init__(self, port: int, username: str, password: str = "", **tls: str) -> None:
+    def __init__(self, port: int, username: str, password: str = "", **tls: Any) -> None:
         self._client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv311)
         if username:
             self._client.username_pw_set(username, password)
@@ -44,7 +44,7 @@ class Client:
         self._up = threading.Event()
         self._client.on_connect = self._on_connect
         self._client.on_disconnect = lambda *_: self.ended.set()
-        self._client.on_message = lambda _c, _u, message: self.got.append((message.topic, message.payload))
+        self._client.on_message = lambda _c, _u, message: self.got.append((message.topic, bytes(message.payload)))
         self._client.on_subscribe = lambda _c, _u, _m, codes, _p: self.granted.extend(not c.is_failure for c in codes)
         self._client.connect("127.0.0.1", port)
         self._client.loop_start()
@@ -267,7 +267,7 @@ def test_go_auth_hooks_answer_by_status_and_by_body(service: Service, device: di
 
 def test_hooks_want_their_secret_and_survive_junk(service: Service, device: dict[str, Any]) -> None:
     assert httpx.post(f"{service.http}/hooks/emqx/authn", json={}).status_code == 401
-    wrong = {"Authorization": "Bearer \u00fcwrong".encode()}
+    wrong = {b"Authorization": "Bearer \u00fcwrong".encode()}
     assert httpx.post(f"{service.http}/hooks/mosquitto/user", json={}, headers=wrong).status_code == 401
     headers = {"Authorization": f"Bearer {SECRET}"}
     for junk in (b"", b"[]", b"\xff", b"{" * 100_000, b'{"username": {"a": [1]}, "password": null}', b"x" * 2_000_000):

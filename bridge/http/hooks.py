@@ -18,7 +18,7 @@ from starlette.responses import Response
 
 from bridge.errors import DecodeError
 from bridge.http.access import Access, Account, Action, may
-from bridge.http.body import read_body
+from bridge.http.body import inflate, receive_body
 from bridge.http.limits import SlidingWindow, check
 from bridge.http.problems import Problem
 from bridge.pipeline.decode import normal_uuid
@@ -46,7 +46,7 @@ class Guard:
         verdict = check([(self._window, [("", 1)])], self._now())
         if not verdict.allowed:
             raise Problem(429, "rate_limited", "over hooks.per_minute", {"Retry-After": str(verdict.reset_s)})
-        body = await read_body(request, self._http)
+        body = inflate(request, await receive_body(request, self._http), self._http.max_inflated_bytes)
         if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
             return dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=32))
         try:

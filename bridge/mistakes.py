@@ -32,6 +32,8 @@ def describe(
         place = [str(part) for part in error["loc"]]
         key = ".".join(place[:2])
         name = by_key.get(key) or (by_key.get(place[0]) if key not in fields else None) or ".".join(place)
+        if _is_of_unknown_variable(".".join(place), fields, by_key):
+            continue  # `unknown_variables` says it
         if error["type"] == "extra_forbidden":
             lines.append(f"{name}: unknown key{did_you_mean(key, [*fields, *sections])}")
             continue
@@ -76,6 +78,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A hint, where something near is known."""
     near = get_close_matches(word, list(known), n=1)
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def _is_of_unknown_variable(place: str, fields: Mapping[str, FieldInfo], by_key: Mapping[str, str]) -> bool:
+    if place in fields:
+        return not _is_table(fields[place]) and any(key.startswith(f"{place}.") for key in by_key)
+    return place in by_key and "." in place and not any(place.startswith(f"{key}.") for key in fields)
 
 
 def _variable(prefix: str, key: str) -> str:

@@ -75,6 +75,8 @@ def main() -> None:
         build()()
     except BridgeError as error:
         console.fail(error, as_json)
+    except console.Told:
+        raise
     except SystemExit as stop:
         if stop.code == console.USAGE and as_json:  # typer has said it, to people
             console.show_error("usage", ["the command line is not understood; standard error says why"])

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from bridge.cli.console import USAGE, Config, DataDir, Json, show
+from bridge.cli.console import USAGE, Config, DataDir, Json, Told, show
 from bridge.errors import ConfigError
 
 
@@ -37,7 +37,7 @@ def check(config: Config = None, data_dir: DataDir = None, json: Json = False) -
     if json or not problems:
         show({"ok": not problems, "problems": problems} if json else {"ok": True}, json)
     if problems:
-        raise SystemExit(USAGE)
+        raise Told(USAGE)
 
 
 def show_settings(config: Config = None, data_dir: DataDir = None, json: Json = False) -> None:

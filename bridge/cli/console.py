@@ -31,6 +31,10 @@ class NotFound(BridgeError):
     code = "not_found"
 
 
+class Told(SystemExit):
+    """The end of a command that has printed its document, whatever the exit code."""
+
+
 @contextmanager
 def settings(config: Path | None, data_dir: Path | None, *, streams: bool = False) -> Iterator[Settings]:
     """The settings of the service that the command is about; `streams`: with its Redis. Raises ConfigError."""
@@ -101,7 +105,8 @@ def _table(rows: list[dict[str, Any]], columns: Sequence[str]) -> None:
 
 def fail(error: BridgeError, as_json: bool) -> NoReturn:
     """Say what is wrong on standard error, for scripts on standard output as well, and exit."""
-    lines = error.problems if isinstance(error, ConfigError) else [error.detail]
+    details = error.problems if isinstance(error, ConfigError) else [error.detail]
+    lines = [" ".join(detail.split()) for detail in details]  # libpq's have line breaks
     for line in lines:
         print(f"error: {line}", file=sys.stderr)
     if as_json:

@@ -91,14 +91,17 @@ async def _recount(
 
     chosen = found.broker
     if why_not := _no_streams(found):
-        return [{"stream": stream, "expected": 0, "found": 0, "why_not": why_not} for stream in (READINGS, ALERTS)]
+        return [
+            {"stream": stream, "entries": 0, "expected": 0, "found": 0, "why_not": why_not}
+            for stream in (READINGS, ALERTS)
+        ]
     answers: list[dict[str, Any]] = []
     broker = RedisBroker(found.redis, chosen, Metrics())
     try:
         for stream in (READINGS, ALERTS):
             if stream == READINGS and chosen.throttle_interval_s:
                 why_not = "readings are thinned by broker.throttle_interval_s, so they cannot be recounted"
-                answers.append({"stream": stream, "expected": 0, "found": 0, "why_not": why_not})
+                answers.append({"stream": stream, "entries": 0, "expected": 0, "found": 0, "why_not": why_not})
                 continue
             finding = await recount_stream(
                 stream, connection, broker, lambda sensor: is_first(sensor, chosen.redis_percent)
@@ -106,10 +109,9 @@ async def _recount(
             missing = {one: n for one, n in finding.missing.items() if device_id in (None, one)}
             hint = "" if finding.entries else "; the stream is empty: Redis has lost it, or it is another Redis"
             problems += [f"device {one}: {n} stored, but not on {stream}{hint}" for one, n in missing.items()]
-            expected = finding.expected
-            answers.append(
-                {"stream": stream, "expected": expected, "found": expected - finding.missing.total(), "why_not": ""}
-            )
+            found_there = finding.expected - finding.missing.total()
+            answer = {"stream": stream, "entries": finding.entries, "expected": finding.expected, "found": found_there}
+            answers.append(answer | {"why_not": ""})
     finally:
         await broker.close()
     return answers

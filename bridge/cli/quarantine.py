@@ -44,6 +44,7 @@ def list_rows(
 
     Example: iot-bridge quarantine list --code unknown_sensor
     """
+    _check_code(code)
     with admin(config, data_dir) as connection:
         show(connection.fetch("list_quarantine", code=code, pending=None, limit=limit), json)
 
@@ -170,7 +171,15 @@ def _chosen(connection: Admin, ids: list[int] | None, code: str | None, *, pendi
         return list(dict.fromkeys(ids))
     if code is None:
         raise ConfigError(["name ids, or a reason code with --code"])
+    _check_code(code)
     return [row["id"] for row in connection.fetch("list_quarantine", code=code, pending=pending, limit=ALL)]
+
+
+def _check_code(code: str | None) -> None:
+    from bridge.reading import Code as ReasonCode
+
+    if code is not None and code not in list(ReasonCode):
+        raise ConfigError([f"--code {code}: allowed is one of {', '.join(ReasonCode)}"])
 
 
 def _pages(ids: Sequence[int]) -> Iterator[list[int]]:

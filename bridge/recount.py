@@ -15,6 +15,10 @@ import msgspec
 
 from bridge.broker.events import ALERTS, READINGS
 from bridge.broker.message import StreamMessage
+from bridge.broker.redis import RedisBroker
+from bridge.broker.split import is_first
+from bridge.settings import BrokerSettings, RedisSettings
+from bridge.telemetry import Metrics
 
 PAGE = 5_000
 MOST_CHECKED = 200_000
@@ -44,9 +48,56 @@ class Finding(msgspec.Struct, frozen=True):
     """What became of one stream."""
 
     stream: str
-    entries: int  # that are on it now; 0: there is none, or it has been emptied
-    expected: int  # stored since its oldest entry, and not in the outbox
-    missing: Counter[int]  # by device
+    entries: int = 0  # that are on it now; 0: there is none, or it has been emptied
+    expected: int = 0  # stored since its oldest entry, and not in the outbox
+    missing: Mapping[int, int] = {}  # by device
+    why_not: str = ""  # why it was not looked at
+
+    @property
+    def found(self) -> int:
+        """How much of what was expected is there."""
+        return self.expected - sum(self.missing.values())
+
+    def of(self, device_id: int | None) -> Finding:
+        """The same, with what is missing of one device alone."""
+        missing = {device: n for device, n in self.missing.items() if device_id in (None, device)}
+        return msgspec.structs.replace(self, missing=missing)
+
+    def as_row(self) -> dict[str, str | int]:
+        """For people and scripts."""
+        return {
+            "stream": self.stream,
+            "entries": self.entries,
+            "expected": self.expected,
+            "found": self.found,
+            "why_not": self.why_not,
+        }
+
+    def problems(self) -> list[str]:
+        """A line for each device of which something is missing."""
+        hint = "" if self.entries else "; the stream is empty: Redis has lost it, or it is another Redis"
+        return [f"device {device}: {n} stored, but not on {self.stream}{hint}" for device, n in self.missing.items()]
+
+
+async def recount(redis: RedisSettings, broker: BrokerSettings, tables: Tables) -> list[Finding]:
+    """Hold both streams that the bridge writes against the tables. Raises BrokerUnavailable."""
+    if broker.kind == "memory" or broker.redis_percent == 0:
+        return [Finding(stream, why_not="it is in the service's own memory") for stream in (READINGS, ALERTS)]
+    if not redis.url:
+        return [Finding(stream, why_not="redis.url is not set") for stream in (READINGS, ALERTS)]
+    reader = RedisBroker(redis, broker, Metrics())
+
+    def concerns(sensor_id: int) -> bool:
+        return is_first(sensor_id, broker.redis_percent)
+
+    try:
+        if broker.throttle_interval_s:
+            readings = Finding(READINGS, why_not="it is thinned by broker.throttle_interval_s")
+        else:
+            readings = await recount_stream(READINGS, tables, reader, concerns)
+        return [readings, await recount_stream(ALERTS, tables, reader, concerns)]
+    finally:
+        await reader.close()
 
 
 async def recount_stream(stream: str, tables: Tables, reader: Reader, concerns: Callable[[int], bool]) -> Finding:

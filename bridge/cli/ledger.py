@@ -50,8 +50,7 @@ def ledger(
                 findings = asyncio.run(recount(found.redis, found.broker, connection))
             except BrokerUnavailable as error:
                 away = error.detail
-    findings = [finding.of(device_id) for finding in findings]
-    problems += [line for finding in findings for line in finding.problems()]
+    problems += [line for finding in findings for line in finding.of(device_id).problems()]
     total = {name: sum(row[name] for row in rows) for name in _COUNTS}
     balanced = not problems and all(row["pending"] >= 0 for row in rows)
     if json:

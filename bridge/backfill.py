@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import csv
 import math
-import os
 import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
+from zoneinfo import ZoneInfo
 
 import msgspec
 
@@ -27,7 +28,10 @@ from bridge.reading import Delivery, Outcome, Receipt, Source
 CHUNK_READINGS = 1_000
 IN_FLIGHT = 4
 """Chunks handed to the pipeline at a time: the next are decoded while the database works."""
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+MAX_LINE_BYTES = 1_048_576
+MAX_EXCERPT = 500
+INTEGER = re.compile(r"[+-]?\d{1,18}", re.ASCII)
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -40,6 +44,8 @@ class Plan(msgspec.Struct, frozen=True):
     time_column: str
     sequence_column: str | None = None
     delimiter: str = ","
+    time_zone: str | None = None  # of times that name none; None: UTC
+    time_format: str | None = None  # as strptime takes it; None: ISO 8601, or Unix seconds
 
 
 class Chunk(msgspec.Struct, frozen=True):
@@ -82,21 +88,23 @@ class Bookmark:
 
     def __init__(self, path: Path, plan: Plan) -> None:
         self.path = path
-        with Path(plan.path).open("rb") as file:
+        self._file = Path(plan.path)
+        self._state = _state(self._file)
+        with self._file.open("rb") as file:
             head = sha256(file.read(65_536)).hexdigest()
-            size = os.fstat(file.fileno()).st_size
-        self._of = {"head": head, "size": size, "plan": msgspec.to_builtins(plan)}
+        self._of = {"head": head, "state": self._state, "plan": msgspec.to_builtins(plan)}
 
     def rows(self) -> int:
         """Rows that are done; 0 where there is no bookmark of this file and plan."""
-        with suppress(OSError, msgspec.DecodeError, TypeError, KeyError):
+        with suppress(OSError, msgspec.DecodeError, TypeError, KeyError, ValueError):
             kept = msgspec.json.decode(self.path.read_bytes())
             if kept["of"] == self._of:
-                return int(kept["rows"])
+                return max(0, int(kept["rows"]))
         return 0
 
     def keep(self, rows: int) -> None:
-        """Remember. Raises ConfigError where it cannot be written."""
+        """Remember. Raises ConfigError where it cannot be written, or the file is not the one that was begun."""
+        self._check_unchanged()
         new = self.path.with_name(self.path.name + ".new")
         try:
             new.write_bytes(msgspec.json.encode({"rows": rows, "of": self._of}))
@@ -105,8 +113,24 @@ class Bookmark:
             raise ConfigError([f"{self.path}: {error.strerror}; name another place with --bookmark FILE"]) from error
 
     def drop(self) -> None:
-        """All is done."""
+        """All is done. Raises ConfigError where the file is not the one that was begun."""
+        self._check_unchanged()
         self.path.unlink(missing_ok=True)
+
+    def _check_unchanged(self) -> None:
+        if _state(self._file) != self._state:
+            raise ConfigError(
+                [f"{self._file}: has changed while it was read; import it again, nothing is stored twice"]
+            )
+
+
+def _state(path: Path) -> list[int]:
+    """Another one where the file has been written to, or replaced. Raises ConfigError."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise ConfigError([f"{path}: {error.strerror}"]) from error
+    return [found.st_size, found.st_mtime_ns, found.st_ino]
 
 
 def chunks(plan: Plan, skip_rows: int = 0) -> Iterator[Chunk]:
@@ -116,11 +140,13 @@ def chunks(plan: Plan, skip_rows: int = 0) -> Iterator[Chunk]:
     try:
         with Path(plan.path).open("rb") as raw:
             reader = csv.DictReader(_lines(raw), delimiter=plan.delimiter, strict=True)
-            _check_columns(plan, reader.fieldnames or [])
+            names = [name.strip() for name in reader.fieldnames or []]
+            reader.fieldnames = names
+            _check_columns(plan, names)
             for row in reader:
                 rows += 1
                 if rows > skip_rows:
-                    readings += _readings(plan, row)
+                    readings += _readings(plan, row, names)
                 if len(readings) >= CHUNK_READINGS:
                     yield Chunk(msgspec.json.encode({"readings": readings}), rows, raw.tell())
                     readings = []
@@ -136,6 +162,7 @@ async def backfill(
 ) -> Totals:
     """Import; `seen` is called after each chunk. Raises ConfigError."""
     totals = Totals(bookmark.rows())
+    bookmark.keep(totals.skipped_rows)  # what cannot be remembered is better said now than after an hour
     under_way: deque[tuple[Chunk, asyncio.Future[Sequence[Receipt]]]] = deque()
 
     async def finish_oldest() -> None:
@@ -176,39 +203,61 @@ def _offer(plan: Plan, chunk: Chunk, intake: Intake, received_us: int) -> asynci
     return settled
 
 
-def _lines(raw: Any) -> Iterator[str]:
+def _lines(raw: BinaryIO) -> Iterator[str]:
     """Lines by hand: a text file does not tell where it is while it is iterated over."""
-    first = True
-    while line := raw.readline():
-        yield line.decode("utf-8-sig" if first else "utf-8")
-        first = False
+    encoding = "utf-8-sig"  # spreadsheets begin a file with a byte order mark
+    while line := raw.readline(MAX_LINE_BYTES):
+        if len(line) == MAX_LINE_BYTES:
+            raise csv.Error(f"a line of more than {MAX_LINE_BYTES} bytes")
+        yield line.decode(encoding)
+        encoding = "utf-8"
 
 
 def _check_columns(plan: Plan, there: Sequence[str]) -> None:
     wanted = [*plan.columns, plan.time_column, *([plan.sequence_column] if plan.sequence_column else [])]
-    missing = [name for name in wanted if name not in there]
-    if missing:
-        raise ConfigError(
-            [f"{plan.path}: no column {name!r}; there are {', '.join(map(repr, there)) or 'none'}" for name in missing]
-        )
+    columns = ", ".join(map(repr, there)) or "none"
+    problems = [f"{plan.path}: no column {name!r}; there are {columns}" for name in wanted if name not in there]
+    problems += [f"{plan.path}: the column {name!r} is there twice" for name in wanted if there.count(name) > 1]
+    if problems:
+        raise ConfigError(problems)
 
 
-def _readings(plan: Plan, row: Mapping[str, str | None]) -> Iterator[dict[str, Any]]:
+def _readings(plan: Plan, row: Mapping[str | None, Any], names: Sequence[str]) -> Iterator[dict[str, Any]]:
     """The readings of one row. What is no number or no time goes on as text: the pipeline refuses it, with its code."""
-    when = _cell(row.get(plan.time_column))
-    sequence = _cell(row.get(plan.sequence_column)) if plan.sequence_column else None
+    when = _when(plan, (row[plan.time_column] or "").strip())
+    sequence = _cell(row[plan.sequence_column]) if plan.sequence_column else ""
+    # With cells to spare (a decimal comma, a forgotten quote) no cell is known to be what its column says.
+    whole = plan.delimiter.join([*(row[name] or "" for name in names), *row[None]]) if None in row else None
     for column, sensor in plan.columns.items():
-        value = _cell(row.get(column))
+        value = _cell(row[column]) if whole is None else whole[:MAX_EXCERPT]
         if value == "":
             continue  # not measured
         reading = {"sensor_uuid": sensor, "value": value, "sensor_ts": when}
-        if sequence:
+        if sequence != "":
             reading["sequence"] = int(sequence) if isinstance(sequence, float) and sequence.is_integer() else sequence
         yield reading
 
 
+def _when(plan: Plan, text: str) -> float | str:
+    """The time of a row as the pipeline reads it: Unix seconds, or ISO 8601 with its zone."""
+    if plan.time_format is None and plan.time_zone is None:
+        return _cell(text)
+    if plan.time_format is None and NUMBER.fullmatch(text):
+        return _cell(text)  # Unix seconds know no zones
+    try:
+        moment = datetime.strptime(text, plan.time_format) if plan.time_format else datetime.fromisoformat(text)
+    except ValueError:
+        # Not as it was promised to be: what could be read in some other way must not pass for it.
+        return f"not {plan.time_format}: {text}" if plan.time_format else text
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=ZoneInfo(plan.time_zone) if plan.time_zone else UTC)
+    return moment.isoformat()
+
+
 def _cell(text: str | None) -> float | str:
     text = (text or "").strip()
+    if INTEGER.fullmatch(text):
+        return int(text)  # exact, as a counter must be
     if NUMBER.fullmatch(text):
         number = float(text)
         return number if math.isfinite(number) else text

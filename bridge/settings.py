@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import os
 import tomllib
-from difflib import get_close_matches
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from bridge import mistakes
 from bridge.errors import ConfigError
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -30,7 +31,7 @@ def _network(text: str) -> str:
     try:
         ip_network(text, strict=False)
     except ValueError:
-        raise ValueError("not an address or a network, such as 10.0.0.7 or 10.0.0.0/8") from None
+        raise ValueError(f"{text!r} is no address or network; allowed are such as 10.0.0.0/8") from None
     return text
 
 
@@ -143,18 +144,19 @@ class HookSettings(Section):
 
     enabled: bool = False
     """Whether the routes below /hooks/ are there."""
-    secret: str = Field(default="", repr=False)
+    secret: str = Field(default="", repr=False, validate_default=True)
     """What the broker sends as Authorization: Bearer …, or as ?secret=…; needed where hooks are enabled."""
     per_minute: int = Field(default=600_000, ge=0)
     """Most calls a minute; 0 is no limit."""
     trust_certificates: bool = False
     """Whether a client certificate's common name, as the broker tells it, stands in for a password."""
 
-    @model_validator(mode="after")
-    def _needs_secret(self) -> HookSettings:
-        if self.enabled and len(self.secret) < MIN_SECRET:
-            raise ValueError(f"hooks.secret has at least {MIN_SECRET} characters where hooks are enabled")
-        return self
+    @field_validator("secret")
+    @classmethod
+    def _is_there(cls, secret: str, info: ValidationInfo) -> str:
+        if info.data.get("enabled") and len(secret) < MIN_SECRET:
+            raise ValueError(f"where hooks are enabled it has at least {MIN_SECRET} characters")
+        return secret
 
 
 class EmqxSettings(Section):
@@ -249,6 +251,18 @@ class LogSettings(Section):
     """json, console, or auto: console on a terminal."""
 
 
+class _Environment(EnvSettingsSource):
+    """Variables, read leniently: what is not JSON goes on as text, to be reported with every other mistake."""
+
+    def decode_complex_value(self, field_name: str, field: Any, value: Any) -> Any:
+        """A list may also be written with commas: `IOT_BRIDGE_MQTT__TOPICS=a,b`."""
+        try:
+            return super().decode_complex_value(field_name, field, value)
+        except ValueError:
+            is_list = isinstance(field, FieldInfo) and get_origin(field.annotation) is tuple
+            return [part.strip() for part in value.split(",")] if is_list else value
+
+
 class Settings(BaseSettings):
     """Everything, one section for each part."""
 
@@ -283,7 +297,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The environment wins over the file (which `load` passes as init values)."""
-        return env_settings, init_settings
+        return _Environment(settings_cls), init_settings
 
 
 def load(path: Path | None) -> Settings:
@@ -299,49 +313,22 @@ def load(path: Path | None) -> Settings:
             raise ConfigError([f"{path}: {error.strerror}"]) from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError([f"{path}: not TOML: {error}"]) from error
-    problems = _unknown_variables()
+    fields = keys()
+    problems = mistakes.unknown_variables(os.environ, ENV_PREFIX, fields)
     try:
         settings = Settings(**data)
     except ValidationError as error:
-        problems += [_problem(dict(item)) for item in error.errors(include_url=False)]
-    except ValueError as error:  # pydantic-settings: a value in the environment that is not JSON
-        problems.append(str(error))
+        variables = mistakes.variables_of(os.environ, ENV_PREFIX)
+        problems += mistakes.describe(error.errors(include_url=False), fields, variables)
     if problems:
         raise ConfigError(problems)
     return settings
 
 
-def keys() -> dict[str, Any]:
+def keys() -> dict[str, FieldInfo]:
     """Every key ("section.key") with its field, for `config check`, the docs and the example file."""
     return {
         f"{section}.{key}": field
         for section, outer in Settings.model_fields.items()
         for key, field in outer.annotation.model_fields.items()  # type: ignore[union-attr]
     }
-
-
-def _problem(error: dict[str, Any]) -> str:
-    place = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        return f"{place}: unknown key{_did_you_mean(place)}"
-    shown = "(hidden)" if place.endswith(("password", "secret", "url")) else repr(error["input"])
-    return f"{place} = {shown}: {error['msg'][0].lower()}{error['msg'][1:]}"
-
-
-def _unknown_variables() -> list[str]:
-    known = {f"{ENV_PREFIX}{key.replace('.', '__')}".upper(): key for key in keys()}
-    known |= {f"{ENV_PREFIX}{section}".upper(): section for section in Settings.model_fields}
-    problems = []
-    for name in sorted(os.environ):
-        if name.upper().startswith(ENV_PREFIX) and name.upper() not in known:
-            # Deeper levels belong to a key that holds a table, such as pipeline.limits.
-            if any(name.upper().startswith(prefix + "__") and "." in key for prefix, key in known.items()):
-                continue
-            key = name[len(ENV_PREFIX) :].lower().replace("__", ".")
-            problems.append(f"{name}: unknown variable{_did_you_mean(key)}")
-    return problems
-
-
-def _did_you_mean(key: str) -> str:
-    near = get_close_matches(key, [*keys(), *Settings.model_fields], n=1)
-    return f"; did you mean {near[0]}?" if near else ""

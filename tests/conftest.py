@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands import Commands
 from tests.servers import MosquittoProcess, PostgresServer, RedisServer, mosquitto_program
 
 
@@ -66,3 +67,11 @@ def mosquitto(tmp_path: Path) -> Iterator[MosquittoProcess]:
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture
+def commands(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Commands:
+    """Commands run in this process, with no settings but the test's own."""
+    for name in [name for name in os.environ if name.upper().startswith("IOT_BRIDGE_")]:
+        monkeypatch.delenv(name)
+    return Commands(capsys, monkeypatch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
@@ -56,33 +57,50 @@ def build() -> typer.Typer:
 def about() -> None:
     """Bring device readings from HTTP and MQTT into PostgreSQL and Redis Streams.
 
+    Exit codes: 0 done, 1 done and the answer is no, 2 a mistake in the command or the settings, 3 a server
+    does not answer (try again), 4 what is named is not there.
+
     Example: iot-bridge serve --embedded --data-dir var/bridge
     """
+    from bridge import logs
+    from bridge.settings import LogSettings
+
+    # Before anything logs: structlog's own default is standard output, which is for documents.
+    logs.configure(LogSettings(level="warning"))
 
 
 def main() -> None:
     """Entry point."""
     sys.argv[1:] = globals_last(sys.argv[1:])
+    as_json = "--json" in sys.argv
     try:
         build()()
     except BridgeError as error:
-        console.fail(error)
+        console.fail(error, as_json)
+    except console.Told:
+        raise
+    except SystemExit as stop:
+        if stop.code == console.USAGE and as_json:  # typer has said it, to people
+            console.show_error("usage", ["the command line is not understood; standard error says why"])
+        raise
     except BrokenPipeError:
-        sys.stderr.close()
+        # Whoever read us has gone. Python flushes standard output once more at its end, to nowhere then.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(console.FAILED) from None
 
 
 def globals_last(arguments: list[str]) -> list[str]:
-    """Options that every command takes may also stand before it: move those behind it."""
+    """Options that every command takes may stand anywhere: move those behind the command's own."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    rest, literal = arguments[:end], arguments[end:]
+    kept: list[str] = []
     moved: list[str] = []
-    rest = list(arguments)
     while rest:
-        if rest[0] in _GLOBAL_FLAGS:
-            moved.append(rest.pop(0))
-        elif rest[0] in _GLOBAL_WITH_VALUE and len(rest) > 1:
-            moved += [rest.pop(0), rest.pop(0)]
-        elif rest[0].startswith(tuple(f"{name}=" for name in _GLOBAL_WITH_VALUE)):
-            moved.append(rest.pop(0))
+        word = rest.pop(0)
+        if word in _GLOBAL_FLAGS or word.startswith(tuple(f"{name}=" for name in _GLOBAL_WITH_VALUE)):
+            moved.append(word)
+        elif word in _GLOBAL_WITH_VALUE and rest:
+            moved += [word, rest.pop(0)]
         else:
-            break
-    return rest + moved
+            kept.append(word)
+    return kept + moved + literal

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bridge.cli.console import Config, DataDir, Json, NotFound, admin, check_name, show
+from bridge.cli.console import Config, DataDir, Json, NotFound, admin, check_expiry, check_name, show
 
 
 def register(app: typer.Typer) -> None:
@@ -28,8 +28,9 @@ def add(
 
     Example: iot-bridge apikey add dashboard --json
     """
+    label, until = check_name(name), check_expiry(expires)
     with admin(config, data_dir) as connection:
-        show(connection.add_api_key(check_name(name), expires), json)
+        show(connection.add_api_key(label, until), json)
 
 
 def list_keys(config: Config = None, data_dir: DataDir = None, json: Json = False) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import typer
 
-from bridge.cli.console import Config, DataDir, Json, show
+from bridge.cli.console import USAGE, Config, DataDir, Json, Told, show
+from bridge.errors import ConfigError
 
 
 def register(app: typer.Typer) -> None:
@@ -15,14 +18,26 @@ def register(app: typer.Typer) -> None:
 
 
 def check(config: Config = None, data_dir: DataDir = None, json: Json = False) -> None:
-    """Report every mistake at once: its key, the value, what is allowed.
+    """Report every mistake at once: its key or variable, the value, what is allowed. Exit code 2 if there are any.
 
     Example: iot-bridge config check --config bridge.toml
     """
+    from bridge.mqtt.address import parse_address, tls_context
     from bridge.settings import load
 
-    load(config)
-    show({"ok": True}, json)
+    problems: list[str] = []
+    try:
+        settings = load(config)
+        if settings.mqtt.url and parse_address(settings.mqtt).tls:
+            tls_context(settings.mqtt)
+    except ConfigError as error:
+        problems = error.problems
+    for line in problems:
+        print(f"error: {line}", file=sys.stderr)
+    if json or not problems:
+        show({"ok": not problems, "problems": problems} if json else {"ok": True}, json)
+    if problems:
+        raise Told(USAGE)
 
 
 def show_settings(config: Config = None, data_dir: DataDir = None, json: Json = False) -> None:
@@ -30,17 +45,14 @@ def show_settings(config: Config = None, data_dir: DataDir = None, json: Json = 
 
     Example: iot-bridge config show --json
     """
-    from urllib.parse import urlsplit
-
+    from bridge.mistakes import hide_password
     from bridge.settings import load
 
     settings = load(config).model_dump(mode="json")
     for section, key in (("mqtt", "password"), ("hooks", "secret"), ("emqx", "secret")):
         settings[section][key] = "(hidden)" if settings[section][key] else ""
     for section in ("database", "redis", "mqtt"):
-        password = urlsplit(settings[section]["url"]).password
-        if password:
-            settings[section]["url"] = settings[section]["url"].replace(f":{password}@", ":(hidden)@")
+        settings[section]["url"] = hide_password(settings[section]["url"])
     if json:
         show(settings, json)
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -27,17 +28,23 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON document on standar
 class NotFound(BridgeError):
     """The thing a command names is not there."""
 
+    code = "not_found"
+
+
+class Told(SystemExit):
+    """The end of a command that has printed its document, whatever the exit code."""
+
 
 @contextmanager
-def settings(config: Path | None, data_dir: Path | None) -> Iterator[Settings]:
-    """The settings of the service that the command is about. Raises ConfigError."""
+def settings(config: Path | None, data_dir: Path | None, *, streams: bool = False) -> Iterator[Settings]:
+    """The settings of the service that the command is about; `streams`: with its Redis. Raises ConfigError."""
     from bridge.settings import load
 
     loaded = load(config)
     if data_dir is not None:
         from bridge.embedded.stack import attached
 
-        with attached(data_dir, loaded) as found:
+        with attached(data_dir, loaded, streams=streams) as found:
             yield found
         return
     if not loaded.database.url:
@@ -75,6 +82,8 @@ def show(value: Any, as_json: bool, columns: Sequence[str] = ()) -> None:
             if isinstance(item, list) and item and isinstance(item[0], dict):
                 print(f"{key}:")
                 _table(item, ())
+            elif isinstance(item, dict):
+                print(f"{key}:", ", ".join(f"{name} {part}" for name, part in item.items() if part is not None))
             else:
                 print(f"{key}: {'' if item is None else item}")
 
@@ -94,11 +103,14 @@ def _table(rows: list[dict[str, Any]], columns: Sequence[str]) -> None:
     Console(width=None if sys.stdout.isatty() else 1000, markup=False, highlight=False).print(table)
 
 
-def fail(error: BridgeError) -> NoReturn:
-    """Say what is wrong on standard error, and exit."""
-    lines = error.problems if isinstance(error, ConfigError) else [error.detail]
+def fail(error: BridgeError, as_json: bool) -> NoReturn:
+    """Say what is wrong on standard error, for scripts on standard output as well, and exit."""
+    details = error.problems if isinstance(error, ConfigError) else [error.detail]
+    lines = [" ".join(detail.split()) for detail in details]  # libpq's have line breaks
     for line in lines:
         print(f"error: {line}", file=sys.stderr)
+    if as_json:
+        show_error(error.code, lines)
     if isinstance(error, NotFound):
         raise SystemExit(NOT_FOUND)
     if isinstance(error, Unavailable):
@@ -106,8 +118,27 @@ def fail(error: BridgeError) -> NoReturn:
     raise SystemExit(USAGE)
 
 
+def show_error(code: str, problems: Sequence[str]) -> None:
+    """The document of a command that could not do what it was asked."""
+    show({"error": {"code": code, "problems": problems}}, as_json=True)
+
+
+def check_expiry(text: str | None) -> str | None:
+    """When a key ends: ISO 8601, in UTC where it names no zone, and still to come. Raises ConfigError."""
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError([f"--expires {text}: write a date or time such as 2027-01-31 or 2027-01-31T12:00Z"]) from None
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    if moment <= datetime.now(UTC):
+        raise ConfigError([f"--expires {text}: is over already; to end a key now, revoke it"])
+    return moment.isoformat()
+
+
 def check_name(name: str) -> str:
     """A name of 1 to 200 printable characters. Raises ConfigError."""
     if not 0 < len(name.strip()) <= 200 or not name.isprintable():
-        raise ConfigError(["a name has 1 to 200 printable characters"])
+        raise ConfigError([f"{name!r}: a name has 1 to 200 printable characters"])
     return name.strip()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bridge.cli.console import Config, DataDir, Json, NotFound, admin, check_name, show
+from bridge.cli.console import Config, DataDir, Json, NotFound, admin, check_expiry, check_name, show
 from bridge.errors import ConfigError
 from bridge.reading import UNITS
 
@@ -42,9 +45,13 @@ def add(
 
     Example: iot-bridge device add greenhouse --sensor air:temperature --sensor soil:humidity:%
     """
+    label = check_name(name)
     sensors = [parse_sensor(text) for text in sensor or []]
+    twice = [name for name, count in Counter(name for name, _, _ in sensors).items() if count > 1]
+    if twice:
+        raise ConfigError([f"--sensor {name}: the name is there twice" for name in twice])
     with admin(config, data_dir) as connection:
-        show(connection.add_device(check_name(name), sensors), json)
+        show(connection.add_device(label, sensors), json)
 
 
 def parse_sensor(text: str) -> tuple[str, str, str | None]:
@@ -53,6 +60,9 @@ def parse_sensor(text: str) -> tuple[str, str, str | None]:
     if len(parts) < 2 or not all(parts[:2]):
         raise ConfigError([f"--sensor {text}: write NAME:TYPE or NAME:TYPE:UNIT, e.g. air:temperature:°C"])
     name, kind = check_name(parts[0]), check_name(parts[1])
+    near = get_close_matches(kind, UNITS, n=1)
+    if kind not in UNITS and near:
+        print(f"warning: {kind} has no physical limits of its own; did you mean {near[0]}?", file=sys.stderr)
     return name, kind, check_name(parts[2]) if len(parts) > 2 else UNITS.get(kind)
 
 
@@ -113,8 +123,9 @@ def rotate(
 
     Example: iot-bridge device key rotate 1 --expires 2027-01-31
     """
+    until = check_expiry(expires)
     with admin(config, data_dir) as connection:
-        show(connection.rotate_device_key(find(connection, device)["device_id"], expires), json)
+        show(connection.rotate_device_key(find(connection, device)["device_id"], until), json)
 
 
 def revoke(
@@ -140,7 +151,9 @@ def find(connection: Admin, device: str) -> dict[str, Any]:
     """A device by UUID or id. Raises NotFound, ConfigError."""
     from bridge.pipeline.decode import normal_uuid
 
-    number = int(device) if device.isascii() and device.isdecimal() and len(device) < 19 else None
+    number = int(device) if device.isascii() and device.isdecimal() else None
+    if number is not None and number >= 1 << 63:
+        raise NotFound(f"no device {device}; see iot-bridge device list")
     uuid = normal_uuid(device) if number is None else None
     if number is None and uuid is None:
         raise ConfigError([f"{device}: neither a device UUID nor a device id"])

@@ -12,11 +12,17 @@ import typer
 
 from bridge.cli.console import FAILED, Config, DataDir, Json, connect_admin, settings, show
 from bridge.cli.device import find
-from bridge.errors import ConfigError
+from bridge.errors import ConfigError, Unavailable
 
 if TYPE_CHECKING:
     from bridge.backfill import Bookmark, Plan, Totals
     from bridge.settings import Settings
+
+
+class Interrupted(Unavailable):
+    """Ctrl-C: the same command may be run again."""
+
+    code = "interrupted"
 
 
 def register(app: typer.Typer) -> None:
@@ -27,9 +33,17 @@ def import_file(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True, help="CSV with a header line.")],
     device: Annotated[str, typer.Option(help="UUID or id of the device whose sensors these are.")],
     mapping: Annotated[list[str], typer.Option("--map", help="COLUMN=SENSOR_UUID, once for each sensor.")],
-    time_column: Annotated[str, typer.Option("--time", help="Column of the time: ISO 8601, or Unix seconds.")],
+    time_column: Annotated[
+        str, typer.Option("--time", help="Column of the time: ISO 8601, or Unix seconds (see --time-format).")
+    ],
     sequence: Annotated[str | None, typer.Option(help="Column of the device's counter.")] = None,
     delimiter: Annotated[str, typer.Option(help="What stands between cells.")] = ",",
+    time_zone: Annotated[
+        str | None, typer.Option("--time-zone", help="Of times that name none, e.g. Europe/Vienna; without it, UTC.")
+    ] = None,
+    time_format: Annotated[
+        str | None, typer.Option("--time-format", help="Of times that are not ISO 8601, e.g. '%d.%m.%Y %H:%M'.")
+    ] = None,
     max_age_days: Annotated[
         float | None, typer.Option(min=0, help="Refuse readings older than this; without it, none.")
     ] = None,
@@ -49,25 +63,29 @@ def import_file(
     """
     from bridge.backfill import Bookmark, Plan
 
-    if len(delimiter) != 1:
-        raise ConfigError(["--delimiter is one character"])
+    _check(delimiter, time_zone)
     with settings(config, data_dir) as found:
         with connect_admin(found) as connection:
             owner = find(connection, device)
         plan = Plan(
-            path=str(file),
+            path=str(file.resolve()),
             device_uuid=owner["device_uuid"],
             device_id=owner["device_id"],
             columns=columns_of(mapping, owner["sensors"]),
             time_column=time_column,
             sequence_column=sequence,
             delimiter=delimiter,
+            time_zone=time_zone,
+            time_format=time_format,
         )
         behind_s = max_age_days * 86_400 if max_age_days is not None else time.time()
         pipeline = found.pipeline.model_copy(update={"max_behind_s": behind_s})
         place = Bookmark(bookmark or file.with_name(file.name + ".bookmark"), plan)
         started_s = time.monotonic()
-        totals = _run(found.model_copy(update={"pipeline": pipeline}), plan, place, file.stat().st_size)
+        try:
+            totals = _run(found.model_copy(update={"pipeline": pipeline}), plan, place, file.stat().st_size)
+        except KeyboardInterrupt:
+            raise Interrupted(f"interrupted; run the same command again: it goes on after row {place.rows()}") from None
     seconds = time.monotonic() - started_s
     rejected = sum(totals.rejected.values())
     answer: dict[str, Any] = {
@@ -84,6 +102,21 @@ def import_file(
     if rejected:
         print("see iot-bridge quarantine list", file=sys.stderr)
         raise SystemExit(FAILED)
+
+
+def _check(delimiter: str, time_zone: str | None) -> None:
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+    problems = []
+    if len(delimiter) != 1 or delimiter in '"\r\n':
+        problems.append(f"--delimiter {delimiter!r}: is one character, such as ';' (a tab is written $'\\t')")
+    try:
+        if time_zone is not None:
+            ZoneInfo(time_zone)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        problems.append(f"--time-zone {time_zone}: is a name of the IANA list, such as Europe/Vienna")
+    if problems:
+        raise ConfigError(problems)
 
 
 def columns_of(mapping: list[str], sensors: list[dict[str, Any]]) -> dict[str, str]:

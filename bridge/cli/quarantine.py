@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bridge.cli.console import FAILED, Config, DataDir, Json, NotFound, admin, settings, show
+from bridge.cli.console import FAILED, Config, DataDir, Json, NotFound, admin, connect_admin, settings, show
 from bridge.errors import ConfigError, DecodeError
 
 if TYPE_CHECKING:
     from bridge.app import Pipeline
     from bridge.reading import Packet, Receipt
+    from bridge.settings import Settings
     from bridge.store.admin import Admin
 
 Ids = Annotated[list[int] | None, typer.Argument(help="Ids, as list shows them.")]
 Code = Annotated[str | None, typer.Option(help="Only this reason code.")]
 ALL = 1_000_000
+PAGE = 500
+"""Rows replayed, or dropped, at a time: their payloads are in memory together."""
 
 
 def register(app: typer.Typer) -> None:
@@ -41,6 +44,7 @@ def list_rows(
 
     Example: iot-bridge quarantine list --code unknown_sensor
     """
+    _check_code(code)
     with admin(config, data_dir) as connection:
         show(connection.fetch("list_quarantine", code=code, pending=None, limit=limit), json)
 
@@ -74,7 +78,10 @@ def drop(
     """
     with admin(config, data_dir) as connection:
         chosen = _chosen(connection, ids, code, pending=False)
-        show({"dropped": connection.fetch("drop_quarantine", ids=chosen)[0]["dropped"]}, json)
+        dropped = sum(connection.fetch("drop_quarantine", ids=some)[0]["dropped"] for some in _pages(chosen))
+    if ids and not dropped:
+        raise NotFound("nothing in quarantine has these ids; see iot-bridge quarantine list")
+    show({"dropped": dropped}, json)
 
 
 def replay(
@@ -86,26 +93,26 @@ def replay(
 
     Example: iot-bridge quarantine replay --code unknown_sensor
     """
-    with settings(config, data_dir) as found:
-        from bridge.store.admin import connect
-
-        with connect(found.database.url) as connection:
-            chosen = _chosen(connection, ids, code, pending=True)
-            rows = [_row(connection, row_id) for row_id in chosen]
-            results = asyncio.run(_replay(found, rows))
-            for result in results:
-                if result["outcome"] in ("stored", "duplicate"):
-                    connection.fetch("mark_replayed", id=result["id"])
+    with settings(config, data_dir) as found, connect_admin(found) as connection:
+        results = asyncio.run(_replay(found, connection, _chosen(connection, ids, code, pending=True)))
     show(results, json, columns=("id", "outcome", "code", "detail"))
     if any(result["outcome"] not in ("stored", "duplicate") for result in results):
         raise SystemExit(FAILED)
 
 
-async def _replay(found: Any, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+async def _replay(found: Settings, connection: Admin, ids: Sequence[int]) -> list[dict[str, Any]]:
     from bridge.app import open_pipeline
 
+    results: list[dict[str, Any]] = []
     async with open_pipeline(found) as pipeline:
-        return [await _replay_row(pipeline, row) for row in rows]
+        for some in _pages(ids):
+            rows = [_row(connection, row_id) for row_id in some]
+            done = await asyncio.gather(*(_replay_row(pipeline, row) for row in rows))
+            for result in done:
+                if result["outcome"] in ("stored", "duplicate"):
+                    connection.fetch("mark_replayed", id=result["id"])
+            results += done
+    return results
 
 
 async def _replay_row(pipeline: Pipeline, row: dict[str, Any]) -> dict[str, Any]:
@@ -158,14 +165,30 @@ def _decode(topic: str, payload: bytes) -> Packet:
 
 def _chosen(connection: Admin, ids: list[int] | None, code: str | None, *, pending: bool) -> list[int]:
     if ids:
-        return ids
+        beyond = [str(row_id) for row_id in ids if not 0 < row_id < 1 << 63]
+        if beyond:
+            raise NotFound(f"nothing in quarantine has the id {beyond[0]}; see iot-bridge quarantine list")
+        return list(dict.fromkeys(ids))
     if code is None:
         raise ConfigError(["name ids, or a reason code with --code"])
+    _check_code(code)
     return [row["id"] for row in connection.fetch("list_quarantine", code=code, pending=pending, limit=ALL)]
 
 
+def _check_code(code: str | None) -> None:
+    from bridge.reading import Code as ReasonCode
+
+    if code is not None and code not in list(ReasonCode):
+        raise ConfigError([f"--code {code}: allowed is one of {', '.join(ReasonCode)}"])
+
+
+def _pages(ids: Sequence[int]) -> Iterator[list[int]]:
+    for start in range(0, len(ids), PAGE):
+        yield list(ids[start : start + PAGE])
+
+
 def _row(connection: Admin, row_id: int) -> dict[str, Any]:
-    rows = connection.fetch("show_quarantine", id=row_id)
+    rows = connection.fetch("show_quarantine", id=row_id) if 0 < row_id < 1 << 63 else []
     if not rows:
         raise NotFound(f"nothing in quarantine has the id {row_id}; see iot-bridge quarantine list")
     return rows[0]

@@ -40,5 +40,5 @@ def status(
     with settings(config, data_dir) as found:
         answer = asyncio.run(ask())
     if answer is None:
-        raise NotFound(f"no sensor {sensor_id}")
+        raise NotFound(f"no sensor {sensor_id}; iot-bridge device show lists those of a device")
     show(answer, json)

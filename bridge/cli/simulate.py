@@ -61,9 +61,9 @@ def simulate(
             ready = ready or _register(found.database.url, devices, prefix)
     if not (http or mqtt):
         raise ConfigError(["no door to send to: name --http URL, --mqtt URL, or a running service by --data-dir"])
+    doors = _check_doors(http, mqtt)
     # The URL alone: an account of the service is not for devices.
     broker = MqttSettings(url=mqtt, ca_file=broker.ca_file)
-    doors = _check_doors(http, mqtt)
     total, tallies, elapsed_s = asyncio.run(
         _run(ready[:devices], doors, broker, rate=rate, seconds=seconds, day_s=day, seed=seed, live=not json)
     )
@@ -83,6 +83,8 @@ def _registered(path: Path) -> list[dict[str, Any]]:
         raise ConfigError([f"{path}: {error.strerror}"]) from error
     except (msgspec.DecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise ConfigError([f"{path}: not the JSON lines of iot-bridge device add --json: {error}"]) from error
+    if not rows:
+        raise ConfigError([f"{path}: names no device"])
     return rows
 
 

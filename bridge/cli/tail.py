@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bridge.cli.console import Config, DataDir, Json, settings, show
 from bridge.errors import ConfigError
+
+if TYPE_CHECKING:
+    import redis
+
+    from bridge.settings import Settings
+
+Entry = tuple[str, dict[str, str]]
 
 
 class Stream(StrEnum):
@@ -28,7 +35,7 @@ def tail(
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Print stream entries, oldest first.
+    """Print stream entries, oldest first. With --json a list; following, a document a line.
 
     Example: iot-bridge tail readings --count 5 --data-dir var/bridge
     """
@@ -36,10 +43,10 @@ def tail(
 
     from bridge.errors import BrokerUnavailable
 
-    with settings(config, data_dir) as found:
-        if not found.redis.url:
-            raise ConfigError(["no Redis to read: redis.url is not set, or the embedded service is not running"])
-        client = redis.Redis.from_url(found.redis.url, decode_responses=True, socket_connect_timeout=5)
+    with settings(config, data_dir, streams=count is not None) as found:
+        client = redis.Redis.from_url(
+            _url(found), decode_responses=True, encoding_errors="replace", socket_connect_timeout=5
+        )
         try:
             entries = _newest(client, f"iot:{stream.value}", count or 10)
             if json and count is not None:
@@ -53,20 +60,31 @@ def tail(
             raise BrokerUnavailable(f"Redis: {error}") from error
         except KeyboardInterrupt:
             pass
+        finally:
+            client.close()
 
 
-def _newest(client: object, stream: str, count: int) -> list[tuple[str, dict[str, str]]]:
-    return list(reversed(client.xrevrange(stream, count=count)))  # type: ignore[attr-defined]
+def _url(found: Settings) -> str:
+    if found.broker.kind == "memory":
+        raise ConfigError(['broker.kind = "memory": the streams are in the service\'s own memory, not in Redis'])
+    if not found.redis.url:
+        raise ConfigError(
+            ["no Redis to read: set redis.url; what an embedded service that is stopped keeps, --count N reads"]
+        )
+    return found.redis.url
 
 
-def _follow(client: object, stream: str, after: str, json: bool) -> None:
+def _newest(client: redis.Redis, stream: str, count: int) -> list[Entry]:
+    entries: list[Entry] = client.xrevrange(stream, count=count)  # type: ignore[assignment]
+    return entries[::-1]
+
+
+def _follow(client: redis.Redis, stream: str, after: str, json: bool) -> None:
     while True:
-        fresh = client.xrange(stream, min=f"({after}", count=100)  # type: ignore[attr-defined]
-        for entry, fields in fresh:
+        answer: Any = client.xread({stream: after}, count=100, block=1000)
+        for entry, fields in (entry for _, entries in answer or () for entry in entries):
             _line(entry, fields, json)
             after = entry
-        if not fresh:
-            client.xread({stream: "$"}, block=1000)  # type: ignore[attr-defined]
 
 
 def _line(entry: str, fields: dict[str, str], json: bool) -> None:

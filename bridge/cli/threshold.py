@@ -69,8 +69,10 @@ def check_bounds(condition: Condition, low: float | None, high: float | None) ->
         problems.append("out_of_range takes --min, --max or both")
     if condition in (Condition.GREATER_THAN, Condition.EQUAL_TO) and low is None:
         problems.append(f"{condition} compares with --min, which is missing")
-    if condition is Condition.LESS_THAN and low is None and high is None:
-        problems.append("less_than compares with --min, or with --max where only that is given")
+    if condition in (Condition.GREATER_THAN, Condition.EQUAL_TO) and high is not None:
+        problems.append(f"{condition} compares with --min alone; leave --max out")
+    if condition is Condition.LESS_THAN and (low is None) == (high is None):
+        problems.append("less_than compares with one value: give it as --max or as --min")
     if low is not None and high is not None and low > high:
         problems.append(f"--min {low:g} is above --max {high:g}")
     if problems:

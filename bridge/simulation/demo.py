@@ -21,18 +21,24 @@ from typing import Any
 import httpx
 import msgspec
 
+from bridge.broker.events import ALERTS, READINGS
+from bridge.broker.redis import RedisBroker
 from bridge.embedded.children import Child, start_child
 from bridge.embedded.stack import running_urls
-from bridge.errors import Unavailable
-from bridge.settings import MqttSettings
+from bridge.errors import BrokerUnavailable, Unavailable
+from bridge.recount import recount
+from bridge.settings import BrokerSettings, MqttSettings, RedisSettings
 from bridge.simulation.device import Character
 from bridge.simulation.fleet import Fleet, connect_members
 from bridge.simulation.registration import register, simulated
+from bridge.simulation.scene import Scene
 from bridge.simulation.signals import SHAPES
 from bridge.simulation.watch import Scrape, parse
 from bridge.store.admin import Admin, connect
+from bridge.telemetry import Metrics
 
 DEVICES = 10
+PREFIX = "demo"
 DAY_S = 60.0
 CHARACTERS = {3: Character.RETRYING, 4: Character.RETRYING, 7: Character.NONSENSE, 8: Character.NONSENSE}
 START_S = 60.0  # initdb on a slow card takes most of it
@@ -66,7 +72,13 @@ class Demo:
         self._registered: list[dict[str, Any]] = []
         self._before: dict[str, int] = {}  # the folder may have seen a demo already
         self._doors: dict[str, dict[str, int]] = {}
-        self._started_s = time.monotonic()
+        self.started_s = time.monotonic()
+        self.scene = Scene((), PREFIX, {})
+
+    @property
+    def devices(self) -> int:
+        """How many devices send."""
+        return len(self._registered)
 
     async def start(self, stop: asyncio.Event) -> None:
         """The service, its devices and their thresholds. Raises Unavailable."""
@@ -86,17 +98,18 @@ class Demo:
 
     async def run(self, stop: asyncio.Event, seen: Callable[[], None]) -> None:
         """Devices send until the event; `seen` is called after each scrape."""
-        self._started_s = time.monotonic()
+        self.started_s = time.monotonic()
         devices = [
             simulated(row, CHARACTERS.get(number, Character.STEADY), number, DAY_S)
             for number, row in enumerate(self._registered, 1)
         ]
         doors = {"http": self.urls["http"], "mqtt": self.urls["mqtt"]}
         async with AsyncExitStack() as stack:
+            reader = await self._stage(stack)
             members, tallies = await connect_members(stack, devices, doors, MqttSettings(url=doors["mqtt"]))
             client = await stack.enter_async_context(httpx.AsyncClient(base_url=self.urls["http"], timeout=5))
             async with asyncio.TaskGroup() as group:
-                watching = group.create_task(self._watch(client, seen), name="watch")
+                watching = group.create_task(self._watch(client, reader, seen), name="watch")
                 await Fleet(members, self._rate, Random(1)).run(stop)
                 await self._settle(client)
                 watching.cancel()
@@ -104,10 +117,12 @@ class Demo:
 
     def finish(self) -> Ending:
         """Hold the books against the tables, and stop the service."""
-        seconds = time.monotonic() - self._started_s
+        seconds = time.monotonic() - self.started_s
         with connect(self.urls["database"]) as admin:
             books = _books(admin)
             problems, _ = admin.verify()
+            findings = asyncio.run(recount(RedisSettings(url=self.urls.get("redis", "")), BrokerSettings(), admin))
+            problems += [line for finding in findings for line in finding.problems()]
         total = {name: books[name] - self._before[name] for name in BOOKS}
         if total["pending"]:
             problems.append(f"{total['pending']} readings are not settled")
@@ -132,15 +147,31 @@ class Demo:
     def _register(self) -> list[dict[str, Any]]:
         with connect(self.urls["database"]) as admin:
             self._before = _books(admin)
-            registered = list(register(admin, DEVICES, "demo"))
+            registered = list(register(admin, DEVICES, PREFIX))
             for device in registered:
                 for sensor in device["sensors"]:
                     _set_thresholds(admin, sensor)
         return registered
 
-    async def _watch(self, client: httpx.AsyncClient, seen: Callable[[], None]) -> None:
+    async def _stage(self, stack: AsyncExitStack) -> RedisBroker | None:
+        """A reader of the streams, and a scene of what is new on them; none where there is no Redis."""
+        after: dict[str, str] = {}
+        reader = None
+        if url := self.urls.get("redis"):
+            reader = RedisBroker(RedisSettings(url=url), BrokerSettings(), Metrics())
+            stack.push_async_callback(reader.close)
+            for stream in (READINGS, ALERTS):
+                newest = await reader.tail(stream, 1)
+                after[stream] = newest[0].id if newest else "0"
+        self.scene = Scene(self._registered, f"{PREFIX}-", after)
+        return reader
+
+    async def _watch(self, client: httpx.AsyncClient, reader: RedisBroker | None, seen: Callable[[], None]) -> None:
         while True:
             await self._scrape(client)
+            if reader is not None:
+                with suppress(BrokerUnavailable):
+                    await self.scene.look(reader)
             seen()
             await asyncio.sleep(SCRAPE_EVERY_S)
 

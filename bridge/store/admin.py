@@ -125,19 +125,21 @@ class Admin:
         """The books, one row a device."""
         return self.fetch("ledger", device_id=device_id)
 
-    def verify(self) -> tuple[list[str], list[Row]]:
+    def verify(self, device_id: int | None = None) -> tuple[list[str], list[Row]]:
         """Recount the tables against the books. Returns what does not agree, and gaps in sequences."""
         with self._connection.transaction():
             # One snapshot, or readings that arrive meanwhile would look like mistakes.
             self._connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            books = self.ledger()
-            problems = [
-                f"device {row['device_id']}, {row['source']}: more settled than received"
-                for row in self.fetch("negative_books")
-            ]
-            readings = _counted(self.fetch("recount_readings"), "readings")
-            quarantined = _counted(self.fetch("recount_quarantine"), "rows")
+            books = self.ledger(device_id)
+            negative = self.fetch("negative_books")
+            readings = _counted(self.fetch("recount_readings"), "readings", device_id)
+            quarantined = _counted(self.fetch("recount_quarantine"), "rows", device_id)
             gaps = self.fetch("sequence_gaps")
+        problems = [
+            f"device {row['device_id']}, {row['source']}: more settled than received"
+            for row in negative
+            if device_id in (None, row["device_id"])
+        ]
         for row in books:
             device = row["device_id"]
             for what, book, table in (
@@ -148,13 +150,14 @@ class Admin:
                     problems.append(f"device {device}: the ledger has {book} {what}, the tables have {table}")
         problems += [f"device {device}: {n} readings that no ledger line knows" for device, n in readings.items() if n]
         problems += [f"device {device}: {n} quarantined rows unknown to it" for device, n in quarantined.items() if n]
-        return problems, gaps
+        return problems, [gap for gap in gaps if device_id in (None, gap["device_id"])]
 
 
-def _counted(rows: list[Row], column: str) -> Counter[int]:
+def _counted(rows: list[Row], column: str, device_id: int | None) -> Counter[int]:
     total: Counter[int] = Counter()
     for row in rows:
-        total[row["device_id"]] += row[column]
+        if device_id in (None, row["device_id"]):
+            total[row["device_id"]] += row[column]
     return total
 
 

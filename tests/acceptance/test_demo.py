@@ -10,6 +10,9 @@ import sys
 import time
 from pathlib import Path
 
+import psycopg
+
+from bridge.embedded.stack import running_urls
 from tests.acceptance.service import Service
 
 COMMAND = [sys.executable, "-m", "bridge"]
@@ -29,6 +32,28 @@ def test_demo_balances_and_leaves_nothing_running(short_dir: Path) -> None:
     assert answer["stored"] > 100
     assert {door["door"]: door["acknowledged"] > 50 for door in answer["doors"]} == {"http": True, "mqtt": True}
     assert not running_in(short_dir)
+
+
+def test_demo_fails_when_the_ledger_does_not_balance(short_dir: Path) -> None:
+    folder = short_dir / "demo"
+    command = [*COMMAND, "demo", "--seconds", "4", "--data-dir", str(folder), "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        deleted = 0
+        deadline_s = time.monotonic() + 60
+        while not deleted:
+            assert time.monotonic() < deadline_s
+            assert process.poll() is None
+            url = running_urls(folder).get("http") and running_urls(folder).get("database")
+            if url:
+                with psycopg.connect(url, autocommit=True) as connection:
+                    deleted = connection.execute(
+                        "DELETE FROM sensor_readings WHERE id = (SELECT min(id) FROM sensor_readings)"
+                    ).rowcount
+            time.sleep(0.05)
+        answer = json.loads(process.communicate(timeout=60)[0])
+    assert process.returncode == 1
+    assert answer["balanced"] is False
+    assert "the ledger has" in answer["problems"][0]
 
 
 def test_demo_stops_cleanly_on_ctrl_c(short_dir: Path) -> None:

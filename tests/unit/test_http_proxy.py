@@ -57,5 +57,5 @@ def test_address_of_any_header_is_a_peer_or_an_address(lines: list[str]) -> None
 
 @pytest.mark.parametrize("entry", ["proxy.internal", "10.0.0.0/33", "10.0.0.1:80", ""])
 def test_trusted_proxy_that_is_none_is_a_mistake_of_the_settings(entry: str) -> None:
-    with pytest.raises(ValidationError, match="not an address or a network"):
+    with pytest.raises(ValidationError, match="no address or network"):
         HttpSettings(trusted_proxies=(entry,))

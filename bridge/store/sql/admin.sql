@@ -38,10 +38,11 @@ INSERT INTO device_api_keys (device_id, api_key_hash, mosquitto_hash, expires_at
 VALUES (%(device_id)s, %(hash)s, %(mosquitto)s, %(expires_at)s::timestamptz) RETURNING id
 
 -- name: revoke_older_device_keys
--- Two active keys at most: the newest one stays beside the one that is about to be made.
+-- Two active keys at most: the newest one that still works stays beside the one that is about to be made.
 UPDATE device_api_keys SET is_active = false, revoked_at = now()
 WHERE device_id = %(device_id)s AND is_active AND id NOT IN (
-    SELECT id FROM device_api_keys WHERE device_id = %(device_id)s AND is_active ORDER BY id DESC LIMIT 1)
+    SELECT id FROM device_api_keys
+    WHERE device_id = %(device_id)s AND is_active AND (expires_at IS NULL OR expires_at > now()) ORDER BY id DESC LIMIT 1)
 
 -- name: revoke_device_keys
 UPDATE device_api_keys SET is_active = false, revoked_at = now()
@@ -156,3 +157,30 @@ SELECT s.device_id, (max(r.sequence) - min(r.sequence) + 1 - count(DISTINCT r.se
 FROM sensor_readings r JOIN sensors s ON s.id = r.sensor_id WHERE r.sequence IS NOT NULL
 GROUP BY s.device_id HAVING max(r.sequence) - min(r.sequence) + 1 > count(DISTINCT r.sequence)
 ORDER BY s.device_id LIMIT 1000
+
+-- name: readings_since
+-- Less what waits in the outbox: one statement, so one snapshot.
+SELECT r.sensor_id, to_us(r."timestamp") AS ts_us, r.sequence, s.device_id, to_us(r.ingested_at) AS since_us
+FROM sensor_readings r JOIN sensors s ON s.id = r.sensor_id
+WHERE r.ingested_at > from_us(%(since_us)s) AND NOT EXISTS (
+    SELECT 1 FROM (
+        SELECT u.sensor_id, u.ts_us, u.sequence
+        FROM ingest_outbox o, unnest(o.sensor_ids, o.ts_us, o.sequences) AS u (sensor_id, ts_us, sequence)
+    ) w
+    WHERE w.sensor_id = r.sensor_id AND w.ts_us = to_us(r."timestamp") AND w.sequence IS NOT DISTINCT FROM r.sequence)
+ORDER BY r.ingested_at DESC LIMIT %(limit)s
+
+-- name: alerts_since
+-- By the time of their reading: when they were stored is not kept.
+SELECT e.sensor_id, e.kind, e.alert_id, e.device_id, e.ts_us AS since_us
+FROM (
+    SELECT sensor_id, 'alert' AS kind, id AS alert_id, device_id, to_us(triggered_at) AS ts_us FROM alerts
+    WHERE triggered_at > from_us(%(since_us)s)
+    UNION ALL
+    SELECT sensor_id, 'warning', id, device_id, to_us(created_at) FROM ml_events
+    WHERE created_at > from_us(%(since_us)s) AND event_code = 'DELTA_SPIKE'
+) e
+WHERE NOT EXISTS (
+    SELECT 1 FROM ingest_outbox o, jsonb_array_elements(o.alerts) a
+    WHERE a ->> 'kind' = e.kind AND (a ->> 'alert_id')::bigint = e.alert_id)
+ORDER BY e.ts_us DESC LIMIT %(limit)s

@@ -1,0 +1,133 @@
+"""What is wrong with settings, one line for each mistake: its key or variable, the value, what is allowed.
+
+Flows in: pydantic's errors, the model, the environment. Flows out: text. Imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+_PASSWORD = re.compile(r"(?<=:)(?!//)[^:@]*(?=@)")
+
+
+def describe(
+    errors: Iterable[Mapping[str, Any]], fields: Mapping[str, FieldInfo], variables: Mapping[str, str]
+) -> list[str]:
+    """One line for each of pydantic's errors.
+
+    `fields`: every "section.key" with its field. `variables`: the key for each variable that is set.
+    """
+    by_key = {key: name for name, key in variables.items()}
+    sections = {key.partition(".")[0] for key in fields}
+    lines = []
+    for error in errors:
+        place = [str(part) for part in error["loc"]]
+        key = ".".join(place[:2])
+        name = by_key.get(key) or (by_key.get(place[0]) if key not in fields else None) or ".".join(place)
+        if _is_of_unknown_variable(".".join(place), fields, by_key):
+            continue  # `unknown_variables` says it
+        if error["type"] == "extra_forbidden":
+            lines.append(f"{name}: unknown key{did_you_mean(key, [*fields, *sections])}")
+            continue
+        if error["type"] == "value_error":  # of a validator of ours, which says it all
+            lines.append(f"{name} = {_shown(place, error['input'])}: {error['ctx']['error']}")
+            continue
+        field = fields.get(key)
+        allowed = _allowed(field) if field is not None else "a table of keys" if key in sections else error["msg"]
+        lines.append(f"{name} = {_shown(place, error['input'])}: allowed is {allowed}")
+    return list(dict.fromkeys(lines))  # each member of a union, or of a table, reports by itself
+
+
+def unknown_variables(environment: Iterable[str], prefix: str, fields: Mapping[str, FieldInfo]) -> list[str]:
+    """A line for each variable with our prefix that sets nothing."""
+    known = {_variable(prefix, key): key for key in fields}
+    known |= {_variable(prefix, key.partition(".")[0]): key.partition(".")[0] for key in fields}
+    lines = []
+    for name in sorted(environment):
+        upper = name.upper()
+        if not upper.startswith(prefix) or upper in known:
+            continue
+        # Deeper levels belong to a key that holds a table, such as pipeline.limits.
+        if any(upper.startswith(f"{_variable(prefix, key)}__") for key, field in fields.items() if _is_table(field)):
+            continue
+        lines.append(f"{name}: unknown variable{did_you_mean(upper, known)}")
+    return lines
+
+
+def variables_of(environment: Iterable[str], prefix: str) -> dict[str, str]:
+    """Each variable with our prefix, and the "section.key" it sets."""
+    return {
+        name: name[len(prefix) :].lower().replace("__", ".") for name in environment if name.upper().startswith(prefix)
+    }
+
+
+def hide_password(url: str) -> str:
+    """The same text, without the password of a URL."""
+    return _PASSWORD.sub("(hidden)", url)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A hint, where something near is known."""
+    near = get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _is_of_unknown_variable(place: str, fields: Mapping[str, FieldInfo], by_key: Mapping[str, str]) -> bool:
+    if place in fields:
+        return not _is_table(fields[place]) and any(key.startswith(f"{place}.") for key in by_key)
+    return place in by_key and "." in place and not any(place.startswith(f"{key}.") for key in fields)
+
+
+def _variable(prefix: str, key: str) -> str:
+    return f"{prefix}{key.replace('.', '__')}".upper()
+
+
+def _is_table(field: FieldInfo) -> bool:
+    return get_origin(field.annotation) is dict
+
+
+def _shown(place: list[str], value: Any) -> str:
+    if any("password" in part or "secret" in part for part in place):
+        return "(hidden)"
+    shown = hide_password(repr(value))
+    return shown if len(shown) <= 200 else f"{shown[:200]}…"
+
+
+def _allowed(field: FieldInfo) -> str:
+    """What may stand there, in words."""
+    limits = {
+        name: getattr(item, name) for item in field.metadata for name in ("ge", "gt", "le") if hasattr(item, name)
+    }
+    words = _kind(field.annotation)
+    if "ge" in limits and "le" in limits:
+        words += f" from {limits['ge']} to {limits['le']}"
+    elif "ge" in limits:
+        words += f", {limits['ge']} or more"
+    elif "gt" in limits:
+        words += f" above {limits['gt']}"
+    if any(getattr(item, "pattern", None) for item in field.metadata) and field.description:
+        words += f" ({field.description.splitlines()[0].rstrip('.')})"
+    return words
+
+
+def _kind(annotation: Any) -> str:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, arguments))
+    if origin is tuple:
+        return "a list of texts" if arguments[-1] is Ellipsis else f"{len(arguments)} numbers"
+    if origin is dict:
+        return f"a table, each value {_kind(arguments[1])}"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "a table of keys"
+    plain = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
+    named = [plain[part] for part in (annotation, *arguments) if part in plain and part is not NoneType]
+    return named[0] if named else "another form"

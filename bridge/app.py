@@ -50,6 +50,8 @@ CHANGES_BACK_S = 15.0
 MAINTAIN_EVERY_S = 3_600.0
 TOUCH_KEYS_EVERY_S = 60.0
 RECONNECT_S = 1.0
+BOOKS_EVERY_S = 60.0
+"""How often the ledger is held against itself: one pass over a row for each device, door and process."""
 
 
 def now_us() -> int:
@@ -77,6 +79,13 @@ class Pipeline:
             random=Random(),
             now_us=now_us,
         )
+        self._away = ""  # why the registry could not be asked, the last time
+
+    @property
+    def problems(self) -> list[str]:
+        """Why nothing can be stored at the moment; empty when it can."""
+        found = self.intake.problem or self._away  # with no readings coming in, only the look-ups notice
+        return [found] if found else []
 
     def housekeeping(self) -> dict[str, Work]:
         """What a service does beside its main job."""
@@ -84,6 +93,7 @@ class Pipeline:
             "changes": partial(self._every, self.settings.pipeline.change_poll_s, self._follow_changes),
             "maintenance": partial(self._every, MAINTAIN_EVERY_S, self._maintain),
             "keys-used": partial(self._every, TOUCH_KEYS_EVERY_S, self.touch_keys),
+            "books": partial(self._every, BOOKS_EVERY_S, self.check_books),
         }
 
     async def check(self, packet: Packet, device_uuid: str | None, received_us: int) -> Refusal | None:
@@ -108,7 +118,12 @@ class Pipeline:
 
     async def _follow_changes(self) -> None:
         """Forget what has changed in the registry."""
-        changes = await self.registry.changes(CHANGES_BACK_S)
+        try:
+            changes = await self.registry.changes(CHANGES_BACK_S)
+        except StoreUnavailable as error:
+            self._away = error.detail
+            raise
+        self._away = ""
         if any(kind == "all" for kind, _ in changes):
             self.resolver.clear()
             self.keys.clear()
@@ -126,6 +141,16 @@ class Pipeline:
         folded = await self.registry.fold_dead_instances()
         if folded:
             log.info("books_closed", instances=folded)
+
+    async def check_books(self) -> None:
+        """Keep the gauge of the ledger's imbalance, and say so where there is one."""
+        number = self.intake.at_rest
+        found = await self.registry.ledger_imbalance(None if number is None else self.store.instance)
+        if number is not None and self.intake.at_rest != number:  # readings came in meanwhile
+            found = await self.registry.ledger_imbalance(None)
+        self.metrics.ledger_imbalance.set(found)
+        if found:
+            log.error("ledger_imbalance", readings=found, advice="see iot-bridge ledger --verify")
 
     async def touch_keys(self) -> None:
         used = self.keys.take_used()
@@ -213,7 +238,7 @@ async def _serve(settings: Settings, stack: EmbeddedStack | None) -> int:
     }
     try:
         async with _running(works):
-            await _run_doors(pipeline, stop, stack)
+            await _run_doors(pipeline, relay, stop, stack)
             await _drain(pipeline)
             if not await relay.drain(settings.service.shutdown_s * 0.2):
                 log.info("outbox_left", detail="what is not published stays in the outbox table")
@@ -244,10 +269,10 @@ async def _until_open(store: PostgresStore, stop: asyncio.Event) -> bool:
     return False
 
 
-async def _run_doors(pipeline: Pipeline, stop: asyncio.Event, stack: EmbeddedStack | None) -> None:
+async def _run_doors(pipeline: Pipeline, relay: Relay, stop: asyncio.Event, stack: EmbeddedStack | None) -> None:
     settings = pipeline.settings
-    http = _http_door(pipeline) if settings.http.enabled else None
     mqtt = _mqtt_door(pipeline) if settings.mqtt.enabled and settings.mqtt.url else None
+    http = _http_door(pipeline, partial(_degraded, relay, mqtt)) if settings.http.enabled else None
     session: asyncio.Task[None] | None = None
     urls: dict[str, str] = {}
     try:
@@ -284,7 +309,13 @@ async def _close_doors(
         await asyncio.gather(session, return_exceptions=True)
 
 
-def _http_door(pipeline: Pipeline) -> HttpServer:
+def _degraded(relay: Relay, mqtt: MqttSession | None) -> list[str]:
+    """What is away while readings are stored all the same."""
+    found = {"streams": relay.problem, "mqtt": mqtt.problem if mqtt is not None else ""}
+    return [f"{name}: {problem}" for name, problem in found.items() if problem]
+
+
+def _http_door(pipeline: Pipeline, degraded: Callable[[], list[str]]) -> HttpServer:
     settings = pipeline.settings
     app = build_app(
         Parts(
@@ -293,7 +324,8 @@ def _http_door(pipeline: Pipeline) -> HttpServer:
             intake=pipeline.intake,
             keys=pipeline.keys,
             metrics=pipeline.metrics,
-            problems=lambda: [pipeline.intake.problem] if pipeline.intake.problem else [],
+            problems=lambda: pipeline.problems,
+            degraded=degraded,
             sensor_status=pipeline.registry.sensor_status,
             now=time.monotonic,
             now_us=now_us,

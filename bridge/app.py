@@ -56,6 +56,8 @@ CHANGES_KEPT_S = 3_000.0
 MAINTAIN_EVERY_S = 3_600.0
 TOUCH_KEYS_EVERY_S = 60.0
 RECONNECT_S = 1.0
+BOOKS_EVERY_S = 60.0
+"""How often the ledger is held against itself: one pass over a row for each device, door and process."""
 
 
 def now_us() -> int:
@@ -109,6 +111,7 @@ class Pipeline:
             "changes": partial(self.every, self.settings.pipeline.change_poll_s, self._follow_changes),
             "maintenance": partial(self.every, MAINTAIN_EVERY_S, self._maintain),
             "keys-used": partial(self.every, TOUCH_KEYS_EVERY_S, self.touch_keys),
+            "books": partial(self.every, BOOKS_EVERY_S, self.check_books),
         }
 
     async def check(self, packet: Packet, device_uuid: str | None, received_us: int) -> Refusal | None:
@@ -164,6 +167,16 @@ class Pipeline:
         folded = await self.registry.fold_dead_instances()
         if folded:
             log.info("books_closed", instances=folded)
+
+    async def check_books(self) -> None:
+        """Keep the gauge of the ledger's imbalance, and say so where there is one."""
+        number = self.intake.at_rest
+        found = await self.registry.ledger_imbalance(None if number is None else self.store.instance)
+        if number is not None and self.intake.at_rest != number:  # readings came in meanwhile
+            found = await self.registry.ledger_imbalance(None)
+        self.metrics.ledger_imbalance.set(found)
+        if found:
+            log.error("ledger_imbalance", readings=found, advice="see iot-bridge ledger --verify")
 
     async def touch_keys(self) -> None:
         used = self.keys.take_used()
@@ -254,7 +267,7 @@ async def _serve(settings: Settings, stack: EmbeddedStack | None) -> int:
         works["emqx"] = partial(pipeline.every, settings.pipeline.change_poll_s, emqx.follow)
     try:
         async with _running(works):
-            await _run_doors(pipeline, stop, stack)
+            await _run_doors(pipeline, relay, stop, stack)
             await _drain(pipeline)
             if not await relay.drain(settings.service.shutdown_s * 0.2):
                 log.info("outbox_left", detail="what is not published stays in the outbox table")
@@ -287,10 +300,10 @@ async def _until_open(store: PostgresStore, stop: asyncio.Event) -> bool:
     return False
 
 
-async def _run_doors(pipeline: Pipeline, stop: asyncio.Event, stack: EmbeddedStack | None) -> None:
+async def _run_doors(pipeline: Pipeline, relay: Relay, stop: asyncio.Event, stack: EmbeddedStack | None) -> None:
     settings = pipeline.settings
-    http = http_door(pipeline) if settings.http.enabled else None
     mqtt = _mqtt_door(pipeline) if settings.mqtt.enabled and settings.mqtt.url else None
+    http = http_door(pipeline, partial(_degraded, relay, mqtt)) if settings.http.enabled else None
     session: asyncio.Task[None] | None = None
     urls: dict[str, str] = {}
     try:
@@ -327,7 +340,13 @@ async def _close_doors(
         await asyncio.gather(session, return_exceptions=True)
 
 
-def http_door(pipeline: Pipeline) -> HttpServer:
+def _degraded(relay: Relay, mqtt: MqttSession | None) -> list[str]:
+    """What is away while readings are stored all the same."""
+    found = {"streams": relay.problem, "mqtt": mqtt.problem if mqtt is not None else ""}
+    return [f"{name}: {problem}" for name, problem in found.items() if problem]
+
+
+def http_door(pipeline: Pipeline, degraded: Callable[[], list[str]] = list) -> HttpServer:
     """The HTTP door of a pipeline, not yet listening."""
     settings = pipeline.settings
     app = build_app(
@@ -340,6 +359,7 @@ def http_door(pipeline: Pipeline) -> HttpServer:
             keys=pipeline.keys,
             metrics=pipeline.metrics,
             problems=lambda: [pipeline.problem] if pipeline.problem else [],
+            degraded=degraded,
             sensor_status=partial(pipeline.look_up, pipeline.registry.sensor_status),
             now=time.monotonic,
             now_us=now_us,

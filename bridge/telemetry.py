@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 SIZE_BUCKETS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000)
@@ -16,6 +16,7 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         r = self.registry = registry or CollectorRegistry()
+        ProcessCollector(registry=r)  # memory, CPU and open files of this process: process_*
         self.readings = Counter(
             "iot_bridge_readings_total", "Readings settled, by door and outcome.", ["source", "outcome"], registry=r
         )
@@ -52,6 +53,9 @@ class Metrics:
         self.mqtt_reconnects = Counter("iot_bridge_mqtt_reconnects_total", "MQTT reconnects.", registry=r)
         self.outbox_depth = Gauge("iot_bridge_outbox_batches", "Batches in the outbox not yet published.", registry=r)
         self.outbox_age = Gauge("iot_bridge_outbox_age_seconds", "Age of the oldest unpublished batch.", registry=r)
+        self.relay_queued = Gauge(
+            "iot_bridge_relay_queued_readings", "Readings held in memory for publishing.", registry=r
+        )
         self.published = Counter("iot_bridge_published_total", "Events published, by stream.", ["stream"], registry=r)
         self.alerts = Counter(
             "iot_bridge_alerts_total", "Alert events, by kind: alert, warning, resolved.", ["kind"], registry=r
@@ -69,6 +73,6 @@ class Metrics:
         )
         self.ledger_imbalance = Gauge(
             "iot_bridge_ledger_imbalance",
-            "received - (stored + duplicate + quarantined + returned + pending).",
+            "Readings missing from the books: received - (stored + duplicate + quarantined + returned + pending).",
             registry=r,
         )

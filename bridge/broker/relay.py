@@ -102,6 +102,7 @@ class Relay:
         self._empty.set()
         self.problem = ""
         """Why nothing can be published at the moment; empty when it can."""
+        metrics.relay_queued.set_function(lambda: self._queued_readings)
 
     # -- Outbox
 

@@ -51,6 +51,7 @@ class Parts(msgspec.Struct, frozen=True):
     sensor_status: Callable[[int], Awaitable[dict[str, Any] | None]]
     now: Callable[[], float]
     now_us: Callable[[], int]
+    degraded: Callable[[], Sequence[str]] = list  # what else is away while readings are stored
     hooks: HookSettings = HookSettings()
     access: Access | None = None  # what the hooks ask
 
@@ -160,7 +161,7 @@ def _add_health_routes(app: FastAPI, parts: Parts) -> None:
     @app.get("/health/ready", response_model=schemas.Readiness, responses={503: {"model": schemas.Readiness}})
     async def ready() -> Response:
         found = list(parts.problems())
-        body = {"status": "not ready" if found else "ready", "problems": found}
+        body = {"status": "not ready" if found else "ready", "problems": found, "degraded": list(parts.degraded())}
         return JSONResponse(body, status_code=503 if found else 200, headers={"Retry-After": "1"} if found else None)
 
     @app.get("/metrics", include_in_schema=False)

@@ -87,6 +87,7 @@ class Health(BaseModel):
 class Readiness(BaseModel):
     status: Literal["ready", "not ready"]
     problems: list[str]
+    degraded: list[str]
 
 
 _PROBLEMS = {

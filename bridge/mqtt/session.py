@@ -320,6 +320,7 @@ class MqttSession:
     def _on_message(self, _client: Any, _userdata: Any, message: mqtt.MQTTMessage) -> None:
         slot = self._slots.arrived(message.mid, message.qos)
         if self._slots.full:
+            self._metrics.limited.labels("mqtt_inflight").inc()
             self._stop_reading()
         try:
             topic = message.topic

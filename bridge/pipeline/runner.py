@@ -113,6 +113,13 @@ class Intake:
         """Why nothing can be stored at the moment; empty when it can."""
         return self._failure
 
+    @property
+    def at_rest(self) -> int | None:
+        """Number of the last batch where nothing is pending and the books are written; None at any other time."""
+        if self._queued or self._ledger.dirty or self._doubts:
+            return None
+        return self._number
+
     def offer(self, delivery: Delivery) -> None:
         """Take a delivery in; `delivery.settle` is called when it is settled.
 
@@ -189,13 +196,20 @@ class Intake:
 
     def _admit(self, delivery: Delivery, loaded: Mapping[SensorRef, Sensor]) -> None:
         """Resolved as far as it can be: validate, enter into the ledger, queue for the store."""
+        hits = 0
 
         def sensor_of(draft: Draft) -> Sensor | None:
+            nonlocal hits
+            if draft.sensor in loaded:  # the look-up was for it: counted as a miss
+                return loaded[draft.sensor]
             sensor = self._resolver.get(draft.sensor)
-            return loaded.get(draft.sensor) if isinstance(sensor, Miss) else sensor
+            if isinstance(sensor, Miss):
+                return None
+            hits += sensor is not None
+            return sensor
 
         entry = make_entry(delivery, sensor_of, self._validator)
-        self._resolver.count_hits(len(delivery.packet.drafts))
+        self._resolver.count_hits(hits)
         for (device_id, source), count in accounts(entry.todo).items():
             self._ledger.receive(device_id, source, count)
         if not entry.todo:

@@ -73,6 +73,15 @@ class Registry:
         row = await self._store.fetch_one("fold_dead_instances")
         return int(row[0]) if row else 0
 
+    async def ledger_imbalance(self, at_rest: int | None) -> int:
+        """Readings by which the books do not add up, of every instance.
+
+        Closed books, and those of the instance `at_rest` (nothing pending), must add up exactly; of the
+        others more may be received than settled, never less.
+        """
+        row = await self._store.fetch_one("ledger_imbalance", {"at_rest": at_rest})
+        return int(row[0]) if row else 0
+
     async def maintain(self, settings: DatabaseSettings) -> None:
         """Partitions ahead, retention, and what has expired."""
         await self._store.fetch("make_partitions", {"days": settings.partition_days_ahead})

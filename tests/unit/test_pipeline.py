@@ -105,7 +105,7 @@ class Bench:
         self.store = FakeStore()
         self.outbox = FakeOutbox()
         self.clock = 0.0
-        metrics = Metrics()
+        metrics = self.metrics = Metrics()
         self.resolver = Resolver(self.store, SETTINGS, metrics, lambda: self.clock)
         self.intake = Intake(
             resolver=self.resolver,
@@ -291,3 +291,27 @@ async def test_resolver_unknown_names_cannot_push_real_sensors_out() -> None:
 def test_delay_stays_within_bounds(attempt: int) -> None:
     for random in (0.0, 0.5, 0.999):
         assert 0.5 <= delay_s(attempt, minimum_s=0.5, maximum_s=30, random=random) <= 30
+
+
+async def test_at_rest_only_when_nothing_is_pending(bench: Bench) -> None:
+    await bench.send(draft())
+    await eventually(lambda: bench.intake.at_rest is not None)
+    number = bench.intake.at_rest
+    bench.store.gate.clear()
+    settled = bench.send(draft(ts_us=NOW_US + 1))
+    assert bench.intake.at_rest is None
+    bench.store.gate.set()
+    await settled
+    await eventually(lambda: bench.intake.at_rest is not None)
+    assert bench.intake.at_rest != number
+
+
+async def test_cache_counts_each_look_up_once(bench: Bench) -> None:
+    await bench.send(draft(sensor=1), draft(1, sensor=1), draft(2, sensor=999))
+    await bench.send(draft(sensor=1, ts_us=NOW_US + 1), draft(1, sensor=2))
+    await bench.send(draft(sensor=2, ts_us=NOW_US + 1))
+
+    def counted(result: str) -> float | None:
+        return bench.metrics.registry.get_sample_value("iot_bridge_cache_total", {"cache": "sensor", "result": result})
+
+    assert (counted("hit"), counted("miss")) == (2, 3)

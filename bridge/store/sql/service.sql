@@ -132,6 +132,11 @@ SELECT count(*), coalesce(extract(epoch FROM now() - min(created_at)), 0)::doubl
 -- name: fold_dead_instances
 SELECT fold_dead_instances()
 
+-- name: ledger_imbalance
+-- Instance 0 keeps the books of processes that are gone, and of direct calls of the procedures.
+SELECT coalesce(sum(CASE WHEN instance IN (0, %(at_rest)s::integer) THEN abs(pending) ELSE greatest(0, -pending) END), 0)::bigint
+FROM (SELECT instance, received - stored - duplicate - quarantined - returned AS pending FROM ingest_ledger) books
+
 -- name: make_partitions
 SELECT ensure_partitions(now() - interval '32 days', now() + %(days)s * interval '1 day')
 

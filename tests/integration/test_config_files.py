@@ -1,0 +1,135 @@
+"""The example configurations under the programs that read them; skipped where a program is not installed."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import paho.mqtt.client as mqtt
+import pytest
+from paho.mqtt.enums import CallbackAPIVersion
+
+from bridge.settings import MqttSettings
+from tests.certificates import Authority
+from tests.reference import ROOT
+from tests.servers import free_port, listens, mosquitto_program, wait_until
+
+CONFIG = ROOT / "config"
+DEVICE = "3a1f0c52-0000-4000-8000-000000000001"
+OTHER = "3a1f0c52-0000-4000-8000-000000000002"
+PASSWORD = "secret"
+
+
+class SecureBroker:
+    """Mosquitto by config/mosquitto, its paths moved to a folder, with two devices and the bridge as users."""
+
+    def __init__(self, program: str, folder: Path) -> None:
+        self.port = free_port()
+        authority = Authority(folder)
+        self.ca_file = authority.certificate
+        certificate, key = authority.issue("DNS:localhost", "IP:127.0.0.1")
+        passwords = folder / "passwords"
+        passwords.write_text("".join(f"{user}:{PASSWORD}\n" for user in ("iot-bridge", DEVICE, OTHER)))
+        subprocess.run(["mosquitto_passwd", "-U", str(passwords)], check=True, capture_output=True)
+        text = (CONFIG / "mosquitto" / "mosquitto.conf").read_text()
+        for placed, here in (
+            ("/etc/mosquitto/certs/ca.crt", self.ca_file),
+            ("/etc/mosquitto/certs/server.crt", certificate),
+            ("/etc/mosquitto/certs/server.key", key),
+            ("/etc/mosquitto/passwords", passwords),
+            ("/etc/mosquitto/acl.conf", CONFIG / "mosquitto" / "acl.conf"),
+            ("/var/lib/mosquitto/", f"{folder}/"),
+        ):
+            assert placed in text
+            text = text.replace(placed, str(here))
+        conf = folder / "mosquitto.conf"
+        conf.write_text(text.replace("listener 8883", f"listener {self.port} 127.0.0.1") + "user root\n")
+        self._log = (folder / "mosquitto.log").open("w")
+        self._process = subprocess.Popen([program, "-c", str(conf)], stdout=self._log, stderr=self._log)
+        wait_until(lambda: listens(self.port), 20)
+
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.wait(20)
+        self._log.close()
+
+    def client(self, user: str) -> mqtt.Client:
+        """A connected client, with its network loop in a thread."""
+        client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+        client.username_pw_set(user, PASSWORD)
+        client.tls_set(ca_certs=str(self.ca_file))
+        client.connect("localhost", self.port)
+        client.loop_start()
+        wait_until(client.is_connected, 20)
+        return client
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[SecureBroker]:
+    program = mosquitto_program()
+    if program is None or shutil.which("mosquitto_passwd") is None:
+        pytest.skip("mosquitto is not installed; scripts/servers installs it")
+    made = SecureBroker(program, tmp_path)
+    yield made
+    made.close()
+
+
+def test_mosquitto_example_keeps_devices_apart(broker: SecureBroker) -> None:
+    bridge, device = broker.client("iot-bridge"), broker.client(DEVICE)
+    granted: list[bool] = []
+    received: list[str] = []
+    bridge.on_subscribe = lambda _c, _u, _mid, reasons, _p: granted.extend(not r.is_failure for r in reasons)
+    bridge.on_message = lambda _c, _u, message: received.append(message.topic)
+    bridge.subscribe([(topic, 1) for topic in MqttSettings().topics])
+    wait_until(lambda: len(granted) == 3, 20)
+    assert all(granted)
+    topics = [
+        f"devices/{DEVICE}/readings",
+        f"devices/{OTHER}/readings",
+        "iot/sensors/1/readings",
+        f"devices/{DEVICE}/sensors/{OTHER}",
+    ]
+    for topic in topics:
+        device.publish(topic, "1", qos=1).wait_for_publish(20)
+    wait_until(lambda: topics[3] in received, 20)
+    assert received == [topics[0], topics[3]]
+    rejected: list[bytes | bytearray] = []
+    device.on_message = lambda _c, _u, message: rejected.append(message.payload)
+    device.subscribe(f"devices/{DEVICE}/rejected", 1)
+
+    def told() -> bool:
+        bridge.publish(f"devices/{DEVICE}/rejected", "no")
+        return bool(rejected)
+
+    wait_until(told, 20)
+    for client in (bridge, device):
+        client.disconnect()
+        client.loop_stop()
+
+
+def test_mosquitto_example_fits_the_bridge() -> None:
+    text = (CONFIG / "mosquitto" / "mosquitto.conf").read_text()
+    limits = {name: int(value) for name, value in re.findall(r"^(\w+) (\d+)$", text, re.MULTILINE)}
+    assert limits["message_size_limit"] == MqttSettings().max_payload_bytes
+    assert limits["max_inflight_messages"] <= MqttSettings().max_inflight
+
+
+def test_systemd_unit_is_valid(tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd is not installed")
+    command = Path(sys.executable).parent / "iot-bridge"
+    text = (CONFIG / "systemd" / "iot-bridge.service").read_text()
+    unit = tmp_path / "iot-bridge.service"
+    unit.write_text(text.replace("/opt/iot-bridge/bin/iot-bridge", str(command)))
+    done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_prometheus_files_are_valid() -> None:
+    if shutil.which("promtool") is None:
+        pytest.skip("promtool is not installed (apt-get install prometheus)")
+    subprocess.run(["promtool", "check", "config", str(CONFIG / "prometheus" / "prometheus.yml")], check=True)

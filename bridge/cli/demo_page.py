@@ -26,7 +26,7 @@ CLASS_STYLES = {"clean": "cyan", "warning": "yellow", "alert": "bold red"}
 EVENT_STYLES = {"alert": ("▲", "bold red"), "warning": ("◆", "yellow"), "resolved": ("✓", "green")}
 RATE_SCRAPES = 10  # over which rates and latencies are taken: about five seconds
 SENSORS_SHOWN = 8
-WIDE = 100  # columns, from which figures and events stand side by side
+WIDE = 110  # columns, from which figures and events stand side by side
 HEAD_LINES = 17  # of the page without its sensors
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 
 from bridge.cli.console import FAILED, Config, DataDir, Json, NotFound, admin, connect_admin, settings, show
 from bridge.errors import ConfigError, DecodeError
+from bridge.reading import Source
 
 if TYPE_CHECKING:
     from bridge.app import Pipeline
@@ -101,9 +103,20 @@ def replay(
 
 
 async def _replay(found: Settings, connection: Admin, ids: Sequence[int]) -> list[dict[str, Any]]:
+    rows = [row for some in _pages(ids) for row in connection.fetch("quarantine_sources", ids=some)]
+    imported = {row["id"] for row in rows if row["source"] == Source.IMPORT}
+    # History was imported without regard to its age, so it is replayed likewise.
+    ageless = found.model_copy(update={"pipeline": found.pipeline.model_copy(update={"max_behind_s": time.time()})})
+    results = await _replay_with(found, connection, [row_id for row_id in ids if row_id not in imported])
+    return results + await _replay_with(ageless, connection, [row_id for row_id in ids if row_id in imported])
+
+
+async def _replay_with(found: Settings, connection: Admin, ids: Sequence[int]) -> list[dict[str, Any]]:
     from bridge.app import open_pipeline
 
     results: list[dict[str, Any]] = []
+    if not ids:
+        return results
     async with open_pipeline(found) as pipeline:
         for some in _pages(ids):
             rows = [_row(connection, row_id) for row_id in some]
@@ -116,7 +129,7 @@ async def _replay(found: Settings, connection: Admin, ids: Sequence[int]) -> lis
 
 
 async def _replay_row(pipeline: Pipeline, row: dict[str, Any]) -> dict[str, Any]:
-    from bridge.reading import Delivery, Outcome, Source
+    from bridge.reading import Delivery, Outcome
 
     payload = bytes(row["payload"])
     result = {"id": row["id"], "outcome": "refused", "code": None, "detail": ""}

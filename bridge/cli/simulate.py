@@ -67,7 +67,8 @@ def simulate(
     total, tallies, elapsed_s = asyncio.run(
         _run(ready[:devices], doors, broker, rate=rate, seconds=seconds, day_s=day, seed=seed, live=not json)
     )
-    show({"devices": len(ready[:devices]), "seconds": round(elapsed_s, 3), **total, "doors": tallies}, json)
+    doors_shown = tallies if json else [{"door": name, **tally} for name, tally in tallies.items()]
+    show({"devices": len(ready[:devices]), "seconds": round(elapsed_s, 3), **total, "doors": doors_shown}, json)
     if total["unacknowledged"]:
         raise SystemExit(FAILED)
 

@@ -94,6 +94,19 @@ def test_import_quarantines_bad_cells_with_their_code(into: Import, commands: Co
     assert into.run("--max-age-days", "30", expect=1)["rejected_by_code"]["time_behind"] == 1
 
 
+def test_quarantined_history_can_be_replayed_whatever_its_age(
+    into: Import, commands: Commands, postgres_url: str
+) -> None:
+    into.file.write_text("at,air,soil\n2020-01-01,600,\n")
+    assert into.run(expect=1)["rejected_by_code"] == {"value_out_of_range": 1}
+    with psycopg.connect(postgres_url) as connection:
+        connection.execute("UPDATE sensors SET sensor_type = 'power'")
+    assert [row["outcome"] for row in commands.json("quarantine", "replay", "--code", "value_out_of_range")] == [
+        "stored"
+    ]
+    assert [row[1] for row in into.rows()] == [600]
+
+
 def test_import_says_every_mistake_of_the_plan(into: Import, commands: Commands, tmp_path: Path) -> None:
     into.file.write_text("at,air\n1,2\n")
     air, soil = into.sensors

@@ -187,6 +187,9 @@ def test_trimmed_stream_is_no_imbalance(books: Books) -> None:
     books.publish()
     books.redis.xtrim("iot:readings", maxlen=3, approximate=False)
     assert books.verify()["streams"][0]["entries"] == 3
+    # The clock of PostgreSQL may be ahead: what looks newer than the oldest entry may have been trimmed.
+    books.connection.execute("UPDATE sensor_readings SET ingested_at = ingested_at + interval '2 s'")
+    books.verify()
 
 
 def test_redis_that_came_back_empty_is_found(books: Books) -> None:

@@ -9,8 +9,9 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from typer.main import get_command
 
-from bridge.cli import globals_last
+from bridge.cli import build, globals_last
 from tests.commands import Commands
 
 NOWHERE = "00000000-0000-4000-8000-000000000000"
@@ -248,17 +249,21 @@ def test_nothing_named_to_work_on(commands: Commands, tmp_path: Path) -> None:
     assert "no answer from the database" in commands.problems("device", "list", expect=3)[0]
 
 
+def leaves(command: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Every command below this one, by its words."""
+    nouns = getattr(command, "commands", None)
+    return [leaf for name, one in nouns.items() for leaf in leaves(one, (*path, name))] if nouns else [path]
+
+
 def test_every_command_has_an_example_in_its_help(commands: Commands) -> None:
-    from typer.main import get_command
-
-    from bridge.cli import build
-
-    def walk(command: Any, path: tuple[str, ...]) -> list[tuple[str, ...]]:
-        nouns = getattr(command, "commands", None)
-        return [leaf for name, one in nouns.items() for leaf in walk(one, (*path, name))] if nouns else [path]
-
-    leaves = walk(get_command(build()), ())
-    assert len(leaves) > 25
-    for leaf in leaves:
+    every = leaves(get_command(build()))
+    assert len(every) > 25
+    for leaf in every:
         text = commands.run(*leaf, "--help").out
         assert f"Example: iot-bridge {' '.join(leaf)}" in " ".join(text.split()), leaf
+
+
+def test_every_command_is_in_the_documentation() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
+    for leaf in leaves(get_command(build())):
+        assert f"iot-bridge {' '.join(leaf)}" in text, leaf

@@ -120,6 +120,9 @@ SELECT id, code, detail, device_id, device_uuid::text, source, topic, gateway, r
        replayed_at::text, payload, to_us(received_at) AS received_us
 FROM quarantine WHERE id = %(id)s
 
+-- name: quarantine_sources
+SELECT id, source FROM quarantine WHERE id = ANY (%(ids)s::bigint[])
+
 -- name: mark_replayed
 UPDATE quarantine SET replayed_at = now() WHERE id = %(id)s
 

@@ -9,7 +9,7 @@ PostgreSQL keeps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from enum import IntEnum, StrEnum
 
 import msgspec
@@ -187,6 +187,10 @@ class Delivery(msgspec.Struct, frozen=True):
     patient: bool = False  # True: retried in place until settled (MQTT); False: fails at once (HTTP)
     retained: bool = False
     redelivered: bool = True  # False: the sender vouches that this is the first delivery of `key`
+    # Of a gateway, which was the first door:
+    devices: Container[str] | None = None  # the devices it may speak for; none but theirs resolve
+    identity: str | None = None  # of the reading, as the gateway knows it; overrides every other
+    ts_quality: TsQuality | None = None  # whose clock ts is
 
 
 class QuarantineRow(msgspec.Struct, frozen=True):
@@ -202,15 +206,21 @@ class QuarantineRow(msgspec.Struct, frozen=True):
     device_uuid: str | None = None
     index: int = 0
     gateway: str | None = None
+    identity: str | None = None  # of a gateway's: sent again, it is kept once
 
 
 class LedgerLine(msgspec.Struct, frozen=True):
     """Door-side totals of one device in this instance since it started (absolute, so writing twice is harmless)."""
 
     device_id: int
-    source: Source
+    source: str  # the account: see `account_of`
     received: int
     returned: int  # given back unacknowledged: the sender still has it
+
+
+def account_of(source: Source, gateway: str | None) -> str:
+    """Where the ledger books what came in by a door: "mqtt", or "mqtt@north" for what a gateway handed over."""
+    return source.value if gateway is None else f"{source.value}@{gateway}"
 
 
 class AlertEvent(msgspec.Struct, frozen=True):

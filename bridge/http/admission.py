@@ -23,6 +23,8 @@ from bridge.reading import Packet
 from bridge.settings import HttpSettings, LimitSettings
 from bridge.telemetry import Metrics
 
+STRANGER_WEIGHT = 10
+
 
 class Sender(msgspec.Struct, frozen=True):
     """An authenticated sender, and the tightest of the limits that it has met so far."""
@@ -61,10 +63,18 @@ class Admission:
             raise Unavailable("the key cannot be looked up now; send the same again") from None
         if owner is None or owner.kind != kind:
             raise Problem(401, "bad_key", f"send a usable key in the {header} header", {"WWW-Authenticate": header})
+        if owner.disabled and kind == "gateway":
+            raise Problem(
+                403, "gateway_revoked", "the gateway is revoked; it keeps what it has until it is enrolled again"
+            )
         if owner.disabled:
             raise Problem(403, "device_disabled", "the device is disabled; ask the operator")
         own = self._limited(check([(self._by_sender, [((kind, owner.device_id), 1)])], self._now()))
         return Sender(owner, verdict.tighter(own))
+
+    def stranger(self, request: Request) -> None:
+        """Count a request without a key against its address, at ten times the weight: it guesses. Raises Problem 429."""
+        self._limited(check([(self._by_ip, [(self._client(request), STRANGER_WEIGHT)])], self._now()))
 
     def sensors(self, sender: Sender, packet: Packet) -> Verdict:
         """Count the readings against their sensors' limits. Raises Problem 429."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from bridge.pipeline.decode import excerpts
 from bridge.pipeline.ledger import Account
 from bridge.pipeline.validate import Validator
-from bridge.reading import Code, Delivery, Draft, Outcome, QuarantineRow, Reading, Receipt, Refusal, Sensor
+from bridge.reading import Code, Delivery, Draft, Outcome, QuarantineRow, Reading, Receipt, Refusal, Sensor, account_of
 
 MAX_QUARANTINED_BYTES = 65_536
 """Bytes of a payload that quarantine keeps."""
@@ -33,7 +33,7 @@ class Row:
 
     @property
     def account(self) -> Account:
-        return self.content.device_id, self.content.source
+        return self.content.device_id, account_of(self.content.source, self.content.gateway)
 
 
 class Entry:
@@ -95,6 +95,7 @@ def _quarantine_row(delivery: Delivery, refusal: Refusal, device_id: int, payloa
         device_uuid=delivery.device_uuid or delivery.packet.device_uuid,
         index=refusal.index,
         gateway=delivery.gateway,
+        identity=delivery.identity,
     )
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from bridge.reading import LedgerLine, Source
+from bridge.reading import LedgerLine
 
-Account = tuple[int, Source]
+Account = tuple[int, str]
+"""Device, and the door as `reading.account_of` names it."""
 
 
 class DoorLedger:
@@ -26,11 +27,11 @@ class DoorLedger:
         """Whether there are totals that the store has not been told."""
         return bool(self._dirty)
 
-    def receive(self, device_id: int, source: Source, count: int = 1) -> None:
+    def receive(self, device_id: int, source: str, count: int = 1) -> None:
         """Count readings that came in."""
         self._add((device_id, source), 0, count)
 
-    def give_back(self, device_id: int, source: Source, count: int = 1) -> None:
+    def give_back(self, device_id: int, source: str, count: int = 1) -> None:
         """Count readings whose sender was told to come again."""
         self._add((device_id, source), 1, count)
 

@@ -31,7 +31,10 @@ class Validator:
             problem = self._time_problem(draft.ts_us, delivery.received_us)
         if problem is not None:
             return Refusal(draft.index, *problem)
-        key = None if draft.ts_us is not None else _key(draft, sensor, delivery)
+        key = delivery.identity
+        if key is None and draft.ts_us is None:
+            key = _key(draft, sensor, delivery)
+        quality = delivery.ts_quality or (TsQuality.SERVER if draft.ts_us is None else TsQuality.DEVICE)
         return Reading(
             sensor_id=sensor.sensor_id,
             value=draft.value,
@@ -42,7 +45,7 @@ class Validator:
             source=delivery.source,
             sequence=draft.sequence,
             gateway=delivery.gateway,
-            ts_quality=TsQuality.SERVER if draft.ts_us is None else TsQuality.DEVICE,
+            ts_quality=quality,
             key=key,
             fresh=not delivery.retained,
             redelivered=delivery.redelivered or draft.key is not None,
@@ -56,6 +59,8 @@ class Validator:
         for device in (delivery.device_uuid, delivery.packet.device_uuid):
             if device is not None and device != sensor.device_uuid:
                 return _UNKNOWN
+        if delivery.devices is not None and sensor.device_uuid not in delivery.devices:
+            return _UNKNOWN
         if sensor.device_disabled:
             return Code.DEVICE_DISABLED, "the device is disabled"
         if not sensor.is_active:

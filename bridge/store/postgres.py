@@ -180,7 +180,7 @@ class PostgresStore:
             [q.index for q in rows],
             [q.received_us for q in rows],
             [line.device_id for line in lines],
-            [line.source.value for line in lines],
+            [line.source for line in lines],
             [line.received for line in lines],
             [line.returned for line in lines],
             list(batch.published),

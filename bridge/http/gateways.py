@@ -1,0 +1,279 @@
+"""The service side of gateways: enrolment, batches of their spool, the registry snapshot.
+
+A record of a batch is a delivery like any other, with its own device, door and time of receipt; the batch
+is answered when all of them are settled. Sent again after any error, nothing of it is stored twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+import msgspec
+from fastapi import FastAPI, Request
+from starlette.responses import Response
+
+from bridge.errors import Backpressure, DecodeError, Unavailable
+from bridge.http import schemas
+from bridge.http.admission import Admission, Sender, limit_headers
+from bridge.http.body import inflate, receive_body
+from bridge.http.ingest import Intake
+from bridge.http.problems import Problem
+from bridge.pipeline.handover import (
+    BatchAnswer,
+    Enrolled,
+    Enrolment,
+    GatewayBooks,
+    GatewayState,
+    HandedRecord,
+    RefusedRecord,
+    body_of,
+    decode_batch,
+    draft_of,
+)
+from bridge.pipeline.snapshot import Snapshot, encode, etag, signature
+from bridge.reading import Code, Delivery, Outcome, Packet, Receipt, Refusal
+from bridge.settings import HttpSettings
+from bridge.telemetry import Metrics
+
+SNAPSHOT_TTL_S = 5.0
+"""How long a snapshot is answered from memory; thresholds are not in the change feed."""
+KNOWN_TTL_S = 60.0
+"""How long a gateway's devices are believed; changes arrive through `forget` long before."""
+SNAPSHOTS_KEPT = 64
+MAX_BATCH_BYTES = 16 * 1_048_576
+"""Of a batch after inflation: 5,000 records, some of them with quarantined bytes."""
+
+
+class GatewayInfo(Protocol):
+    """A gateway, and the devices it may speak for (None: every device)."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def devices(self) -> frozenset[str] | None: ...
+
+
+class Directory(Protocol):
+    """Where gateways are registered. All raise StoreUnavailable."""
+
+    async def gateway(self, gateway_id: int) -> GatewayInfo | None: ...
+    async def enrol(self, code: str, version: str) -> tuple[str, str] | None: ...
+    async def rotate(self, gateway_id: int, present_hash: str) -> str: ...
+    async def settle_rotation(self, gateway_id: int, present_hash: str) -> None: ...
+    async def report(self, gateway_id: int, state: GatewayState | None, books: Sequence[GatewayBooks]) -> None: ...
+    async def snapshot(self, gateway_id: int) -> Snapshot | None: ...
+
+
+class GatewayDoor:
+    """`now` is a monotonic clock in seconds, `now_us` the time of day in microseconds."""
+
+    def __init__(
+        self,
+        directory: Directory,
+        admission: Admission,
+        intake: Intake,
+        http: HttpSettings,
+        metrics: Metrics,
+        now: Callable[[], float],
+        now_us: Callable[[], int],
+    ) -> None:
+        self._directory = directory
+        self._admission = admission
+        self._intake = intake
+        self._http = http
+        self._metrics = metrics
+        self._now = now
+        self._now_us = now_us
+        self._known: dict[int, tuple[float, GatewayInfo]] = {}
+        self._snapshots: dict[int, tuple[float, bytes]] = {}
+        self._settled_keys: set[str] = set()
+
+    def forget(self) -> None:
+        """Something about gateways, devices, sensors or keys has changed."""
+        self._known.clear()
+        self._snapshots.clear()
+
+    async def sender(self, request: Request, name: str) -> tuple[Sender, GatewayInfo]:
+        """The gateway that asks. Raises Problem (401, 403, 429), Unavailable."""
+        sender = await self._admission.sender(request, "gateway", "X-Gateway-Key")
+        gateway_id = sender.key.device_id
+        entry = self._known.get(gateway_id)
+        if entry is not None and entry[0] > self._now():
+            found: GatewayInfo | None = entry[1]
+        else:
+            found = await self._directory.gateway(gateway_id)
+            if found is not None:
+                self._known[gateway_id] = (self._now() + KNOWN_TTL_S, found)
+        if found is None or found.name != name:
+            raise Problem(403, "foreign_gateway", "the key belongs to another gateway")
+        if sender.key.hash not in self._settled_keys:  # after a rotation, the first use of the new key ends the old one
+            await self._directory.settle_rotation(gateway_id, sender.key.hash)
+            self._settled_keys.add(sender.key.hash)
+        return sender, found
+
+    async def enrol(self, request: Request) -> Response:
+        """A one-time code for a key. Raises Problem (403, 422, 429), Unavailable."""
+        self._admission.stranger(request)
+        body = await receive_body(request, self._http)
+        try:
+            asked = msgspec.json.decode(body, type=Enrolment)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise DecodeError(Code.BAD_FORM, 'send {"code": "ABCD-EFGH-JKMN"}') from None
+        if len(asked.code) > 100 or len(asked.version) > 100 or "\0" in asked.version:
+            raise DecodeError(Code.BAD_FORM, "code or version is too long")
+        made = await self._directory.enrol(asked.code, asked.version)
+        if made is None:
+            raise Problem(403, "bad_code", "the code is wrong, was used, or has expired; make a new one on the service")
+        return _json(Enrolled(*made))
+
+    async def batch(self, request: Request, name: str) -> Response:
+        """Take a batch in; answer once every record is settled. Raises Problem, DecodeError, Unavailable."""
+        sender, gateway = await self.sender(request, name)
+        raw = await receive_body(request, self._http)
+        received = decode_batch(inflate(request, raw, MAX_BATCH_BYTES))
+        outcomes = await self._settled(received.epoch, received.records, gateway)
+        await self._directory.report(sender.key.device_id, received.state, received.books)
+        answer = BatchAnswer(
+            stored=sum(receipt.outcome == Outcome.STORED for receipt in outcomes),
+            duplicates=_ids(received.records, outcomes, Outcome.DUPLICATE),
+            rejected=tuple(
+                RefusedRecord(record.id, str(receipt.code), receipt.detail)
+                for record, receipt in zip(received.records, outcomes, strict=True)
+                if receipt.outcome == Outcome.QUARANTINED
+            ),
+            registry_etag=etag(await self._snapshot(sender.key.device_id)),
+        )
+        return _json(answer, limit_headers(sender.verdict))
+
+    async def registry(self, request: Request, name: str) -> Response:
+        """The signed snapshot, or 304. Raises Problem, Unavailable."""
+        sender, _ = await self.sender(request, name)
+        body = await self._snapshot(sender.key.device_id)
+        tag = etag(body)
+        headers = {"ETag": tag, "Cache-Control": "no-cache"}
+        if tag in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=headers)
+        headers["X-Registry-Signature"] = signature(body, sender.key.hash)
+        return Response(body, media_type="application/json", headers=headers)
+
+    async def rotate(self, request: Request, name: str) -> Response:
+        """A new key; the present one works until the new one is used."""
+        sender, gateway = await self.sender(request, name)
+        return _json(Enrolled(gateway.name, await self._directory.rotate(sender.key.device_id, sender.key.hash)))
+
+    async def _snapshot(self, gateway_id: int) -> bytes:
+        entry = self._snapshots.get(gateway_id)
+        if entry is not None and entry[0] > self._now():
+            return entry[1]
+        snapshot = await self._directory.snapshot(gateway_id)
+        if snapshot is None:
+            raise Problem(403, "foreign_gateway", "there is no such gateway any more")
+        body = encode(snapshot)
+        self._snapshots.pop(gateway_id, None)
+        while len(self._snapshots) >= SNAPSHOTS_KEPT:
+            del self._snapshots[next(iter(self._snapshots))]
+        self._snapshots[gateway_id] = (self._now() + SNAPSHOT_TTL_S, body)
+        return body
+
+    async def _settled(self, epoch: str, records: Sequence[HandedRecord], gateway: GatewayInfo) -> Sequence[Receipt]:
+        """One receipt a record. Raises Unavailable where any of them could not be settled."""
+        receipts: list[Receipt | None] = [None] * len(records)
+        missing = len(records)
+        done = asyncio.Event()
+
+        def settle(place: int, settled: Sequence[Receipt]) -> None:
+            nonlocal missing
+            receipts[place] = settled[0]
+            missing -= 1
+            if not missing:
+                done.set()
+
+        now_us = self._now_us()
+        for place, record in enumerate(records):
+            try:
+                self._intake.offer(self._delivery(epoch, record, gateway, now_us, partial(settle, place)))
+            except Unavailable as error:
+                failed = [Receipt(0, Outcome.FAILED)]
+                for rest in range(place, len(records)):
+                    settle(rest, failed)
+                if place == 0 or not isinstance(error, Backpressure):
+                    raise
+                break
+        if missing:
+            try:
+                async with asyncio.timeout(self._http.ack_timeout_s):
+                    await done.wait()
+            except TimeoutError:
+                raise Unavailable("the database is too slow; send the same again", retry_after_s=2) from None
+        answered = [receipt for receipt in receipts if receipt is not None]
+        if any(receipt.outcome == Outcome.FAILED for receipt in answered):
+            raise Unavailable("not all of it is stored; send the same again")
+        return answered
+
+    def _delivery(
+        self,
+        epoch: str,
+        record: HandedRecord,
+        gateway: GatewayInfo,
+        now_us: int,
+        settle: Callable[[Sequence[Receipt]], None],
+    ) -> Delivery:
+        identity = record.identity
+        if record.code is None:
+            packet = Packet((draft_of(record),))
+            topic, payload = body_of(record)
+        else:
+            packet = Packet((), (Refusal(0, record.code, record.detail[:500]),))
+            topic, payload = record.topic[:1_000], record.payload
+            identity = f"q-{gateway.name}-{epoch}-{record.id}"
+        return Delivery(
+            packet,
+            record.source,
+            payload,
+            min(record.received_us, now_us),  # a gateway whose clock is ahead does not make the future acceptable
+            settle,
+            device_uuid=record.device_uuid,
+            gateway=gateway.name,
+            topic=topic,
+            retained=not record.fresh,
+            redelivered=record.redelivered,
+            devices=gateway.devices,
+            identity=identity,
+            ts_quality=record.ts_quality,
+        )
+
+
+def _ids(records: Sequence[HandedRecord], receipts: Sequence[Receipt], outcome: Outcome) -> tuple[int, ...]:
+    return tuple(record.id for record, receipt in zip(records, receipts, strict=True) if receipt.outcome == outcome)
+
+
+def _json(answer: Any, headers: dict[str, str] | None = None) -> Response:
+    return Response(msgspec.json.encode(answer), media_type="application/json", headers=headers)
+
+
+def add_gateway_routes(app: FastAPI, door: GatewayDoor) -> None:
+    """The routes below /gateways/."""
+    errors = schemas.problems(400, 401, 403, 408, 413, 415, 422, 429, 503)
+
+    def post(path: str, handler: Callable[..., Awaitable[Response]]) -> None:
+        app.post(path, responses=errors, include_in_schema=False)(handler)
+
+    async def enrol(request: Request) -> Response:
+        return await door.enrol(request)
+
+    async def batches(request: Request, name: str) -> Response:
+        return await door.batch(request, name)
+
+    async def key(request: Request, name: str) -> Response:
+        return await door.rotate(request, name)
+
+    async def registry(request: Request, name: str) -> Response:
+        return await door.registry(request, name)
+
+    post("/gateways/enrol", enrol)
+    post("/gateways/{name}/batches", batches)
+    post("/gateways/{name}/key", key)
+    app.get("/gateways/{name}/registry", responses=errors, include_in_schema=False)(registry)

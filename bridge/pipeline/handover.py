@@ -1,0 +1,185 @@
+"""What a gateway hands over to the service, and what the service answers. Bytes in, structs out; no I/O.
+
+A batch is JSON, usually gzip: a run of the gateway's records in order of id, its state, and its books.
+Sent again, whole or in other runs, a record is stored once: its identity goes with it.
+
+This module is the contract between `edge/uplink` and `bridge/http/gateways`: fields may be added.
+"""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from bridge.errors import DecodeError
+from bridge.pipeline.decode import normal_uuid
+from bridge.reading import Code, Draft, Source, TsQuality
+
+MAX_RECORDS = 5_000
+MAX_ID_CHARACTERS = 100
+_BIGINT = 1 << 63
+
+
+class HandedRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One record of a gateway's spool: a reading, or with a `code` something it has quarantined."""
+
+    id: int
+    source: Source
+    received_us: int
+    device_uuid: str | None = None  # the device that was authenticated, or that owns the sensor
+    sensor: int | str | None = None
+    value: float = 0.0
+    ts_us: int = 0
+    sequence: int | None = None
+    ts_quality: TsQuality = TsQuality.DEVICE
+    identity: str | None = None  # where ts is the gateway's
+    fresh: bool = True
+    redelivered: bool = True
+    code: Code | None = None
+    detail: str = ""
+    payload: bytes = b""  # Base64 in JSON
+    topic: str = ""
+    index: int = 0
+
+
+class GatewayBooks(msgspec.Struct, frozen=True):
+    """The gateway's ledger of one device and door since it began: absolute, so sending it twice is harmless."""
+
+    device_id: int
+    source: Source
+    received: int = 0
+    returned: int = 0
+    spooled: int = 0
+    duplicate: int = 0
+    quarantined: int = 0
+    stored: int = 0
+    known: int = 0
+    refused: int = 0
+    shed: int = 0
+    lost: int = 0
+
+
+class GatewayState(msgspec.Struct, frozen=True):
+    """How the gateway is."""
+
+    version: str = ""
+    boot_id: str = ""
+    backlog_records: int = 0
+    backlog_bytes: int = 0
+    oldest_us: int | None = None
+    disk_free_bytes: int | None = None
+    clock_set: bool = True
+
+
+class HandedBatch(msgspec.Struct, frozen=True):
+    """What `POST /gateways/{name}/batches` carries. Without records it is a sign of life."""
+
+    epoch: str  # of the spool: (epoch, id) names a record once
+    records: tuple[HandedRecord, ...] = ()
+    state: GatewayState | None = None
+    books: tuple[GatewayBooks, ...] = ()
+
+
+class RefusedRecord(msgspec.Struct, frozen=True):
+    """A record that went to the service's quarantine."""
+
+    id: int
+    code: str
+    detail: str = ""
+
+
+class BatchAnswer(msgspec.Struct, frozen=True):
+    """What became of a batch. Every record that is in neither list was stored."""
+
+    stored: int
+    duplicates: tuple[int, ...] = ()  # ids
+    rejected: tuple[RefusedRecord, ...] = ()
+    registry_etag: str = ""  # of the newest snapshot: where it is another, fetch it
+
+
+class Enrolment(msgspec.Struct, frozen=True):
+    """What `POST /gateways/enrol` carries."""
+
+    code: str
+    version: str = ""
+
+
+class Enrolled(msgspec.Struct, frozen=True):
+    """Its answer."""
+
+    name: str
+    gateway_key: str
+
+
+_batch = msgspec.json.Decoder(HandedBatch)
+_answer = msgspec.json.Decoder(BatchAnswer)
+
+
+def decode_batch(body: bytes) -> HandedBatch:
+    """Raises DecodeError, also for values that no gateway of ours sends."""
+    try:
+        batch = _batch.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        reason = Code.BAD_FORM if isinstance(error, msgspec.ValidationError) else Code.BAD_JSON
+        raise DecodeError(reason, f"the batch is not of the form: {error}"[:500]) from None
+    if not 0 < len(batch.epoch) <= MAX_ID_CHARACTERS or not batch.epoch.isascii() or not batch.epoch.isprintable():
+        raise DecodeError(Code.BAD_FORM, "epoch is no name of a spool", where="$.epoch")
+    if len(batch.records) > MAX_RECORDS:
+        raise DecodeError(Code.TOO_LARGE, f"more than {MAX_RECORDS} records", where="$.records")
+    for place, record in enumerate(batch.records):
+        problem = _problem(record)
+        if problem:
+            raise DecodeError(Code.BAD_FORM, f"{problem}, in record {record.id}", where=f"$.records[{place}]")
+    if len({record.id for record in batch.records}) < len(batch.records):
+        raise DecodeError(Code.BAD_FORM, "two records of one id", where="$.records")
+    return batch
+
+
+def decode_answer(body: bytes) -> BatchAnswer:
+    """Raises DecodeError."""
+    try:
+        return _answer.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DecodeError(Code.BAD_FORM, f"the service's answer is not of the form: {error}"[:500]) from None
+
+
+def draft_of(record: HandedRecord) -> Draft:
+    """The reading in a record that is none quarantined."""
+    assert record.sensor is not None
+    return Draft(0, record.sensor, record.value, record.ts_us, record.sequence)
+
+
+def body_of(record: HandedRecord) -> tuple[str, bytes]:
+    """(topic, payload) to replay a reading with: of good ones the gateway keeps no bytes."""
+    seconds = record.ts_us / 1_000_000
+    if isinstance(record.sensor, int):
+        item: dict[str, object] = {"sensor_id": record.sensor, "value": record.value, "timestamp": seconds}
+        return "/ingest/readings", msgspec.json.encode(item | _sequence(record))
+    item = {"sensor_uuid": record.sensor, "value": record.value, "sensor_ts": seconds}
+    path = f"/devices/{record.device_uuid}/readings" if record.device_uuid else "/ingest/packets"
+    return path, msgspec.json.encode({"readings": [item | _sequence(record)]})
+
+
+def _sequence(record: HandedRecord) -> dict[str, object]:
+    return {} if record.sequence is None else {"sequence": record.sequence}
+
+
+def _problem(record: HandedRecord) -> str:
+    numbers = (record.id, record.received_us, record.ts_us, record.sequence or 0)
+    if not all(-_BIGINT <= number < _BIGINT for number in numbers) or record.id < 1:
+        return "a number is out of range"
+    if record.identity is not None and not 0 < len(record.identity) <= MAX_ID_CHARACTERS:
+        return f"identity has 1 to {MAX_ID_CHARACTERS} characters"
+    if "\0" in (record.identity or "") or "\0" in str(record.sensor):
+        return "NUL stands in a text"
+    if record.device_uuid is not None and normal_uuid(record.device_uuid) != record.device_uuid:
+        return "device_uuid is no UUID in lower case with hyphens"
+    if record.code is None:
+        if record.sensor is None:
+            return "sensor is missing"
+        if isinstance(record.sensor, int) and not 0 < record.sensor < _BIGINT:
+            return "sensor is no id"
+        if not math.isfinite(record.value):
+            return "value is not finite"
+    return ""

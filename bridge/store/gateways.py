@@ -1,0 +1,111 @@
+"""Gateways, as the running service asks for them. All raise StoreUnavailable."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection, Sequence
+from hashlib import sha256
+from typing import Any
+
+import msgspec
+from psycopg.types.json import Jsonb
+
+from bridge.pipeline.handover import GatewayBooks, GatewayState
+from bridge.pipeline.snapshot import Snapshot, SnapshotDevice, SnapshotKey, SnapshotSensor, SnapshotThreshold
+from bridge.store import queries
+from bridge.store.postgres import PostgresStore
+from bridge.store.registry import KeyRow
+
+CODE_ALPHABET = "ABCDEFGHJKMNPQRSTUVWXYZ23456789"
+"""Without what people mistake for one another: they read a code out over a telephone."""
+CODE_LENGTH = 12
+
+
+class GatewayRow(msgspec.Struct, frozen=True):
+    """A gateway, and the devices it may speak for (UUIDs; None: every device)."""
+
+    name: str
+    devices: frozenset[str] | None
+
+
+def new_gateway_key() -> tuple[str, str]:
+    """A key and its SHA-256: 256 random bits."""
+    text = f"gk_{secrets.token_hex(4)}_{secrets.token_urlsafe(32)}"
+    return text, sha256(text.encode()).hexdigest()
+
+
+def new_code() -> tuple[str, str]:
+    """A one-time code, `ABCD-EFGH-JKMN` (59 random bits), and its SHA-256."""
+    text = "".join(secrets.choice(CODE_ALPHABET) for _ in range(CODE_LENGTH))
+    return "-".join(text[i : i + 4] for i in range(0, CODE_LENGTH, 4)), code_hash(text)
+
+
+def code_hash(text: str) -> str:
+    """However it is written: small letters, with hyphens or blanks."""
+    kept = "".join(c for c in text.upper() if c in CODE_ALPHABET)
+    return sha256(kept.encode()).hexdigest()
+
+
+class Gateways:
+    """Queries of `sql/gateways.sql` on the store's pooled connections."""
+
+    def __init__(self, store: PostgresStore) -> None:
+        self._store = store
+        self._sql = queries.load("gateways")
+
+    async def find_keys(self, hashes: Collection[str]) -> list[KeyRow]:
+        """The gateway keys among `hashes`; `device_id` is the gateway's id, `disabled` that it was revoked."""
+        return [KeyRow(*row) for row in await self._fetch("find_keys", hashes=list(hashes))]
+
+    async def gateway(self, gateway_id: int) -> GatewayRow | None:
+        """A gateway by id."""
+        rows = await self._fetch("gateway", gateway=gateway_id)
+        if not rows:
+            return None
+        name, everything, devices = rows[0]
+        return GatewayRow(name, None if everything else frozenset(devices))
+
+    async def enrol(self, code: str, version: str) -> tuple[str, str] | None:
+        """(name, key) for a one-time code; None where it is not one, was used, or has expired."""
+        key, digest = new_gateway_key()
+        rows = await self._fetch("enrol", code=code_hash(code), hash=digest, version=version)
+        return (rows[0][0], key) if rows else None
+
+    async def rotate(self, gateway_id: int, present_hash: str) -> str:
+        """A new key. The present one works until the new one is used."""
+        key, digest = new_gateway_key()
+        await self._fetch("rotate", gateway=gateway_id, hash=digest, present=present_hash)
+        return key
+
+    async def settle_rotation(self, gateway_id: int, present_hash: str) -> None:
+        """This key was used: older ones end."""
+        await self._fetch("settle_rotation", gateway=gateway_id, present=present_hash)
+
+    async def report(self, gateway_id: int, state: GatewayState | None, books: Sequence[GatewayBooks]) -> None:
+        """Keep what a gateway says of itself."""
+        said = None if state is None else Jsonb(msgspec.to_builtins(state))
+        await self._fetch("report", gateway=gateway_id, state=said)
+        if books:
+            await self._fetch("report_books", gateway=gateway_id, books=Jsonb(msgspec.to_builtins(list(books))))
+
+    async def snapshot(self, gateway_id: int) -> Snapshot | None:
+        """What the gateway must know; None where there is no such gateway."""
+        found = await self.gateway(gateway_id)
+        if found is None:
+            return None
+        devices = [
+            SnapshotDevice(id, uuid, name, disabled, tuple(map(SnapshotKey, hashes, ends)))
+            for id, uuid, name, disabled, hashes, ends in await self._fetch("snapshot_devices", gateway=gateway_id)
+        ]
+        ids = [device.device_id for device in devices]
+        return Snapshot(
+            found.name,
+            tuple(devices),
+            tuple(SnapshotSensor(*row) for row in await self._fetch("snapshot_sensors", devices=ids)),
+            tuple(SnapshotThreshold(*row) for row in await self._fetch("snapshot_thresholds", devices=ids)),
+        )
+
+    async def _fetch(self, query: str, **arguments: Any) -> list[tuple[Any, ...]]:
+        async with self._store.pooled() as connection:
+            cursor = await connection.execute(self._sql[query], arguments)
+            return await cursor.fetchall() if cursor.description else []

@@ -1,0 +1,82 @@
+-- What the running service asks of gateways.
+
+-- name: find_keys
+SELECT k.key_hash, 'gateway', g.id, NULL, NULL::bigint, g.revoked_at IS NOT NULL OR k.revoked_at IS NOT NULL
+FROM gateway_keys k JOIN gateways g ON g.id = k.gateway_id
+WHERE k.key_hash = ANY (%(hashes)s::text[])
+
+-- name: gateway
+SELECT g.name, g.all_devices,
+       coalesce((SELECT array_agg(d.device_uuid::text) FROM gateway_devices x JOIN devices d ON d.id = x.device_id
+                 WHERE x.gateway_id = g.id), '{}')
+FROM gateways g WHERE g.id = %(gateway)s
+
+-- name: enrol
+-- A code works once. Asking with it again, within its time, replaces a key whose answer was lost and that was never used.
+WITH code AS (
+    UPDATE gateway_codes c SET used_at = now()
+    FROM gateways g
+    WHERE c.code_hash = %(code)s AND c.used_at IS NULL AND c.expires_at > now()
+      AND g.id = c.gateway_id AND g.revoked_at IS NULL
+    RETURNING c.gateway_id, g.name
+), key AS (
+    INSERT INTO gateway_keys (gateway_id, key_hash) SELECT gateway_id, %(hash)s FROM code
+), seen AS (
+    UPDATE gateways g SET enrolled_at = now(), version = %(version)s FROM code WHERE g.id = code.gateway_id
+)
+SELECT name FROM code
+
+-- name: rotate
+-- The key that asks stays usable until the new one is used.
+WITH made AS (
+    INSERT INTO gateway_keys (gateway_id, key_hash) VALUES (%(gateway)s, %(hash)s) RETURNING gateway_id
+)
+UPDATE gateway_keys SET revoked_at = now()
+WHERE gateway_id = %(gateway)s AND key_hash <> %(present)s AND key_hash <> %(hash)s AND revoked_at IS NULL
+
+-- name: settle_rotation
+UPDATE gateway_keys k SET revoked_at = now()
+WHERE k.gateway_id = %(gateway)s AND k.revoked_at IS NULL
+  AND k.id < (SELECT u.id FROM gateway_keys u WHERE u.key_hash = %(present)s)
+
+-- name: report
+UPDATE gateways SET last_seen_at = now(), state_at = CASE WHEN %(state)s::jsonb IS NULL THEN state_at ELSE now() END,
+       state = coalesce(%(state)s::jsonb, state), version = coalesce(%(state)s::jsonb ->> 'version', version)
+WHERE id = %(gateway)s
+
+-- name: report_books
+INSERT INTO gateway_books AS b (gateway_id, device_id, source, received, returned, spooled, duplicate, quarantined, stored,
+                                known, refused, shed, lost)
+SELECT %(gateway)s, r.device_id, r.source, r.received, r.returned, r.spooled, r.duplicate, r.quarantined, r.stored, r.known,
+       r.refused, r.shed, r.lost
+FROM jsonb_to_recordset(%(books)s::jsonb) AS r (
+    device_id bigint, source text, received bigint, returned bigint, spooled bigint, duplicate bigint, quarantined bigint,
+    stored bigint, known bigint, refused bigint, shed bigint, lost bigint)
+ORDER BY r.device_id, r.source
+ON CONFLICT (gateway_id, device_id, source) DO UPDATE
+SET received = excluded.received, returned = excluded.returned, spooled = excluded.spooled, duplicate = excluded.duplicate,
+    quarantined = excluded.quarantined, stored = excluded.stored, known = excluded.known, refused = excluded.refused,
+    shed = excluded.shed, lost = excluded.lost, reported_at = now()
+-- Two of its processes in a crossfire: the books only ever grow.
+WHERE (excluded.received, excluded.spooled) >= (b.received, b.spooled)
+
+-- name: snapshot_devices
+SELECT d.id, d.device_uuid::text, d.name, d.status = 'disabled',
+       coalesce((SELECT array_agg(k.api_key_hash ORDER BY k.id) FROM device_api_keys k
+                 WHERE k.device_id = d.id AND k.is_active AND k.revoked_at IS NULL
+                   AND (k.expires_at IS NULL OR k.expires_at > now())), '{}'),
+       coalesce((SELECT array_agg(coalesce(to_us(k.expires_at), 0) ORDER BY k.id) FROM device_api_keys k
+                 WHERE k.device_id = d.id AND k.is_active AND k.revoked_at IS NULL
+                   AND (k.expires_at IS NULL OR k.expires_at > now())), '{}')
+FROM devices d JOIN gateways g ON g.id = %(gateway)s
+WHERE g.all_devices OR EXISTS (SELECT 1 FROM gateway_devices x WHERE x.gateway_id = g.id AND x.device_id = d.id)
+ORDER BY d.id
+
+-- name: snapshot_sensors
+SELECT s.id, s.sensor_uuid::text, s.device_id, s.name, s.sensor_type, s.unit, s.is_active, s.min_value, s.max_value
+FROM sensors s WHERE s.device_id = ANY (%(devices)s::bigint[]) ORDER BY s.id
+
+-- name: snapshot_thresholds
+SELECT t.id, t.sensor_id, t.condition_type, t.threshold_value_min, t.threshold_value_max, t.severity
+FROM alert_thresholds t JOIN sensors s ON s.id = t.sensor_id
+WHERE t.is_active AND s.device_id = ANY (%(devices)s::bigint[]) ORDER BY t.id

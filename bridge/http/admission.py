@@ -73,7 +73,7 @@ class Admission:
         return Sender(owner, verdict.tighter(own))
 
     def stranger(self, request: Request) -> None:
-        """Count a request without a key against its address, at ten times the weight: it guesses. Raises Problem 429."""
+        """Count a request without a key against its address, tenfold: it may be guessing. Raises Problem 429."""
         self._limited(check([(self._by_ip, [(self._client(request), STRANGER_WEIGHT)])], self._now()))
 
     def sensors(self, sender: Sender, packet: Packet) -> Verdict:

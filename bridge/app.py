@@ -10,11 +10,11 @@ import asyncio
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 import uvloop
@@ -43,10 +43,14 @@ from bridge.telemetry import Metrics
 
 log = structlog.get_logger("app")
 
+A = TypeVar("A")
+B = TypeVar("B")
 Work = Callable[[], Coroutine[Any, Any, None]]
 
 CHANGES_BACK_S = 15.0
 """How far back the change feed is read each time: transactions commit later than they write."""
+CHANGES_KEPT_S = 3_000.0
+"""What is older may have been deleted from the change feed (`expire_changes`: an hour)."""
 MAINTAIN_EVERY_S = 3_600.0
 TOUCH_KEYS_EVERY_S = 60.0
 RECONNECT_S = 1.0
@@ -66,7 +70,7 @@ class Pipeline:
         self.store = store
         self.registry = Registry(store)
         self.resolver = Resolver(store, settings.pipeline, metrics, time.monotonic)
-        self.keys = KeyRing(self.registry.find_keys, settings.keys, metrics, time.monotonic, now_us)
+        self.keys = KeyRing(partial(self.look_up, self.registry.find_keys), settings.keys, metrics, time.monotonic, now_us)
         self.intake = Intake(
             resolver=self.resolver,
             store=store,
@@ -77,6 +81,22 @@ class Pipeline:
             random=Random(),
             now_us=now_us,
         )
+        self._changes_read_s = time.monotonic()
+        self._changes_problem = ""
+
+    @property
+    def problem(self) -> str:
+        """Why nothing can be stored at the moment; empty when it can."""
+        return self.intake.problem or self._changes_problem
+
+    async def look_up(self, query: Callable[[A], Awaitable[B]], argument: A) -> B:
+        """A look-up for a client, who is told at once that the database is away where that is known.
+
+        Raises StoreUnavailable.
+        """
+        if self.problem:
+            raise StoreUnavailable(self.problem)
+        return await query(argument)
 
     def housekeeping(self) -> dict[str, Work]:
         """What a service does beside its main job."""
@@ -107,9 +127,19 @@ class Pipeline:
                 await asyncio.sleep(min(interval_s, RECONNECT_S))
 
     async def _follow_changes(self) -> None:
-        """Forget what has changed in the registry."""
-        changes = await self.registry.changes(CHANGES_BACK_S)
-        if any(kind == "all" for kind, _ in changes):
+        """Forget what has changed in the registry since it was last read. Finds out that the database is away, too."""
+        started_s = time.monotonic()
+        back_s = started_s - self._changes_read_s + CHANGES_BACK_S
+        try:
+            changes = await self.registry.changes(back_s)
+        except StoreUnavailable as error:
+            if not self._changes_problem:
+                log.warning("changes_unread", detail=error.detail)
+            self._changes_problem = error.detail
+            raise
+        self._changes_problem = ""
+        self._changes_read_s = started_s
+        if back_s > CHANGES_KEPT_S or any(kind == "all" for kind, _ in changes):
             self.resolver.clear()
             self.keys.clear()
             return
@@ -246,7 +276,7 @@ async def _until_open(store: PostgresStore, stop: asyncio.Event) -> bool:
 
 async def _run_doors(pipeline: Pipeline, stop: asyncio.Event, stack: EmbeddedStack | None) -> None:
     settings = pipeline.settings
-    http = _http_door(pipeline) if settings.http.enabled else None
+    http = http_door(pipeline) if settings.http.enabled else None
     mqtt = _mqtt_door(pipeline) if settings.mqtt.enabled and settings.mqtt.url else None
     session: asyncio.Task[None] | None = None
     urls: dict[str, str] = {}
@@ -284,7 +314,8 @@ async def _close_doors(
         await asyncio.gather(session, return_exceptions=True)
 
 
-def _http_door(pipeline: Pipeline) -> HttpServer:
+def http_door(pipeline: Pipeline) -> HttpServer:
+    """The HTTP door of a pipeline, not yet listening."""
     settings = pipeline.settings
     app = build_app(
         Parts(
@@ -293,8 +324,8 @@ def _http_door(pipeline: Pipeline) -> HttpServer:
             intake=pipeline.intake,
             keys=pipeline.keys,
             metrics=pipeline.metrics,
-            problems=lambda: [pipeline.intake.problem] if pipeline.intake.problem else [],
-            sensor_status=pipeline.registry.sensor_status,
+            problems=lambda: [pipeline.problem] if pipeline.problem else [],
+            sensor_status=partial(pipeline.look_up, pipeline.registry.sensor_status),
             now=time.monotonic,
             now_us=now_us,
         )

@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import tomllib
 from difflib import get_close_matches
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from bridge.errors import ConfigError
@@ -22,6 +23,17 @@ Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
 ENV_PREFIX = "IOT_BRIDGE_"
+
+
+def _network(text: str) -> str:
+    try:
+        ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError("not an address or a network, such as 10.0.0.7 or 10.0.0.0/8") from None
+    return text
+
+
+Network = Annotated[str, AfterValidator(_network)]
 
 
 class Section(BaseModel):
@@ -62,7 +74,7 @@ class HttpSettings(Section):
     """How long an idle connection is kept."""
     ack_timeout_s: Positive = 5.0
     """Longest wait for a commit; then 503 with Retry-After."""
-    trusted_proxies: tuple[str, ...] = ()
+    trusted_proxies: tuple[Network, ...] = ()
     """Addresses or networks whose X-Forwarded-For is believed."""
 
 

@@ -1,48 +1,40 @@
-"""The HTTP door: requests in, deliveries to the pipeline, answers from their receipts.
+"""The HTTP door: routes. Requests in, deliveries to the pipeline, answers from their receipts.
 
-Ingest routes take the raw request: key, rate limit, body, decoder, `offer`, wait for the receipts.
-A 200 leaves from one place, `Ingest.answer`, and only when no receipt says FAILED.
+Ingest routes take the raw request: `admission` says whose it is, `ingest` does the rest.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from hashlib import blake2b
-from typing import Any, Protocol
+from typing import Annotated, Any
 
 import msgspec
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import WithJsonSchema
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from bridge.errors import BridgeError, DecodeError, Unavailable
-from bridge.http import limits, problems, schemas
-from bridge.http.body import read_body
-from bridge.http.keys import KeyOwner, KeyRing
-from bridge.http.limits import SlidingWindow, Verdict
+from bridge.http import problems, schemas
+from bridge.http.admission import Admission, limit_headers
+from bridge.http.ingest import Ingest, Intake
+from bridge.http.keys import KeyRing
 from bridge.http.page import INDEX
 from bridge.http.problems import Problem
-from bridge.http.proxy import ClientAddress
 from bridge.pipeline.decode import decode_api_bulk, decode_api_reading, decode_packet, normal_uuid
-from bridge.reading import Code, Delivery, Outcome, Packet, Receipt, Refusal, Source
+from bridge.reading import Code, Packet
 from bridge.settings import HttpSettings, LimitSettings
 from bridge.telemetry import Metrics
 
-MAX_IDEMPOTENCY_KEY = 255
 _BIGINT = 1 << 63
 
-Decoder = Callable[[bytes], Packet]
-
-
-class Intake(Protocol):
-    """What the door needs of the pipeline."""
-
-    def offer(self, delivery: Delivery) -> None: ...
+# Path parameters reach their routes as text: what is not of the form is ours to answer.
+SensorId = Annotated[str, WithJsonSchema({"type": "integer", "minimum": 1, "maximum": _BIGINT - 1})]
+DeviceUuid = Annotated[str, WithJsonSchema({"type": "string", "format": "uuid"})]
 
 
 class Parts(msgspec.Struct, frozen=True):
@@ -59,216 +51,99 @@ class Parts(msgspec.Struct, frozen=True):
     now_us: Callable[[], int]
 
 
-class Ingest:
-    """The steps that every ingest route shares."""
-
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
-        self._address = ClientAddress(parts.http.trusted_proxies)
-        tracked = parts.limits.max_tracked
-        self._by_ip = SlidingWindow("ip", parts.limits.ip_per_minute, tracked)
-        self._by_sender = SlidingWindow("device", parts.limits.device_per_minute, tracked)
-        self._by_sensor = SlidingWindow("sensor", parts.limits.sensor_per_minute, tracked)
-
-    async def owner(self, request: Request, kind: str, header: str) -> KeyOwner:
-        """Whose key the request carries. Raises Problem 401 or 429, StoreUnavailable."""
-        owner = await self._parts.keys.owner(request.headers.get(header, ""))
-        if owner is None or owner.kind != kind:
-            self._limited(limits.check([(self._by_ip, [(self._client(request), 1)])], self._parts.now()))
-            raise Problem(401, "bad_key", f"send a usable key in the {header} header", {"WWW-Authenticate": header})
-        if owner.disabled:
-            raise Problem(403, "device_disabled", "the device is disabled; ask the operator")
-        return owner
-
-    async def run(self, request: Request, owner: KeyOwner, device: str | None, decode: Decoder) -> Response:
-        """Body to answer, for an authenticated sender."""
-        parts = self._parts
-        key = _idempotency_key(request, owner)
-        body = b""
-        try:
-            body = await read_body(request, parts.http)
-            received_us = parts.now_us()
-            packet = decode(body)
-        except DecodeError as error:
-            await self._quarantine(request, owner, body, error)
-            raise
-        if device is not None and packet.device_uuid not in (None, device):
-            raise Problem(403, "foreign_device", "the key belongs to another device than the packet names")
-        verdict = self._limit(request, owner, packet)
-        receipts = await self._settled(
-            partial(
-                Delivery,
-                packet,
-                Source.HTTP,
-                body,
-                received_us,
-                device_uuid=device,
-                device_id=owner.device_id if device is not None else 0,
-                topic=request.url.path,
-                key=key,
-            )
-        )
-        return self._answer(receipts, device is not None, received_us, verdict)
-
-    def _answer(self, receipts: Sequence[Receipt], is_device: bool, received_us: int, verdict: Verdict) -> Response:
-        counts = Counter(receipt.outcome for receipt in receipts)
-        if counts[Outcome.FAILED]:
-            raise Unavailable("nothing is stored now; send the same again")
-        answer: dict[str, Any] = {
-            "inserted": counts[Outcome.STORED],
-            "duplicates": counts[Outcome.DUPLICATE],
-            "rejected": [
-                {"index": r.index, "code": r.code, "detail": r.detail}
-                for r in receipts
-                if r.outcome == Outcome.QUARANTINED
-            ],
-        }
-        if is_device:
-            unknown = (str(r.sensor) for r in receipts if r.code == Code.UNKNOWN_SENSOR)
-            answer["unknown_sensors"] = list(dict.fromkeys(unknown))
-            answer["ingested_ts"] = received_us / 1_000_000
-        return Response(msgspec.json.encode(answer), media_type="application/json", headers=_limit_headers(verdict))
-
-    async def _settled(self, delivery: Callable[..., Delivery]) -> Sequence[Receipt]:
-        """Offer a delivery and wait for its receipts. Raises Unavailable."""
-        settled: asyncio.Future[Sequence[Receipt]] = asyncio.get_running_loop().create_future()
-
-        def settle(receipts: Sequence[Receipt]) -> None:
-            if not settled.done():  # the client may have been told 503 meanwhile
-                settled.set_result(receipts)
-
-        self._parts.intake.offer(delivery(settle=settle))
-        try:
-            async with asyncio.timeout(self._parts.http.ack_timeout_s):
-                return await settled
-        except TimeoutError:
-            raise Unavailable("the database is too slow; send the same again", retry_after_s=2) from None
-
-    async def _quarantine(self, request: Request, owner: KeyOwner, body: bytes, error: DecodeError) -> None:
-        """Keep what could not be decoded. If even that cannot be stored, the sender is told 503."""
-        is_device = owner.kind == "device"
-        packet = Packet((), (Refusal(0, Code(error.reason), error.detail),))
-        receipts = await self._settled(
-            partial(
-                Delivery,
-                packet,
-                Source.HTTP,
-                body,
-                self._parts.now_us(),
-                device_uuid=owner.device_uuid,
-                device_id=owner.device_id if is_device else 0,
-                topic=request.url.path,
-            )
-        )
-        if any(receipt.outcome == Outcome.FAILED for receipt in receipts):
-            raise Unavailable("nothing is stored now; send the same again")
-
-    def _limit(self, request: Request, owner: KeyOwner, packet: Packet) -> Verdict:
-        sensors = Counter(draft.sensor for draft in packet.drafts) if self._by_sensor.limit else {}
-        return self._limited(
-            limits.check(
-                [
-                    (self._by_ip, [(self._client(request), 1)]),
-                    (self._by_sender, [((owner.kind, owner.device_id), 1)]),
-                    (self._by_sensor, sensors.items()),
-                ],
-                self._parts.now(),
-            )
-        )
-
-    def _limited(self, verdict: Verdict) -> Verdict:
-        if verdict.allowed:
-            return verdict
-        self._parts.metrics.limited.labels(verdict.name).inc()
-        headers = _limit_headers(verdict) | {"Retry-After": str(verdict.reset_s)}
-        detail = f"over {verdict.limit} a minute for this {verdict.name}; come again in {verdict.reset_s} s"
-        raise Problem(429, "rate_limited", detail, headers)
-
-    def _client(self, request: Request) -> str:
-        peer = request.client.host if request.client else ""
-        return self._address.of(peer, request.headers.get("x-forwarded-for", ""))
-
-
 def build_app(parts: Parts) -> FastAPI:
     """The app with every route. Its documentation page loads nothing from elsewhere."""
-    app = FastAPI(title="IoT edge bridge", version="1", docs_url=None, redoc_url=None)
-    ingest = Ingest(parts)
+    app = FastAPI(title="IoT edge bridge", version="1", docs_url=None, redoc_url=None, redirect_slashes=False)
+    admission = Admission(parts.http, parts.limits, parts.keys, parts.metrics, parts.now)
+    ingest = Ingest(parts.http, parts.intake, admission, parts.now_us)
     _add_error_answers(app)
-    _add_ingest_routes(app, ingest, parts.http.max_readings_per_packet)
-    _add_status_route(app, ingest, parts)
+    _add_api_routes(app, admission, ingest, parts.http.max_readings_per_packet)
+    _add_device_routes(app, admission, ingest, parts.http.max_readings_per_packet)
+    _add_status_route(app, admission, parts)
     _add_health_routes(app, parts)
+    _describe(app)
     app.add_middleware(RequestCounter, metrics=parts.metrics)
     return app
 
 
-def _add_ingest_routes(app: FastAPI, ingest: Ingest, most: int) -> None:
-    errors = schemas.problems(400, 401, 403, 408, 413, 415, 422, 429, 503)
-    packet_decoder = partial(decode_packet, max_readings=most)
+def _add_api_routes(app: FastAPI, admission: Admission, ingest: Ingest, most: int) -> None:
+    bulk_decoder = partial(decode_api_bulk, max_readings=most)
 
     @app.post(
         "/ingest/readings",
         response_model=schemas.Inserted,
-        responses=errors,
-        openapi_extra=schemas.body_of(schemas.ApiReading),
+        responses=schemas.INGEST_ERRORS,
+        openapi_extra=schemas.ingest("ApiKey", schemas.ApiReading),
     )
     async def ingest_reading(request: Request) -> Response:
-        owner = await ingest.owner(request, "api", "X-API-Key")
-        return await ingest.run(request, owner, None, decode_api_reading)
+        sender = await admission.sender(request, "api", "X-API-Key")
+        return await ingest.run(request, sender, decode_api_reading)
 
     @app.post(
         "/ingest/readings/bulk",
         response_model=schemas.Inserted,
-        responses=errors,
-        openapi_extra=schemas.body_of(schemas.ApiPacket),
+        responses=schemas.INGEST_ERRORS,
+        openapi_extra=schemas.ingest("ApiKey", schemas.ApiPacket, most),
     )
     async def ingest_bulk(request: Request) -> Response:
-        owner = await ingest.owner(request, "api", "X-API-Key")
-        return await ingest.run(request, owner, None, partial(decode_api_bulk, max_readings=most))
+        sender = await admission.sender(request, "api", "X-API-Key")
+        return await ingest.run(request, sender, bulk_decoder)
+
+
+def _add_device_routes(app: FastAPI, admission: Admission, ingest: Ingest, most: int) -> None:
+    packet_decoder = partial(decode_packet, max_readings=most)
+
+    def named_packet_decoder(body: bytes) -> Packet:
+        packet = packet_decoder(body)
+        if packet.device_uuid is None:
+            raise DecodeError(Code.BAD_FORM, "device_uuid is missing", where="$.device_uuid")
+        return packet
 
     @app.post(
         "/ingest/packets",
         response_model=schemas.DeviceInserted,
-        responses=errors,
-        openapi_extra=schemas.body_of(schemas.NamedDevicePacket),
+        responses=schemas.INGEST_ERRORS,
+        openapi_extra=schemas.ingest("DeviceKey", schemas.NamedDevicePacket, most),
     )
     async def ingest_packet(request: Request) -> Response:
-        owner = await ingest.owner(request, "device", "X-Device-Key")
-
-        def decode(body: bytes) -> Packet:
-            packet = packet_decoder(body)
-            if packet.device_uuid is None:
-                raise DecodeError(Code.BAD_FORM, "device_uuid is missing", where="$.device_uuid")
-            return packet
-
-        return await ingest.run(request, owner, owner.device_uuid, decode)
+        sender = await admission.sender(request, "device", "X-Device-Key")
+        return await ingest.run(request, sender, named_packet_decoder)
 
     @app.post(
         "/devices/{device_uuid}/readings",
         response_model=schemas.DeviceInserted,
-        responses=errors,
-        openapi_extra=schemas.body_of(schemas.DevicePacket),
+        responses=schemas.INGEST_ERRORS,
+        openapi_extra=schemas.ingest("DeviceKey", schemas.DevicePacket, most),
     )
-    async def device_readings(request: Request, device_uuid: str) -> Response:
-        owner = await ingest.owner(request, "device", "X-Device-Key")
-        if normal_uuid(device_uuid) != owner.device_uuid:
+    async def device_readings(request: Request, device_uuid: DeviceUuid) -> Response:
+        sender = await admission.sender(request, "device", "X-Device-Key")
+        if normal_uuid(device_uuid) != sender.key.device_uuid:
             raise Problem(403, "foreign_device", "the key belongs to another device")
-        return await ingest.run(request, owner, owner.device_uuid, packet_decoder)
+        return await ingest.run(request, sender, packet_decoder)
 
 
-def _add_status_route(app: FastAPI, ingest: Ingest, parts: Parts) -> None:
+def _add_status_route(app: FastAPI, admission: Admission, parts: Parts) -> None:
     @app.get(
         "/sensors/{sensor_id}/status",
         response_model=schemas.SensorStatus,
         responses=schemas.problems(401, 404, 422, 429, 503),
+        openapi_extra={"security": [{"ApiKey": []}]},
     )
-    async def sensor_status(request: Request, sensor_id: str) -> Response:
-        await ingest.owner(request, "api", "X-API-Key")
-        if not (sensor_id.isascii() and sensor_id.isdecimal() and 0 < int(sensor_id[:20]) < _BIGINT):
+    async def sensor_status(request: Request, sensor_id: SensorId) -> Response:
+        sender = await admission.sender(request, "api", "X-API-Key")
+        if not (sensor_id.isascii() and sensor_id.isdecimal() and len(sensor_id) < 20 and 0 < int(sensor_id) < _BIGINT):
             raise Problem(422, Code.BAD_FORM, "sensor_id is a positive whole number")
-        status = await parts.sensor_status(int(sensor_id))
+        try:
+            async with asyncio.timeout(parts.http.ack_timeout_s):
+                status = await parts.sensor_status(int(sensor_id))
+        except TimeoutError:
+            raise Unavailable("the database is too slow; come again", retry_after_s=2) from None
         if status is None:
             raise Problem(404, Code.UNKNOWN_SENSOR, "no such sensor")
-        return JSONResponse(status)
+        # msgspec and not json: others write `payload`, and a number beyond float becomes null, not an error.
+        return Response(
+            msgspec.json.encode(status), media_type="application/json", headers=limit_headers(sender.verdict)
+        )
 
 
 def _add_health_routes(app: FastAPI, parts: Parts) -> None:
@@ -301,35 +176,23 @@ def _add_error_answers(app: FastAPI) -> None:
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
         return problems.response(error.status_code, code, str(error.detail), error.headers)
 
-    def with_problem_schema() -> dict[str, Any]:
+    # Starlette sends this and raises the error again, for the log.
+    @app.exception_handler(Exception)
+    async def bug(_: Request, error: Exception) -> Response:
+        return problems.response(500, "internal", "a mistake of ours; send the same again later")
+
+
+def _describe(app: FastAPI) -> None:
+    """OpenAPI with what the routes do by themselves."""
+
+    def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            schema = FastAPI.openapi(app)
-            known = schema.setdefault("components", {}).setdefault("schemas", {})
-            for model in (schemas.Problem, schemas.DeviceReading, schemas.ApiReading):
-                known[model.__name__] = model.model_json_schema()
+            components = FastAPI.openapi(app).setdefault("components", {})
+            components.setdefault("schemas", {}).update(schemas.components())
+            components["securitySchemes"] = schemas.SECURITY
         return app.openapi_schema or {}
 
-    app.openapi = with_problem_schema  # type: ignore[method-assign]
-
-
-def _idempotency_key(request: Request, owner: KeyOwner) -> str | None:
-    """The Idempotency-Key, scoped to its sender. Raises Problem 422."""
-    text = request.headers.get("idempotency-key")
-    if text is None:
-        return None
-    if not 0 < len(text) <= MAX_IDEMPOTENCY_KEY or not all("!" <= c <= "~" for c in text):
-        raise Problem(422, Code.BAD_FORM, f"Idempotency-Key is 1 to {MAX_IDEMPOTENCY_KEY} visible ASCII characters")
-    return "h-" + blake2b(f"{owner.kind}\0{owner.device_id}\0{text}".encode(), digest_size=16).hexdigest()
-
-
-def _limit_headers(verdict: Verdict) -> dict[str, str]:
-    if not verdict.limit:
-        return {}
-    return {
-        "RateLimit-Limit": str(verdict.limit),
-        "RateLimit-Remaining": str(verdict.remaining),
-        "RateLimit-Reset": str(verdict.reset_s),
-    }
+    app.openapi = openapi  # type: ignore[method-assign]
 
 
 class RequestCounter:

@@ -1,95 +1,201 @@
 """The connection guard: deadlines and limits that uvicorn does not have.
 
-uvicorn waits for ever for a request head, and takes 300 KB of headers. This protocol closes a
-connection that does not complete a head in time, from its first byte or from the moment it is
-opened, and answers 431 to a head that is too large. Bodies have their deadline in `body`.
+uvicorn waits for ever for a request head, for the rest of a body that its application does not want, and for
+a client that does not read; and it takes 300 KB of headers. This protocol gives each of them a deadline,
+answers 431 to a head that is too large, and bounds the bytes of one request. Bodies that are wanted have
+their deadline, and their 413, in `body`. An `Upgrade` is declined by ignoring it (RFC 9110, section 7.8).
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from bridge.settings import HttpSettings
 from bridge.telemetry import Metrics
 
-_TOO_LARGE = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Type: application/problem+json\r\n"
-    b'Connection: close\r\n\r\n{"type":"about:blank","title":"Request Header Fields Too Large","status":431,'
-    b'"code":"too_large","detail":"the request head is too large"}'
+_RAW_PER_BODY = 8
+"""Bytes on the wire for one byte of body: in chunks of one byte each costs six (RFC 9112, section 7.1)."""
+
+_ANSWER = (
+    b"HTTP/1.1 %d %s\r\ncontent-type: application/problem+json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%s"
 )
+_PROBLEM = b'{"type":"about:blank","title":"%s","status":%d,"code":"%s","detail":"%s"}'
+
+
+def _answer(status: int, title: bytes, code: bytes, detail: bytes) -> bytes:
+    body = _PROBLEM % (title, status, code, detail)
+    return _ANSWER % (status, title, len(body), body)
+
+
+_BAD_REQUEST = _answer(400, b"Bad Request", b"bad_request", b"this is not HTTP/1.1")
+_TOO_LARGE = _answer(431, b"Request Header Fields Too Large", b"too_large", b"the request head is too large")
+
+
+class _HeadTooLarge(Exception):
+    """Ends the parsing of a connection."""
+
+
+class _Deadline:
+    """One timer that is set and cleared."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float, late: Any) -> None:
+        self._loop = loop
+        self._seconds = seconds
+        self._late = late
+        self._handle: asyncio.TimerHandle | None = None
+
+    def set(self) -> None:
+        """From now, unless it runs already."""
+        if self._handle is None:
+            self._handle = self._loop.call_later(self._seconds, self._late)
+
+    def clear(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
 
 
 def guarded_protocol(settings: HttpSettings, metrics: Metrics) -> type[asyncio.Protocol]:
     """A protocol class for uvicorn, bound to these settings."""
-    slow = metrics.limited.labels("head_timeout")
-    large = metrics.limited.labels("head_size")
-    crowded = metrics.limited.labels("connections")
+    limited = metrics.limited
     open_connections = metrics.http_connections
+    max_raw_bytes = settings.max_header_bytes + _RAW_PER_BODY * settings.max_body_bytes
 
     class GuardedProtocol(HttpToolsProtocol):
-        _deadline: asyncio.TimerHandle | None = None
-        _head_bytes = 0
         _in_head = True
+        _head_bytes = 0  # of the present head, as far as the parser has it
+        _raw_bytes = 0  # received since the present head began
         _counted = False
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
+            self._head = _Deadline(self.loop, settings.header_timeout_s, lambda: self._cut("head_timeout"))
+            self._rest = _Deadline(self.loop, settings.header_timeout_s, lambda: self._cut("rest_timeout"))
+            self._write = _Deadline(self.loop, settings.body_timeout_s, lambda: self._cut("write_timeout"))
             if len(self.connections) > settings.max_connections:
-                crowded.inc()
-                transport.abort()
+                self._cut("connections")
                 return
             self._counted = True
             open_connections.inc()
-            self._await_head()
+            self._head.set()
 
         def connection_lost(self, exc: Exception | None) -> None:
-            self._head_done()
+            for deadline in (self._head, self._rest, self._write):
+                deadline.clear()
             if self._counted:
                 open_connections.dec()
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
-            if self._in_head:
-                self._head_bytes += len(data)
-                # A body may follow the head in the same segment: judge only a head that is not complete.
-                super().data_received(data)
-                if self._in_head and self._head_bytes > settings.max_header_bytes and not self.transport.is_closing():
-                    large.inc()
-                    self.transport.write(_TOO_LARGE)
-                    self.transport.close()
+            if self.transport.is_closing():  # the parser has given up on it
                 return
-            super().data_received(data)
+            if self._in_head:
+                self._head.set()  # also for empty lines before a head, which are not the beginning of one
+            self._raw_bytes += len(data)
+            self._unset_keepalive_if_required()
+            try:
+                self._parse(data)
+            except httptools.HttpParserError:
+                if not self.transport.is_closing():
+                    limited.labels("not_http").inc()
+                    self._refuse(_BAD_REQUEST)
+                return
+            # What a parser holds of an unfinished header, of this head or of a trailer, it does not tell.
+            if self._raw_bytes > (settings.max_header_bytes if self._in_head else max_raw_bytes):
+                self._too_large()
 
         def on_message_begin(self) -> None:
-            self._in_head = True
-            if self._deadline is None:
-                self._await_head()
+            self._head.set()
+            self._head_bytes = 0
             super().on_message_begin()
 
+        def on_url(self, url: bytes) -> None:
+            self._add_to_head(len(url))
+            super().on_url(url)
+
+        def on_header(self, name: bytes, value: bytes) -> None:
+            self._add_to_head(len(name) + len(value) + 4)  # with ": " and CRLF
+            super().on_header(name, value)
+
         def on_headers_complete(self) -> None:
-            self._head_done()
-            self._head_bytes = 0
-            self._in_head = False
+            if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+                return
             super().on_headers_complete()
+            self._head.clear()
+            self._in_head = False
 
         def on_message_complete(self) -> None:
+            if self._in_head:  # of a request with Upgrade, whose body the parser takes for another protocol
+                return
+            self._rest.clear()
             self._in_head = True
+            self._raw_bytes = 0
             super().on_message_complete()
 
-        def _await_head(self) -> None:
-            self._deadline = self.loop.call_later(settings.header_timeout_s, self._head_late)
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            if not self._in_head and self.cycle.response_complete:
+                self._rest.set()
 
-        def _head_done(self) -> None:
-            if self._deadline is not None:
-                self._deadline.cancel()
-                self._deadline = None
+        def pause_writing(self) -> None:
+            self._write.set()
+            super().pause_writing()
 
-        def _head_late(self) -> None:
-            self._deadline = None
-            slow.inc()
+        def resume_writing(self) -> None:
+            self._write.clear()
+            super().resume_writing()
+
+        def _parse(self, data: bytes) -> None:
+            """Raises HttpParserError."""
+            while data:
+                try:
+                    self.parser.feed_data(data)
+                    return
+                except httptools.HttpParserUpgrade as upgrade:
+                    head = _without_upgrade(self.parser, self.url, self.headers)
+                    data = data[upgrade.args[0] :]
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.feed_data(head)
+
+        def _add_to_head(self, size: int) -> None:
+            """Judges a head that comes in one segment before it becomes a request. Trailers count too."""
+            self._head_bytes += size
+            if self._head_bytes > settings.max_header_bytes:
+                self._too_large()
+                raise _HeadTooLarge
+
+        def _too_large(self) -> None:
+            if not self.transport.is_closing():
+                limited.labels("head_size" if self._in_head else "request_size").inc()
+                self._refuse(_TOO_LARGE)
+
+        def _refuse(self, answer: bytes) -> None:
+            """Close, with an answer where it cannot be taken for that of an earlier request."""
+            earlier = self.cycle is not None and not self.cycle.response_complete and self._in_head
+            begun = not self._in_head and self.cycle.response_started
+            if not earlier and not begun and not self.pipeline:
+                self.transport.write(answer)
+            self.transport.close()
+
+        def _cut(self, limit: str) -> None:
+            limited.labels(limit).inc()
             self.transport.abort()
 
     return GuardedProtocol
+
+
+def _without_upgrade(parser: Any, url: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """The head that a parser has just read, as if it had not asked for another protocol."""
+    lines = [b"%s %s HTTP/%s" % (parser.get_method(), url, parser.get_http_version().encode())]
+    for name, value in headers:
+        if name == b"connection":
+            tokens = (token.strip() for token in value.split(b","))
+            value = b", ".join(token for token in tokens if token.lower() not in (b"upgrade", b"http2-settings"))
+        if name not in (b"upgrade", b"http2-settings"):
+            lines.append(name + b": " + value)
+    return b"\r\n".join([*lines, b"", b""])

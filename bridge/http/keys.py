@@ -10,13 +10,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from hashlib import sha256
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from bridge.errors import StoreUnavailable
+from bridge.errors import BridgeError
 from bridge.settings import KeySettings
 from bridge.telemetry import Metrics
 
 MAX_KEY_LENGTH = 512
+
+T = TypeVar("T")
 
 
 class KeyOwner(Protocol):
@@ -132,7 +134,7 @@ class KeyRing:
     async def _answer_batch(self, batch: dict[str, asyncio.Future[KeyOwner | None]]) -> None:
         try:
             found = {owner.hash: owner for owner in await self._find(batch.keys())}
-        except StoreUnavailable as error:
+        except BridgeError as error:
             for future in batch.values():
                 future.set_exception(error)
             return
@@ -140,11 +142,16 @@ class KeyRing:
         for digest, future in batch.items():
             owner = found.get(digest)
             if owner is not None:
-                if len(self._known) >= size:
-                    del self._known[next(iter(self._known))]
-                self._known[digest] = (now + self._settings.cache_ttl_s, owner)
+                _put(self._known, digest, (now + self._settings.cache_ttl_s, owner), size)
             else:
-                if len(self._unknown) >= size:
-                    del self._unknown[next(iter(self._unknown))]
-                self._unknown[digest] = now + self._settings.negative_ttl_s
+                self._known.pop(digest, None)
+                _put(self._unknown, digest, now + self._settings.negative_ttl_s, size)
             future.set_result(owner)
+
+
+def _put(cache: dict[str, T], digest: str, entry: T, size: int) -> None:
+    """Insert as the newest; the oldest entry leaves when the cache is full."""
+    cache.pop(digest, None)
+    if len(cache) >= size:
+        del cache[next(iter(cache))]
+    cache[digest] = entry

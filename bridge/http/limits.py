@@ -24,6 +24,12 @@ class Verdict(msgspec.Struct, frozen=True):
     remaining: int = 0
     reset_s: int = 0  # until the limit is whole again, or until a refused request may come again
 
+    def tighter(self, other: Verdict) -> Verdict:
+        """The one of two that leaves less."""
+        if not other.limit:
+            return self
+        return other if not self.limit or other.remaining < self.remaining else self
+
 
 UNLIMITED = Verdict(allowed=True)
 
@@ -63,21 +69,23 @@ class SlidingWindow:
     def verdict(self, key: object, now_s: float, hits: int = 1) -> Verdict:
         """Whether `hits` more are allowed; counts nothing."""
         used = self.used(key, now_s)
-        left_s = WINDOW_S - now_s % WINDOW_S
         if used + hits <= self.limit or (used == 0 and hits > self.limit):  # one packet may be larger than a limit
-            return Verdict(True, self.name, self.limit, max(0, int(self.limit - used - hits)), ceil(left_s))
-        return Verdict(False, self.name, self.limit, 0, max(1, ceil(self._wait_s(key, now_s, used + hits, left_s))))
+            whole_s = 2 * WINDOW_S - now_s % WINDOW_S
+            return Verdict(True, self.name, self.limit, max(0, int(self.limit - used - hits)), ceil(whole_s))
+        return Verdict(False, self.name, self.limit, 0, max(1, ceil(self._wait_s(key, now_s, hits))))
 
-    def _wait_s(self, key: object, now_s: float, wanted: float, left_s: float) -> float:
-        """Seconds until the older window has slid out far enough."""
-        before = self._windows[key][2] if key in self._windows else 0
-        excess = wanted - self.limit
-        slide_s = excess / before * WINDOW_S if before else left_s
-        return min(slide_s, left_s)
+    def _wait_s(self, key: object, now_s: float, hits: int) -> float:
+        """Seconds until `hits` will be allowed, if nothing else comes. The inverse of `used`."""
+        _, count, before = self._windows[key]
+        room = max(0, self.limit - hits)
+        left_s = WINDOW_S - now_s % WINDOW_S
+        if count <= room:  # enough of the window before slides out within this one
+            return left_s - WINDOW_S * (room - count) / before
+        return left_s + WINDOW_S * (1 - room / count)
 
 
 def check(limits: Sequence[tuple[SlidingWindow, Iterable[tuple[object, int]]]], now_s: float) -> Verdict:
-    """Check every limit, then count in all of them: a refused request is counted in none.
+    """Check every limit, then count in all of them: what is refused is counted in none.
 
     `limits` pairs each window with its (key, hits). Returns the tightest verdict.
     """
@@ -91,8 +99,7 @@ def check(limits: Sequence[tuple[SlidingWindow, Iterable[tuple[object, int]]]], 
             if not verdict.allowed:
                 return verdict
             counted.append((window, key, hits))
-            if tightest is UNLIMITED or verdict.remaining < tightest.remaining:
-                tightest = verdict
+            tightest = tightest.tighter(verdict)
     for window, key, hits in counted:
         window.add(key, now_s, hits)
     return tightest

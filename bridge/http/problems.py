@@ -9,7 +9,7 @@ from math import ceil
 import msgspec
 from starlette.responses import Response
 
-from bridge.errors import BridgeError, DecodeError, Unavailable
+from bridge.errors import BridgeError, DecodeError, StoreUnavailable, Unavailable
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -39,6 +39,9 @@ def of_error(error: BridgeError) -> Response:
     if isinstance(error, DecodeError):
         return response(422, error.reason, error.detail, where=error.where)
     headers = {}
+    detail = error.detail
     if isinstance(error, Unavailable):
         headers["Retry-After"] = str(max(1, ceil(error.retry_after_s)))
-    return response(error.http_status, error.code, error.detail, headers)
+    if isinstance(error, StoreUnavailable):  # its text names hosts and users of ours; it stands in the log
+        detail = "the database is away; send the same again"
+    return response(error.http_status, error.code, detail, headers)

@@ -1,34 +1,45 @@
-"""What OpenAPI says of bodies and answers. The hot path decodes by `pipeline.decode`, not by these."""
+"""What OpenAPI says of keys, bodies and answers. The hot path decodes by `pipeline.decode`, not by these."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, WithJsonSchema
 
-Moment = float | str
+_INT64 = {"type": "integer", "minimum": -(1 << 63), "maximum": (1 << 63) - 1}
+_NUMBER_TEXT = {"type": "string", "pattern": r"^-?(0|[1-9][0-9]{0,30})(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,2})?$"}
+_UNIX_S = {"type": "number", "minimum": -253_402_300_799, "maximum": 253_402_300_799}
+
+Number = Annotated[float | str, WithJsonSchema({"anyOf": [{"type": "number"}, _NUMBER_TEXT]})]
+Moment = Annotated[
+    float | str | None,
+    WithJsonSchema({"anyOf": [_UNIX_S, {"type": "string", "format": "date-time"}, {"type": "null"}]}),
+]
+Sequence = Annotated[int | None, WithJsonSchema({"anyOf": [_INT64, {"type": "null"}]})]
+Uuid = Annotated[str, WithJsonSchema({"type": "string", "format": "uuid"})]
+SensorId = Annotated[int, WithJsonSchema(_INT64 | {"minimum": 1})]
 
 
 class DeviceReading(BaseModel):
-    sensor_uuid: str
-    value: float | str
-    sensor_ts: Moment | None = Field(default=None, description="Unix seconds; wins over the packet's ts")
-    sequence: int | None = None
+    sensor_uuid: Uuid
+    value: Number
+    sensor_ts: Moment = Field(default=None, description="Unix seconds; wins over the packet's ts")
+    sequence: Sequence = Field(default=None, description="The device's counter; part of the reading's identity")
 
 
 class DevicePacket(BaseModel):
-    ts: Moment | None = Field(default=None, description="ISO 8601; UTC where it names no zone")
+    ts: Moment = Field(default=None, description="ISO 8601; UTC where it names no zone")
     readings: list[DeviceReading]
 
 
 class NamedDevicePacket(DevicePacket):
-    device_uuid: str
+    device_uuid: Uuid
 
 
 class ApiReading(BaseModel):
-    sensor_id: int
-    value: float | str
-    timestamp: Moment | None = None
+    sensor_id: SensorId
+    value: Number
+    timestamp: Moment = None
 
 
 class ApiPacket(BaseModel):
@@ -66,6 +77,7 @@ class Problem(BaseModel):
     status: int
     code: str
     detail: str
+    where: str | None = Field(default=None, description="Of a body: the JSON path of the field that is wrong")
 
 
 class Health(BaseModel):
@@ -92,17 +104,51 @@ _PROBLEMS = {
 }
 
 
+_RETRY_AFTER = {"Retry-After": {"schema": {"type": "integer", "minimum": 1}, "description": "Seconds"}}
+
+SECURITY = {
+    "ApiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    "DeviceKey": {"type": "apiKey", "in": "header", "name": "X-Device-Key"},
+}
+
+
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """OpenAPI responses for these error statuses."""
     schema = {"$ref": "#/components/schemas/Problem"}
     return {
-        status: {"description": _PROBLEMS[status], "content": {"application/problem+json": {"schema": schema}}}
+        status: {
+            "description": _PROBLEMS[status],
+            "content": {"application/problem+json": {"schema": schema}},
+            **({"headers": _RETRY_AFTER} if status in (429, 503) else {}),
+        }
         for status in statuses
     }
 
 
-def body_of(model: type[BaseModel]) -> dict[str, Any]:
-    """openapi_extra for a JSON body that the route reads itself."""
-    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+INGEST_ERRORS = problems(400, 401, 403, 408, 413, 415, 422, 429, 503)
+
+_IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
+    "description": "Identity of readings that carry no time of their own; the same key sent again stores nothing",
+}
+
+
+def ingest(key: str, body: type[BaseModel], most: int = 1) -> dict[str, Any]:
+    """openapi_extra of an ingest route: its key, its headers, the JSON body that it reads itself."""
+    schema = body.model_json_schema(ref_template="#/components/schemas/{model}")
     schema.pop("$defs", None)
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    if "readings" in schema["properties"]:
+        schema["properties"]["readings"]["maxItems"] = most
+    return {
+        "security": [{key: []}],
+        "parameters": [_IDEMPOTENCY_KEY],
+        "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
+    }
+
+
+def components() -> dict[str, Any]:
+    """Schemas that `problems` and `ingest` refer to."""
+    return {model.__name__: model.model_json_schema() for model in (Problem, DeviceReading, ApiReading)}

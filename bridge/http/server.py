@@ -72,3 +72,6 @@ class HttpServer:
             self._task.cancel()
         with suppress(asyncio.CancelledError):
             await self._task
+        for connection in list(self._server.server_state.connections):  # late ones: nothing more comes in by them
+            transport: asyncio.Transport = connection.transport
+            transport.abort()

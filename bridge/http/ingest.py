@@ -1,0 +1,138 @@
+"""The steps that every ingest route shares: body, decoder, `offer`, wait for the receipts, answer.
+
+A 200 leaves from one place, `Ingest._answer`, and only when no receipt says FAILED.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from hashlib import blake2b
+from typing import Any, Protocol
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from bridge.errors import DecodeError, Unavailable
+from bridge.http.admission import Admission, Sender, limit_headers
+from bridge.http.body import inflate, receive_body
+from bridge.http.limits import Verdict
+from bridge.http.problems import Problem
+from bridge.reading import Code, Delivery, Outcome, Packet, Receipt, Refusal, Source
+from bridge.settings import HttpSettings
+
+MAX_IDEMPOTENCY_KEY = 255
+
+Decoder = Callable[[bytes], Packet]
+
+
+class Intake(Protocol):
+    """What the door needs of the pipeline."""
+
+    def offer(self, delivery: Delivery) -> None: ...
+
+
+class Ingest:
+    """Decoded packets go to the pipeline, with the sender's device; receipts come back."""
+
+    def __init__(self, http: HttpSettings, intake: Intake, admission: Admission, now_us: Callable[[], int]) -> None:
+        self._http = http
+        self._intake = intake
+        self._admission = admission
+        self._now_us = now_us
+
+    async def run(self, request: Request, sender: Sender, decode: Decoder) -> Response:
+        """Body to answer, for an authenticated sender."""
+        key = _idempotency_key(request, sender)
+        device = sender.key.device_uuid
+        body = b""
+        try:
+            body = raw = await receive_body(request, self._http)
+            received_us = self._now_us()
+            body = inflate(request, raw, self._http.max_inflated_bytes)
+            packet = decode(body)
+        except DecodeError as error:
+            await self._quarantine(request, sender, body, error)
+            raise
+        if device is not None and packet.device_uuid not in (None, device):
+            raise Problem(403, "foreign_device", "the key belongs to another device than the packet names")
+        verdict = self._admission.sensors(sender, packet)
+        receipts = await self._settled(
+            partial(
+                Delivery,
+                packet,
+                Source.HTTP,
+                body,
+                received_us,
+                device_uuid=device,
+                device_id=sender.device_id,
+                topic=request.scope["path"],
+                key=key,
+            )
+        )
+        return self._answer(receipts, device is not None, received_us, verdict)
+
+    def _answer(self, receipts: Sequence[Receipt], is_device: bool, received_us: int, verdict: Verdict) -> Response:
+        counts = Counter(receipt.outcome for receipt in receipts)
+        if counts[Outcome.FAILED]:
+            raise Unavailable("nothing is stored now; send the same again")
+        answer: dict[str, Any] = {
+            "inserted": counts[Outcome.STORED],
+            "duplicates": counts[Outcome.DUPLICATE],
+            "rejected": [
+                {"index": r.index, "code": r.code, "detail": r.detail}
+                for r in receipts
+                if r.outcome == Outcome.QUARANTINED
+            ],
+        }
+        if is_device:
+            unknown = (str(r.sensor) for r in receipts if r.code == Code.UNKNOWN_SENSOR)
+            answer["unknown_sensors"] = list(dict.fromkeys(unknown))
+            answer["ingested_ts"] = received_us / 1_000_000
+        return Response(msgspec.json.encode(answer), media_type="application/json", headers=limit_headers(verdict))
+
+    async def _settled(self, delivery: Callable[..., Delivery]) -> Sequence[Receipt]:
+        """Offer a delivery and wait for its receipts. Raises Unavailable."""
+        settled: asyncio.Future[Sequence[Receipt]] = asyncio.get_running_loop().create_future()
+
+        def settle(receipts: Sequence[Receipt]) -> None:
+            if not settled.done():  # the client may have been told 503 meanwhile
+                settled.set_result(receipts)
+
+        self._intake.offer(delivery(settle=settle))
+        try:
+            async with asyncio.timeout(self._http.ack_timeout_s):
+                return await settled
+        except TimeoutError:
+            raise Unavailable("the database is too slow; send the same again", retry_after_s=2) from None
+
+    async def _quarantine(self, request: Request, sender: Sender, body: bytes, error: DecodeError) -> None:
+        """Keep what could not be decoded. If even that cannot be stored, the sender is told 503."""
+        packet = Packet((), (Refusal(0, Code(error.reason), error.detail),))
+        receipts = await self._settled(
+            partial(
+                Delivery,
+                packet,
+                Source.HTTP,
+                body,
+                self._now_us(),
+                device_uuid=sender.key.device_uuid,
+                device_id=sender.device_id,
+                topic=request.scope["path"],
+            )
+        )
+        if any(receipt.outcome == Outcome.FAILED for receipt in receipts):
+            raise Unavailable("nothing is stored now; send the same again")
+
+
+def _idempotency_key(request: Request, sender: Sender) -> str | None:
+    """The Idempotency-Key, scoped to its sender. Raises Problem 422."""
+    text = request.headers.get("idempotency-key")
+    if text is None:
+        return None
+    if not 0 < len(text) <= MAX_IDEMPOTENCY_KEY or not all("!" <= c <= "~" for c in text):
+        raise Problem(422, Code.BAD_FORM, f"Idempotency-Key is 1 to {MAX_IDEMPOTENCY_KEY} visible ASCII characters")
+    return "h-" + blake2b(f"{sender.key.kind}\0{sender.key.device_id}\0{text}".encode(), digest_size=16).hexdigest()

@@ -70,7 +70,9 @@ class Pipeline:
         self.store = store
         self.registry = Registry(store)
         self.resolver = Resolver(store, settings.pipeline, metrics, time.monotonic)
-        self.keys = KeyRing(partial(self.look_up, self.registry.find_keys), settings.keys, metrics, time.monotonic, now_us)
+        self.keys = KeyRing(
+            partial(self.look_up, self.registry.find_keys), settings.keys, metrics, time.monotonic, now_us
+        )
         self.intake = Intake(
             resolver=self.resolver,
             store=store,

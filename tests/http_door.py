@@ -73,7 +73,8 @@ KEYS = (
 class Door:
     """A listening door."""
 
-    def __init__(self, url: str, metrics: Metrics) -> None:
+    def __init__(self, server: HttpServer, url: str, metrics: Metrics) -> None:
+        self.server = server
         self.url = url
         self.metrics = metrics
         self.host, self.port = "127.0.0.1", int(url.rpartition(":")[2])
@@ -143,7 +144,7 @@ async def open_door(
             intake=intake or FakeIntake(),
             keys=ring,
             metrics=metrics,
-            problems=lambda: [],
+            problems=list,
             sensor_status=sensor_status,
             now=now,
             now_us=lambda: NOW_US,
@@ -151,7 +152,7 @@ async def open_door(
     )
     server = HttpServer(app, settings, metrics)
     try:
-        yield Door(await server.start(), metrics)
+        yield Door(server, await server.start(), metrics)
     finally:
         await server.stop(1)
 
@@ -159,8 +160,8 @@ async def open_door(
 class Service(Door):
     """A door over the real pipeline."""
 
-    def __init__(self, url: str, pipeline: Pipeline) -> None:
-        super().__init__(url, pipeline.metrics)
+    def __init__(self, server: HttpServer, url: str, pipeline: Pipeline) -> None:
+        super().__init__(server, url, pipeline.metrics)
         self.pipeline = pipeline
 
 
@@ -179,7 +180,7 @@ async def open_service(database: str, **http: Any) -> AsyncIterator[Service]:
     tasks = [asyncio.create_task(work()) for work in works]
     server = http_door(pipeline)
     try:
-        yield Service(await server.start(), pipeline)
+        yield Service(server, await server.start(), pipeline)
         for task in tasks:
             assert not task.done(), task
     finally:

@@ -43,6 +43,10 @@ class SlidingWindow:
         self._max_tracked = max_tracked
         self._windows: OrderedDict[object, list[float]] = OrderedDict()  # key -> [window, count, count before]
 
+    def __len__(self) -> int:
+        """Keys that are remembered."""
+        return len(self._windows)
+
     def used(self, key: object, now_s: float) -> float:
         """Hits of `key` in the last minute."""
         entry = self._windows.get(key)

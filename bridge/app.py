@@ -83,7 +83,7 @@ class Pipeline:
             random=Random(),
             now_us=now_us,
         )
-        self._changes_read_s = time.monotonic()
+        self.changes_read_s = time.monotonic()
         self._changes_problem = ""
 
     @property
@@ -131,7 +131,7 @@ class Pipeline:
     async def _follow_changes(self) -> None:
         """Forget what has changed in the registry since it was last read. Finds out that the database is away, too."""
         started_s = time.monotonic()
-        back_s = started_s - self._changes_read_s + CHANGES_BACK_S
+        back_s = started_s - self.changes_read_s + CHANGES_BACK_S
         try:
             changes = await self.registry.changes(back_s)
         except StoreUnavailable as error:
@@ -140,7 +140,7 @@ class Pipeline:
             self._changes_problem = error.detail
             raise
         self._changes_problem = ""
-        self._changes_read_s = started_s
+        self.changes_read_s = started_s
         if back_s > CHANGES_KEPT_S or any(kind == "all" for kind, _ in changes):
             self.resolver.clear()
             self.keys.clear()

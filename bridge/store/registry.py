@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 from typing import Any
 
@@ -45,7 +46,7 @@ class Registry:
         row = await self._store.fetch_one("sensor_status", {"sensor_id": sensor_id})
         if row is None:
             return None
-        _, alert, warning, prediction = row
+        alert, warning, prediction = (text and json.loads(text, parse_int=_number) for text in row[1:])
         state = "alert" if alert else "warning" if warning else "prediction" if prediction else "unknown"
         return {
             "sensor_id": sensor_id,
@@ -69,3 +70,8 @@ class Registry:
             await self._store.fetch("expire_quarantine", {"days": settings.quarantine_days})
         await self._store.fetch("expire_event_keys", ())
         await self._store.fetch("expire_changes")
+
+
+def _number(digits: str) -> int | float:
+    """A whole number of a payload that others wrote: JSON and numeric have more digits than `int` takes."""
+    return int(digits) if len(digits) < 20 else float(digits)

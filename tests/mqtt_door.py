@@ -272,6 +272,10 @@ class Device:
         sent = [self._client.publish(topic, payload, qos, retain) for payload in payloads]
         await until(lambda: all(message.is_published() for message in sent), 20)
 
+    def send(self, topic: str, payload: bytes) -> None:
+        """Publish at QoS 1 from another thread; returns once the broker has acknowledged it."""
+        self._client.publish(topic, payload, 1).wait_for_publish(20)
+
     async def subscribe(self, topic: str) -> None:
         await until(self._client.is_connected)
         self._client.subscribe(topic, 0)

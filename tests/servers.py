@@ -258,8 +258,9 @@ class TcpProxy:
         try:
             await self._serve(reader, writer)
         except OSError:
-            writer.transport.abort()
+            pass
         finally:
+            writer.transport.abort()
             self._tasks.discard(task)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -274,6 +275,7 @@ class TcpProxy:
             self._writers -= {writer, far_writer}
             for each in (writer, far_writer):
                 each.transport.abort()
+            for each in (writer, far_writer):
                 with suppress(OSError):
                     await each.wait_closed()
 

@@ -63,12 +63,46 @@ class DeviceInserted(Inserted):
     ingested_ts: float
 
 
+class ActiveAlert(BaseModel):
+    id: int
+    sensor_id: int
+    device_id: int
+    threshold_id: int | None
+    severity: Literal["info", "warning", "critical"]
+    status: str
+    triggered_value: float
+    triggered_at: str
+
+
+class ActiveWarning(BaseModel):
+    id: int
+    sensor_id: int
+    device_id: int
+    event_type: str
+    event_code: str
+    status: str
+    created_at: str
+    title: str
+    message: str
+    payload: Any
+
+
+class CurrentPrediction(BaseModel):
+    id: int
+    sensor_id: int
+    model_id: str
+    predicted_value: float
+    confidence: float | None
+    predicted_at: str
+    target_timestamp: str
+
+
 class SensorStatus(BaseModel):
     sensor_id: int
-    final_state: Literal["alert", "warning", "prediction", "unknown"]
-    alert_active: dict[str, Any] | None
-    warning_active: dict[str, Any] | None
-    prediction_current: dict[str, Any] | None
+    final_state: Literal["alert", "warning", "prediction", "unknown"] = Field(description="The first that there is")
+    alert_active: ActiveAlert | None
+    warning_active: ActiveWarning | None
+    prediction_current: CurrentPrediction | None
 
 
 class Problem(BaseModel):

@@ -1,0 +1,16 @@
+"""docs/reason-codes.md has every code, and no other."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from bridge.reading import Code
+
+PAGE = Path(__file__).parents[2] / "docs" / "reason-codes.md"
+
+
+def test_every_code_stands_in_the_page_with_cause_and_remedy() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.+?) \| (.+?) \|$", PAGE.read_text(), re.MULTILINE)
+    assert [code for code, _, _ in rows] == [code.value for code in Code]
+    assert all(len(cause) > 20 and len(remedy) > 10 for _, cause, remedy in rows)

@@ -1,4 +1,4 @@
-"""CPU time of other processes, from /proc: user and system, all threads, in seconds."""
+"""CPU time and memory of other processes, from /proc (proc(5))."""
 
 from __future__ import annotations
 
@@ -7,26 +7,32 @@ from contextlib import suppress
 from pathlib import Path
 
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
-_PPID, _UTIME, _STIME, _CUTIME, _CSTIME = 1, 11, 12, 13, 14  # proc(5), counted from the field after the name
+_PPID, _UTIME, _STIME = 1, 11, 12  # counted from the field after the name
 
 
 def process_s(pid: int) -> float:
-    """Of one process."""
+    """CPU seconds of one process: user and system, all its threads."""
     fields = _stat(pid)
     return (int(fields[_UTIME]) + int(fields[_STIME])) * _TICK_S
 
 
-def family_s(pid: int) -> float:
-    """Of a process, its children, and the children it has waited for: a PostgreSQL with its backends."""
-    fields = _stat(pid)
-    total_s = sum(int(fields[i]) for i in (_UTIME, _STIME, _CUTIME, _CSTIME)) * _TICK_S
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            with suppress(OSError):  # gone meanwhile
-                child = int(entry.name)
-                if int(_stat(child)[_PPID]) == pid:
-                    total_s += process_s(child)
-    return total_s
+class Family:
+    """A process and its children, as a PostgreSQL with its backends is. Those that are gone count as last seen."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._seen: dict[int, float] = {}
+
+    def cpu_s(self) -> float:
+        """CPU seconds of all of them."""
+        self._seen[self._pid] = process_s(self._pid)
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdecimal():
+                with suppress(OSError):  # gone meanwhile
+                    child = int(entry.name)
+                    if int(_stat(child)[_PPID]) == self._pid:
+                        self._seen[child] = process_s(child)
+        return sum(self._seen.values())
 
 
 def resident_kib(pid: int) -> int:

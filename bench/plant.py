@@ -65,7 +65,7 @@ def plant() -> Iterator[Plant]:
         receiver, _ = _child(stack, "bench.acknowledge_only", str(mosquitto.port), topics, str(counter_file))
         clocks: dict[str, Clock] = {
             "service": partial(cpu.process_s, service.pid),
-            "postgres": partial(cpu.family_s, postgres_pid(folder / "pg")),
+            "postgres": cpu.Family(postgres_pid(folder / "pg")).cpu_s,
             "redis": partial(cpu.process_s, redis.pid),
             "mosquitto": partial(cpu.process_s, mosquitto.pid),
             "noop": partial(cpu.process_s, noop),

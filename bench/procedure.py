@@ -16,7 +16,7 @@ from bench import fleet
 from bench.timed import Stopwatch
 from bridge.reading import Batch, LedgerLine, Reading, Source
 from bridge.store import queries
-from bridge.store.postgres import arguments
+from bridge.store.postgres import arguments, array_text
 
 
 def batch_of(devices: list[fleet.Device], packets: int, readings: int) -> Batch:
@@ -46,7 +46,7 @@ def run(devices: list[fleet.Device], url: str, packets: int, readings: int, seco
         row = connection.execute(sql["register_instance"], {"name": "ceiling"}).fetchone()
         assert row is not None
         given = arguments(row[0], batch)
-        offsets = given["ts_us"]
+        offsets = [reading.ts_us for reading in batch.readings]
         watch = Stopwatch(seconds)
         calls = number = stored = now_ms = 0
         while watch.tick():
@@ -54,8 +54,8 @@ def run(devices: list[fleet.Device], url: str, packets: int, readings: int, seco
             now_ms = max(time.time_ns() // 1_000_000, now_ms + 1)
             given |= {
                 "batch": number,
-                "ts_us": [now_ms * 1_000 + offset for offset in offsets],
-                "received_us": [now_ms * 1_000] * len(offsets),
+                "ts_us": array_text([now_ms * 1_000 + offset for offset in offsets]),
+                "received_us": array_text([now_ms * 1_000] * len(offsets)),
                 "l_received": [number * readings] * packets,
             }
             answer = connection.execute(sql["ingest_batch"], given, prepare=True).fetchone()

@@ -68,6 +68,7 @@ class Stopwatch:
         seconds = time.perf_counter() - self._begin_s
         work = Work(seconds, calls, readings, time.process_time() - self._cpu_s, failed, note)
         _say(msgspec.json.encode(work))
+        sys.stdin.buffer.read()  # until the clocks are read: those of processes that end with us, too
 
 
 def _say(line: bytes) -> None:
@@ -78,12 +79,14 @@ def _say(line: bytes) -> None:
 def measure(module: str, arguments: Sequence[str], clocks: Mapping[str, Clock]) -> Sample:
     """Run `python -m module arguments…`; what it did, and the CPU of the parties meanwhile. Raises RuntimeError."""
     command = [sys.executable, "-m", module, *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
         assert process.stdout is not None
         first = process.stdout.readline()
         before = {name: clock() for name, clock in clocks.items()}
         last = process.stdout.readline()
         after = {name: clock() for name, clock in clocks.items()}
+        process.stdin.close()
     if first != b"started\n" or not last:
         raise RuntimeError(f"{module} ended without a result")
     work = msgspec.json.decode(last, type=Work)

@@ -39,8 +39,10 @@ class Door(msgspec.Struct, frozen=True):
 
 
 def _round(
-    contender: Callable[[Plant, float], Sample], ceiling: Callable[[Plant, float, float], Sample],
-    plant: Plant, seconds: float,
+    contender: Callable[[Plant, float], Sample],
+    ceiling: Callable[[Plant, float, float], Sample],
+    plant: Plant,
+    seconds: float,
 ) -> Pair:
     calls, readings = plant.batches()
     service = contender(plant, seconds)

@@ -57,10 +57,7 @@ def _pieces(topic: bytes, payload: bytes) -> tuple[bytes, bytes, bytes]:
     """A PUBLISH at QoS 1 up to its packet identifier, from there to the time, and the rest."""
     body, tail = payload.split(fleet.NOW_MS)
     length = 2 + len(topic) + 2 + len(payload)
-    if length < 128:
-        remaining = bytes([length])
-    else:
-        remaining = bytes([length % 128 | 128, length // 128])
+    remaining = bytes([length]) if length < 128 else bytes([length % 128 | 128, length // 128])
     return b"\x32" + remaining + struct.pack("!H", len(topic)) + topic, body, tail
 
 

@@ -7,7 +7,6 @@ A 200 leaves from one place, `Ingest.answer`, and only when no receipt says FAIL
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from hashlib import blake2b
@@ -16,6 +15,7 @@ from typing import Any, Protocol
 import msgspec
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -23,6 +23,8 @@ from starlette.responses import Response
 from bridge.errors import BridgeError, DecodeError, Unavailable
 from bridge.http import limits, problems, schemas
 from bridge.http.body import read_body
+from bridge.http.front import Front
+from bridge.http.headers import header
 from bridge.http.keys import KeyOwner, KeyRing
 from bridge.http.limits import SlidingWindow, Verdict
 from bridge.http.page import INDEX
@@ -70,12 +72,12 @@ class Ingest:
         self._by_sender = SlidingWindow("device", parts.limits.device_per_minute, tracked)
         self._by_sensor = SlidingWindow("sensor", parts.limits.sensor_per_minute, tracked)
 
-    async def owner(self, request: Request, kind: str, header: str) -> KeyOwner:
-        """Whose key the request carries. Raises Problem 401 or 429, StoreUnavailable."""
-        owner = await self._parts.keys.owner(request.headers.get(header, ""))
+    async def owner(self, request: Request, kind: str, name: str) -> KeyOwner:
+        """Whose key the request carries in the header `name`. Raises Problem 401 or 429, StoreUnavailable."""
+        owner = await self._parts.keys.owner(header(request, name.lower().encode()) or "")
         if owner is None or owner.kind != kind:
             self._limited(limits.check([(self._by_ip, [(self._client(request), 1)])], self._parts.now()))
-            raise Problem(401, "bad_key", f"send a usable key in the {header} header", {"WWW-Authenticate": header})
+            raise Problem(401, "bad_key", f"send a usable key in the {name} header", {"WWW-Authenticate": name})
         if owner.disabled:
             raise Problem(403, "device_disabled", "the device is disabled; ask the operator")
         return owner
@@ -104,27 +106,26 @@ class Ingest:
                 received_us,
                 device_uuid=device,
                 device_id=owner.device_id if device is not None else 0,
-                topic=request.url.path,
+                topic=request.scope["path"],
                 key=key,
             )
         )
         return self._answer(receipts, device is not None, received_us, verdict)
 
     def _answer(self, receipts: Sequence[Receipt], is_device: bool, received_us: int, verdict: Verdict) -> Response:
-        counts = Counter(receipt.outcome for receipt in receipts)
+        counts = [0] * len(Outcome)
+        for receipt in receipts:
+            counts[receipt.outcome] += 1
         if counts[Outcome.FAILED]:
             raise Unavailable("nothing is stored now; send the same again")
+        refused = [r for r in receipts if r.outcome == Outcome.QUARANTINED] if counts[Outcome.QUARANTINED] else []
         answer: dict[str, Any] = {
             "inserted": counts[Outcome.STORED],
             "duplicates": counts[Outcome.DUPLICATE],
-            "rejected": [
-                {"index": r.index, "code": r.code, "detail": r.detail}
-                for r in receipts
-                if r.outcome == Outcome.QUARANTINED
-            ],
+            "rejected": [{"index": r.index, "code": r.code, "detail": r.detail} for r in refused],
         }
         if is_device:
-            unknown = (str(r.sensor) for r in receipts if r.code == Code.UNKNOWN_SENSOR)
+            unknown = (str(r.sensor) for r in refused if r.code == Code.UNKNOWN_SENSOR)
             answer["unknown_sensors"] = list(dict.fromkeys(unknown))
             answer["ingested_ts"] = received_us / 1_000_000
         return Response(msgspec.json.encode(answer), media_type="application/json", headers=_limit_headers(verdict))
@@ -157,14 +158,16 @@ class Ingest:
                 self._parts.now_us(),
                 device_uuid=owner.device_uuid,
                 device_id=owner.device_id if is_device else 0,
-                topic=request.url.path,
+                topic=request.scope["path"],
             )
         )
         if any(receipt.outcome == Outcome.FAILED for receipt in receipts):
             raise Unavailable("nothing is stored now; send the same again")
 
     def _limit(self, request: Request, owner: KeyOwner, packet: Packet) -> Verdict:
-        sensors = Counter(draft.sensor for draft in packet.drafts) if self._by_sensor.limit else {}
+        sensors: dict[int | str, int] = {}
+        for draft in packet.drafts:
+            sensors[draft.sensor] = sensors.get(draft.sensor, 0) + 1
         return self._limited(
             limits.check(
                 [
@@ -186,7 +189,7 @@ class Ingest:
 
     def _client(self, request: Request) -> str:
         peer = request.client.host if request.client else ""
-        return self._address.of(peer, request.headers.get("x-forwarded-for", ""))
+        return self._address.of(peer, header(request, b"x-forwarded-for") or "")
 
 
 def build_app(parts: Parts) -> FastAPI:
@@ -195,6 +198,7 @@ def build_app(parts: Parts) -> FastAPI:
     ingest = Ingest(parts)
     _add_error_answers(app)
     _add_ingest_routes(app, ingest, parts.http.max_readings_per_packet)
+    app.add_middleware(Front, routes=[route for route in app.routes if isinstance(route, APIRoute)])
     _add_status_route(app, ingest, parts)
     _add_health_routes(app, parts)
     app.add_middleware(RequestCounter, metrics=parts.metrics)
@@ -314,7 +318,7 @@ def _add_error_answers(app: FastAPI) -> None:
 
 def _idempotency_key(request: Request, owner: KeyOwner) -> str | None:
     """The Idempotency-Key, scoped to its sender. Raises Problem 422."""
-    text = request.headers.get("idempotency-key")
+    text = header(request, b"idempotency-key")
     if text is None:
         return None
     if not 0 < len(text) <= MAX_IDEMPOTENCY_KEY or not all("!" <= c <= "~" for c in text):

@@ -8,6 +8,7 @@ import zlib
 from starlette.requests import ClientDisconnect, Request
 
 from bridge.errors import DecodeError
+from bridge.http.headers import header
 from bridge.http.problems import Problem
 from bridge.reading import Code
 from bridge.settings import HttpSettings
@@ -18,7 +19,7 @@ _GZIP = 16 + zlib.MAX_WBITS  # zlib's way to say: expect a gzip header
 async def read_body(request: Request, settings: HttpSettings) -> bytes:
     """The whole body, inflated. Raises Problem (408, 413, 415) and DecodeError."""
     raw = await _receive(request, settings)
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    encoding = (header(request, b"content-encoding") or "").strip().lower()
     if encoding in ("identity", ""):
         return raw
     if encoding not in ("gzip", "x-gzip"):
@@ -28,7 +29,7 @@ async def read_body(request: Request, settings: HttpSettings) -> bytes:
 
 async def _receive(request: Request, settings: HttpSettings) -> bytes:
     limit = settings.max_body_bytes
-    declared = request.headers.get("content-length", "")
+    declared = header(request, b"content-length") or ""
     if declared.isdecimal() and int(declared) > limit:
         raise _too_large(limit)
     chunks: list[bytes] = []

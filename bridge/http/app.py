@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import WithJsonSchema
 from starlette.exceptions import HTTPException
@@ -22,6 +23,7 @@ from bridge.errors import BridgeError, DecodeError, Unavailable
 from bridge.http import problems, schemas
 from bridge.http.access import Access
 from bridge.http.admission import Admission, limit_headers
+from bridge.http.front import Front
 from bridge.http.hooks import add_hook_routes
 from bridge.http.ingest import Ingest, Intake
 from bridge.http.keys import KeyRing
@@ -64,6 +66,7 @@ def build_app(parts: Parts) -> FastAPI:
     _add_error_answers(app)
     _add_api_routes(app, admission, ingest, parts.http.max_readings_per_packet)
     _add_device_routes(app, admission, ingest, parts.http.max_readings_per_packet)
+    app.add_middleware(Front, routes=[route for route in app.routes if isinstance(route, APIRoute)])
     _add_status_route(app, admission, parts)
     _add_health_routes(app, parts)
     if parts.hooks.enabled and parts.access is not None:

@@ -191,6 +191,11 @@ CREATE TABLE ingest_outbox (
     after_instance integer[] NOT NULL DEFAULT '{}',
     after_outbox   bigint[] NOT NULL DEFAULT '{}'
 );
+-- A row lives for milliseconds: compressing it costs more than writing it as it is.
+ALTER TABLE ingest_outbox ALTER sensor_ids SET STORAGE EXTERNAL, ALTER "values" SET STORAGE EXTERNAL,
+    ALTER ts_us SET STORAGE EXTERNAL, ALTER sequences SET STORAGE EXTERNAL, ALTER received_us SET STORAGE EXTERNAL,
+    ALTER keys SET STORAGE EXTERNAL, ALTER classes SET STORAGE EXTERNAL, ALTER sources SET STORAGE EXTERNAL,
+    ALTER gateways SET STORAGE EXTERNAL;
 
 -- Identities of readings whose time is ours.
 CREATE TABLE ingest_event_keys (

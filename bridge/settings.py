@@ -10,11 +10,22 @@ import os
 import tomllib
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from bridge import topic_filter
 from bridge.errors import ConfigError
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -88,6 +99,94 @@ class KeySettings(Section):
     """How long an unknown key is refused without asking."""
 
 
+def _checked_filter(text: str) -> str:
+    wrong = topic_filter.problem(text)
+    if wrong is not None:
+        raise ValueError(wrong)
+    return text
+
+
+def _checked_zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError("no such time zone; name one of the tz database, e.g. Europe/Madrid") from None
+    return name
+
+
+class ConverterSettings(Section):
+    """What the messages of one topic filter are, for devices that do not speak our formats."""
+
+    filter: Annotated[str, AfterValidator(_checked_filter)]
+    """Topic filter; it is subscribed to. Our own topics never come to a converter."""
+    format: Literal[
+        "packet",
+        "value",
+        "legacy",
+        "tasmota",
+        "zigbee2mqtt",
+        "shelly1",
+        "shelly2",
+        "esphome",
+        "homie",
+        "chirpstack",
+        "ttn",
+        "senml",
+        "rtl_433",
+        "sparkplug",
+        "mapping",
+        "ignore",
+    ]
+    """The form of the payload; docs/converters.md has each."""
+    namespace: str = Field(default="", pattern=r"^$|^[A-Za-z0-9_.-]{1,32}$")
+    """First part of the external ids; empty: the format's name."""
+    zone: Annotated[str, AfterValidator(_checked_zone)] = "UTC"
+    """Time zone of times that name none."""
+    clock: Literal["device", "receipt"] = "device"
+    """receipt: the times in the messages are not believed, the time of receipt stands in."""
+    retained: Literal["skip", "take"] = "skip"
+    """What to do with retained messages that carry no time: they are old, and nobody knows how old."""
+    decimal: Literal["point", "comma"] = "point"
+    """What stands before the decimals of numbers that are sent as text."""
+    take: tuple[str, ...] = ()
+    """Channels to take, as patterns with * and ?; none: whatever is a number. What is named here must be one."""
+    skip: tuple[str, ...] | None = None
+    """Channels to leave out, as patterns; unset: the format's own list of what says nothing of the world."""
+    each: str = ""
+    """mapping: JMESPath of a list in the message, each item of which is a reading; empty: the message is one."""
+    device: str = ""
+    """mapping: JMESPath of the device's name."""
+    sensor: str = ""
+    """mapping: JMESPath of the channel's name."""
+    value: str = ""
+    """mapping: JMESPath of the value."""
+    time: str = ""
+    """mapping: JMESPath of the time; empty: the time of receipt."""
+
+    @model_validator(mode="after")
+    def _check_mapping(self) -> Self:
+        """Expressions are there where they are needed, and are JMESPath."""
+        given = {name: getattr(self, name) for name in ("each", "device", "sensor", "value", "time")}
+        if self.format != "mapping":
+            extra = [name for name, text in given.items() if text]
+            if extra:
+                raise ValueError(f"{', '.join(extra)}: only for format = 'mapping'")
+            return self
+        from jmespath import compile as compile_jmespath  # a cost that only mappings need to pay
+        from jmespath.exceptions import JMESPathError
+
+        wrong = [f"{name} is missing" for name in ("device", "sensor", "value") if not given[name]]
+        for name, text in given.items():
+            try:
+                if text:
+                    compile_jmespath(text)
+            except JMESPathError as error:
+                wrong.append(f"{name} is not JMESPath: {str(error).splitlines()[0]}")
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return self
+
+
 class MqttSettings(Section):
     enabled: bool = True
     """Whether the MQTT door is open."""
@@ -123,6 +222,35 @@ class MqttSettings(Section):
         "iot/sensors/+/readings",
     )
     """Topic filters to subscribe to, at QoS 1."""
+    converters: tuple[ConverterSettings, ...] = ()
+    """Formats of other topics; the first whose filter matches is taken. They are subscribed to, too."""
+
+    @field_validator("converters")
+    @classmethod
+    def _check_overlap(
+        cls, converters: tuple[ConverterSettings, ...], info: ValidationInfo
+    ) -> tuple[ConverterSettings, ...]:
+        """A broker may deliver a message once for each subscription that matches it (MQTT 5.0, section 3.3.4)."""
+        filters = [*info.data.get("topics", ()), *(converter.filter for converter in converters)]
+        wrong = [
+            f"{one} and {other} overlap, so a message may come twice; let one contain the other"
+            for index, one in enumerate(filters)
+            for other in filters[:index]
+            if topic_filter.overlap(one, other)
+            and not topic_filter.covers(one, other)
+            and not topic_filter.covers(other, one)
+        ]
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return converters
+
+    @property
+    def subscriptions(self) -> list[str]:
+        """Every filter to subscribe to; none that another contains."""
+        filters = list(dict.fromkeys([*self.topics, *(converter.filter for converter in self.converters)]))
+        return [
+            one for one in filters if not any(one != other and topic_filter.covers(other, one) for other in filters)
+        ]
 
 
 class DatabaseSettings(Section):
@@ -279,8 +407,12 @@ def _problem(error: dict[str, Any]) -> str:
     place = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         return f"{place}: unknown key{_did_you_mean(place)}"
+    reason = error["msg"].removeprefix("Value error, ")
+    reason = reason[0].lower() + reason[1:]
+    if error["type"] == "value_error" and isinstance(error["input"], (dict, list, tuple)):
+        return f"{place}: {reason}"  # a whole table, with its secrets, explains nothing
     shown = "(hidden)" if place.endswith(("password", "url")) else repr(error["input"])
-    return f"{place} = {shown}: {error['msg'][0].lower()}{error['msg'][1:]}"
+    return f"{place} = {shown}: {reason}"
 
 
 def _unknown_variables() -> list[str]:

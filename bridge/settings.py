@@ -225,25 +225,6 @@ class MqttSettings(Section):
     converters: tuple[ConverterSettings, ...] = ()
     """Formats of other topics; the first whose filter matches is taken. They are subscribed to, too."""
 
-    @field_validator("converters")
-    @classmethod
-    def _check_overlap(
-        cls, converters: tuple[ConverterSettings, ...], info: ValidationInfo
-    ) -> tuple[ConverterSettings, ...]:
-        """A broker may deliver a message once for each subscription that matches it (MQTT 5.0, section 3.3.4)."""
-        filters = [*info.data.get("topics", ()), *(converter.filter for converter in converters)]
-        wrong = [
-            f"{one} and {other} overlap, so a message may come twice; let one contain the other"
-            for index, one in enumerate(filters)
-            for other in filters[:index]
-            if topic_filter.overlap(one, other)
-            and not topic_filter.covers(one, other)
-            and not topic_filter.covers(other, one)
-        ]
-        if wrong:
-            raise ValueError("; ".join(wrong))
-        return converters
-
     @property
     def subscriptions(self) -> list[str]:
         """Every filter to subscribe to; none that another contains."""

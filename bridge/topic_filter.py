@@ -1,4 +1,4 @@
-"""Topic filters: whether one is well-formed, what it matches, how two relate. Pure text; imports nothing of ours.
+"""Topic filters: whether one is well-formed, what it matches, which one contains another. Pure text; imports nothing of ours.
 
 MQTT 5.0, section 4.7. A topic or filter in, an answer out.
 """
@@ -48,16 +48,3 @@ def covers(wide: str, narrow: str) -> bool:
         if index == len(inner) or inner[index] == "#" or level not in ("+", inner[index]):
             return False
     return len(wide.split("/")) == len(inner)
-
-
-def overlap(one: str, other: str) -> bool:
-    """Whether some topic is matched by both."""
-    left, right = one.split("/"), other.split("/")
-    for a, b in zip(left, right, strict=False):
-        if "#" in (a, b):
-            return True
-        if a != b and "+" not in (a, b):
-            return False
-    longer = max(left, right, key=len)
-    rest = longer[min(len(left), len(right)) :]
-    return rest in ([], ["#"])

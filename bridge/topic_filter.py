@@ -1,6 +1,6 @@
-"""Topic filters: whether one is well-formed, what it matches, which one contains another. Pure text; imports nothing of ours.
+"""Topic filters: whether one is well-formed, what it matches, which one contains another.
 
-MQTT 5.0, section 4.7. A topic or filter in, an answer out.
+MQTT 5.0, section 4.7. A topic or filter in, an answer out. Pure text; imports nothing of ours.
 """
 
 from __future__ import annotations

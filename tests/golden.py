@@ -1,4 +1,4 @@
-"""Golden samples: `tests/golden/<format>/*.json`, each a converter's configuration and messages with what becomes of them.
+"""Golden samples, `tests/golden/<format>/*.json`: a converter's configuration, and messages with what becomes of them.
 
 `source` cites where the form is documented. A payload is `text`, `json` or `hex`. Times are ISO 8601.
 `iot-bridge mqtt learn --out DIR` writes files of the same form.

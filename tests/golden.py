@@ -7,10 +7,10 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bridge.mqtt.converters.learn import moment
 from bridge.mqtt.converters.select import Conversion, Converters
 from bridge.reading import ExternalId
 from bridge.settings import ConverterSettings, MqttSettings
@@ -64,10 +64,3 @@ def outcome(conversion: Conversion) -> dict[str, Any]:
         for refusal in conversion.packet.refusals
     ]
     return {"readings": readings, "refused": refused, "asks": [ask.topic for ask in conversion.asks]}
-
-
-def moment(ts_us: int) -> str:
-    """Microseconds as ISO 8601, without what is zero at the end."""
-    seconds, micros = divmod(ts_us, 1_000_000)
-    text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    return f"{text}.{micros:06d}".rstrip("0").rstrip(".") + "Z" if micros else text + "Z"

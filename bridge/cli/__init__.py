@@ -14,6 +14,7 @@ from bridge.cli import (
     demo,
     device,
     importer,
+    learn,
     ledger,
     quarantine,
     sensor,
@@ -46,6 +47,7 @@ def build() -> typer.Typer:
         tail,
         simulate,
         importer,
+        learn,
     ):
         noun.register(app)
     return app

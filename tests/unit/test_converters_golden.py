@@ -10,6 +10,7 @@ import pytest
 
 from bridge.mqtt.converters.formats import FORMATS
 from bridge.mqtt.converters.message import NOTHING
+from bridge.pipeline.decode import parse_time
 from tests.golden import FOLDER, RECEIVED_US, converters_of, load, outcome, payload_of, samples
 
 
@@ -19,11 +20,16 @@ def name(path: Path) -> str:
 
 @pytest.mark.parametrize("path", samples(), ids=name)
 def test_golden_sample(path: Path) -> None:
+    check_sample(path)
+
+
+def check_sample(path: Path) -> None:
+    """Every message of a sample becomes what the sample says."""
     sample = load(path)
     assert sample["converter"]["format"] == path.parent.name
     assert sample["source"]
     converters = converters_of(sample)
-    received_us = RECEIVED_US
+    received_us = parse_time(sample.get("received_at"), "received_at") or RECEIVED_US
     for message in sample["messages"]:
         received_us += round(message.get("after_s", 0) * 1_000_000)
         found = outcome(

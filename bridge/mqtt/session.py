@@ -12,7 +12,7 @@ import socket
 import ssl
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import lru_cache, partial
 from hashlib import blake2b
 from random import Random
 from typing import Any, Protocol
@@ -69,6 +69,7 @@ class MqttSession:
         self._now_us = now_us
         self._client_id = client_id
         self._converters = Converters(settings)
+        self._messages = lru_cache(maxsize=64)(metrics.mqtt_messages.labels)  # looking up costs more than counting
         self._loop: asyncio.AbstractEventLoop | None = None
         self._client = self._make_client()
         self._slots = Acknowledger(settings.max_inflight, self._puback)
@@ -329,7 +330,7 @@ class MqttSession:
         payload = bytes(message.payload)
         now_us = self._now_us()
         conversion = self._converters.convert(topic, payload, received_us=now_us, retained=message.retain)
-        self._metrics.mqtt_messages.labels(conversion.format, conversion.outcome).inc()
+        self._messages(conversion.format, conversion.outcome).inc()
         for ask in conversion.asks:
             self._client.publish(ask.topic, ask.payload, qos=0)
         delivery = Delivery(

@@ -85,3 +85,16 @@ def test_converters_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("IOT_BRIDGE_MQTT__CONVERTERS", '[{"filter": "tele/+/SENSOR", "format": "tasmota"}]')
     (converter,) = load(None).mqtt.converters
     assert converter == ConverterSettings(filter="tele/+/SENSOR", format="tasmota")
+
+
+DOCS = (Path(__file__).parent.parent.parent / "docs" / "converters.md").read_text()
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_is_documented(name: str) -> None:
+    assert any(line.startswith("### ") and f"`{name}`" in line for line in DOCS.splitlines())
+
+
+@pytest.mark.parametrize("key", ConverterSettings.model_fields)
+def test_every_key_is_documented(key: str) -> None:
+    assert any(line.startswith("| ") and f"`{key}`" in line for line in DOCS.splitlines())

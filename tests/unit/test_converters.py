@@ -513,3 +513,18 @@ def test_sparkplug_will_of_the_session_before_is_not_this_ones_death() -> None:
     assert edge.data(1, 2_000).outcome == "readings"
     edge.death(4)
     assert edge.data(2, 3_000).outcome == "refused"
+
+
+def test_sparkplug_metric_that_was_in_doubt_can_be_replayed() -> None:
+    """It keeps the name and the type that it had when it came."""
+    edge = Edge()
+    edge.birth(0, 1_000)
+    edge.data(1, 2_000)
+    doubtful = edge.data(250, 3_000)
+    assert doubtful.outcome == "refused"
+    assert doubtful.packet.excerpts is not None
+    kept = doubtful.packet.excerpts([1])[1]
+    again = Edge().converters.convert("spBv1.0/g/NDATA/n", kept, received_us=RECEIVED_US)
+    (draft,) = again.packet.drafts
+    assert (draft.sensor, draft.value, draft.ts_us) == (ExternalId("sparkplug/g/n#a"), 5.0, 3_000_000)
+    assert again.asks  # of whoever replays: nobody publishes it

@@ -63,6 +63,17 @@ def test_what_is_learned_can_be_used(tmp_path: Path) -> None:
         check_sample(path)
 
 
+@pytest.mark.parametrize(
+    ("local", "hint"), [("2026-01-28T10:00:20", ""), ("2026-01-28T12:00:07", "+2 h"), ("2026-01-28T04:29:58", "-5.5 h")]
+)
+def test_times_that_are_local(local: str, hint: str) -> None:
+    learner = Learner()
+    payload = b'{"Time":"%s","AM2301":{"Temperature":20.5}}' % local.encode()
+    learner.hear("tele/kitchen/SENSOR", payload, received_us=RECEIVED_US, retained=False)
+    written = toml(learner.findings)
+    assert (f"about {hint} from UTC" in written) if hint else ("zone" not in written)
+
+
 def test_base_topic_of_zigbee2mqtt_is_told_by_its_bridge() -> None:
     learner = Learner()
     for topic, payload in (("home/bridge/state", b'{"state":"online"}'), ("home/hall", b'{"temperature":20.5}')):

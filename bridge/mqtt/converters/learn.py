@@ -22,6 +22,7 @@ MAX_CHANNELS = 20_000
 MAX_UNKNOWN = 1_000
 SAMPLES = 5
 SAMPLE_BYTES = 16_384
+QUARTER_US = 900_000_000
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -46,6 +47,7 @@ class Finding:
         self.problems: Counter[str] = Counter()
         self.samples: list[Sample] = []
         self.started_us = 0
+        self.off_quarters: int | None = None  # quarters of an hour that its times are ahead of ours
 
     @property
     def format(self) -> str:
@@ -115,6 +117,10 @@ class Learner:
         for refusal in conversion.packet.refusals[:1]:
             if len(finding.problems) < MAX_UNKNOWN:
                 finding.problems[f"{refusal.code}: {refusal.detail}"[:200]] += 1
+        if conversion.packet.drafts and not retained:
+            ts_us = conversion.packet.drafts[0].ts_us
+            if ts_us is not None and finding.off_quarters is None:
+                finding.off_quarters = round((ts_us - received_us) / QUARTER_US)
         fresh = 0
         for draft in conversion.packet.drafts:
             if isinstance(draft.sensor, ExternalId) and self._channels < MAX_CHANNELS:
@@ -140,10 +146,17 @@ def toml(findings: list[Finding]) -> str:
             f"# {finding.messages} messages of {finding.devices} devices\n"
             "[[mqtt.converters]]\n"
             f"filter = {_quoted(finding.settings.filter)}\n"
-            f"format = {_quoted(finding.settings.format)}\n"
+            f"format = {_quoted(finding.settings.format)}\n{_zone(finding)}"
             f"# take = [{', '.join(map(_quoted, channels[:50]))}]\n"
         )
     return "\n".join(parts)
+
+
+def _zone(finding: Finding) -> str:
+    """Clocks that are off by the hours of a time zone are probably local."""
+    if not finding.off_quarters or abs(finding.off_quarters) > 14 * 4:
+        return ""
+    return f'# zone = "Area/City"  # its times are about {finding.off_quarters / 4:+g} h from UTC\n'
 
 
 def csv_rows(findings: list[Finding]) -> list[tuple[str, str, str, str]]:

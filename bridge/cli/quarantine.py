@@ -155,11 +155,11 @@ def _decode(converters: Converters, row: dict[str, Any], payload: bytes) -> Pack
     from bridge.pipeline.decode import decode_api_bulk, decode_api_reading, decode_packet
 
     topic = row["topic"]
-    if topic == "/ingest/readings":
-        return decode_api_reading(payload)
-    if topic == "/ingest/readings/bulk":
-        return decode_api_bulk(payload, max_readings=1)
-    if topic.startswith("/"):
+    if topic.startswith("/") and row["source"] != "mqtt":  # a topic may begin so, too
+        if topic == "/ingest/readings":
+            return decode_api_reading(payload)
+        if topic == "/ingest/readings/bulk":
+            return decode_api_bulk(payload, max_readings=1)
         return decode_packet(payload, max_readings=1)
     packet = converters.convert(topic, payload, received_us=row["received_us"]).packet
     # What quarantine keeps of one reading among others: the whole message with its index, or an excerpt.

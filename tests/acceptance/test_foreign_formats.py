@@ -22,6 +22,7 @@ from tests.waiting import eventually
 
 CONVERTERS = [
     {"filter": "tele/+/SENSOR", "format": "tasmota"},
+    {"filter": "/home/+/tele/SENSOR", "format": "tasmota"},
     {"filter": "meters/+/+", "format": "value"},
     {"filter": "spBv1.0/#", "format": "sparkplug"},
 ]
@@ -123,11 +124,11 @@ async def test_malformed_field_is_named_and_its_neighbours_are_stored(
 async def test_message_quarantined_before_its_converter_was_configured(
     service: Service, sensors: list[int], mosquitto: MosquittoProcess, postgres_url: str
 ) -> None:
-    """As a whole: all of its readings come back."""
+    """As a whole: all of its readings come back. The topic begins like an HTTP path."""
     with psycopg.connect(postgres_url) as connection:
         connection.execute(
             "INSERT INTO quarantine (code, detail, payload, source, topic, received_at)"
-            " VALUES ('bad_topic', 'of an older configuration', %s, 'mqtt', 'tele/kitchen/SENSOR', now())",
+            " VALUES ('bad_topic', 'of an older configuration', %s, 'mqtt', '/home/kitchen/tele/SENSOR', now())",
             [tasmota(Temperature=21.5, Humidity=48).encode()],
         )
     for sensor, name in ((sensors[0], "Temperature"), (sensors[2], "Humidity")):

@@ -47,7 +47,9 @@ class Registered:
             for sensor_id, uuid in zip(device.sensor_ids, device.sensor_uuids, strict=True)
         }
 
-    async def find_sensors(self, _ids: Collection[int], uuids: Collection[str]) -> list[Sensor]:
+    async def find_sensors(
+        self, _ids: Collection[int], uuids: Collection[str], _external: Collection[str]
+    ) -> list[Sensor]:
         return [self._sensors[uuid] for uuid in uuids]
 
 

@@ -36,7 +36,7 @@ from bridge.pipeline.resolve import Resolver
 from bridge.pipeline.runner import Intake
 from bridge.pipeline.unpublished import LeftInTable
 from bridge.pipeline.validate import Validator
-from bridge.reading import Delivery, Packet, Refusal, Source
+from bridge.reading import Delivery, ExternalId, Packet, Refusal, Source
 from bridge.settings import Settings
 from bridge.store.gateways import Gateways
 from bridge.store.migrate import migrate
@@ -167,6 +167,7 @@ class Pipeline:
             return
         refs = {ref for kind, ref in changes if kind == "sensor"}
         self.resolver.invalidate(int(ref) if ref.isdecimal() else ref for ref in refs)
+        self.resolver.invalidate(ExternalId(ref) for kind, ref in changes if kind == "external")
         self.keys.invalidate(ref for kind, ref in changes if kind == "key")
         devices = {ref for kind, ref in changes if kind == "device"}
         if devices:

@@ -35,15 +35,28 @@ def describe(
         if _is_of_unknown_variable(".".join(place), fields, by_key):
             continue  # `unknown_variables` says it
         if error["type"] == "extra_forbidden":
-            lines.append(f"{name}: unknown key{did_you_mean(key, [*fields, *sections])}")
+            near = did_you_mean(key, [*fields, *sections]) if len(place) <= 2 else ""
+            lines.append(f"{name}: unknown key{near}")
             continue
         if error["type"] == "value_error":  # of a validator of ours, which says it all
-            lines.append(f"{name} = {_shown(place, error['input'])}: {error['ctx']['error']}")
+            # A whole table explains nothing, and may hold secrets.
+            shown = "" if isinstance(error["input"], dict) else f" = {_shown(place, error['input'])}"
+            lines.append(f"{name}{shown}: {error['ctx']['error']}")
+            continue
+        if _is_of_table_in_list(place, fields.get(key)):
+            allowed = error["msg"].removeprefix("Input should be ")
+            lines.append(f"{'.'.join(place)} = {_shown(place, error['input'])}: allowed is {allowed}")
             continue
         field = fields.get(key)
         allowed = _allowed(field) if field is not None else "a table of keys" if key in sections else error["msg"]
         lines.append(f"{name} = {_shown(place, error['input'])}: allowed is {allowed}")
     return list(dict.fromkeys(lines))  # each member of a union, or of a table, reports by itself
+
+
+def _is_of_table_in_list(place: list[str], field: FieldInfo | None) -> bool:
+    """Whether a mistake stands inside a table of a list of tables."""
+    inner = get_args(field.annotation) if field is not None else ()
+    return len(place) > 3 and bool(inner) and isinstance(inner[0], type) and issubclass(inner[0], BaseModel)
 
 
 def unknown_variables(environment: Iterable[str], prefix: str, fields: Mapping[str, FieldInfo]) -> list[str]:

@@ -9,7 +9,7 @@ PostgreSQL keeps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from enum import IntEnum, StrEnum
 
 import msgspec
@@ -88,6 +88,19 @@ CLASS_NAMES: tuple[str, ...] = ("clean", "warning", "alert")
 """Stream names of ReadingClass, by its value."""
 
 
+class ExternalId(msgspec.Struct, frozen=True):
+    """A sensor's name in a foreign format, as `sensors.external_id` has it: `<namespace>/<device>#<channel>`.
+
+    A type of its own: no id or UUID that a device writes on our own topics can be taken for one.
+    """
+
+    text: str
+
+
+SensorRef = int | str | ExternalId
+"""How a device names a sensor: sensor_id, sensor_uuid in lower case with hyphens, or a name in a foreign format."""
+
+
 class Sensor(msgspec.Struct, frozen=True):
     """A registered sensor, as the resolver caches it."""
 
@@ -100,13 +113,16 @@ class Sensor(msgspec.Struct, frozen=True):
     device_disabled: bool = False
     min_value: float | None = None  # the sensor's own physical limits, narrower than its type's
     max_value: float | None = None
+    external_id: str | None = None
+    unit_factor: float = 1.0  # what the device sends, times this, plus the offset, is in the sensor's unit
+    unit_offset: float = 0.0
 
 
 class Draft(msgspec.Struct, frozen=True):
     """One reading as the device sent it: decoded, not yet resolved or validated."""
 
     index: int  # its place in the packet
-    sensor: int | str  # sensor_id, or sensor_uuid in lower case with hyphens
+    sensor: SensorRef
     value: float
     ts_us: int | None = None  # None: the time of receipt stands in
     sequence: int | None = None
@@ -124,11 +140,17 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 class Packet(msgspec.Struct, frozen=True):
-    """What a decoder makes of one body or message."""
+    """What a decoder makes of one body or message. Without drafts and refusals: nothing to store.
+
+    Indexes differ, and may have gaps: a foreign message numbers its fields from 1, whether they are
+    taken or not, and refuses the message as a whole with index 0.
+    """
 
     drafts: tuple[Draft, ...]
     refusals: tuple[Refusal, ...] = ()
     device_uuid: str | None = None
+    excerpts: Callable[[Collection[int]], Mapping[int, bytes]] | None = None
+    """For some indexes, a payload that holds that reading alone. None: see `pipeline.decode.excerpts`."""
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -163,7 +185,7 @@ class Receipt(msgspec.Struct, frozen=True):
     outcome: Outcome
     code: Code | None = None
     detail: str = ""
-    sensor: int | str | None = None
+    sensor: SensorRef | None = None
 
 
 class Delivery(msgspec.Struct, frozen=True):
@@ -191,6 +213,7 @@ class Delivery(msgspec.Struct, frozen=True):
     devices: Container[str] | None = None  # the devices it may speak for; none but theirs resolve
     identity: str | None = None  # of the reading, as the gateway knows it; overrides every other
     ts_quality: TsQuality | None = None  # whose clock ts is
+    in_unit: bool = False  # values are in their sensors' units already
 
 
 class QuarantineRow(msgspec.Struct, frozen=True):

@@ -10,13 +10,23 @@ import os
 import tomllib
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_origin
+from typing import Annotated, Any, Literal, Self, get_origin
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from bridge import mistakes
+from bridge import mistakes, topic_filter
 from bridge.errors import ConfigError
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -102,6 +112,94 @@ class KeySettings(Section):
     """How long an unknown key is refused without asking."""
 
 
+def _checked_filter(text: str) -> str:
+    wrong = topic_filter.problem(text)
+    if wrong is not None:
+        raise ValueError(wrong)
+    return text
+
+
+def _checked_zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError("no such time zone; name one of the tz database, e.g. Europe/Madrid") from None
+    return name
+
+
+class ConverterSettings(Section):
+    """What the messages of one topic filter are, for devices that do not speak our formats."""
+
+    filter: Annotated[str, AfterValidator(_checked_filter)]
+    """Topic filter; it is subscribed to. Our own topics never come to a converter."""
+    format: Literal[
+        "packet",
+        "value",
+        "legacy",
+        "tasmota",
+        "zigbee2mqtt",
+        "shelly1",
+        "shelly2",
+        "esphome",
+        "homie",
+        "chirpstack",
+        "ttn",
+        "senml",
+        "rtl_433",
+        "sparkplug",
+        "mapping",
+        "ignore",
+    ]
+    """The form of the payload; docs/converters.md has each."""
+    namespace: str = Field(default="", pattern=r"^$|^[A-Za-z0-9_.-]{1,32}$")
+    """First part of the external ids; empty: the format's name."""
+    zone: Annotated[str, AfterValidator(_checked_zone)] = "UTC"
+    """Time zone of times that name none."""
+    clock: Literal["device", "receipt"] = "device"
+    """receipt: the times in the messages are not believed, the time of receipt stands in."""
+    retained: Literal["skip", "take"] = "skip"
+    """What to do with retained messages that carry no time: they are old, and nobody knows how old."""
+    decimal: Literal["point", "comma"] = "point"
+    """What stands before the decimals of numbers that are sent as text."""
+    take: tuple[str, ...] = ()
+    """Channels to take, as patterns with * and ?; none: whatever is a number. What is named here must be one."""
+    skip: tuple[str, ...] | None = None
+    """Channels to leave out, as patterns; unset: the format's own list of what says nothing of the world."""
+    each: str = ""
+    """mapping: JMESPath of a list in the message, each item of which is a reading; empty: the message is one."""
+    device: str = ""
+    """mapping: JMESPath of the device's name."""
+    sensor: str = ""
+    """mapping: JMESPath of the channel's name."""
+    value: str = ""
+    """mapping: JMESPath of the value."""
+    time: str = ""
+    """mapping: JMESPath of the time; empty: the time of receipt."""
+
+    @model_validator(mode="after")
+    def _check_mapping(self) -> Self:
+        """Expressions are there where they are needed, and are JMESPath."""
+        given = {name: getattr(self, name) for name in ("each", "device", "sensor", "value", "time")}
+        if self.format != "mapping":
+            extra = [name for name, text in given.items() if text]
+            if extra:
+                raise ValueError(f"{', '.join(extra)}: only for format = 'mapping'")
+            return self
+        from jmespath import compile as compile_jmespath  # a cost that only mappings need to pay
+        from jmespath.exceptions import JMESPathError
+
+        wrong = [f"{name} is missing" for name in ("device", "sensor", "value") if not given[name]]
+        for name, text in given.items():
+            try:
+                if text:
+                    compile_jmespath(text)
+            except JMESPathError as error:
+                wrong.append(f"{name} is not JMESPath: {str(error).splitlines()[0]}")
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return self
+
+
 class MqttSettings(Section):
     enabled: bool = True
     """Whether the MQTT door is open."""
@@ -137,6 +235,16 @@ class MqttSettings(Section):
         "iot/sensors/+/readings",
     )
     """Topic filters to subscribe to, at QoS 1."""
+    converters: tuple[ConverterSettings, ...] = ()
+    """Formats of other topics; the first whose filter matches is taken. They are subscribed to, too."""
+
+    @property
+    def subscriptions(self) -> list[str]:
+        """Every filter to subscribe to; none that another contains."""
+        filters = list(dict.fromkeys([*self.topics, *(converter.filter for converter in self.converters)]))
+        return [
+            one for one in filters if not any(one != other and topic_filter.covers(other, one) for other in filters)
+        ]
 
 
 class HookSettings(Section):

@@ -50,6 +50,12 @@ class Metrics:
         self.http_connections = Gauge("iot_bridge_http_connections", "Open HTTP connections.", registry=r)
         self.mqtt_connected = Gauge("iot_bridge_mqtt_connected", "1 while the MQTT session is up.", registry=r)
         self.mqtt_inflight = Gauge("iot_bridge_mqtt_inflight", "MQTT messages held unacknowledged.", registry=r)
+        self.mqtt_messages = Counter(
+            "iot_bridge_mqtt_messages_total",
+            "MQTT messages by format (native: our own topics) and outcome: readings, refused, nothing.",
+            ["format", "outcome"],
+            registry=r,
+        )
         self.mqtt_reconnects = Counter("iot_bridge_mqtt_reconnects_total", "MQTT reconnects.", registry=r)
         self.outbox_depth = Gauge("iot_bridge_outbox_batches", "Batches in the outbox not yet published.", registry=r)
         self.outbox_age = Gauge("iot_bridge_outbox_age_seconds", "Age of the oldest unpublished batch.", registry=r)

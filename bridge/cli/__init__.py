@@ -16,6 +16,7 @@ from bridge.cli import (
     device,
     gateway,
     importer,
+    learn,
     ledger,
     mqtt,
     quarantine,
@@ -51,6 +52,7 @@ def build() -> typer.Typer:
         tail,
         simulate,
         importer,
+        learn,
     ):
         noun.register(app)
     return app

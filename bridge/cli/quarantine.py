@@ -15,6 +15,7 @@ from bridge.reading import Source
 
 if TYPE_CHECKING:
     from bridge.app import Pipeline
+    from bridge.mqtt.converters.select import Converters
     from bridge.reading import Packet, Receipt
     from bridge.settings import Settings
     from bridge.store.admin import Admin
@@ -113,14 +114,16 @@ async def _replay(found: Settings, connection: Admin, ids: Sequence[int]) -> lis
 
 async def _replay_with(found: Settings, connection: Admin, ids: Sequence[int]) -> list[dict[str, Any]]:
     from bridge.app import open_pipeline
+    from bridge.mqtt.converters.select import Converters
 
     results: list[dict[str, Any]] = []
     if not ids:
         return results
+    converters = Converters(found.mqtt)
     async with open_pipeline(found) as pipeline:
         for some in _pages(ids):
             rows = [_row(connection, row_id) for row_id in some]
-            done = await asyncio.gather(*(_replay_row(pipeline, row) for row in rows))
+            done = await asyncio.gather(*(_replay_row(pipeline, converters, row) for row in rows))
             for result in done:
                 if result["outcome"] in ("stored", "duplicate"):
                     connection.fetch("mark_replayed", id=result["id"])
@@ -128,13 +131,13 @@ async def _replay_with(found: Settings, connection: Admin, ids: Sequence[int]) -
     return results
 
 
-async def _replay_row(pipeline: Pipeline, row: dict[str, Any]) -> dict[str, Any]:
+async def _replay_row(pipeline: Pipeline, converters: Converters, row: dict[str, Any]) -> dict[str, Any]:
     from bridge.reading import Delivery, Outcome
 
     payload = bytes(row["payload"])
     result = {"id": row["id"], "outcome": "refused", "code": None, "detail": ""}
     try:
-        packet = _decode(row["topic"], payload)
+        packet = _decode(converters, row, payload)
     except DecodeError as error:
         return result | {"code": error.reason, "detail": error.detail}
     if packet.refusals or not packet.drafts:
@@ -158,22 +161,39 @@ async def _replay_row(pipeline: Pipeline, row: dict[str, Any]) -> dict[str, Any]
             retained=True,  # says nothing of the device being alive now
         )
     )
-    receipt = (await settled)[0]
-    return result | {"outcome": Outcome(receipt.outcome).name.lower(), "code": receipt.code, "detail": receipt.detail}
+    receipts = await settled
+    worst = max(receipts, key=lambda receipt: receipt.outcome)
+    outcome = worst.outcome
+    if outcome == Outcome.DUPLICATE and any(receipt.outcome == Outcome.STORED for receipt in receipts):
+        outcome = Outcome.STORED
+    return result | {"outcome": Outcome(outcome).name.lower(), "code": worst.code, "detail": worst.detail}
 
 
-def _decode(topic: str, payload: bytes) -> Packet:
+def _decode(converters: Converters, row: dict[str, Any], payload: bytes) -> Packet:
     """Decode by where it came from: an HTTP path or an MQTT topic. Raises DecodeError."""
-    from bridge.mqtt.topics import decode_message, parse_topic
     from bridge.pipeline.decode import decode_api_bulk, decode_api_reading, decode_packet
 
-    if topic == "/ingest/readings":
-        return decode_api_reading(payload)
-    if topic == "/ingest/readings/bulk":
-        return decode_api_bulk(payload, max_readings=1)
-    if topic.startswith("/"):
+    topic = row["topic"]
+    if topic.startswith("/") and row["source"] != "mqtt":  # a topic may begin so, too
+        if topic == "/ingest/readings":
+            return decode_api_reading(payload)
+        if topic == "/ingest/readings/bulk":
+            return decode_api_bulk(payload, max_readings=1)
         return decode_packet(payload, max_readings=1)
-    return decode_message(parse_topic(topic), payload, max_readings=1)
+    packet = converters.convert(topic, payload, received_us=row["received_us"]).packet
+    # What quarantine keeps of one reading among others: the whole message with its index, or an excerpt.
+    if row["reading_index"] and packet.excerpts is None and converters.is_foreign(topic):
+        return _only(packet, row["reading_index"])
+    return packet
+
+
+def _only(packet: Packet, index: int) -> Packet:
+    from bridge.reading import Packet
+
+    drafts = tuple(draft for draft in packet.drafts if draft.index == index)
+    # A message that can no longer be read at all is refused with index 0.
+    refusals = tuple(refusal for refusal in packet.refusals if refusal.index in (0, index))
+    return Packet(drafts, refusals, packet.device_uuid)
 
 
 def _chosen(connection: Admin, ids: list[int] | None, code: str | None, *, pending: bool) -> list[int]:

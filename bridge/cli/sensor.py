@@ -1,18 +1,29 @@
-"""`iot-bridge sensor`: the state of a sensor."""
+"""`iot-bridge sensor`: the state of a sensor, and what foreign formats call it."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bridge.cli.console import Config, DataDir, Json, NotFound, settings, show
+from bridge.cli.console import Config, DataDir, Json, NotFound, admin, settings, show
+from bridge.errors import ConfigError
+
+if TYPE_CHECKING:
+    from bridge.cli.sensor_map import Wish
+    from bridge.store.admin import Admin
+
+SHOWN = ("sensor_id", "device", "name", "external_id", "unit_in", "unit")
 
 
 def register(app: typer.Typer) -> None:
     noun = typer.Typer(no_args_is_help=True, help="Sensors.")
     noun.command("status")(status)
+    noun.command("set")(set_sensor)
+    noun.command("map")(map_sensors)
     app.add_typer(noun, name="sensor")
 
 
@@ -42,3 +53,75 @@ def status(
     if answer is None:
         raise NotFound(f"no sensor {sensor_id}; iot-bridge device show lists those of a device")
     show(answer, json)
+
+
+def set_sensor(
+    sensor: Annotated[str, typer.Argument(help="Id or UUID of the sensor.")],
+    external_id: Annotated[
+        str | None, typer.Option(help="Its name in a foreign format: NAMESPACE/DEVICE#CHANNEL; '' takes it away.")
+    ] = None,
+    unit_in: Annotated[
+        str | None, typer.Option(help="Unit the device sends, e.g. °F; '' for the sensor's own.")
+    ] = None,
+    unit: Annotated[str | None, typer.Option(help="Unit of the sensor, in which readings are stored.")] = None,
+    config: Config = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """What foreign formats call a sensor, and the unit in which it sends. In force within 5 s.
+
+    Example: iot-bridge sensor set 42 --external-id 'tasmota/kitchen#AM2301.Temperature' --unit-in °F
+    """
+    from bridge.cli.sensor_map import Wish, sensor_of
+
+    if external_id is None and unit_in is None and unit is None:
+        raise ConfigError(["nothing to set: name --external-id, --unit-in or --unit"])
+    sensor_id, sensor_uuid = sensor_of(sensor)
+    wish = Wish(f"sensor {sensor}", sensor_id, sensor_uuid, external_id, unit_in, unit)
+    with admin(config, data_dir) as connection:
+        if not connection.fetch(
+            "mapped_sensors",
+            ids=[] if sensor_id is None else [sensor_id],
+            uuids=[] if sensor_uuid is None else [sensor_uuid],
+            external_ids=[],
+        ):
+            raise NotFound(f"no sensor {sensor}; see iot-bridge device show")
+        rows = _planned(connection, [wish])
+        connection.map_sensors(rows)
+    show({name: rows[0][name] for name in SHOWN}, json)
+
+
+def map_sensors(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True, help="CSV with a header line.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Report what is wrong, and change nothing.")] = False,
+    config: Config = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """External ids and units of many sensors, from a CSV file: all of them, or, with a mistake, none.
+
+    Columns: external_id, sensor (id or UUID), and if wanted unit_in, unit. Rows without a sensor are passed over,
+    so that the file of iot-bridge mqtt learn can be filled in little by little.
+
+    Example: iot-bridge sensor map sensors.csv --dry-run
+    """
+    from bridge.cli.sensor_map import read
+
+    wishes, unmapped = read(file)
+    with admin(config, data_dir) as connection:
+        rows = _planned(connection, wishes)
+        changed = [] if dry_run else connection.map_sensors(rows)
+    answer: dict[str, Any] = {"mapped": len(rows), "changed": len(changed), "unmapped": unmapped, "dry_run": dry_run}
+    show(answer, json)
+
+
+def _planned(connection: Admin, wishes: Sequence[Wish]) -> list[dict[str, Any]]:
+    from bridge.cli.sensor_map import plan
+
+    known = connection.fetch(
+        "mapped_sensors",
+        ids=[wish.sensor_id for wish in wishes if wish.sensor_id is not None],
+        uuids=[wish.sensor_uuid for wish in wishes if wish.sensor_uuid is not None],
+        external_ids=[wish.external_id for wish in wishes if wish.external_id],
+    )
+    return plan(wishes, known)

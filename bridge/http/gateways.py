@@ -205,6 +205,7 @@ class GatewayDoor:
             devices=gateway.devices,
             identity=identity,
             ts_quality=record.ts_quality,
+            in_unit=record.resolved,
         )
 
 

@@ -12,7 +12,7 @@ import socket
 import ssl
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import lru_cache, partial
 from hashlib import blake2b
 from random import Random
 from typing import Any, Protocol
@@ -25,12 +25,12 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from bridge.errors import Backpressure, DecodeError
+from bridge.errors import Backpressure
 from bridge.mqtt.acknowledge import Acknowledger, Slot
 from bridge.mqtt.address import parse_address, tls_context
-from bridge.mqtt.topics import Route, decode_message, parse_topic
+from bridge.mqtt.converters.select import Converters
 from bridge.pipeline.backoff import delay_s
-from bridge.reading import Code, Delivery, Outcome, Packet, Receipt, Refusal, Source
+from bridge.reading import Delivery, Outcome, Packet, Receipt, Source
 from bridge.settings import MqttSettings
 from bridge.telemetry import Metrics
 
@@ -40,7 +40,6 @@ CONNECT_TIMEOUT_S = 10.0
 BACKPRESSURE_RETRY_S = 0.05
 STEADY_S = 30.0
 """A connection that lasted this long resets the back-off; one that is taken over at once does not."""
-MAX_READINGS = 5_000
 HUNG_UP = "the broker hangs up before the session begins; is this its port for mqtt, or for mqtts (TLS)?"
 
 
@@ -69,6 +68,8 @@ class MqttSession:
         self._random = random
         self._now_us = now_us
         self._client_id = client_id
+        self._converters = Converters(settings)
+        self._messages = lru_cache(maxsize=64)(metrics.mqtt_messages.labels)  # looking up costs more than counting
         self._loop: asyncio.AbstractEventLoop | None = None
         self._client = self._make_client()
         self._slots = Acknowledger(settings.max_inflight, self._puback)
@@ -282,10 +283,11 @@ class MqttSession:
 
     def _subscribe(self) -> None:
         if self._client.is_connected():
-            self._client.subscribe([(topic, 1) for topic in self._settings.topics])
+            self._client.subscribe([(topic, 1) for topic in self._settings.subscriptions])
 
     def _on_subscribe(self, _client: Any, _userdata: Any, _mid: int, reasons: Sequence[Any], _properties: Any) -> None:
-        refused = [topic for topic, reason in zip(self._settings.topics, reasons, strict=False) if reason.is_failure]
+        asked = self._settings.subscriptions
+        refused = [topic for topic, reason in zip(asked, reasons, strict=False) if reason.is_failure]
         if refused:
             self._failed(f"the broker does not let us subscribe to {', '.join(refused)}; check its ACL")
             assert self._loop is not None
@@ -327,33 +329,25 @@ class MqttSession:
         except UnicodeDecodeError:
             topic = ""
         payload = bytes(message.payload)
-        route, packet = self._decode(topic, payload)
+        now_us = self._now_us()
+        conversion = self._converters.convert(topic, payload, received_us=now_us, retained=message.retain)
+        self._messages(conversion.format, conversion.outcome).inc()
+        for ask in conversion.asks:
+            self._client.publish(ask.topic, ask.payload, qos=0)
         delivery = Delivery(
-            packet,
+            conversion.packet,
             Source.MQTT,
             payload[: self._settings.max_payload_bytes],
-            self._now_us(),
-            partial(self._settle, slot, route, packet),
-            device_uuid=route.device_uuid,
+            now_us,
+            partial(self._settle, slot, conversion.device_uuid, conversion.packet),
+            device_uuid=conversion.device_uuid,
             topic=topic,
-            key=self._identity(message, topic, payload, packet),
+            key=self._identity(message, topic, payload, conversion.packet),
             patient=True,
             retained=message.retain,
             redelivered=message.dup or message.retain or not message.qos,
         )
         self._offer(delivery)
-
-    def _decode(self, topic: str, payload: bytes) -> tuple[Route, Packet]:
-        """The message's packet; what cannot be decoded is one refusal, for quarantine."""
-        route = Route()
-        try:
-            if len(payload) > self._settings.max_payload_bytes:
-                limit = self._settings.max_payload_bytes
-                raise DecodeError(Code.TOO_LARGE, f"{len(payload)} bytes, more than {limit}")
-            route = parse_topic(topic)
-            return route, decode_message(route, payload, max_readings=MAX_READINGS)
-        except DecodeError as error:
-            return route, Packet((), (Refusal(0, Code(error.reason), error.detail),))
 
     def _identity(self, message: mqtt.MQTTMessage, topic: str, payload: bytes, packet: Packet) -> str | None:
         """What tells a reading without a time of its own from the same one sent again."""
@@ -385,7 +379,7 @@ class MqttSession:
         self._offer(delivery)
         self._resume()
 
-    def _settle(self, slot: Slot, route: Route, packet: Packet, receipts: Sequence[Receipt]) -> None:
+    def _settle(self, slot: Slot, device_uuid: str | None, packet: Packet, receipts: Sequence[Receipt]) -> None:
         """The one place where a message is settled. FAILED leaves it with the broker."""
         if any(receipt.outcome == Outcome.FAILED for receipt in receipts):
             if self._slots.fail(slot):  # a broker sends again only over a new connection
@@ -393,8 +387,8 @@ class MqttSession:
         else:
             self._slots.settle(slot)
             rejected = [receipt for receipt in receipts if receipt.outcome == Outcome.QUARANTINED]
-            if rejected and route.device_uuid is not None and self._connected.is_set():
-                self._tell_device(route.device_uuid, packet, rejected)
+            if rejected and device_uuid is not None and self._connected.is_set():
+                self._tell_device(device_uuid, packet, rejected)
         self._resume()
 
     @property

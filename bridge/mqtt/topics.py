@@ -33,6 +33,11 @@ def parse_topic(topic: str) -> Route:
     raise _bad_topic(topic)
 
 
+def is_ours(topic: str) -> bool:
+    """Whether a topic is of section 6 of the design, well-formed or not: never a converter's."""
+    return topic.startswith(("devices/", "iot/sensors/"))
+
+
 def decode_message(route: Route, payload: bytes, *, max_readings: int) -> Packet:
     """The packet of a message. Raises DecodeError."""
     if route.sensor_id is not None:

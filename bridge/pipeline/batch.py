@@ -7,12 +7,24 @@ several calls of the store; it is settled when its last receipt is in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from bridge.pipeline.decode import excerpts
 from bridge.pipeline.ledger import Account
 from bridge.pipeline.validate import Validator
-from bridge.reading import Code, Delivery, Draft, Outcome, QuarantineRow, Reading, Receipt, Refusal, Sensor, account_of
+from bridge.reading import (
+    Code,
+    Delivery,
+    Draft,
+    Outcome,
+    QuarantineRow,
+    Reading,
+    Receipt,
+    Refusal,
+    Sensor,
+    SensorRef,
+    account_of,
+)
 
 MAX_QUARANTINED_BYTES = 65_536
 """Bytes of a payload that quarantine keeps."""
@@ -39,7 +51,8 @@ class Entry:
     def __init__(self, delivery: Delivery) -> None:
         self.delivery = delivery
         packet = delivery.packet
-        self.receipts: list[Receipt | None] = [None] * (len(packet.drafts) + len(packet.refusals))
+        indexes = [draft.index for draft in packet.drafts] + [refusal.index for refusal in packet.refusals]
+        self.receipts: list[Receipt | None] = [None] * (1 + max(indexes, default=-1))
         self.todo: list[Row] = []
 
     def settle_if_done(self) -> bool:
@@ -60,7 +73,7 @@ class Entry:
 def make_entry(delivery: Delivery, sensor_of: Callable[[Draft], Sensor | None], validator: Validator) -> Entry:
     """Admit a delivery: each draft becomes a reading, or a quarantine row like the refusals."""
     entry = Entry(delivery)
-    refused: list[tuple[Refusal, int | str | None]] = [(refusal, None) for refusal in delivery.packet.refusals]
+    refused: list[tuple[Refusal, SensorRef | None]] = [(refusal, None) for refusal in delivery.packet.refusals]
     device_id = delivery.device_id
     for draft in delivery.packet.drafts:
         checked = validator.check(draft, sensor_of(draft), delivery)
@@ -70,12 +83,18 @@ def make_entry(delivery: Delivery, sensor_of: Callable[[Draft], Sensor | None], 
         else:
             refused.append((checked, draft.sensor))
     if refused:
-        payloads = excerpts(delivery.payload, [refusal.index for refusal, _ in refused])
+        payloads = _excerpts(delivery, [refusal.index for refusal, _ in refused])
         for refusal, sensor in refused:
             row = _quarantine_row(delivery, refusal, device_id, payloads[refusal.index])
             receipt = Receipt(refusal.index, Outcome.QUARANTINED, refusal.code, refusal.detail, sensor)
             entry.todo.append(Row(entry, refusal.index, row, receipt))
     return entry
+
+
+def _excerpts(delivery: Delivery, indexes: Sequence[int]) -> Mapping[int, bytes]:
+    """What quarantine keeps of each refused reading."""
+    own = delivery.packet.excerpts
+    return own(indexes) if own is not None else excerpts(delivery.payload, indexes)
 
 
 def _quarantine_row(delivery: Delivery, refusal: Refusal, device_id: int, payload: bytes) -> QuarantineRow:
@@ -100,7 +119,7 @@ def condemn(row: Row, detail: str) -> None:
     assert isinstance(reading, Reading)
     delivery = row.entry.delivery
     refusal = Refusal(row.index, Code.STORE_REFUSED, detail)
-    payload = excerpts(delivery.payload, [row.index])[row.index]
+    payload = _excerpts(delivery, [row.index])[row.index]
     row.content = _quarantine_row(delivery, refusal, reading.device_id, payload)
     row.receipt = Receipt(row.index, Outcome.QUARANTINED, refusal.code, refusal.detail, reading.sensor_id)
 

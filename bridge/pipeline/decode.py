@@ -11,9 +11,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Collection, Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -112,6 +112,7 @@ _bare_number = msgspec.json.Decoder(float, strict=False)
 _legacy_item = msgspec.json.Decoder(_LegacyItem, strict=False)
 _excerpt = msgspec.json.Decoder(_Excerpt)
 _probe = msgspec.json.Decoder(_Probe)
+_any = msgspec.json.Decoder()
 
 T = TypeVar("T")
 Item = TypeVar("Item", _NativeItem, _ApiItem)
@@ -225,8 +226,13 @@ def excerpts(payload: bytes, indexes: Collection[int]) -> dict[int, bytes]:
     return {index: b'{%s"readings":[%s]}' % (head, bytes(envelope.readings[index])) for index in indexes}
 
 
-def parse_time(value: float | str | None, where: str) -> int | None:
-    """ISO 8601 text (UTC where it names no zone) or Unix seconds, to microseconds since the epoch.
+def decode_any(body: bytes) -> Any:
+    """Any JSON document, as Python objects. Raises DecodeError."""
+    return _decode(_any, body)
+
+
+def parse_time(value: float | str | None, where: str, zone: tzinfo = UTC) -> int | None:
+    """ISO 8601 text (in `zone` where it names none) or Unix seconds, to microseconds since the epoch.
 
     Raises DecodeError(BAD_TIME).
     """
@@ -236,7 +242,7 @@ def parse_time(value: float | str | None, where: str) -> int | None:
         try:
             moment = datetime.fromisoformat(value)
             if moment.tzinfo is None:
-                moment = moment.replace(tzinfo=UTC)
+                moment = moment.replace(tzinfo=zone)
             return (moment - _EPOCH) // _MICROSECOND
         except (ValueError, OverflowError):
             pass

@@ -14,7 +14,7 @@ import msgspec
 
 from bridge.errors import DecodeError
 from bridge.pipeline.decode import normal_uuid
-from bridge.reading import Code, Draft, Source, TsQuality
+from bridge.reading import Code, Draft, ExternalId, Source, TsQuality
 
 MAX_RECORDS = 5_000
 MAX_ID_CHARACTERS = 100
@@ -29,6 +29,8 @@ class HandedRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     received_us: int
     device_uuid: str | None = None  # the device that was authenticated, or that owns the sensor
     sensor: int | str | None = None
+    external: bool = False  # `sensor` is its name in a foreign format
+    resolved: bool = True  # the gateway knew the sensor: `value` is in its unit
     value: float = 0.0
     ts_us: int = 0
     sequence: int | None = None
@@ -146,19 +148,25 @@ def decode_answer(body: bytes) -> BatchAnswer:
 
 def draft_of(record: HandedRecord) -> Draft:
     """The reading in a record that is none quarantined."""
-    assert record.sensor is not None
-    return Draft(0, record.sensor, record.value, record.ts_us, record.sequence)
+    sensor = record.sensor
+    assert sensor is not None
+    named = ExternalId(str(sensor)) if record.external else sensor
+    return Draft(0, named, record.value, record.ts_us, record.sequence)
 
 
 def body_of(record: HandedRecord) -> tuple[str, bytes]:
-    """(topic, payload) to replay a reading with: of good ones the gateway keeps no bytes."""
+    """(topic or path, payload) to replay a reading with: of good ones the gateway keeps no bytes."""
     seconds = record.ts_us / 1_000_000
+    mqtt = record.source is Source.MQTT
     if isinstance(record.sensor, int):
+        if mqtt:
+            legacy = {"value": record.value, "timestamp": seconds, "metadata": _sequence(record)}
+            return f"iot/sensors/{record.sensor}/readings", msgspec.json.encode(legacy)
         item: dict[str, object] = {"sensor_id": record.sensor, "value": record.value, "timestamp": seconds}
         return "/ingest/readings", msgspec.json.encode(item | _sequence(record))
     item = {"sensor_uuid": record.sensor, "value": record.value, "sensor_ts": seconds}
-    path = f"/devices/{record.device_uuid}/readings" if record.device_uuid else "/ingest/packets"
-    return path, msgspec.json.encode({"readings": [item | _sequence(record)]})
+    path = f"devices/{record.device_uuid}/readings"
+    return path if mqtt else f"/{path}", msgspec.json.encode({"readings": [item | _sequence(record)]})
 
 
 def _sequence(record: HandedRecord) -> dict[str, object]:

@@ -14,8 +14,10 @@ from bridge.reading import Batch, Committed, Publication, Sensor
 class SensorLookup(Protocol):
     """Where sensors are registered."""
 
-    async def find_sensors(self, ids: Collection[int], uuids: Collection[str]) -> list[Sensor]:
-        """The registered sensors among `ids` and `uuids` (lower case), in one query.
+    async def find_sensors(
+        self, ids: Collection[int], uuids: Collection[str], external_ids: Collection[str]
+    ) -> list[Sensor]:
+        """The registered sensors among `ids`, `uuids` (lower case) and `external_ids`, in one query.
 
         Raises StoreUnavailable.
         """

@@ -1,6 +1,6 @@
 """Sensor resolution: a TTL cache in front of the registry. A batch's misses are one query.
 
-Flows in: sensor ids and UUIDs as devices name them. Flows out: `Sensor`, None (known to be
+Flows in: sensor ids, UUIDs and external ids as devices name them. Flows out: `Sensor`, None (known to be
 unknown), or a miss. A hit costs one dictionary look-up, however many sensors are registered.
 
 Unknown names are kept apart from known ones, so that a device that makes names up cannot push
@@ -13,11 +13,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final
 
 from bridge.pipeline.ports import SensorLookup
-from bridge.reading import Sensor
+from bridge.reading import ExternalId, Sensor, SensorRef
 from bridge.settings import PipelineSettings
 from bridge.telemetry import Metrics
-
-SensorRef = int | str
 
 
 class Miss:
@@ -28,7 +26,7 @@ MISS: Final = Miss()
 
 
 class Resolver:
-    """Keeps sensors by id and by UUID. `now` is a monotonic clock in seconds."""
+    """Keeps sensors by id, by UUID and by external id. `now` is a monotonic clock in seconds."""
 
     def __init__(
         self, lookup: SensorLookup, settings: PipelineSettings, metrics: Metrics, now: Callable[[], float]
@@ -68,10 +66,13 @@ class Resolver:
         self._misses.inc(len(refs))
         ids = [ref for ref in refs if isinstance(ref, int)]
         uuids = [ref for ref in refs if isinstance(ref, str)]
+        external = [ref.text for ref in refs if isinstance(ref, ExternalId)]
         found: dict[SensorRef, Sensor] = {}
-        for sensor in await self._lookup.find_sensors(ids, uuids):
+        for sensor in await self._lookup.find_sensors(ids, uuids, external):
             found[sensor.sensor_id] = sensor
             found[sensor.sensor_uuid] = sensor
+            if sensor.external_id is not None:
+                found[ExternalId(sensor.external_id)] = sensor
         now = self._now()
         for ref in refs:
             hit = found.get(ref)

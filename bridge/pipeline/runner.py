@@ -27,7 +27,7 @@ from bridge.pipeline.backoff import delay_s
 from bridge.pipeline.batch import Entry, Row, accounts, condemn, make_entry, split
 from bridge.pipeline.ledger import Account, DoorLedger
 from bridge.pipeline.ports import Outbox, Store
-from bridge.pipeline.resolve import Miss, Resolver, SensorRef
+from bridge.pipeline.resolve import Miss, Resolver
 from bridge.pipeline.validate import Validator
 from bridge.reading import (
     Batch,
@@ -40,6 +40,7 @@ from bridge.reading import (
     Reading,
     Receipt,
     Sensor,
+    SensorRef,
     Source,
 )
 from bridge.settings import PipelineSettings

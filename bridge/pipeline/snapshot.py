@@ -45,6 +45,9 @@ class SnapshotSensor(msgspec.Struct, frozen=True):
     is_active: bool = True
     min_value: float | None = None
     max_value: float | None = None
+    external_id: str | None = None
+    unit_factor: float = 1.0
+    unit_offset: float = 0.0
 
 
 class SnapshotThreshold(msgspec.Struct, frozen=True):

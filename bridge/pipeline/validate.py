@@ -6,10 +6,11 @@ type and of the sensor itself, the time neither too far ahead nor too old.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from hashlib import blake2b
 
-from bridge.reading import Code, Delivery, Draft, Reading, Refusal, Sensor, TsQuality
+from bridge.reading import Code, Delivery, Draft, ExternalId, Reading, Refusal, Sensor, TsQuality
 from bridge.settings import PipelineSettings
 
 
@@ -25,8 +26,11 @@ class Validator:
         """The reading that `draft` becomes, or why it will not be stored."""
         problem = self._sensor_problem(draft, sensor, delivery)
         if sensor is None or problem is not None:
+            if sensor is None and isinstance(draft.sensor, ExternalId):
+                problem = _unmapped(draft.sensor)
             return Refusal(draft.index, *(problem or _UNKNOWN))
-        problem = self._value_problem(draft.value, sensor)
+        value = draft.value if delivery.in_unit else _in_unit(draft.value, sensor)
+        problem = self._value_problem(value, sensor)
         if problem is None and draft.ts_us is not None:
             problem = self._time_problem(draft.ts_us, delivery.received_us)
         if problem is not None:
@@ -37,7 +41,7 @@ class Validator:
         quality = delivery.ts_quality or (TsQuality.SERVER if draft.ts_us is None else TsQuality.DEVICE)
         return Reading(
             sensor_id=sensor.sensor_id,
-            value=draft.value,
+            value=value,
             ts_us=delivery.received_us if draft.ts_us is None else draft.ts_us,
             received_us=delivery.received_us,
             device_id=sensor.device_id,
@@ -73,7 +77,7 @@ class Validator:
             low = sensor.min_value
         if sensor.max_value is not None and sensor.max_value < high:
             high = sensor.max_value
-        if low <= value <= high:
+        if low <= value <= high and math.isfinite(value):
             return None
         return Code.VALUE_OUT_OF_RANGE, f"{value:g} is outside {low:g} to {high:g} ({sensor.sensor_type})"
 
@@ -88,6 +92,17 @@ class Validator:
 
 _UNKNOWN = (Code.UNKNOWN_SENSOR, "no such sensor on this device; register it, then replay the quarantine")
 _NO_LIMITS = (float("-inf"), float("inf"))
+
+
+def _unmapped(ref: ExternalId) -> tuple[Code, str]:
+    return Code.UNKNOWN_SENSOR, f"no sensor has the external id {ref.text}; map it, then replay the quarantine"
+
+
+def _in_unit(value: float, sensor: Sensor) -> float:
+    """What the device sent, in the sensor's unit. 12 digits: 68 °F are 20 °C, not 20.000000000000004."""
+    if sensor.unit_factor == 1.0 and sensor.unit_offset == 0.0:
+        return value
+    return float(f"{value * sensor.unit_factor + sensor.unit_offset:.12g}")
 
 
 def _key(draft: Draft, sensor: Sensor, delivery: Delivery) -> str | None:

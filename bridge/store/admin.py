@@ -112,6 +112,23 @@ class Admin:
         made = self.fetch("add_gateway_code", gateway=gateway_id, hash=digest, minutes=minutes)[0]
         return {"code": code, "expires_at": made["expires_at"]}
 
+    def map_sensors(self, sensors: Sequence[Row]) -> list[int]:
+        """Set external ids, units and conversions of sensors; returns the ids of those that have changed."""
+        columns = ("sensor_id", "external_id", "unit", "unit_in", "factor", "offset")
+        ids, external_ids, units, units_in, factors, offsets = ([row[name] for row in sensors] for name in columns)
+        with self._connection.transaction():
+            self.fetch("free_external_ids", ids=ids, external_ids=external_ids)
+            changed = self.fetch(
+                "map_sensors",
+                ids=ids,
+                external_ids=external_ids,
+                units=units,
+                units_in=units_in,
+                factors=factors,
+                offsets=offsets,
+            )
+        return sorted(row["sensor_id"] for row in changed)
+
     def set_threshold(
         self, sensor_id: int, condition: str, low: float | None, high: float | None, severity: str
     ) -> Row:

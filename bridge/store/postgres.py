@@ -88,9 +88,11 @@ class PostgresStore:
         row = await self.fetch_one("last_batch", {"instance": self.instance})
         return row is not None and int(row[0]) >= number
 
-    async def find_sensors(self, ids: Collection[int], uuids: Collection[str]) -> list[Sensor]:
+    async def find_sensors(
+        self, ids: Collection[int], uuids: Collection[str], external_ids: Collection[str]
+    ) -> list[Sensor]:
         """See `SensorLookup.find_sensors`."""
-        rows = await self.fetch("find_sensors", (list(ids), list(uuids)))
+        rows = await self.fetch("find_sensors", (list(ids), list(uuids), list(external_ids)))
         return [Sensor(*row) for row in rows]
 
     async def fetch(self, query: str, arguments: Any = None) -> list[tuple[Any, ...]]:

@@ -65,7 +65,9 @@ class FakeStore:
     async def was_committed(self, number: int) -> bool:
         return number in self.doubtful_commits
 
-    async def find_sensors(self, ids: Collection[int], uuids: Collection[str]) -> list[Sensor]:
+    async def find_sensors(
+        self, ids: Collection[int], uuids: Collection[str], external_ids: Collection[str]
+    ) -> list[Sensor]:
         self.lookups += 1
         if self.failures and self.failures[0] is not None and isinstance(self.failures[0], StoreUnavailable):
             raise self.failures[0]

@@ -21,7 +21,7 @@ SELECT id AS device_id, device_uuid::text, name FROM devices WHERE name = %(name
 
 -- name: device_sensors
 SELECT s.id AS sensor_id, s.sensor_uuid::text, s.name, s.sensor_type, s.unit, s.is_active, s.operational_state,
-       l.latest_value, l.latest_timestamp::text
+       l.latest_value, l.latest_timestamp::text, s.external_id, s.unit_in
 FROM sensors s LEFT JOIN sensor_readings_latest l ON l.sensor_id = s.id
 WHERE s.device_id = %(device_id)s ORDER BY s.id
 
@@ -83,6 +83,30 @@ SELECT max(id) AS id FROM registry_changes WHERE kind IN ('key', 'device', 'acco
 
 -- name: sensor_exists
 SELECT id FROM sensors WHERE id = %(sensor_id)s
+
+-- name: mapped_sensors
+-- Of these ids and UUIDs, and whoever has one of these external ids.
+SELECT s.id AS sensor_id, s.sensor_uuid::text, s.name, d.name AS device, s.unit, s.unit_in, s.external_id
+FROM sensors s JOIN devices d ON d.id = s.device_id
+WHERE s.id = ANY (%(ids)s::bigint[]) OR s.sensor_uuid = ANY (%(uuids)s::uuid[])
+   OR s.external_id = ANY (%(external_ids)s::text[])
+
+-- name: free_external_ids
+-- Names may change hands among these sensors, and each is one sensor's at any moment.
+UPDATE sensors s SET external_id = NULL
+FROM unnest(%(ids)s::bigint[], %(external_ids)s::text[]) AS m (id, external_id)
+WHERE s.id = m.id AND s.external_id IS NOT NULL AND s.external_id IS DISTINCT FROM m.external_id
+
+-- name: map_sensors
+UPDATE sensors s
+SET external_id = m.external_id, unit = m.unit, unit_in = m.unit_in, unit_factor = m.factor, unit_offset = m.offs
+FROM unnest(%(ids)s::bigint[], %(external_ids)s::text[], %(units)s::text[], %(units_in)s::text[],
+            %(factors)s::double precision[], %(offsets)s::double precision[])
+    AS m (id, external_id, unit, unit_in, factor, offs)
+WHERE s.id = m.id
+  AND (s.external_id, s.unit, s.unit_in, s.unit_factor, s.unit_offset)
+      IS DISTINCT FROM (m.external_id, m.unit, m.unit_in, m.factor, m.offs)
+RETURNING s.id AS sensor_id
 
 -- name: add_threshold
 INSERT INTO alert_thresholds (sensor_id, condition_type, threshold_value_min, threshold_value_max, severity)

@@ -73,7 +73,8 @@ WHERE g.all_devices OR EXISTS (SELECT 1 FROM gateway_devices x WHERE x.gateway_i
 ORDER BY d.id
 
 -- name: snapshot_sensors
-SELECT s.id, s.sensor_uuid::text, s.device_id, s.name, s.sensor_type, s.unit, s.is_active, s.min_value, s.max_value
+SELECT s.id, s.sensor_uuid::text, s.device_id, s.name, s.sensor_type, s.unit, s.is_active, s.min_value, s.max_value,
+       s.external_id, s.unit_factor, s.unit_offset
 FROM sensors s WHERE s.device_id = ANY (%(devices)s::bigint[]) ORDER BY s.id
 
 -- name: snapshot_thresholds

@@ -293,6 +293,8 @@ CREATE FUNCTION public.note_sensor_row() RETURNS trigger
 BEGIN
     INSERT INTO registry_changes (kind, ref)
     VALUES ('sensor', NEW.id::text), ('sensor', NEW.sensor_uuid::text), ('sensor', OLD.sensor_uuid::text);
+    INSERT INTO registry_changes (kind, ref)
+    SELECT DISTINCT 'external', name FROM unnest(ARRAY[OLD.external_id, NEW.external_id]) AS name WHERE name IS NOT NULL;
     RETURN NULL;
 END $$;
 
@@ -304,7 +306,8 @@ BEGIN
         INSERT INTO registry_changes (kind, ref) VALUES ('all', '');
     ELSE
         INSERT INTO registry_changes (kind, ref)
-        SELECT 'sensor', id::text FROM changed UNION ALL SELECT 'sensor', sensor_uuid::text FROM changed;
+        SELECT 'sensor', id::text FROM changed UNION ALL SELECT 'sensor', sensor_uuid::text FROM changed
+        UNION ALL SELECT 'external', external_id FROM changed WHERE external_id IS NOT NULL;
     END IF;
     RETURN NULL;
 END $$;
@@ -1136,6 +1139,9 @@ CREATE TABLE public.sensors (
     max_value double precision,
     external_id text,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
+    unit_in text,
+    unit_factor double precision DEFAULT 1 NOT NULL,
+    unit_offset double precision DEFAULT 0 NOT NULL,
     CONSTRAINT sensors_operational_state_check CHECK ((operational_state = ANY (ARRAY['INITIALIZING'::text, 'NORMAL'::text, 'WARNING'::text, 'ALERT'::text, 'STALE'::text])))
 )
 WITH (fillfactor='80');
@@ -1286,6 +1292,8 @@ CREATE UNIQUE INDEX sensor_readings_default_sensor_id_timestamp_sequence_idx ON 
 
 CREATE INDEX sensors_device ON public.sensors USING btree (device_id);
 
+CREATE UNIQUE INDEX sensors_external_id ON public.sensors USING btree (external_id) WHERE (external_id IS NOT NULL);
+
 ALTER INDEX public.sensor_readings_identity ATTACH PARTITION public.sensor_readings_default_sensor_id_timestamp_sequence_idx;
 
 CREATE TRIGGER api_keys_updated AFTER UPDATE ON public.api_keys FOR EACH ROW WHEN (((((old.api_key_hash IS DISTINCT FROM new.api_key_hash) OR (old.is_active IS DISTINCT FROM new.is_active)) OR (old.revoked_at IS DISTINCT FROM new.revoked_at)) OR (old.expires_at IS DISTINCT FROM new.expires_at))) EXECUTE FUNCTION public.note_key_row();
@@ -1312,7 +1320,7 @@ CREATE TRIGGER sensors_deleted AFTER DELETE ON public.sensors REFERENCING OLD TA
 
 CREATE TRIGGER sensors_inserted AFTER INSERT ON public.sensors REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION public.note_sensor_rows();
 
-CREATE TRIGGER sensors_updated AFTER UPDATE ON public.sensors FOR EACH ROW WHEN (((((((old.sensor_uuid IS DISTINCT FROM new.sensor_uuid) OR (old.device_id IS DISTINCT FROM new.device_id)) OR (old.sensor_type IS DISTINCT FROM new.sensor_type)) OR (old.is_active IS DISTINCT FROM new.is_active)) OR (old.min_value IS DISTINCT FROM new.min_value)) OR (old.max_value IS DISTINCT FROM new.max_value))) EXECUTE FUNCTION public.note_sensor_row();
+CREATE TRIGGER sensors_updated AFTER UPDATE ON public.sensors FOR EACH ROW WHEN ((((((((((old.sensor_uuid IS DISTINCT FROM new.sensor_uuid) OR (old.device_id IS DISTINCT FROM new.device_id)) OR (old.sensor_type IS DISTINCT FROM new.sensor_type)) OR (old.is_active IS DISTINCT FROM new.is_active)) OR (old.min_value IS DISTINCT FROM new.min_value)) OR (old.max_value IS DISTINCT FROM new.max_value)) OR (old.external_id IS DISTINCT FROM new.external_id)) OR (old.unit_factor IS DISTINCT FROM new.unit_factor)) OR (old.unit_offset IS DISTINCT FROM new.unit_offset))) EXECUTE FUNCTION public.note_sensor_row();
 
 ALTER TABLE ONLY public.alert_notifications
     ADD CONSTRAINT alert_notifications_alert_id_fkey FOREIGN KEY (alert_id) REFERENCES public.alerts(id) ON DELETE CASCADE;

@@ -24,14 +24,19 @@ FROM ingest_batch(
 
 -- name: find_sensors
 SELECT s.id, s.sensor_uuid::text, s.device_id, d.device_uuid::text, s.sensor_type, s.is_active,
-       d.status = 'disabled', s.min_value, s.max_value
+       d.status = 'disabled', s.min_value, s.max_value, s.external_id, s.unit_factor, s.unit_offset
 FROM sensors s JOIN devices d ON d.id = s.device_id
 WHERE s.id = ANY (%s::bigint[])
 UNION ALL
 SELECT s.id, s.sensor_uuid::text, s.device_id, d.device_uuid::text, s.sensor_type, s.is_active,
-       d.status = 'disabled', s.min_value, s.max_value
+       d.status = 'disabled', s.min_value, s.max_value, s.external_id, s.unit_factor, s.unit_offset
 FROM sensors s JOIN devices d ON d.id = s.device_id
 WHERE s.sensor_uuid = ANY (%s::uuid[])
+UNION ALL
+SELECT s.id, s.sensor_uuid::text, s.device_id, d.device_uuid::text, s.sensor_type, s.is_active,
+       d.status = 'disabled', s.min_value, s.max_value, s.external_id, s.unit_factor, s.unit_offset
+FROM sensors s JOIN devices d ON d.id = s.device_id
+WHERE s.external_id = ANY (%s::text[])
 
 -- name: find_keys
 SELECT k.api_key_hash, 'device', k.device_id, d.device_uuid::text, to_us(k.expires_at), d.status = 'disabled'

@@ -1,0 +1,231 @@
+"""What a broker's messages are, collected: messages in, findings out, and the files that a mapping begins with.
+
+Every finding is tried with the converter that it stands for: what is shown is what would become of the messages.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from bridge.mqtt.converters.formats import FORMATS
+from bridge.mqtt.converters.message import NOTHING
+from bridge.mqtt.converters.recognise import recognise
+from bridge.mqtt.converters.select import Conversion, Converters
+from bridge.reading import ExternalId
+from bridge.settings import ConverterSettings, MqttSettings
+
+MAX_CHANNELS = 20_000
+MAX_UNKNOWN = 1_000
+SAMPLES = 5
+SAMPLE_BYTES = 16_384
+QUARTER_US = 900_000_000
+
+
+class Sample(msgspec.Struct, frozen=True):
+    """A message, and what became of it."""
+
+    topic: str
+    payload: bytes
+    retained: bool
+    after_us: int  # since the finding's first sample
+    conversion: Conversion
+
+
+class Finding:
+    """All messages of one format and filter."""
+
+    def __init__(self, settings: ConverterSettings | None) -> None:
+        self.settings = settings  # None: our own topics
+        self.converters = Converters(MqttSettings(converters=() if settings is None else (settings,)))
+        self.messages = 0
+        self.outcomes: Counter[str] = Counter()
+        self.channels: dict[str, float] = {}  # external id -> a value
+        self.problems: Counter[str] = Counter()
+        self.samples: list[Sample] = []
+        self.started_us = 0
+        self.off_quarters: int | None = None  # quarters of an hour that its times are ahead of ours
+
+    @property
+    def format(self) -> str:
+        return "native" if self.settings is None else self.settings.format
+
+    @property
+    def devices(self) -> int:
+        return len({name.partition("#")[0] for name in self.channels})
+
+    def summary(self) -> dict[str, Any]:
+        """One line of the report."""
+        return {
+            "format": self.format,
+            "filter": "" if self.settings is None else self.settings.filter,
+            "messages": self.messages,
+            "with_readings": self.outcomes["readings"],
+            "refused": self.outcomes["refused"],
+            "devices": self.devices,
+            "channels": len(self.channels),
+            "problem": self.problems.most_common(1)[0][0] if self.problems else "",
+        }
+
+
+class Learner:
+    """Hears messages. Bounded, whatever the broker carries."""
+
+    def __init__(self) -> None:
+        self._findings: dict[tuple[str, str], Finding] = {}
+        self._bases = {"zigbee2mqtt"}
+        self._channels = 0
+        self.unknown: Counter[str] = Counter()
+        self.examples: dict[str, bytes] = {}  # of unknown topics
+        self.messages = 0
+
+    @property
+    def findings(self) -> list[Finding]:
+        """The most frequent first."""
+        return sorted(self._findings.values(), key=lambda finding: -finding.messages)
+
+    def hear(self, topic: str, payload: bytes, *, received_us: int, retained: bool) -> None:
+        """One message."""
+        self.messages += 1
+        if topic.startswith("$"):
+            return
+        guess = recognise(topic, payload, self._bases)
+        if guess is None:
+            if topic in self.unknown or len(self.unknown) < MAX_UNKNOWN:
+                self.unknown[topic] += 1
+                self.examples.setdefault(topic, payload[:200])
+            return
+        finding = self._findings.get(guess)
+        if finding is None:
+            settings = (
+                None
+                if guess[0] == "native"
+                else ConverterSettings.model_validate(dict(zip(("format", "filter"), guess, strict=True)))
+            )
+            finding = self._findings[guess] = Finding(settings)
+        self._add(finding, topic, payload, received_us, retained)
+
+    def _add(self, finding: Finding, topic: str, payload: bytes, received_us: int, retained: bool) -> None:
+        conversion = finding.converters.convert(topic, payload, received_us=received_us, retained=retained)
+        finding.messages += 1
+        finding.outcomes[conversion.outcome] += 1
+        if not finding.samples:
+            finding.started_us = received_us
+        for refusal in conversion.packet.refusals[:1]:
+            if len(finding.problems) < MAX_UNKNOWN:
+                finding.problems[f"{refusal.code}: {refusal.detail}"[:200]] += 1
+        if conversion.packet.drafts and not retained:
+            ts_us = conversion.packet.drafts[0].ts_us
+            if ts_us is not None and finding.off_quarters is None:
+                finding.off_quarters = round((ts_us - received_us) / QUARTER_US)
+        fresh = 0
+        for draft in conversion.packet.drafts:
+            if isinstance(draft.sensor, ExternalId) and self._channels < MAX_CHANNELS:
+                fresh += draft.sensor.text not in finding.channels
+                finding.channels.setdefault(draft.sensor.text, draft.value)
+        self._channels += fresh
+        # Where a message means nothing without those before it, the first ones, without a gap.
+        remembers = finding.settings is not None and FORMATS[finding.format].remembers
+        tells_more = remembers or fresh or (conversion.packet != NOTHING and not finding.samples)
+        if tells_more and len(finding.samples) < SAMPLES and len(payload) <= SAMPLE_BYTES:
+            after_us = received_us - finding.started_us
+            finding.samples.append(Sample(topic, payload, retained, after_us, conversion))
+
+
+def toml(findings: list[Finding]) -> str:
+    """The `mqtt.converters` of a configuration file."""
+    parts = ["# Found by iot-bridge mqtt learn. Read it before you use it: formats were guessed by topics and bytes.\n"]
+    for finding in findings:
+        if finding.settings is None:
+            continue
+        channels = sorted({name.partition("#")[2] for name in finding.channels})
+        parts.append(
+            f"# {finding.messages} messages of {finding.devices} devices\n"
+            "[[mqtt.converters]]\n"
+            f"filter = {_quoted(finding.settings.filter)}\n"
+            f"format = {_quoted(finding.settings.format)}\n{_zone(finding)}"
+            f"# take = [{', '.join(map(_quoted, channels[:50]))}]\n"
+        )
+    return "\n".join(parts)
+
+
+def _zone(finding: Finding) -> str:
+    """Clocks that are off by the hours of a time zone are probably local."""
+    if not finding.off_quarters or abs(finding.off_quarters) > 14 * 4:
+        return ""
+    return f'# zone = "Area/City"  # its times are about {finding.off_quarters / 4:+g} h from UTC\n'
+
+
+def csv_rows(findings: list[Finding]) -> list[tuple[str, str, str, str]]:
+    """Rows of a file for `iot-bridge sensor map`: the sensor is for a human to fill in."""
+    rows = [("external_id", "sensor", "unit_in", "example")]
+    for finding in findings:
+        rows += [(name, "", "", f"{value:g}") for name, value in sorted(finding.channels.items())]
+    return rows
+
+
+def golden(finding: Finding, source: str) -> dict[str, Any]:
+    """A golden sample, of the form that tests/golden has."""
+    assert finding.settings is not None
+    messages = []
+    before_us = 0
+    for sample in finding.samples:
+        message: dict[str, Any] = {"topic": sample.topic, **_payload(sample.payload)}
+        if sample.retained:
+            message["retained"] = True
+        if sample.after_us > before_us:
+            message["after_s"] = (sample.after_us - before_us) / 1_000_000
+        before_us = sample.after_us
+        messages.append(message | _outcome(sample.conversion))
+    return {
+        "source": source,
+        "received_at": moment(finding.started_us),
+        "converter": {"filter": finding.settings.filter, "format": finding.settings.format},
+        "messages": messages,
+    }
+
+
+def _payload(payload: bytes) -> dict[str, str]:
+    try:
+        text = payload.decode()
+    except UnicodeDecodeError:
+        return {"hex": payload.hex()}
+    return {"text": text} if "\r" not in text else {"hex": payload.hex()}
+
+
+def _outcome(conversion: Conversion) -> dict[str, Any]:
+    readings = []
+    for draft in conversion.packet.drafts:
+        reading: dict[str, Any] = {"index": draft.index}
+        name = draft.sensor
+        reading |= {"external_id": name.text} if isinstance(name, ExternalId) else {"sensor": name}
+        reading["value"] = draft.value
+        if draft.ts_us is not None:
+            reading["at"] = moment(draft.ts_us)
+        if draft.sequence is not None:
+            reading["sequence"] = draft.sequence
+        readings.append(reading)
+    found: dict[str, Any] = {"readings": readings}
+    if conversion.packet.refusals:
+        found["refused"] = [
+            {"index": refusal.index, "code": refusal.code.value, "detail": refusal.detail}
+            for refusal in conversion.packet.refusals
+        ]
+    if conversion.asks:
+        found["asks"] = [ask.topic for ask in conversion.asks]
+    return found
+
+
+def moment(ts_us: int) -> str:
+    """Microseconds as ISO 8601, without what is zero at the end."""
+    seconds, micros = divmod(ts_us, 1_000_000)
+    text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    return f"{text}.{micros:06d}".rstrip("0").rstrip(".") + "Z" if micros else text + "Z"
+
+
+def _quoted(text: str) -> str:
+    """A TOML basic string, which JSON's is too, but for DEL."""
+    return msgspec.json.encode(text).decode().replace("\x7f", "\\u007f")

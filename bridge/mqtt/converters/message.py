@@ -1,0 +1,266 @@
+"""What a decoder is handed, and how it hands readings back: `Message` in, fields into `Readings`, `Packet` out.
+
+A field is one scalar of the message. Fields are numbered from 1 in the order in which they stand,
+whether they are taken or not, so that a quarantined one is found again in the same bytes, whatever the
+configuration says by then. Index 0 is the message as a whole.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from fnmatch import translate
+from functools import lru_cache
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from bridge.errors import DecodeError
+from bridge.pipeline.decode import decode_any, parse_time
+from bridge.reading import Code, Draft, ExternalId, Packet, Refusal
+from bridge.settings import ConverterSettings
+
+NOTHING = Packet(())
+"""A message that is known, and is no reading."""
+
+MAX_FIELDS = 5_000
+"""Fields of one message; as many as a packet of our own has readings."""
+MAX_EXPANSION_BYTES = 4 << 20
+"""Quarantine keeps the whole message for each refused field: no message may cost more than this."""
+MAX_PATH = 1_000
+MAX_ID = 255
+_BIGINT = 1 << 63
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_COMMA_NUMBER = re.compile(r"[+-]?\d+(,\d+)?", re.ASCII)
+WORDS = {"on": 1.0, "off": 0.0, "true": 1.0, "false": 0.0}
+"""Texts of two-valued fields, in lower case."""
+
+
+class Ask(msgspec.Struct, frozen=True):
+    """Something the session should publish: a format that has lost the thread asks for it."""
+
+    topic: str
+    payload: bytes
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One MQTT message of a converter's filter."""
+
+    topic: str
+    captured: tuple[str, ...]  # the levels that the filter's wildcards stand for
+    payload: bytes
+    received_us: int
+    settings: ConverterSettings
+    asks: list[Ask] = []
+
+    @property
+    def levels(self) -> list[str]:
+        return self.topic.split("/")
+
+    def text(self) -> str:
+        """The payload as text. Raises DecodeError."""
+        try:
+            return self.payload.decode().strip()
+        except UnicodeDecodeError:
+            raise DecodeError(Code.BAD_ENCODING, "the payload is not UTF-8") from None
+
+    def document(self) -> dict[str, Any]:
+        """The payload as a JSON object. Raises DecodeError."""
+        document = decode_any(self.payload)
+        if not isinstance(document, dict):
+            raise DecodeError(Code.BAD_FORM, "the payload is not a JSON object")
+        return document
+
+    def time(self, value: object, where: str) -> int | None:
+        """A time of the message, in microseconds; None where there is none, or it is not believed.
+
+        Raises DecodeError.
+        """
+        if value is None or self.settings.clock == "receipt":
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            raise DecodeError(Code.BAD_TIME, f"{where} is no time", where=where)
+        return parse_time(value, where, zone_of(self.settings.zone))
+
+
+class Readings:
+    """The fields of one message, of one device after another. `of` a device, `add` each field; then `packet`."""
+
+    def __init__(
+        self,
+        message: Message,
+        device: str | None = None,
+        *,
+        ts_us: int | None = None,
+        sequence: int | None = None,
+        leave_out: tuple[str, ...] = (),
+    ) -> None:
+        settings = message.settings
+        self._message = message
+        self._prefix = ""
+        self._comma = settings.decimal == "comma"
+        self._take = _any_of(settings.take)
+        self._skip = _any_of(leave_out if settings.skip is None else settings.skip)
+        self._ts_us = ts_us
+        self._sequence = sequence
+        self._index = 0
+        self._drafts: list[Draft] = []
+        self._refusals: list[Refusal] = []
+        if device is not None:
+            self.of(device)
+
+    def of(self, device: str) -> None:
+        """From here on, fields are of this device. Raises DecodeError."""
+        if not device or "#" in device or not device.isprintable():
+            raise DecodeError(Code.BAD_FORM, f"{device[:80]!r} is no name of a device", where="device")
+        settings = self._message.settings
+        self._prefix = f"{settings.namespace or settings.format}/{device}#"
+
+    def add(
+        self,
+        channel: str,
+        value: object,
+        where: str,
+        *,
+        number: bool = False,
+        words: bool = False,
+        convert: Callable[[float], float] | None = None,
+        ts_us: int | None = None,
+    ) -> None:
+        """One field. `number`: its form says it is one, so anything else is refused; `words`: on and off are values.
+
+        Null is not measured. What is neither named by `take` nor a number is not a reading.
+        """
+        self._index += 1
+        if self._index > MAX_FIELDS:
+            raise DecodeError(Code.TOO_LARGE, f"more than {MAX_FIELDS} fields in one message", where=where)
+        if value is None or (self._skip is not None and self._skip.match(channel)):
+            return
+        if self._take is not None and not self._take.match(channel):
+            return
+        try:
+            found = self._value(value, where, number, words)
+            if found is None:
+                return
+            name = self._prefix + channel
+            if not channel or len(name) > MAX_ID or not name.isprintable():
+                raise DecodeError(Code.BAD_FORM, f"{where[:80]}: {name[:80]!r} is no external id", where=where)
+        except DecodeError as error:
+            self._refusals.append(Refusal(self._index, Code(error.reason), error.detail))
+            return
+        if convert is not None:
+            found = convert(found)
+        moment = self._ts_us if ts_us is None else ts_us
+        self._drafts.append(Draft(self._index, ExternalId(name), found, moment, self._sequence))
+
+    def refuse(self, code: Code, detail: str) -> None:
+        """A field whose form is wrong."""
+        self._index += 1
+        self._refusals.append(Refusal(self._index, code, detail))
+
+    def packet(self, excerpts: Callable[[Collection[int]], Mapping[int, bytes]] | None = None) -> Packet:
+        """All that was added. Raises DecodeError where quarantining it all would cost too much."""
+        rows = len(self._drafts) + len(self._refusals)
+        size = len(self._message.payload)
+        if excerpts is None and rows * size > MAX_EXPANSION_BYTES:
+            raise DecodeError(Code.TOO_LARGE, f"{rows} readings in a message of {size} bytes")
+        return Packet(tuple(self._drafts), tuple(self._refusals), excerpts=excerpts)
+
+    @property
+    def index(self) -> int:
+        """Of the field added last."""
+        return self._index
+
+    def _value(self, value: object, where: str, number: bool, words: bool) -> float | None:
+        named = self._take is not None
+        if isinstance(value, bool):
+            if number and not words:
+                raise DecodeError(Code.BAD_VALUE, f"{where} is not a number", where=where)
+            return float(value)
+        if isinstance(value, int | float):
+            return finite(value, where)
+        if isinstance(value, str):
+            if (words or named) and value.lower() in WORDS:
+                return WORDS[value.lower()]
+            if number or named:
+                return text_number(value, where, comma=self._comma)
+        elif number or named:
+            raise DecodeError(Code.BAD_VALUE, f"{where} is not a number", where=where)
+        return None
+
+
+@lru_cache(maxsize=256)  # of patterns in the configuration, which are few
+def _any_of(patterns: tuple[str, ...]) -> re.Pattern[str] | None:
+    return re.compile("|".join(translate(pattern) for pattern in patterns)) if patterns else None
+
+
+def walk(document: object, *path: str) -> Iterator[tuple[str, str, object]]:
+    """Every scalar of a document as (channel, leaf name, value); the channel is its path, joined by dots.
+
+    Not recursive, and nothing is built ahead: depth, width and the length of keys are the sender's choice.
+    """
+    stack: list[tuple[str, str, Iterator[tuple[object, object]]]] = []
+    channel, leaf, value = ".".join(path), path[-1] if path else "", document
+    while True:
+        if isinstance(value, dict):
+            stack.append((channel, leaf, iter(value.items())))
+        elif isinstance(value, list):
+            stack.append((channel, leaf, iter(enumerate(value))))
+        else:
+            yield channel, leaf, value
+        while stack:
+            above, leaf, items = stack[-1]
+            found = next(items, None)
+            if found is not None:
+                break
+            stack.pop()
+        else:
+            return
+        key, value = found
+        if isinstance(key, str):
+            leaf = key
+        channel = f"{above}.{key}" if above else str(key)
+        if len(channel) > MAX_PATH:
+            raise DecodeError(Code.TOO_LARGE, f"a field whose path has more than {MAX_PATH} characters")
+
+
+def finite(value: float, where: str) -> float:
+    """A number as a finite float. Raises DecodeError(BAD_VALUE)."""
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise DecodeError(Code.BAD_VALUE, f"{where} is not a finite number", where=where)
+    return number
+
+
+def text_number(text: str, where: str, *, comma: bool = False) -> float:
+    """A number written as text. Raises DecodeError(BAD_VALUE)."""
+    text = text.strip()
+    if (_COMMA_NUMBER if comma else _NUMBER).fullmatch(text) and len(text) < MAX_ID:
+        return finite(float(text.replace(",", ".")), where)
+    raise DecodeError(Code.BAD_VALUE, f"{where}: {text[:80]!r} is not a number", where=where)
+
+
+def whole(value: object, where: str) -> int:
+    """A counter, which is left out where it is 0. Raises DecodeError."""
+    if value is None:
+        return 0
+    if isinstance(value, bool) or not isinstance(value, int) or not -_BIGINT <= value < _BIGINT:
+        raise DecodeError(Code.BAD_FORM, f"{where} is not a 64-bit number", where=where)
+    return value
+
+
+def table(value: object, where: str) -> dict[str, Any]:
+    """An object inside a document. Raises DecodeError."""
+    if not isinstance(value, dict):
+        raise DecodeError(Code.BAD_FORM, f"{where} is missing, or not an object", where=where)
+    return value
+
+
+def zone_of(name: str) -> ZoneInfo:
+    """The zone; the library keeps it."""
+    return ZoneInfo(name)

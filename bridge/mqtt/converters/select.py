@@ -1,0 +1,110 @@
+"""Which converter a message goes to: a topic and its payload in, a `Conversion` out. Never an exception.
+
+Our own topics come first and are never a converter's: what a device may write there cannot be turned into
+anything else by the configuration. Of the others, the first filter that matches is taken.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from bridge import topic_filter
+from bridge.errors import DecodeError
+from bridge.mqtt.converters.formats import FORMATS, Decoder
+from bridge.mqtt.converters.message import Ask, Message
+from bridge.mqtt.topics import decode_message, is_ours, parse_topic
+from bridge.reading import Code, Packet, Refusal
+from bridge.settings import ConverterSettings, MqttSettings
+
+MAX_READINGS = 5_000
+REMEMBERED_TOPICS = 10_000
+OURS = "native"
+
+
+class Conversion(msgspec.Struct, frozen=True):
+    """What became of a message."""
+
+    packet: Packet
+    device_uuid: str | None = None  # the device whose topic it is: sensors of any other do not resolve
+    format: str = OURS
+    asks: tuple[Ask, ...] = ()  # to be published, at QoS 0
+
+    @property
+    def outcome(self) -> str:
+        """For the metric."""
+        if self.packet.drafts:
+            return "readings"
+        return "refused" if self.packet.refusals else "nothing"
+
+
+class _Entry(msgspec.Struct, frozen=True):
+    settings: ConverterSettings
+    levels: tuple[str, ...]
+    decode: Decoder
+
+
+class Converters:
+    """The converters of one configuration. Those that remember make it belong to one MQTT session."""
+
+    def __init__(self, settings: MqttSettings) -> None:
+        self._max_payload_bytes = settings.max_payload_bytes
+        self._entries = [
+            _Entry(entry, tuple(entry.filter.split("/")), FORMATS[entry.format].make(entry))
+            for entry in settings.converters
+        ]
+        self._of_topic: dict[str, tuple[_Entry, tuple[str, ...]]] = {}
+
+    def convert(self, topic: str, payload: bytes, *, received_us: int, retained: bool = False) -> Conversion:
+        """What cannot be decoded is one refusal, for quarantine."""
+        device_uuid: str | None = None
+        name = OURS
+        asks: list[Ask] = []
+        try:
+            if len(payload) > self._max_payload_bytes:
+                raise DecodeError(Code.TOO_LARGE, f"{len(payload)} bytes, more than {self._max_payload_bytes}")
+            if not self._entries or is_ours(topic):
+                route = parse_topic(topic)
+                device_uuid = route.device_uuid
+                return Conversion(decode_message(route, payload, max_readings=MAX_READINGS), device_uuid)
+            entry, captured = self._find(topic)
+            name = entry.settings.format
+            packet = entry.decode(Message(topic, captured, payload, received_us, entry.settings, asks))
+            if retained and entry.settings.retained == "skip":
+                packet = _timed(packet)
+        except DecodeError as error:
+            packet = Packet((), (Refusal(0, Code(error.reason), error.detail),))
+        return Conversion(packet, device_uuid, name, tuple(asks))
+
+    def is_foreign(self, topic: str) -> bool:
+        """Whether readings of this topic are numbered from 1, with 0 for the message as a whole."""
+        if not self._entries or is_ours(topic):
+            return False
+        try:
+            entry, _ = self._find(topic)
+        except DecodeError:
+            return False
+        return FORMATS[entry.settings.format].foreign
+
+    def _find(self, topic: str) -> tuple[_Entry, tuple[str, ...]]:
+        found = self._of_topic.get(topic)
+        if found is not None:
+            return found
+        levels = topic.split("/")
+        for entry in self._entries:
+            captured = topic_filter.match(entry.levels, levels)
+            if captured is not None:
+                if len(self._of_topic) >= REMEMBERED_TOPICS:
+                    self._of_topic.clear()
+                self._of_topic[topic] = (entry, captured)
+                return entry, captured
+        raise DecodeError(
+            Code.BAD_TOPIC, f"the topic {topic[:200]!r} is none of ours, nor of a converter", where="topic"
+        )
+
+
+def _timed(packet: Packet) -> Packet:
+    """A retained message says what was once measured: without a time of its own, nobody knows when."""
+    if all(draft.ts_us is not None for draft in packet.drafts):
+        return packet
+    drafts = tuple(draft for draft in packet.drafts if draft.ts_us is not None)
+    return Packet(drafts, packet.refusals, packet.device_uuid, packet.excerpts)

@@ -22,7 +22,7 @@ from time import perf_counter
 
 import structlog
 
-from bridge.errors import Backpressure, StoreRefused, StoreUnavailable
+from bridge.errors import Backpressure, BooksClosed, StoreRefused, StoreUnavailable
 from bridge.pipeline.backoff import delay_s
 from bridge.pipeline.batch import Entry, Row, accounts, condemn, make_entry, split
 from bridge.pipeline.ledger import Account, DoorLedger
@@ -48,6 +48,10 @@ log = structlog.get_logger("pipeline")
 
 IDLE_FLUSH_S = 1.0
 """Ledger totals that no batch has carried are written after this long."""
+HEARTBEAT_S = 5.0
+"""The store is asked this often when nothing comes in: `problem` must not wait for the first reading."""
+STALLED_S = 3.0
+"""A call of the store that takes longer is a problem to be told, before it fails."""
 
 
 class _Doubt:
@@ -94,6 +98,8 @@ class Intake:
         self._up = asyncio.Event()
         self._up.set()
         self._failure = ""
+        self._writing_since: float | None = None
+        self._asked_at = 0.0
         self._doubts: list[_Doubt] = []
         self._number = 0
         self._queued = 0
@@ -111,6 +117,9 @@ class Intake:
     @property
     def problem(self) -> str:
         """Why nothing can be stored at the moment; empty when it can."""
+        since = self._writing_since
+        if not self._failure and since is not None and (waited_s := perf_counter() - since) > STALLED_S:
+            return f"the database has not answered for {waited_s:.0f} s"
         return self._failure
 
     def offer(self, delivery: Delivery) -> None:
@@ -218,6 +227,8 @@ class Intake:
                 await self._settle_doubts()
                 await self._write_next()
             except StoreUnavailable as error:
+                if isinstance(error, BooksClosed):
+                    self._begin_books()
                 self._mark_down(error)
             else:
                 attempt = 0
@@ -241,7 +252,8 @@ class Intake:
             entry = self._ready.popleft()
             entries.append(entry)
             rows.extend(entry.todo)
-        if not rows and not self._ledger.dirty and self._up.is_set():
+        is_heartbeat_due = not self._up.is_set() or perf_counter() - self._asked_at >= HEARTBEAT_S
+        if not rows and not self._ledger.dirty and not is_heartbeat_due:
             return
         try:
             await self._write_twice(rows)
@@ -255,7 +267,7 @@ class Intake:
         try:
             await self._write_rows(rows)
         except StoreUnavailable as error:
-            if error.in_doubt:
+            if error.in_doubt or isinstance(error, BooksClosed):
                 raise
             await self._write_rows([row for row in rows if row.entry.receipts[row.index] is None])
 
@@ -289,7 +301,7 @@ class Intake:
             lines,
             published,
         )
-        started = perf_counter()
+        started = self._asked_at = self._writing_since = perf_counter()
         try:
             committed = await self._store.write(batch)
         except (StoreUnavailable, StoreRefused) as error:
@@ -298,6 +310,8 @@ class Intake:
             if isinstance(error, StoreUnavailable) and error.in_doubt:
                 self._doubt(rows)
             raise
+        finally:
+            self._writing_since = None
         self._store_latency.observe(perf_counter() - started)
         if rows:
             self._metrics.batch_size.observe(len(rows))
@@ -318,7 +332,7 @@ class Intake:
             classes = list(committed.classes)
         self._outbox.offer(
             Publication(
-                self._instance,
+                committed.instance or self._instance,
                 committed.outbox_id,
                 readings,
                 classes,
@@ -395,6 +409,18 @@ class Intake:
                     self._ledger.give_back(device_id, source, count)
             log.info("batch_doubt_settled", number=doubt.number)
             del self._doubts[0]
+
+    def _begin_books(self) -> None:
+        """Ours were closed as a dead process's: balanced, whatever became of batches in doubt.
+
+        The outbox rows of those are swept like a dead process's, too.
+        """
+        log.warning("books_begun_anew", queued=self._queued)
+        self._doubts.clear()
+        held = [row for entry in self._ready for row in entry.todo]
+        for row in held:
+            row.in_doubt = False
+        self._ledger.begin(accounts(held))
 
     def _mark_down(self, error: StoreUnavailable) -> None:
         """Fail everything impatient that is queued; from now on `offer` refuses it at the door."""

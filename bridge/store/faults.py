@@ -10,7 +10,7 @@ from bridge.errors import StoreRefused, StoreUnavailable
 _REFUSED_CLASSES = ("22", "23")  # data exceptions, integrity violations: these rows are bad for good
 
 
-def translate(error: psycopg.Error | TimeoutError, *, sent: bool) -> StoreUnavailable | StoreRefused:
+def translate(error: psycopg.Error, *, sent: bool) -> StoreUnavailable | StoreRefused:
     """Ours for theirs. `sent`: the statement had left, so a lost connection leaves it in doubt."""
     state = getattr(error, "sqlstate", None)
     if state is None:
@@ -22,7 +22,7 @@ def translate(error: psycopg.Error | TimeoutError, *, sent: bool) -> StoreUnavai
     return StoreUnavailable(f"the database says {state}: {str(error).strip().splitlines()[0]}")
 
 
-def _routed_astray(error: psycopg.Error | TimeoutError) -> bool:
+def _routed_astray(error: psycopg.Error) -> bool:
     """A row waited for the default partition while its month was made: the next attempt finds the month.
 
     The constraint of a partition has no name, unlike a CHECK.

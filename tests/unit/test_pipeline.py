@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from bridge.errors import Backpressure, StoreRefused, StoreUnavailable
+from bridge.errors import Backpressure, BooksClosed, StoreRefused, StoreUnavailable
 from bridge.pipeline.backoff import delay_s
 from bridge.pipeline.resolve import MISS, Resolver
 from bridge.pipeline.runner import Intake
@@ -245,6 +245,43 @@ async def test_batch_in_doubt_is_booked_once(bench: Bench, committed: bool, pati
         assert outcomes(receipts) == [Outcome.FAILED]
         assert (received, returned, len(retried)) == (2, 0 if committed else 1, 0)
     assert bench.outbox.recovered == committed
+
+
+@pytest.mark.parametrize("patient", [True, False])
+async def test_closed_books_are_begun_anew_with_what_is_held(bench: Bench, patient: bool) -> None:
+    await bench.send(draft())
+    bench.store.failures = [StoreUnavailable("lost", in_doubt=True), StoreUnavailable("away"), BooksClosed("closed")]
+    receipts = await bench.send(draft(ts_us=NOW_US + 1), draft(1, ts_us=NOW_US + 2), patient=patient)
+    await eventually(lambda: not bench.intake.problem and not bench.store.failures)
+    assert outcomes(receipts) == [Outcome.STORED if patient else Outcome.FAILED] * 2
+    await bench.send(draft(ts_us=NOW_US + 3))
+    assert bench.store.ledger == {(7, Source.HTTP): (3 if patient else 1, 0)}
+
+
+async def test_batch_is_not_written_twice_across_closed_books(bench: Bench) -> None:
+    await bench.send(draft())
+    bench.store.failures = [BooksClosed("closed")]
+    assert outcomes(await bench.send(draft(ts_us=NOW_US + 1), patient=True)) == [Outcome.STORED]
+    assert bench.store.ledger == {(7, Source.HTTP): (1, 0)}
+
+
+async def test_store_that_does_not_answer_is_a_problem(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bridge.pipeline.runner.STALLED_S", 0.01)
+    await bench.send(draft())
+    bench.store.gate.clear()
+    waiting = bench.send(draft(ts_us=NOW_US + 1))
+    await eventually(lambda: "not answered" in bench.intake.problem)
+    bench.store.gate.set()
+    await waiting
+    assert bench.intake.problem == ""
+
+
+async def test_store_is_asked_when_nothing_comes_in(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bridge.pipeline.runner.HEARTBEAT_S", 0.01)
+    await bench.send(draft())
+    bench.store.failures = [StoreUnavailable("away")] * 20
+    await eventually(lambda: bench.intake.problem == "away")
+    await eventually(lambda: bench.intake.problem == "")
 
 
 async def test_queue_at_its_limit_pushes_back(bench: Bench) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from random import Random
 from time import perf_counter
 
@@ -45,6 +45,9 @@ from bridge.settings import PipelineSettings
 from bridge.telemetry import Metrics
 
 log = structlog.get_logger("pipeline")
+
+Answers = dict[SensorRef, Sensor | None]
+"""What sensors are: None where there is none."""
 
 IDLE_FLUSH_S = 1.0
 """Ledger totals that no batch has carried are written after this long."""
@@ -137,11 +140,12 @@ class Intake:
             raise Backpressure(f"{self._queued} readings are waiting for the database")
         self._metrics.received.labels(delivery.source).inc(size)
         self._queued += size
-        if self._waiting or not self._all_known(packet.drafts):
+        answers = None if self._waiting else self._known(packet.drafts)
+        if answers is None:
             self._waiting.append(delivery)
             self._wake_resolver.set()
         else:
-            self._admit(delivery, {})
+            self._admit(delivery, answers)
 
     async def run(self) -> None:
         """Resolve and write for ever. Returns only by cancellation."""
@@ -163,47 +167,59 @@ class Intake:
 
     # -- resolve
 
-    def _all_known(self, drafts: tuple[Draft, ...]) -> bool:
+    def _known(self, drafts: tuple[Draft, ...]) -> Answers | None:
+        """The cache's answers for all drafts; None where it misses one. Asked once: an answer may expire."""
         get = self._resolver.get
-        return not any(isinstance(get(draft.sensor), Miss) for draft in drafts)
+        answers: Answers = {}
+        for draft in drafts:
+            answer = get(draft.sensor)
+            if isinstance(answer, Miss):
+                return None
+            answers[draft.sensor] = answer
+        return answers
 
     async def _resolve_forever(self) -> None:
         attempt = 0
         while True:
             await self._wake_resolver.wait()
             await self._up.wait()
-            taken = len(self._waiting)
-            refs = {
-                draft.sensor
-                for delivery in self._waiting
-                for draft in delivery.packet.drafts
-                if isinstance(self._resolver.get(draft.sensor), Miss)
-            }
-            started = perf_counter()
             try:
-                loaded = await self._resolver.load(refs) if refs else {}
+                answers = await self._look_up()
             except StoreUnavailable as error:
                 self._mark_down(error)
                 await asyncio.sleep(self._delay_s(attempt))
                 attempt += 1
                 continue
             attempt = 0
-            self._resolve_latency.observe(perf_counter() - started)
-            for _ in range(taken):
-                if not self._waiting:  # failed meanwhile, with the store
-                    break
-                self._admit(self._waiting.popleft(), loaded)
+            # What came in meanwhile may need another look-up; what waited may have failed with the store.
+            while self._waiting and all(draft.sensor in answers for draft in self._waiting[0].packet.drafts):
+                self._admit(self._waiting.popleft(), answers)
             if not self._waiting:
                 self._wake_resolver.clear()
 
-    def _admit(self, delivery: Delivery, loaded: Mapping[SensorRef, Sensor]) -> None:
-        """Resolved as far as it can be: validate, enter into the ledger, queue for the store."""
+    async def _look_up(self) -> Answers:
+        """Answers for everything that waits: from the cache, and in one query for what it misses."""
+        answers: Answers = {}
+        misses: set[SensorRef] = set()
+        for ref in {draft.sensor for delivery in self._waiting for draft in delivery.packet.drafts}:
+            answer = self._resolver.get(ref)
+            if isinstance(answer, Miss):
+                misses.add(ref)
+            else:
+                answers[ref] = answer
+        if misses:
+            started = perf_counter()
+            loaded = await self._resolver.load(misses)
+            self._resolve_latency.observe(perf_counter() - started)
+            answers.update((ref, loaded.get(ref)) for ref in misses)
+        return answers
 
-        def sensor_of(draft: Draft) -> Sensor | None:
-            sensor = self._resolver.get(draft.sensor)
-            return loaded.get(draft.sensor) if isinstance(sensor, Miss) else sensor
+    def _admit(self, delivery: Delivery, answers: Answers) -> None:
+        """Resolved as far as it can be: validate, enter into the ledger, queue for the store.
 
-        entry = make_entry(delivery, sensor_of, self._validator)
+        By these answers, not by the cache: that forgets at any time, and what it has forgotten is not unknown.
+        """
+        entry = make_entry(delivery, lambda draft: answers[draft.sensor], self._validator)
         self._resolver.count_hits(len(delivery.packet.drafts))
         for (device_id, source), count in accounts(entry.todo).items():
             self._ledger.receive(device_id, source, count)

@@ -41,6 +41,8 @@ class FakeStore:
         self.failures: list[Failure | None] = []
         self.poison: float | None = None
         self.lookups = 0
+        self.lookup_gate = asyncio.Event()
+        self.lookup_gate.set()
         self.gate = asyncio.Event()
         self.gate.set()
         self.doubtful_commits: set[int] = set()
@@ -67,6 +69,7 @@ class FakeStore:
 
     async def find_sensors(self, ids: Collection[int], uuids: Collection[str]) -> list[Sensor]:
         self.lookups += 1
+        await self.lookup_gate.wait()
         if self.failures and self.failures[0] is not None and isinstance(self.failures[0], StoreUnavailable):
             raise self.failures[0]
         return [Sensor(i, f"uuid-{i}", 7, "dev", "temperature") for i in ids if i <= 100]
@@ -105,8 +108,9 @@ class Bench:
         self.store = FakeStore()
         self.outbox = FakeOutbox()
         self.clock = 0.0
+        self.tick = 0.0  # the clock goes on by so much whenever it is read
         metrics = Metrics()
-        self.resolver = Resolver(self.store, SETTINGS, metrics, lambda: self.clock)
+        self.resolver = Resolver(self.store, SETTINGS, metrics, self.now)
         self.intake = Intake(
             resolver=self.resolver,
             store=self.store,
@@ -117,6 +121,10 @@ class Bench:
             random=Random(1),
             now_us=lambda: NOW_US,
         )
+
+    def now(self) -> float:
+        self.clock += self.tick
+        return self.clock
 
     def send(self, *drafts: Draft, patient: bool = False) -> asyncio.Future[list[Receipt]]:
         settled: asyncio.Future[list[Receipt]] = asyncio.get_running_loop().create_future()
@@ -300,6 +308,41 @@ async def test_sensor_of_another_device_is_not_resolved(bench: Bench) -> None:
     bench.intake.offer(Delivery(Packet((draft(),)), Source.HTTP, b"{}", NOW_US, settled.extend, device_uuid="another"))
     await eventually(lambda: bool(settled))
     assert settled[0].code == Code.UNKNOWN_SENSOR
+
+
+async def test_sensor_forgotten_while_its_reading_waits_is_not_unknown(bench: Bench) -> None:
+    await bench.send(draft())
+    bench.store.lookup_gate.clear()
+    missed = bench.send(draft(sensor=2))
+    behind = bench.send(draft(ts_us=NOW_US + 1))
+    await eventually(lambda: bench.store.lookups == 2)
+    bench.resolver.invalidate([1])
+    later = bench.send(draft(sensor=3))
+    bench.store.lookup_gate.set()
+    for receipts in await asyncio.gather(missed, behind, later):
+        assert outcomes(receipts) == [Outcome.STORED]
+
+
+async def test_delivery_that_comes_during_a_look_up_is_looked_up_itself(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the deliveries that the look-up was for have failed meanwhile."""
+    monkeypatch.setattr("bridge.pipeline.runner.HEARTBEAT_S", 0.01)
+    await bench.send(draft())
+    bench.store.lookup_gate.clear()
+    failed = bench.send(draft(sensor=2))
+    await eventually(lambda: bench.store.lookups == 2)
+    bench.store.failures = [StoreUnavailable("away")] * 2
+    later = bench.send(draft(sensor=3), patient=True)
+    assert outcomes(await failed) == [Outcome.FAILED]
+    bench.store.lookup_gate.set()
+    assert outcomes(await later) == [Outcome.STORED]
+
+
+async def test_sensor_that_expires_between_two_looks_is_not_unknown(bench: Bench) -> None:
+    await bench.send(draft())
+    bench.clock, bench.tick = SETTINGS.sensor_ttl_s - 0.5, 0.4
+    assert outcomes(await bench.send(draft(ts_us=NOW_US + 1))) == [Outcome.STORED]
 
 
 async def test_resolver_forgets_in_time(bench: Bench) -> None:

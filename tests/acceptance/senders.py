@@ -12,9 +12,11 @@ The load is bounded: it ends after `readings`, or at `finish`, once everything t
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from random import Random
 from typing import Any, NamedTuple
@@ -86,6 +88,7 @@ class Books:
         self.acknowledged: set[Reading] = set()
         self.answers: Counter[str] = Counter()  # HTTP statuses; "broken" and "puback"
         self.slowest_s = 0.0
+        self.lag_s = 0.0  # how late this process itself has been
         self.complaints: list[str] = []
         self._answer_within_s = answer_within_s
 
@@ -301,16 +304,18 @@ class Load:
         self._rate_per_s = rate_per_s
         self._readings = readings
         self._finish = asyncio.Event()
-        self._client = httpx.AsyncClient(
-            timeout=TIMEOUT_S, limits=httpx.Limits(max_connections=None, max_keepalive_connections=None)
-        )
+        # A client each: in one that all share, every request looks through all connections.
+        tls = ssl.create_default_context()
+        self._clients: list[httpx.AsyncClient] = []
         self._devices: list[HttpDevice | MqttDevice] = []
         for number, registered in enumerate(devices):
             random = Random(f"{seed}-{number}")
             if mqtt_port is not None and (number % 2 or not http):
                 self._devices.append(MqttDevice(registered, self.books, random, mqtt_port))
             else:
-                self._devices.append(HttpDevice(registered, self.books, random, self._client, http, api_key))
+                client = httpx.AsyncClient(timeout=TIMEOUT_S, verify=tls)
+                self._clients.append(client)
+                self._devices.append(HttpDevice(registered, self.books, random, client, http, api_key))
 
     def finish(self) -> None:
         """Nothing more falls due; `run` returns once what was due is acknowledged."""
@@ -318,7 +323,9 @@ class Load:
 
     async def run(self) -> None:
         """Raises TimeoutError of the caller's deadline when a device hangs."""
-        async with self._client, asyncio.TaskGroup() as group:
+        async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
+            for client in self._clients:
+                await stack.enter_async_context(client)
             for device in self._devices:
                 group.create_task(device.run(), name=f"device-{device.registered.uuid}")
             await self._let_measure()
@@ -330,7 +337,9 @@ class Load:
             while self.due < min(most, (time.monotonic() - started_s) * self._rate_per_s):
                 self._devices[self.due % len(self._devices)].measure()
                 self.due += 1
+            slept_s = time.monotonic()
             await asyncio.sleep(TICK_S)
+            self.books.lag_s = max(self.books.lag_s, time.monotonic() - slept_s - TICK_S)
         for device in self._devices:
             device.end()
 
@@ -342,4 +351,5 @@ def figures(books: Books) -> dict[str, Any]:
         "acknowledged": len(books.acknowledged),
         "answers": dict(sorted(books.answers.items())),
         "slowest_s": round(books.slowest_s, 2),
+        "sender_lag_s": round(books.lag_s, 2),
     }

@@ -118,7 +118,7 @@ async def under_load(
         load.finish()
         async with asyncio.timeout(120):
             await running
-        report |= figures(load.books) | await prove(load.books, service, within_s=120)
+        report |= figures(load.books) | await prove(load.books, service, within_s=60)
         report["grew_kib"] = watch.most_kib - watch.before_kib
         print(report)  # noqa: T201 - the report of make soak
     finally:

@@ -1,7 +1,7 @@
-"""Connections to PostgreSQL that never wait for ever.
+"""Connections to PostgreSQL on which nobody waits for ever.
 
-Everything that a lost line can do must end as an error within a stated time, on both sides: here by
-`hung_up_after`, at the server by the keepalives it is asked for.
+Flows in: statements. Flows out: cursors, or OperationalError within a stated time, whatever the line does;
+the server is asked for keepalives, so that it lets go of a line that is dead as well.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import Any
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool
@@ -19,9 +19,11 @@ from psycopg_pool import AsyncConnectionPool
 from bridge.settings import DatabaseSettings
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
+Cursor = psycopg.AsyncCursor[tuple[Any, ...]]
+T = TypeVar("T")
 
 CHECK_S = 2.0
-"""Longest wait for the sign of life of a pooled connection."""
+"""Longest wait for a pooled connection's sign of life."""
 KEEP_ALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
 SERVER_KEEP_ALIVE = "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
 """A server's default takes two hours to notice that we are gone, and holds our locks meanwhile."""
@@ -40,26 +42,45 @@ def connect_options(settings: DatabaseSettings, name: str) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def hung_up_after(connection: Connection, seconds: float) -> Iterator[None]:
-    """Break the connection off when the body takes longer: psycopg raises OperationalError at once.
+class Line:
+    """A connection that answers in time, or is broken off."""
 
-    Cancelling the task instead would make psycopg wait for the server to cancel the statement, and
-    where the line is dead that takes 10 s more.
+    def __init__(self, connection: Connection, patience_s: float) -> None:
+        self.connection = connection
+        self._patience_s = patience_s
+
+    async def execute(self, query: str, arguments: Any = None, *, prepare: bool | None = None) -> Cursor:
+        """psycopg's, but it raises OperationalError after `patience_s`."""
+        statement = self.connection.execute(query.encode(), arguments, prepare=prepare)
+        return await _answered(self.connection, statement, self._patience_s)
+
+    async def close(self) -> None:
+        await self.connection.close()
+
+
+async def check_alive(connection: Connection) -> None:
+    """For the pool, before it hands a connection out. Raises OperationalError."""
+    await _answered(connection, AsyncConnectionPool.check_connection(connection), CHECK_S)
+
+
+async def _answered(connection: Connection, question: Coroutine[Any, Any, T], within_s: float) -> T:
+    """The answer to a question on a connection; the connection is broken off where it takes longer, or is cancelled.
+
+    Cancelling psycopg itself would make it wait for the server to cancel the statement: on a dead line, 10 s.
     """
-    timer = asyncio.get_running_loop().call_later(seconds, _hang_up, connection)
+    task = asyncio.ensure_future(question)
+    timer = asyncio.get_running_loop().call_later(within_s, _hang_up, connection)
     try:
-        yield
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        _hang_up(connection)
+        await asyncio.gather(task, return_exceptions=True)
+        raise
     finally:
         timer.cancel()
 
 
 def _hang_up(connection: Connection) -> None:
+    """Shut the socket down under libpq, which takes it for the server's end."""
     with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.pgconn.socket)) as sock:
         sock.shutdown(socket.SHUT_RDWR)
-
-
-async def check_alive(connection: Connection) -> None:
-    """Raises OperationalError unless the server answers; for the pool, before it hands a connection out."""
-    with hung_up_after(connection, CHECK_S):
-        await AsyncConnectionPool.check_connection(connection)

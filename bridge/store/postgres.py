@@ -22,12 +22,14 @@ from bridge.reading import AlertEvent, Batch, Committed, Sensor, TsQuality
 from bridge.settings import DatabaseSettings
 from bridge.store import queries
 from bridge.store.faults import translate
-from bridge.store.lines import Connection, check_alive, connect_options, hung_up_after
+from bridge.store.lines import Connection, Line, check_alive, connect_options
 
 log = structlog.get_logger("store")
 
 POOL_RETRY_S = 1.0
 """The pool's own back-off doubles for minutes; a new request begins anew."""
+POOL_CLOSE_S = 1.0
+"""Its workers may be connecting."""
 
 
 class PostgresStore:
@@ -39,7 +41,7 @@ class PostgresStore:
         # The server ends a statement itself; if we have heard nothing a second later, the line is dead.
         self._patience_s = settings.statement_timeout_s + 1
         self._sql = queries.load("service")
-        self._writer: Connection | None = None
+        self._writer: Line | None = None
         self._pool: AsyncConnectionPool[Connection] | None = None
         self.instance = 0
 
@@ -68,7 +70,7 @@ class PostgresStore:
         """Close every connection; the instance's lock goes with its writer."""
         await self._drop_writer()
         if self._pool is not None:
-            await self._pool.close()
+            await self._pool.close(POOL_CLOSE_S)
             self._pool = None
 
     async def write(self, batch: Batch) -> Committed:
@@ -84,12 +86,11 @@ class PostgresStore:
         row = await self._ask_writer(writer, "last_batch", {"instance": self.instance})
         return row is not None and int(row[0]) >= number
 
-    async def _ask_writer(self, writer: Connection, query: str, arguments: Any) -> tuple[Any, ...] | None:
+    async def _ask_writer(self, writer: Line, query: str, arguments: Any) -> tuple[Any, ...] | None:
         """The first row of a query. A writer that fails is dropped. Raises StoreUnavailable, StoreRefused."""
         try:
-            with hung_up_after(writer, self._patience_s):
-                cursor = await writer.execute(self._sql[query], arguments, prepare=True)
-                return await cursor.fetchone()
+            cursor = await writer.execute(self._sql[query], arguments, prepare=True)
+            return await cursor.fetchone()
         except psycopg.Error as error:
             fault = translate(error, sent=True)
             if isinstance(fault, StoreUnavailable):
@@ -113,27 +114,24 @@ class PostgresStore:
         return rows[0] if rows else None
 
     @asynccontextmanager
-    async def pooled(self) -> AsyncIterator[Connection]:
+    async def pooled(self) -> AsyncIterator[Line]:
         """A pooled connection, in autocommit. Database errors come out as ours."""
         if self._pool is None:
             raise StoreUnavailable("the store is not open")
         try:
             async with self._pool.connection() as connection:
-                with hung_up_after(connection, self._patience_s):
-                    yield connection
+                yield Line(connection, self._patience_s)
         except (psycopg.Error, PoolTimeout) as error:
             raise translate(error, sent=False) from error
 
-    async def _connected_writer(self) -> Connection:
+    async def _connected_writer(self) -> Line:
         if self._writer is not None:
             return self._writer
         try:
-            writer = await psycopg.AsyncConnection.connect(
-                self._settings.url, **connect_options(self._settings, self._name)
-            )
+            options = connect_options(self._settings, self._name)
+            writer = Line(await psycopg.AsyncConnection.connect(self._settings.url, **options), self._patience_s)
             try:
-                with hung_up_after(writer, 2 * self._patience_s):
-                    await self._register(writer)
+                await self._register(writer)
             except BaseException:
                 await writer.close()
                 raise
@@ -144,7 +142,7 @@ class PostgresStore:
         log.info("store_connected", instance=self.instance)
         return writer
 
-    async def _register(self, writer: Connection) -> None:
+    async def _register(self, writer: Line) -> None:
         """Take the lock of this process's instance. Raises BooksClosed where the instance is no more."""
         if not self.instance:
             cursor = await writer.execute(self._sql["register_instance"], {"name": self._name})

@@ -301,6 +301,7 @@ class Load:
     ) -> None:
         self.books = Books(answer_within_s)
         self.due = 0
+        self._http = list(http)
         self._rate_per_s = rate_per_s
         self._readings = readings
         self._finish = asyncio.Event()
@@ -315,11 +316,15 @@ class Load:
             else:
                 client = httpx.AsyncClient(timeout=TIMEOUT_S, verify=tls)
                 self._clients.append(client)
-                self._devices.append(HttpDevice(registered, self.books, random, client, http, api_key))
+                self._devices.append(HttpDevice(registered, self.books, random, client, self._http, api_key))
 
     def finish(self) -> None:
         """Nothing more falls due; `run` returns once what was due is acknowledged."""
         self._finish.set()
+
+    def forget(self, url: str) -> None:
+        """Send to the other services only."""
+        self._http.remove(url)
 
     async def run(self) -> None:
         """Raises TimeoutError of the caller's deadline when a device hangs."""

@@ -61,6 +61,9 @@ RECONNECT_S = 1.0
 BOOKS_EVERY_S = 60.0
 """How often the ledger is held against itself: one pass over a row for each device, door and process."""
 
+HTTP_SHARE, SETTLE_SHARE, MQTT_SHARE, DRAIN_SHARE, PUBLISH_SHARE, NOTE_SHARE = 0.25, 0.25, 0.1, 0.1, 0.15, 0.05
+"""What each step of an ordered stop may take of `service.shutdown_s`, in this order; the rest is for closing."""
+
 
 def now_us() -> int:
     """The time of day, in microseconds since the epoch."""
@@ -209,7 +212,7 @@ async def open_pipeline(settings: Settings) -> AsyncIterator[Pipeline]:
     try:
         async with _running({"pipeline": pipeline.intake.run}):
             yield pipeline
-            await _drain(pipeline)
+            await _drain(pipeline, settings.service.shutdown_s)
     finally:
         await store.close()
 
@@ -226,8 +229,8 @@ async def _running(works: dict[str, Work]) -> AsyncIterator[None]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _drain(pipeline: Pipeline) -> None:
-    if not await pipeline.intake.drain(pipeline.settings.service.shutdown_s * 0.4):
+async def _drain(pipeline: Pipeline, deadline_s: float) -> None:
+    if not await pipeline.intake.drain(deadline_s):
         log.warning("not_drained", readings=pipeline.intake.queued)
 
 
@@ -280,11 +283,12 @@ async def _serve(settings: Settings, stack: EmbeddedStack | None) -> int:
     try:
         async with _running(works):
             await _run_doors(pipeline, relay, stop, stack)
-            await _drain(pipeline)
-            if not await relay.drain(settings.service.shutdown_s * 0.2):
+            await _drain(pipeline, settings.service.shutdown_s * DRAIN_SHARE)
+            if not await relay.drain(settings.service.shutdown_s * PUBLISH_SHARE):
                 log.info("outbox_left", detail="what is not published stays in the outbox table")
-            with suppress(BridgeError):
-                await pipeline.touch_keys()
+            with suppress(BridgeError, TimeoutError):
+                async with asyncio.timeout(settings.service.shutdown_s * NOTE_SHARE):
+                    await pipeline.touch_keys()
     finally:
         if emqx is not None:
             await emqx.close()
@@ -344,10 +348,10 @@ async def _close_doors(
     if mqtt is not None:
         mqtt.pause()
     if http is not None:
-        await http.stop(deadline_s * 0.3)
-    await pipeline.intake.drain(deadline_s * 0.3)
+        await http.stop(deadline_s * HTTP_SHARE)
+    await pipeline.intake.drain(deadline_s * SETTLE_SHARE)
     if mqtt is not None and session is not None:
-        await mqtt.close(deadline_s * 0.1)
+        await mqtt.close(deadline_s * MQTT_SHARE)
         session.cancel()
         await asyncio.gather(session, return_exceptions=True)
 

@@ -278,6 +278,7 @@ class Committed(msgspec.Struct, frozen=True):
     outbox_id: int | None = None  # None: nothing to publish
     alerts: Sequence[AlertEvent] = ()
     after: Sequence[tuple[int, int]] = ()  # (instance, outbox id) of others that must be published first
+    instance: int = 0  # whose outbox row it is, where that can change
 
 
 class Publication(msgspec.Struct, frozen=True):

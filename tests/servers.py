@@ -182,6 +182,12 @@ class MosquittoProcess:
             self._process = None
 
 
+def _open_gate() -> asyncio.Event:
+    gate = asyncio.Event()
+    gate.set()
+    return gate
+
+
 def mosquitto_program() -> str | None:
     """The system's Mosquitto; Debian keeps it where users' PATH does not look."""
     return shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
@@ -205,14 +211,18 @@ class TcpProxy:
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
-        self._open = asyncio.Event()
-        self._open.set()
+        self._gate = _open_gate()
         self.port = 0
         self.delay_s = 0.0
         """Every piece, in either direction, is held back for as long."""
         self.refuse = False
         """New connections are closed at once."""
         self.accepted = 0
+
+    def in_place_of(self, database: str) -> str:
+        """The URL of a database on the upstream PostgreSQL, through here."""
+        found = conninfo_to_dict(database)
+        return f"postgresql://{found['user']}@127.0.0.1:{self.port}/{found['dbname']}"
 
     async def __aenter__(self) -> TcpProxy:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
@@ -241,11 +251,16 @@ class TcpProxy:
 
     def stall(self) -> None:
         """Let nothing through, without a word: a cable pulled."""
-        self._open.clear()
+        self._gate.clear()
+
+    def strand(self) -> None:
+        """Let nothing through on the connections that there are, ever; new ones work. A firewall forgot them."""
+        self._gate.clear()
+        self._gate = _open_gate()
 
     def resume(self) -> None:
         """Let everything through again, what was held back first."""
-        self._open.set()
+        self._gate.set()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
@@ -269,8 +284,9 @@ class TcpProxy:
         else:
             far_reader, far_writer = await asyncio.open_connection(*self._upstream)
         self._writers |= {writer, far_writer}
+        gate = self._gate
         try:
-            await asyncio.gather(self._pump(reader, far_writer), self._pump(far_reader, writer))
+            await asyncio.gather(self._pump(reader, far_writer, gate), self._pump(far_reader, writer, gate))
         finally:
             self._writers -= {writer, far_writer}
             for each in (writer, far_writer):
@@ -279,12 +295,12 @@ class TcpProxy:
                 with suppress(OSError):
                     await each.wait_closed()
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event) -> None:
         with suppress(OSError, RuntimeError):
             while data := await reader.read(65_536):
                 if self.delay_s:
                     await asyncio.sleep(self.delay_s)
-                await self._open.wait()
+                await gate.wait()
                 writer.write(data)
                 await writer.drain()
             writer.write_eof()

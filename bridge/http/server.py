@@ -10,6 +10,7 @@ from typing import Any
 import uvicorn
 
 from bridge.errors import ConfigError
+from bridge.http.dismissal import Dismissal
 from bridge.http.guard import guarded_protocol
 from bridge.settings import HttpSettings
 from bridge.telemetry import Metrics
@@ -26,9 +27,10 @@ class HttpServer:
 
     def __init__(self, app: Any, settings: HttpSettings, metrics: Metrics) -> None:
         self._settings = settings
+        self._requests = Dismissal(app)
         self._server = _Server(
             uvicorn.Config(
-                app,
+                self._requests,
                 http=guarded_protocol(settings, metrics),
                 ws="none",
                 lifespan="off",
@@ -62,12 +64,13 @@ class HttpServer:
         return f"http://[{host}]:{bound}" if family == socket.AF_INET6 else f"http://{host}:{bound}"
 
     async def stop(self, deadline_s: float) -> None:
-        """Stop listening, let requests under way finish, then close."""
+        """Stop listening and let requests under way finish; those that have not by then are answered 503."""
         if self._task is None:
             return
         self._server.should_exit = True
         done, _ = await asyncio.wait({self._task}, timeout=deadline_s)
         if not done:
+            await self._requests.dismiss()
             self._server.force_exit = True
             self._task.cancel()
         with suppress(asyncio.CancelledError):

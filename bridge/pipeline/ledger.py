@@ -7,7 +7,7 @@ quarantined) is counted by the database from the rows it wrote; the two meet in 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from bridge.reading import LedgerLine
 
@@ -34,6 +34,13 @@ class DoorLedger:
     def give_back(self, device_id: int, source: str, count: int = 1) -> None:
         """Count readings whose sender was told to come again."""
         self._add((device_id, source), 1, count)
+
+    def begin(self, held: Mapping[Account, int]) -> None:
+        """The old books are closed. New ones begin with the readings that are still held."""
+        self._totals.clear()
+        self._dirty.clear()
+        for (device_id, source), count in held.items():
+            self.receive(device_id, source, count)
 
     def _add(self, account: Account, column: int, count: int) -> None:
         totals = self._totals.get(account)

@@ -22,7 +22,7 @@ from time import perf_counter
 
 import structlog
 
-from bridge.errors import Backpressure, StoreRefused, StoreUnavailable
+from bridge.errors import Backpressure, BooksClosed, StoreRefused, StoreUnavailable
 from bridge.pipeline.backoff import delay_s
 from bridge.pipeline.batch import Entry, Row, accounts, condemn, make_entry, split
 from bridge.pipeline.ledger import Account, DoorLedger
@@ -49,8 +49,15 @@ from bridge.telemetry import Metrics
 log = structlog.get_logger("pipeline")
 
 OUTCOMES = tuple(Outcome)
+Answers = dict[SensorRef, Sensor | None]
+"""What sensors are: None where there is none."""
+
 IDLE_FLUSH_S = 1.0
 """Ledger totals that no batch has carried are written after this long."""
+HEARTBEAT_S = 5.0
+"""The store is asked this often when nothing comes in: `problem` must not wait for the first reading."""
+STALLED_S = 3.0
+"""A call of the store that takes longer is a problem to be told, before it fails."""
 
 
 class _Doubt:
@@ -97,6 +104,8 @@ class Intake:
         self._up = asyncio.Event()
         self._up.set()
         self._failure = ""
+        self._writing_since: float | None = None
+        self._asked_at = 0.0
         self._doubts: list[_Doubt] = []
         self._number = 0
         self._queued = 0
@@ -115,6 +124,9 @@ class Intake:
     @property
     def problem(self) -> str:
         """Why nothing can be stored at the moment; empty when it can."""
+        since = self._writing_since
+        if not self._failure and since is not None and (waited_s := perf_counter() - since) > STALLED_S:
+            return f"the database has not answered for {waited_s:.0f} s"
         return self._failure
 
     @property
@@ -139,11 +151,12 @@ class Intake:
             raise Backpressure(f"{self._queued} readings are waiting for the database")
         self._received[delivery.source].inc(size)
         self._queued += size
-        if self._waiting or not self._all_known(packet.drafts):
+        answers = None if self._waiting else self._known(packet.drafts)
+        if answers is None:
             self._waiting.append(delivery)
             self._wake_resolver.set()
         else:
-            self._admit(delivery, {})
+            self._admit(delivery, answers)
 
     async def run(self) -> None:
         """Resolve and write for ever. Returns only by cancellation."""
@@ -165,55 +178,65 @@ class Intake:
 
     # -- resolve
 
-    def _all_known(self, drafts: tuple[Draft, ...]) -> bool:
+    def _known(self, drafts: tuple[Draft, ...]) -> Answers | None:
+        """The cache's answers for all drafts; None where it misses one. Asked once: an answer may expire."""
         get = self._resolver.get
-        return not any(isinstance(get(draft.sensor), Miss) for draft in drafts)
+        answers: Answers = {}
+        hits = 0
+        for draft in drafts:
+            answer = get(draft.sensor)
+            if isinstance(answer, Miss):
+                return None
+            answers[draft.sensor] = answer
+            hits += answer is not None
+        self._resolver.count_hits(hits)
+        return answers
 
     async def _resolve_forever(self) -> None:
         attempt = 0
         while True:
             await self._wake_resolver.wait()
             await self._up.wait()
-            taken = len(self._waiting)
-            refs = {
-                draft.sensor
-                for delivery in self._waiting
-                for draft in delivery.packet.drafts
-                if isinstance(self._resolver.get(draft.sensor), Miss)
-            }
-            started = perf_counter()
             try:
-                loaded = await self._resolver.load(refs) if refs else {}
+                answers = await self._look_up()
             except StoreUnavailable as error:
                 self._mark_down(error)
                 await asyncio.sleep(self._delay_s(attempt))
                 attempt += 1
                 continue
             attempt = 0
-            self._resolve_latency.observe(perf_counter() - started)
-            for _ in range(taken):
-                if not self._waiting:  # failed meanwhile, with the store
-                    break
-                self._admit(self._waiting.popleft(), loaded)
+            # What came in meanwhile may need another look-up; what waited may have failed with the store.
+            while self._waiting and all(draft.sensor in answers for draft in self._waiting[0].packet.drafts):
+                self._admit(self._waiting.popleft(), answers)
             if not self._waiting:
                 self._wake_resolver.clear()
 
-    def _admit(self, delivery: Delivery, loaded: Mapping[SensorRef, Sensor]) -> None:
-        """Resolved as far as it can be: validate, enter into the ledger, queue for the store."""
+    async def _look_up(self) -> Answers:
+        """Answers for everything that waits: from the cache, and in one query for what it misses."""
+        answers: Answers = {}
+        misses: set[SensorRef] = set()
         hits = 0
-
-        def sensor_of(draft: Draft) -> Sensor | None:
-            nonlocal hits
-            if draft.sensor in loaded:  # the look-up was for it: counted as a miss
-                return loaded[draft.sensor]
-            sensor = self._resolver.get(draft.sensor)
-            if isinstance(sensor, Miss):
-                return None
-            hits += sensor is not None
-            return sensor
-
-        entry = make_entry(delivery, sensor_of, self._validator)
+        for ref in {draft.sensor for delivery in self._waiting for draft in delivery.packet.drafts}:
+            answer = self._resolver.get(ref)
+            if isinstance(answer, Miss):
+                misses.add(ref)
+            else:
+                answers[ref] = answer
+                hits += answer is not None
         self._resolver.count_hits(hits)
+        if misses:
+            started = perf_counter()
+            loaded = await self._resolver.load(misses)
+            self._resolve_latency.observe(perf_counter() - started)
+            answers.update((ref, loaded.get(ref)) for ref in misses)
+        return answers
+
+    def _admit(self, delivery: Delivery, answers: Answers) -> None:
+        """Resolved as far as it can be: validate, enter into the ledger, queue for the store.
+
+        By these answers, not by the cache: that forgets at any time, and what it has forgotten is not unknown.
+        """
+        entry = make_entry(delivery, lambda draft: answers[draft.sensor], self._validator)
         for (device_id, source), count in accounts(entry.todo).items():
             self._ledger.receive(device_id, source, count)
         if not entry.todo:
@@ -236,6 +259,8 @@ class Intake:
                 await self._settle_doubts()
                 await self._write_next()
             except StoreUnavailable as error:
+                if isinstance(error, BooksClosed):
+                    self._begin_books()
                 self._mark_down(error)
             else:
                 attempt = 0
@@ -259,7 +284,8 @@ class Intake:
             entry = self._ready.popleft()
             entries.append(entry)
             rows.extend(entry.todo)
-        if not rows and not self._ledger.dirty and self._up.is_set():
+        is_heartbeat_due = not self._up.is_set() or perf_counter() - self._asked_at >= HEARTBEAT_S
+        if not rows and not self._ledger.dirty and not is_heartbeat_due:
             return
         try:
             await self._write_twice(rows)
@@ -273,7 +299,7 @@ class Intake:
         try:
             await self._write_rows(rows)
         except StoreUnavailable as error:
-            if error.in_doubt:
+            if error.in_doubt or isinstance(error, BooksClosed):
                 raise
             await self._write_rows([row for row in rows if row.entry.receipts[row.index] is None])
 
@@ -307,7 +333,7 @@ class Intake:
             lines,
             published,
         )
-        started = perf_counter()
+        started = self._asked_at = self._writing_since = perf_counter()
         try:
             committed = await self._store.write(batch)
         except (StoreUnavailable, StoreRefused) as error:
@@ -316,6 +342,8 @@ class Intake:
             if isinstance(error, StoreUnavailable) and error.in_doubt:
                 self._doubt(rows)
             raise
+        finally:
+            self._writing_since = None
         self._store_latency.observe(perf_counter() - started)
         if rows:
             self._metrics.batch_size.observe(len(rows))
@@ -336,7 +364,7 @@ class Intake:
             classes = list(committed.classes)
         self._outbox.offer(
             Publication(
-                self._instance,
+                committed.instance or self._instance,
                 committed.outbox_id,
                 readings,
                 classes,
@@ -412,6 +440,18 @@ class Intake:
                     self._ledger.give_back(device_id, source, count)
             log.info("batch_doubt_settled", number=doubt.number)
             del self._doubts[0]
+
+    def _begin_books(self) -> None:
+        """Ours were closed as a dead process's: balanced, whatever became of batches in doubt.
+
+        The outbox rows of those are swept like a dead process's, too.
+        """
+        log.warning("books_begun_anew", queued=self._queued)
+        self._doubts.clear()
+        held = [row for entry in self._ready for row in entry.todo]
+        for row in held:
+            row.in_doubt = False
+        self._ledger.begin(accounts(held))
 
     def _mark_down(self, error: StoreUnavailable) -> None:
         """Fail everything impatient that is queued; from now on `offer` refuses it at the door."""

@@ -12,7 +12,7 @@ _REFUSED_CLASSES = ("22", "23")  # data exceptions, integrity violations: these 
 _NO_SCHEMA = ("42P01", "42883", "42703", "3F000")  # no such table, function, column, schema
 
 
-def translate(error: psycopg.Error | TimeoutError, *, sent: bool) -> StoreUnavailable | StoreRefused:
+def translate(error: psycopg.Error, *, sent: bool) -> StoreUnavailable | StoreRefused:
     """Ours for theirs. `sent`: the statement had left, so a lost connection leaves it in doubt."""
     state = getattr(error, "sqlstate", None)
     if state is None:
@@ -25,7 +25,7 @@ def translate(error: psycopg.Error | TimeoutError, *, sent: bool) -> StoreUnavai
     return StoreUnavailable(f"the database says {state}: {str(error).strip().splitlines()[0]}{advice}")
 
 
-def _routed_astray(error: psycopg.Error | TimeoutError) -> bool:
+def _routed_astray(error: psycopg.Error) -> bool:
     """A row waited for the default partition while its month was made: the next attempt finds the month.
 
     The constraint of a partition has no name, unlike a CHECK.

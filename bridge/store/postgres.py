@@ -3,12 +3,12 @@
 Flows in: `Batch`. Flows out: `Committed`, after the commit. Implements `Store` and `SensorLookup`.
 
 The writer connection registers this process in `ingest_instances` and holds its advisory lock, so
-the books and outbox rows of a process that is gone can be told from those of a living one.
+the books and outbox rows of a process that is gone can be told from those of a living one. Whoever
+holds the lock knows that no earlier session of this process can commit anything any more.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -17,15 +17,19 @@ import psycopg
 import structlog
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from bridge.errors import StoreUnavailable
+from bridge.errors import BooksClosed, StoreUnavailable
 from bridge.reading import AlertEvent, Batch, Committed, Sensor, TsQuality
 from bridge.settings import DatabaseSettings
 from bridge.store import queries
 from bridge.store.faults import translate
+from bridge.store.lines import Connection, Line, check_alive, connect_options
 
 log = structlog.get_logger("store")
 
-Connection = psycopg.AsyncConnection[tuple[Any, ...]]
+POOL_RETRY_S = 1.0
+"""The pool's own back-off doubles for minutes; a new request begins anew."""
+POOL_CLOSE_S = 1.0
+"""Its workers may be connecting."""
 
 
 class PostgresStore:
@@ -34,8 +38,10 @@ class PostgresStore:
     def __init__(self, settings: DatabaseSettings, name: str) -> None:
         self._settings = settings
         self._name = name
+        # The server ends a statement itself; if we have heard nothing a second later, the line is dead.
+        self._patience_s = settings.statement_timeout_s + 1
         self._sql = queries.load("service")
-        self._writer: Connection | None = None
+        self._writer: Line | None = None
         self._pool: AsyncConnectionPool[Connection] | None = None
         self.instance = 0
 
@@ -52,8 +58,9 @@ class PostgresStore:
                 min_size=0,
                 max_size=self._settings.pool_size,
                 timeout=self._settings.connect_timeout_s,
-                kwargs=self._connect_options(),
-                check=AsyncConnectionPool.check_connection,
+                reconnect_timeout=POOL_RETRY_S,
+                kwargs=connect_options(self._settings, self._name),
+                check=check_alive,
                 open=False,
                 name="lookup",
             )
@@ -63,30 +70,32 @@ class PostgresStore:
         """Close every connection; the instance's lock goes with its writer."""
         await self._drop_writer()
         if self._pool is not None:
-            await self._pool.close()
+            await self._pool.close(POOL_CLOSE_S)
             self._pool = None
 
     async def write(self, batch: Batch) -> Committed:
         """See `Store.write`."""
-        sent = False
+        writer = await self._connected_writer()
+        row = await self._ask_writer(writer, "ingest_batch", arguments(self.instance, batch))
+        assert row is not None
+        return _committed(row, self.instance)
+
+    async def was_committed(self, number: int) -> bool:
+        """See `Store.was_committed`. Asked over the writer, which holds the lock: what was in doubt is decided."""
+        writer = await self._connected_writer()
+        row = await self._ask_writer(writer, "last_batch", {"instance": self.instance})
+        return row is not None and int(row[0]) >= number
+
+    async def _ask_writer(self, writer: Line, query: str, given: Any) -> tuple[Any, ...] | None:
+        """The first row of a query. A writer that fails is dropped. Raises StoreUnavailable, StoreRefused."""
         try:
-            async with asyncio.timeout(self._settings.statement_timeout_s + 1):
-                writer = await self._connected_writer()
-                sent = True
-                cursor = await writer.execute(self._sql["ingest_batch"], arguments(self.instance, batch), prepare=True)
-                row = await cursor.fetchone()
-        except (psycopg.Error, TimeoutError) as error:
-            fault = translate(error, sent=sent)
+            cursor = await writer.execute(self._sql[query], given, prepare=True)
+            return await cursor.fetchone()
+        except psycopg.Error as error:
+            fault = translate(error, sent=True)
             if isinstance(fault, StoreUnavailable):
                 await self._drop_writer()
             raise fault from error
-        assert row is not None
-        return _committed(row)
-
-    async def was_committed(self, number: int) -> bool:
-        """See `Store.was_committed`."""
-        row = await self.fetch_one("last_batch", {"instance": self.instance})
-        return row is not None and int(row[0]) >= number
 
     async def find_sensors(
         self, ids: Collection[int], uuids: Collection[str], external_ids: Collection[str]
@@ -107,29 +116,27 @@ class PostgresStore:
         return rows[0] if rows else None
 
     @asynccontextmanager
-    async def pooled(self) -> AsyncIterator[Connection]:
+    async def pooled(self) -> AsyncIterator[Line]:
         """A pooled connection, in autocommit. Database errors come out as ours."""
         if self._pool is None:
             raise StoreUnavailable("the store is not open")
         try:
-            async with asyncio.timeout(self._settings.statement_timeout_s + 1), self._pool.connection() as connection:
-                yield connection
-        except (psycopg.Error, PoolTimeout, TimeoutError) as error:
+            async with self._pool.connection() as connection:
+                yield Line(connection, self._patience_s)
+        except (psycopg.Error, PoolTimeout) as error:
             raise translate(error, sent=False) from error
 
-    async def _connected_writer(self) -> Connection:
+    async def _connected_writer(self) -> Line:
         if self._writer is not None:
             return self._writer
         try:
-            writer = await psycopg.AsyncConnection.connect(self._settings.url, **self._connect_options())
-            if not self.instance:
-                cursor = await writer.execute(self._sql["register_instance"], {"name": self._name})
-                row = await cursor.fetchone()
-                assert row is not None
-                self.instance = int(row[0])
-            # After a lost connection the server may hold our lock until it notices: we wait for it,
-            # within the statement timeout.
-            await writer.execute(self._sql["hold_instance"], {"instance": self.instance})
+            options = connect_options(self._settings, self._name)
+            writer = Line(await psycopg.AsyncConnection.connect(self._settings.url, **options), self._patience_s)
+            try:
+                await self._register(writer)
+            except BaseException:
+                await writer.close()
+                raise
         except psycopg.Error as error:
             fault = translate(error, sent=False)
             raise fault if isinstance(fault, StoreUnavailable) else StoreUnavailable(fault.detail) from error
@@ -137,22 +144,29 @@ class PostgresStore:
         log.info("store_connected", instance=self.instance)
         return writer
 
+    async def _register(self, writer: Line) -> None:
+        """Take the lock of this process's instance. Raises BooksClosed where the instance is no more."""
+        if not self.instance:
+            cursor = await writer.execute(self._sql["register_instance"], {"name": self._name})
+            row = await cursor.fetchone()
+            assert row is not None
+            await writer.execute(self._sql["hold_instance"], {"instance": row[0]})
+            self.instance = int(row[0])
+            return
+        own = {"instance": self.instance}
+        # The server may not know that the connection we lost is gone: it keeps the lock, and may even
+        # commit the batch that was under way.
+        await writer.execute(self._sql["end_former_session"], own)
+        await writer.execute(self._sql["hold_instance"], own)
+        cursor = await writer.execute(self._sql["last_batch"], own)
+        if await cursor.fetchone() is None:
+            closed, self.instance = self.instance, 0
+            raise BooksClosed(f"the books of instance {closed} were closed while the database was away")
+
     async def _drop_writer(self) -> None:
         writer, self._writer = self._writer, None
         if writer is not None:
             await writer.close()
-
-    def _connect_options(self) -> dict[str, Any]:
-        return {
-            "autocommit": True,
-            "connect_timeout": max(2, round(self._settings.connect_timeout_s)),  # libpq's least is 2 s
-            "application_name": f"iot-bridge {self._name}",
-            "options": f"-c statement_timeout={round(self._settings.statement_timeout_s * 1000)} -c jit=off",
-            "keepalives_idle": 10,
-            "keepalives_interval": 5,
-            "keepalives_count": 3,
-            "tcp_user_timeout": round(self._settings.statement_timeout_s * 1000),
-        }
 
 
 def arguments(instance: int, batch: Batch) -> dict[str, Any]:
@@ -205,7 +219,7 @@ def _unless_all(values: list[Any], usual: Any) -> list[Any] | None:
     return None if values.count(usual) == len(values) else values
 
 
-def _committed(row: Sequence[Any]) -> Committed:
+def _committed(row: Sequence[Any], instance: int) -> Committed:
     outcomes, classes, stored_us, outbox_id, alerts, after_instance, after_outbox = row
     return Committed(
         outcomes or (),
@@ -214,6 +228,7 @@ def _committed(row: Sequence[Any]) -> Committed:
         outbox_id,
         [alert_event(alert) for alert in alerts],
         list(zip(after_instance, after_outbox, strict=True)),
+        instance,
     )
 
 

@@ -22,6 +22,8 @@ class Service:
     def __init__(self, folder: Path, database: str, redis: str, mqtt: str = "", **settings: str) -> None:
         self.port = free_port()
         self.http = f"http://127.0.0.1:{self.port}"
+        self.database = database
+        self.redis = redis
         self._folder = folder
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("IOT_BRIDGE_")},

@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from bridge.errors import Backpressure, StoreRefused, StoreUnavailable
+from bridge.errors import Backpressure, BooksClosed, StoreRefused, StoreUnavailable
 from bridge.pipeline.backoff import delay_s
 from bridge.pipeline.resolve import MISS, Resolver
 from bridge.pipeline.runner import Intake
@@ -41,6 +41,8 @@ class FakeStore:
         self.failures: list[Failure | None] = []
         self.poison: float | None = None
         self.lookups = 0
+        self.lookup_gate = asyncio.Event()
+        self.lookup_gate.set()
         self.gate = asyncio.Event()
         self.gate.set()
         self.doubtful_commits: set[int] = set()
@@ -69,6 +71,7 @@ class FakeStore:
         self, ids: Collection[int], uuids: Collection[str], external_ids: Collection[str]
     ) -> list[Sensor]:
         self.lookups += 1
+        await self.lookup_gate.wait()
         if self.failures and self.failures[0] is not None and isinstance(self.failures[0], StoreUnavailable):
             raise self.failures[0]
         return [Sensor(i, f"uuid-{i}", 7, "dev", "temperature") for i in ids if i <= 100]
@@ -107,8 +110,9 @@ class Bench:
         self.store = FakeStore()
         self.outbox = FakeOutbox()
         self.clock = 0.0
+        self.tick = 0.0  # the clock goes on by so much whenever it is read
         metrics = self.metrics = Metrics()
-        self.resolver = Resolver(self.store, SETTINGS, metrics, lambda: self.clock)
+        self.resolver = Resolver(self.store, SETTINGS, metrics, self.now)
         self.intake = Intake(
             resolver=self.resolver,
             store=self.store,
@@ -119,6 +123,10 @@ class Bench:
             random=Random(1),
             now_us=lambda: NOW_US,
         )
+
+    def now(self) -> float:
+        self.clock += self.tick
+        return self.clock
 
     def send(self, *drafts: Draft, patient: bool = False) -> asyncio.Future[list[Receipt]]:
         settled: asyncio.Future[list[Receipt]] = asyncio.get_running_loop().create_future()
@@ -249,6 +257,43 @@ async def test_batch_in_doubt_is_booked_once(bench: Bench, committed: bool, pati
     assert bench.outbox.recovered == committed
 
 
+@pytest.mark.parametrize("patient", [True, False])
+async def test_closed_books_are_begun_anew_with_what_is_held(bench: Bench, patient: bool) -> None:
+    await bench.send(draft())
+    bench.store.failures = [StoreUnavailable("lost", in_doubt=True), StoreUnavailable("away"), BooksClosed("closed")]
+    receipts = await bench.send(draft(ts_us=NOW_US + 1), draft(1, ts_us=NOW_US + 2), patient=patient)
+    await eventually(lambda: not bench.intake.problem and not bench.store.failures)
+    assert outcomes(receipts) == [Outcome.STORED if patient else Outcome.FAILED] * 2
+    await bench.send(draft(ts_us=NOW_US + 3))
+    assert bench.store.ledger == {(7, Source.HTTP): (3 if patient else 1, 0)}
+
+
+async def test_batch_is_not_written_twice_across_closed_books(bench: Bench) -> None:
+    await bench.send(draft())
+    bench.store.failures = [BooksClosed("closed")]
+    assert outcomes(await bench.send(draft(ts_us=NOW_US + 1), patient=True)) == [Outcome.STORED]
+    assert bench.store.ledger == {(7, Source.HTTP): (1, 0)}
+
+
+async def test_store_that_does_not_answer_is_a_problem(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bridge.pipeline.runner.STALLED_S", 0.01)
+    await bench.send(draft())
+    bench.store.gate.clear()
+    waiting = bench.send(draft(ts_us=NOW_US + 1))
+    await eventually(lambda: "not answered" in bench.intake.problem)
+    bench.store.gate.set()
+    await waiting
+    assert bench.intake.problem == ""
+
+
+async def test_store_is_asked_when_nothing_comes_in(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bridge.pipeline.runner.HEARTBEAT_S", 0.01)
+    await bench.send(draft())
+    bench.store.failures = [StoreUnavailable("away")] * 20
+    await eventually(lambda: bench.intake.problem == "away")
+    await eventually(lambda: bench.intake.problem == "")
+
+
 async def test_queue_at_its_limit_pushes_back(bench: Bench) -> None:
     await bench.send(draft())
     bench.store.gate.clear()
@@ -265,6 +310,41 @@ async def test_sensor_of_another_device_is_not_resolved(bench: Bench) -> None:
     bench.intake.offer(Delivery(Packet((draft(),)), Source.HTTP, b"{}", NOW_US, settled.extend, device_uuid="another"))
     await eventually(lambda: bool(settled))
     assert settled[0].code == Code.UNKNOWN_SENSOR
+
+
+async def test_sensor_forgotten_while_its_reading_waits_is_not_unknown(bench: Bench) -> None:
+    await bench.send(draft())
+    bench.store.lookup_gate.clear()
+    missed = bench.send(draft(sensor=2))
+    behind = bench.send(draft(ts_us=NOW_US + 1))
+    await eventually(lambda: bench.store.lookups == 2)
+    bench.resolver.invalidate([1])
+    later = bench.send(draft(sensor=3))
+    bench.store.lookup_gate.set()
+    for receipts in await asyncio.gather(missed, behind, later):
+        assert outcomes(receipts) == [Outcome.STORED]
+
+
+async def test_delivery_that_comes_during_a_look_up_is_looked_up_itself(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the deliveries that the look-up was for have failed meanwhile."""
+    monkeypatch.setattr("bridge.pipeline.runner.HEARTBEAT_S", 0.01)
+    await bench.send(draft())
+    bench.store.lookup_gate.clear()
+    failed = bench.send(draft(sensor=2))
+    await eventually(lambda: bench.store.lookups == 2)
+    bench.store.failures = [StoreUnavailable("away")] * 2
+    later = bench.send(draft(sensor=3), patient=True)
+    assert outcomes(await failed) == [Outcome.FAILED]
+    bench.store.lookup_gate.set()
+    assert outcomes(await later) == [Outcome.STORED]
+
+
+async def test_sensor_that_expires_between_two_looks_is_not_unknown(bench: Bench) -> None:
+    await bench.send(draft())
+    bench.clock, bench.tick = SETTINGS.sensor_ttl_s - 0.5, 0.4
+    assert outcomes(await bench.send(draft(ts_us=NOW_US + 1))) == [Outcome.STORED]
 
 
 async def test_resolver_forgets_in_time(bench: Bench) -> None:

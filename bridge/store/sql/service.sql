@@ -6,6 +6,11 @@ INSERT INTO ingest_instances (name) VALUES (%(name)s) RETURNING id
 -- name: hold_instance
 SELECT pg_advisory_lock(7001, %(instance)s)
 
+-- name: end_former_session
+SELECT pg_terminate_backend(l.pid, 5000) FROM pg_locks l
+WHERE l.locktype = 'advisory' AND l.classid = 7001 AND l.objid = %(instance)s::integer::oid AND l.objsubid = 2 AND l.granted
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+
 -- name: last_batch
 SELECT last_batch FROM ingest_instances WHERE id = %(instance)s
 

@@ -41,7 +41,7 @@ def show(report: Report, console: Console) -> None:
 
 def _doors(results: Sequence[Result]) -> Table:
     table = Table(title="Readings per second, and the ceiling of the same run", title_justify="left")
-    for heading in ("", "readings/s", "ceiling/s", "ratio", "batch", "load", "bar", ""):
+    for heading in ("", "readings/s", "ceiling/s", "ratio", "batch", "load", "others", "bar", ""):
         table.add_column(heading, justify="left" if heading in ("", "bar") else "right", no_wrap=True)
     for r in results:
         table.add_row(
@@ -51,11 +51,14 @@ def _doors(results: Sequence[Result]) -> Table:
             f"{r.ratio:.2f}",
             f"{r.batch:.0f}",
             f"{r.load_cores:.2f}",
+            f"{r.other_cores:.2f}",
             r.bar,
             _verdict(r.is_met),
         )
     notes = [f"{r.name}: {r.title}; ceiling: {r.ceiling}" for r in results]
-    table.caption = "\n".join([*notes, "load: cores that the load generator took"])
+    table.caption = "\n".join(
+        [*notes, "load, others: cores that went to the load generator, and to programs without a part in it"]
+    )
     table.caption_justify = "left"
     return table
 

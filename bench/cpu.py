@@ -35,6 +35,13 @@ class Family:
         return sum(self._seen.values())
 
 
+def machine_s() -> float:
+    """CPU seconds of everything that runs here: what is neither idle nor waiting for a disk."""
+    fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
+    user, nice, system, _idle, _iowait, irq, softirq, steal = (int(field) for field in fields)
+    return (user + nice + system + irq + softirq + steal) * _TICK_S
+
+
 def resident_kib(pid: int) -> int:
     """Resident memory of one process."""
     status = Path(f"/proc/{pid}/status").read_text()

@@ -16,7 +16,7 @@ from urllib.request import urlopen
 import psycopg
 
 from bench import cpu, fleet
-from bench.timed import Clock
+from bench.timed import MACHINE, Clock
 from tests.acceptance.service import Service
 from tests.servers import MosquittoProcess, PostgresServer, RedisServer, mosquitto_program
 
@@ -70,6 +70,7 @@ def plant() -> Iterator[Plant]:
             "mosquitto": partial(cpu.process_s, mosquitto.pid),
             "noop": partial(cpu.process_s, noop),
             "receiver": partial(cpu.process_s, receiver),
+            MACHINE: cpu.machine_s,
         }
         url = postgres.url_of(ceiling)
         yield Plant(service, fleet_file, url, redis.port, mosquitto.port, int(noop_port), counter_file, clocks)

@@ -41,19 +41,25 @@ def show(report: Report, console: Console) -> None:
 
 def _doors(results: Sequence[Result]) -> Table:
     table = Table(title="Readings per second, and the ceiling of the same run", title_justify="left")
-    for heading in ("", "readings/s", "ceiling/s", "ratio", "batch", "load, cores", "bar", ""):
-        table.add_column(heading, justify="left" if heading in ("", "bar") else "right")
+    for heading in ("", "readings/s", "ceiling/s", "ratio", "batch", "load", "others", "bar", ""):
+        table.add_column(heading, justify="left" if heading in ("", "bar") else "right", no_wrap=True)
     for r in results:
         table.add_row(
-            f"{r.title}\n[dim]ceiling: {r.ceiling}[/dim]",
+            r.name,
             f"{r.readings_per_s:,.0f}",
             f"{r.ceiling_per_s:,.0f}",
             f"{r.ratio:.2f}",
             f"{r.batch:.0f}",
             f"{r.load_cores:.2f}",
+            f"{r.other_cores:.2f}",
             r.bar,
             _verdict(r.is_met),
         )
+    notes = [f"{r.name}: {r.title}; ceiling: {r.ceiling}" for r in results]
+    table.caption = "\n".join(
+        [*notes, "load, others: cores that went to the load generator, and to programs without a part in it"]
+    )
+    table.caption_justify = "left"
     return table
 
 
@@ -81,11 +87,11 @@ def _steps(steps: Sequence[Step]) -> Table:
 
 def _sensors(rows: Sequence[Registry]) -> Table:
     table = Table(title="Registered sensors", title_justify="left")
-    for heading in ("sensors", "start, s", "resident, MiB", "HTTP single/s", "hit, µs", "miss, µs", "bar", ""):
+    for heading in ("sensors", "start, s", "MiB", "HTTP/s", "hit, µs", "miss, µs", "bar", ""):
         table.add_column(heading, justify="right")
     for r in rows:
         cells = (r.sensors, r.start_s, r.resident_mib, r.requests_per_s, r.hit_us, r.miss_us)
-        table.add_row(*(f"{cell:,}" for cell in cells), f"start < {BAR_S:g} s", _verdict(r.start_s < BAR_S))
+        table.add_row(*(f"{cell:,}" for cell in cells), f"< {BAR_S:g} s", _verdict(r.start_s < BAR_S))
     return table
 
 

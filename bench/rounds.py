@@ -9,7 +9,7 @@ import msgspec
 
 from bench.doors import Door, Pair
 from bench.plant import Plant
-from bench.timed import Sample
+from bench.timed import MACHINE, Sample
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -27,7 +27,8 @@ class Result(msgspec.Struct, frozen=True):
     cpu_us: dict[str, float]
     ceiling_cpu_us: dict[str, float]
     load_cores: float
-    """CPU of the load generator beside the service, in cores: what it took away from what is measured."""
+    other_cores: float
+    """See `Sample`; of the service's side."""
     rounds: list[tuple[float, float]]
     """(readings/s, ceiling/s) of each."""
 
@@ -53,11 +54,16 @@ def run(door: Door, plant: Plant, seconds: float, rounds: int, said: Callable[[P
         batch=round(median(pair.batch for pair in pairs), 1),
         cpu_us=_cpu_us(services),
         ceiling_cpu_us=_cpu_us(ceilings),
-        load_cores=round(median(sample.cpu_s["load"] / sample.work.seconds for sample in services), 3),
+        load_cores=round(median(sample.load_cores for sample in services), 3),
+        other_cores=round(median(sample.other_cores for sample in services), 2),
         rounds=[(round(pair.service.per_s), round(pair.ceiling.per_s)) for pair in pairs],
     )
 
 
 def _cpu_us(samples: Sequence[Sample]) -> dict[str, float]:
-    parties = {party: round(median(sample.cpu_us(party) for sample in samples), 1) for party in samples[0].cpu_s}
+    parties = {
+        party: round(median(sample.cpu_us(party) for sample in samples), 1)
+        for party in samples[0].cpu_s
+        if party != MACHINE
+    }
     return {party: us for party, us in parties.items() if us >= 1.0}

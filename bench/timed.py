@@ -16,6 +16,8 @@ import msgspec
 
 Clock = Callable[[], float]
 WARM_UP_S = 1.0
+MACHINE = "machine"
+"""The clock of everything that runs, whoever started it."""
 
 
 class Work(msgspec.Struct, frozen=True):
@@ -38,6 +40,17 @@ class Sample(msgspec.Struct, frozen=True):
     @property
     def per_s(self) -> float:
         return self.work.readings / self.work.seconds
+
+    @property
+    def load_cores(self) -> float:
+        """What the load generator took away from what is measured."""
+        return self.cpu_s["load"] / self.work.seconds
+
+    @property
+    def other_cores(self) -> float:
+        """What went to programs that have no part in it: a busy machine spoils a measurement."""
+        parties_s = sum(cpu_s for party, cpu_s in self.cpu_s.items() if party != MACHINE)
+        return max(0.0, self.cpu_s[MACHINE] - parties_s) / self.work.seconds
 
     def cpu_us(self, party: str) -> float:
         """CPU of a party per reading, in microseconds."""

@@ -18,7 +18,7 @@ from bridge.http import problems
 
 
 class Front:
-    """ASGI middleware. `routes` have endpoints that take the request and the parameters of the path."""
+    """ASGI middleware. `routes` have endpoints that take the request first, and the parameters of the path by name."""
 
     def __init__(self, app: Any, routes: Sequence[APIRoute]) -> None:
         self._app = app

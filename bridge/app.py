@@ -31,6 +31,7 @@ from bridge.http.keys import KeyRing
 from bridge.http.server import HttpServer
 from bridge.mqtt.emqx import EmqxSessions
 from bridge.mqtt.session import MqttSession
+from bridge.pipeline.changes import ChangeFeed
 from bridge.pipeline.ports import Outbox
 from bridge.pipeline.resolve import Resolver
 from bridge.pipeline.runner import Intake
@@ -100,6 +101,7 @@ class Pipeline:
         )
         self.changes_read_s = time.monotonic()
         self._changes_problem = ""
+        self._feed = ChangeFeed()
 
     @property
     def problem(self) -> str:
@@ -150,7 +152,7 @@ class Pipeline:
         started_s = time.monotonic()
         back_s = started_s - self.changes_read_s + CHANGES_BACK_S
         try:
-            changes = await self.registry.changes(back_s)
+            found = await self.registry.changes(back_s)
         except StoreUnavailable as error:
             if not self._changes_problem:
                 log.warning("changes_unread", detail=error.detail)
@@ -158,6 +160,7 @@ class Pipeline:
             raise
         self._changes_problem = ""
         self.changes_read_s = started_s
+        changes = self._feed.due(found, started_s)
         if back_s > CHANGES_KEPT_S or any(kind != "sensor" for kind, _ in changes):
             self.access.forget()
         if back_s > CHANGES_KEPT_S or changes:

@@ -37,9 +37,9 @@ class Registry:
         """Set last_used_at."""
         await self._store.fetch("touch_keys", {"hashes": list(hashes)})
 
-    async def changes(self, seconds: float) -> set[tuple[str, str]]:
-        """(kind, ref) of what has changed in the last `seconds`: see the registry_changes table."""
-        return {(kind, ref) for kind, ref in await self._store.fetch("changes", {"seconds": seconds})}
+    async def changes(self, seconds: float) -> list[tuple[int, str, str]]:
+        """(id, kind, ref) of what has changed in the last `seconds`: see the registry_changes table."""
+        return [(number, kind, ref) for number, kind, ref in await self._store.fetch("changes", {"seconds": seconds})]
 
     async def mqtt_accounts(self) -> list[tuple[str, str, str]]:
         """(name, role, SHA-256 of the password) of the broker's accounts that are no devices."""

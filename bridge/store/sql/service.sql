@@ -79,7 +79,7 @@ device AS (UPDATE device_api_keys SET last_used_at = now() FROM used WHERE api_k
 UPDATE api_keys SET last_used_at = now() FROM used WHERE api_key_hash = used.hash
 
 -- name: changes
-SELECT kind, ref FROM registry_changes WHERE changed_at > clock_timestamp() - %(seconds)s * interval '1 second'
+SELECT id, kind, ref FROM registry_changes WHERE changed_at > clock_timestamp() - %(seconds)s * interval '1 second'
 
 -- name: sensor_status
 SELECT s.id, (to_jsonb(a) - 'resolved_at')::text, (to_jsonb(w) - 'resolved_at')::text,

@@ -19,7 +19,7 @@ demo: install  ## the service on its own servers, with ten simulated devices
 
 test: install  ## everything, on real servers
 	@scripts/servers
-	$(BIN)/python -m pytest -q -m "not soak"
+	$(BIN)/python -m pytest -q -m "not soak" -n 4 --dist worksteal
 
 soak: install  ## 200,000 readings through ten kills, and the long faults
 	@scripts/servers

@@ -69,7 +69,9 @@ class Pipeline:
         self.store = store
         self.registry = Registry(store)
         self.resolver = Resolver(store, settings.pipeline, metrics, time.monotonic)
-        self.keys = KeyRing(self.registry.find_keys, settings.keys, metrics, time.monotonic, now_us)
+        self.keys = KeyRing(
+            self.registry.find_keys, settings.keys, metrics, time.monotonic, now_us, settings.http.ack_timeout_s
+        )
         self.intake = Intake(
             resolver=self.resolver,
             store=store,

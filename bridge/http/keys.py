@@ -45,7 +45,10 @@ def hash_key(text: str) -> str:
 
 
 class KeyRing:
-    """`now` is a monotonic clock in seconds, `now_us` the time of day in microseconds."""
+    """`now` is a monotonic clock in seconds, `now_us` the time of day in microseconds.
+
+    Nobody waits longer than `patience_s` for a look-up; it goes on for those who come after.
+    """
 
     def __init__(
         self,
@@ -54,8 +57,10 @@ class KeyRing:
         metrics: Metrics,
         now: Callable[[], float],
         now_us: Callable[[], int],
+        patience_s: float = 5.0,
     ) -> None:
         self._find = find
+        self._patience_s = patience_s
         self._settings = settings
         self._now = now
         self._now_us = now_us
@@ -119,7 +124,11 @@ class KeyRing:
             future.add_done_callback(lambda done: done.cancelled() or done.exception())
             if self._asking is None:
                 self._asking = asyncio.create_task(self._answer(), name="key-lookup")
-        return await asyncio.shield(future)
+        try:
+            async with asyncio.timeout(self._patience_s):
+                return await asyncio.shield(future)
+        except TimeoutError:
+            raise StoreUnavailable("the database is too slow to look the key up; send the same again") from None
 
     async def _answer(self) -> None:
         try:

@@ -21,9 +21,9 @@ test: install  ## everything, on real servers
 	@scripts/servers
 	$(BIN)/python -m pytest -q -m "not soak" -n 4 --dist worksteal
 
-soak: install  ## 200,000 readings through ten kills, and the long faults
+soak: install  ## 200,000 readings through ten kills, and the long faults; about 12 minutes, prints figures
 	@scripts/servers
-	$(BIN)/python -m pytest -q -m soak tests/acceptance
+	$(BIN)/python -m pytest -q -s -m soak tests/acceptance
 
 bench: install  ## readings per second, as ratios to ceilings of the same run
 	@scripts/servers

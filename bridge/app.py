@@ -81,12 +81,22 @@ class Pipeline:
         self.registry = Registry(store)
         self.resolver = Resolver(store, settings.pipeline, metrics, time.monotonic)
         self.keys = KeyRing(
-            partial(self.look_up, self.registry.find_keys), settings.keys, metrics, time.monotonic, now_us
+            partial(self.look_up, self.registry.find_keys),
+            settings.keys,
+            metrics,
+            time.monotonic,
+            now_us,
+            settings.http.ack_timeout_s,
         )
         self.access = Access(self.keys, self.registry.mqtt_accounts, self.registry.device_may_connect, time.monotonic)
         self.gateways = Gateways(store)
         self.gateway_keys = KeyRing(
-            partial(self.look_up, self.gateways.find_keys), settings.keys, metrics, time.monotonic, now_us
+            partial(self.look_up, self.gateways.find_keys),
+            settings.keys,
+            metrics,
+            time.monotonic,
+            now_us,
+            settings.http.ack_timeout_s,
         )
         self.known_gateways = KnownGateways(self.gateways, time.monotonic)
         self.intake = Intake(

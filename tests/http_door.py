@@ -136,7 +136,7 @@ async def open_door(
     """A door over fakes; `http` are its settings."""
     settings = HttpSettings(port=0, **http)
     metrics = Metrics()
-    ring = KeyRing((keys or FakeKeys(*KEYS)).find, KeySettings(), metrics, now, lambda: NOW_US)
+    ring = KeyRing((keys or FakeKeys(*KEYS)).find, KeySettings(), metrics, now, lambda: NOW_US, settings.ack_timeout_s)
     app = build_app(
         Parts(
             http=settings,

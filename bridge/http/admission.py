@@ -7,14 +7,12 @@ address and its owner even where a later step refuses it.
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Callable
 
 import msgspec
 from starlette.requests import Request
 
-from bridge.errors import Unavailable
 from bridge.http.headers import header, headers
 from bridge.http.keys import KeyOwner, KeyRing
 from bridge.http.limits import SlidingWindow, Verdict, check
@@ -46,7 +44,6 @@ class Admission:
         self, http: HttpSettings, limits: LimitSettings, keys: KeyRing, metrics: Metrics, now: Callable[[], float]
     ) -> None:
         self._keys = keys
-        self._patience_s = http.ack_timeout_s
         self._metrics = metrics
         self._now = now
         self._address = ClientAddress(http.trusted_proxies)
@@ -57,11 +54,7 @@ class Admission:
     async def sender(self, request: Request, kind: str, name: str) -> Sender:
         """Whose key of `kind` the header `name` carries. Raises Problem (401, 403, 429) and Unavailable."""
         verdict = self._limited(check([(self._by_ip, [(self._client(request), 1)])], self._now()))
-        try:
-            async with asyncio.timeout(self._patience_s):
-                owner = await self._keys.owner(header(request, name.lower().encode()) or "")
-        except TimeoutError:
-            raise Unavailable("the key cannot be looked up now; send the same again") from None
+        owner = await self._keys.owner(header(request, name.lower().encode()) or "")
         if owner is None or owner.kind != kind:
             raise Problem(401, "bad_key", f"send a usable key in the {name} header", {"WWW-Authenticate": name})
         if owner.disabled and kind == "gateway":

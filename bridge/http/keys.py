@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable
 from hashlib import sha256
 from typing import Protocol, TypeVar
 
-from bridge.errors import BridgeError
+from bridge.errors import BridgeError, Unavailable
 from bridge.settings import KeySettings
 from bridge.telemetry import Metrics
 
@@ -47,7 +47,10 @@ def hash_key(text: str) -> str:
 
 
 class KeyRing:
-    """`now` is a monotonic clock in seconds, `now_us` the time of day in microseconds."""
+    """`now` is a monotonic clock in seconds, `now_us` the time of day in microseconds.
+
+    Nobody waits longer than `patience_s` for a look-up; it goes on for those who come after.
+    """
 
     def __init__(
         self,
@@ -56,8 +59,10 @@ class KeyRing:
         metrics: Metrics,
         now: Callable[[], float],
         now_us: Callable[[], int],
+        patience_s: float = 5.0,
     ) -> None:
         self._find = find
+        self._patience_s = patience_s
         self._settings = settings
         self._now = now
         self._now_us = now_us
@@ -121,7 +126,11 @@ class KeyRing:
             future.add_done_callback(lambda done: done.cancelled() or done.exception())
             if self._asking is None:
                 self._asking = asyncio.create_task(self._answer(), name="key-lookup")
-        return await asyncio.shield(future)
+        try:
+            async with asyncio.timeout(self._patience_s):
+                return await asyncio.shield(future)
+        except TimeoutError:
+            raise Unavailable("the key cannot be looked up now; send the same again") from None
 
     async def _answer(self) -> None:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from random import Random
 from typing import NamedTuple
 
@@ -39,7 +40,7 @@ async def kill_under_load(service: Service, port: int, size: Size, seed: int) ->
     running = asyncio.create_task(load.run())
     for kill in range(size.kills):
         moment = (kill + random.random()) / size.kills * size.readings * 0.95
-        await until(lambda moment=moment: load.due >= moment or running.done(), 600)  # type: ignore[misc]
+        await until(partial(_has_come, load, moment), 600)
         await asyncio.to_thread(service.kill)
         await asyncio.to_thread(service.start)
     async with asyncio.timeout(300):
@@ -48,6 +49,10 @@ async def kill_under_load(service: Service, port: int, size: Size, seed: int) ->
     assert service.stop() == 0
     assert "Traceback" not in service.log
     return found
+
+
+def _has_come(load: Load, moment: float) -> bool:
+    return load.due >= moment
 
 
 async def test_nothing_is_lost_when_the_service_is_killed(

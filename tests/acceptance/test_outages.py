@@ -82,11 +82,6 @@ class Watch:
         text = (await self._client.get("/metrics")).text
         return float(next(line for line in text.splitlines() if line.startswith(name + " ")).split()[1])
 
-    async def goes_on(self, readings: int) -> None:
-        """Return once so many more readings are acknowledged."""
-        wanted = len(self.load.books.acknowledged) + readings
-        await until(lambda: len(self.load.books.acknowledged) >= wanted, 60)
-
     async def close(self) -> None:
         await self._client.aclose()
 
@@ -111,10 +106,10 @@ async def under_load(
     running = asyncio.create_task(load.run())
     measuring = asyncio.create_task(watch.measure())
     try:
-        await watch.goes_on(round(2 * size.rate_per_s))
+        await watch.load.goes_on(round(2 * size.rate_per_s))
         watch.outage_begins()
         yield watch
-        await watch.goes_on(round(2 * size.rate_per_s))
+        await watch.load.goes_on(round(2 * size.rate_per_s))
         load.finish()
         async with asyncio.timeout(120):
             await running
@@ -132,7 +127,7 @@ async def under_load(
     assert "Traceback" not in service.log
 
 
-@pytest.mark.parametrize("mode", ["fast", "immediate"])
+@pytest.mark.parametrize("mode", ["fast", pytest.param("immediate", marks=pytest.mark.soak)])
 @sizes(Size(20, 400, 3), Size(100, 1_500, 20))
 async def test_postgres_stopped_under_load(
     make_service: Callable[..., Service],
@@ -170,7 +165,7 @@ async def test_redis_stopped_under_load(
         await asyncio.to_thread(redis_server.stop)
         ends_s = time.monotonic() + size.outage_s
         while time.monotonic() < ends_s:
-            await watch.goes_on(round(size.rate_per_s / 4))
+            await watch.load.goes_on(round(size.rate_per_s / 4))
             assert (await watch.ready())[0] == 200
         await until(lambda: _is_over(watch, 0), 10)
         report["outbox_batches"] = await watch.metric("iot_bridge_outbox_batches")
@@ -200,7 +195,7 @@ async def test_mosquitto_restarted_under_load(
             await asyncio.sleep(size.outage_s)
             await asyncio.to_thread(mosquitto.start)
             await until(lambda: _is_connected(watch), 30)
-            await watch.goes_on(round(size.rate_per_s))
+            await watch.load.goes_on(round(size.rate_per_s))
 
 
 async def _is_connected(watch: Watch) -> bool:

@@ -26,7 +26,7 @@ async def test_two_services_publish_each_batch_once(make_service: Callable[..., 
     for service in services:
         await asyncio.to_thread(service.start)
     urls = [service.http for service in services]
-    load = Load(devices, api_key, http=urls, rate_per_s=1_000, seed=seed, readings=6_000)
+    load = Load(devices, api_key, http=urls, rate_per_s=1_000, seed=seed, readings=4_000)
     async with asyncio.timeout(90):
         await load.run()
     found = await prove(load.books, services[0])
@@ -44,20 +44,17 @@ async def test_survivor_publishes_what_the_killed_service_left(
         await asyncio.to_thread(service.start)
     load = Load(devices, api_key, http=[survivor.http, victim.http], rate_per_s=600, seed=seed)
     running = asyncio.create_task(load.run())
-    books = load.books
-    await until(lambda: len(books.acknowledged) > 600, 60)
+    await load.goes_on(600)
     await asyncio.to_thread(redis_server.stop)  # so that both have batches that are stored and not published
-    before = len(books.acknowledged)
-    await until(lambda: len(books.acknowledged) > before + 600, 60)
+    await load.goes_on(600)
     await asyncio.to_thread(victim.kill)
     await asyncio.to_thread(redis_server.start)
-    before = len(books.acknowledged)
-    await until(lambda: len(books.acknowledged) > before + 300, 60)
+    await load.goes_on(300)
     load.finish()
     load.forget(victim.http)
     async with asyncio.timeout(60):
         await running
-    await prove(books, survivor)
+    await prove(load.books, survivor)
     assert "orphans_published" in survivor.log
     assert survivor.stop() == 0
 
@@ -71,8 +68,7 @@ async def test_service_stopped_in_order_under_load(
     load = Load(devices, api_key, http=[service.http], mqtt_port=mosquitto.port, rate_per_s=800, seed=seed)
     running = asyncio.create_task(load.run())
     for _ in range(3):
-        before = len(load.books.acknowledged)
-        await until(lambda before=before: len(load.books.acknowledged) > before + 800, 60)  # type: ignore[misc]
+        await load.goes_on(800)
         started_s = time.monotonic()
         assert await asyncio.to_thread(service.stop) == 0
         assert time.monotonic() - started_s < EXIT_S
@@ -86,7 +82,10 @@ async def test_service_stopped_in_order_under_load(
     assert "Traceback" not in service.log
 
 
-@pytest.mark.parametrize("away", ["postgres", "redis", "both"])
+@pytest.mark.parametrize(
+    "away",
+    ["both", pytest.param("postgres", marks=pytest.mark.soak), pytest.param("redis", marks=pytest.mark.soak)],
+)
 async def test_service_stops_within_its_deadline_while_servers_are_away(
     make_service: Callable[..., Service],
     postgres_server: PostgresServer,
@@ -105,7 +104,7 @@ async def test_service_stops_within_its_deadline_while_servers_are_away(
         await asyncio.to_thread(service.start)
         load = Load(devices, api_key, http=[service.http], mqtt_port=mosquitto.port, rate_per_s=400, seed=seed)
         running = asyncio.create_task(load.run())
-        await until(lambda: len(load.books.acknowledged) > 400, 60)
+        await load.goes_on(400)
         if away != "redis":
             proxy.stall()
         if away != "postgres":

@@ -507,9 +507,9 @@ async def test_stop_lets_requests_finish() -> None:
         await stopped
 
 
-async def test_stop_cuts_what_is_late() -> None:
+async def test_stop_answers_what_is_late_and_cuts_it() -> None:
     async with open_door() as door, door.connection() as (reader, writer):
         writer.write(post(length=10_000))
         await until(lambda: door.sample("cache_total", cache="key", result="miss") == 1)
         await door.server.stop(0.2)
-        assert await until_closed(reader) == b""
+        assert statuses(await until_closed(reader)) == [503]

@@ -166,6 +166,27 @@ class BrokerSettings(Section):
     """How often the outbox table is looked at for rows nobody publishes."""
 
 
+class ConsumerSettings(Section):
+    batch: Count = 500
+    """Most entries handed to a consumer at once."""
+    block_s: Positive = 1.0
+    """Longest wait for the first entry of a batch."""
+    claim_after_s: Positive = 30.0
+    """Entries that a consumer has held for so long without a sign of life are taken over by another."""
+    max_attempts: Count = 5
+    """Tries before an event that fails is moved to <stream>:dead."""
+    retry_min_s: Positive = 0.2
+    """First delay before a failed event is tried again; doubles, with jitter."""
+    retry_max_s: Positive = 10.0
+    """Longest delay between tries."""
+    remembered: Count = 10_000
+    """Event ids handled lately, kept in memory to pass over repeated events."""
+    metrics_host: str = "127.0.0.1"
+    """Address that a consumer process serves its metrics on."""
+    metrics_port: Port | None = None
+    """Port that a consumer process serves its metrics on, one for each process; 0 takes a free one."""
+
+
 class PipelineSettings(Section):
     max_batch: Count = 1_000
     """Readings in one call of the stored procedure."""
@@ -226,6 +247,7 @@ class Settings(BaseSettings):
     redis: RedisSettings = RedisSettings()
     broker: BrokerSettings = BrokerSettings()
     pipeline: PipelineSettings = PipelineSettings()
+    consumers: ConsumerSettings = ConsumerSettings()
     log: LogSettings = LogSettings()
 
     @classmethod

@@ -67,6 +67,40 @@ class Metrics:
             ["stream", "group"],
             registry=r,
         )
+        self.stream_pending = Gauge(
+            "iot_bridge_stream_pending",
+            "Entries handed to a group and not acknowledged.",
+            ["stream", "group"],
+            registry=r,
+        )
+        self.stream_pending_age = Gauge(
+            "iot_bridge_stream_pending_age_seconds",
+            "How long ago the oldest pending entry of a group was added to the stream.",
+            ["stream", "group"],
+            registry=r,
+        )
+        self.consumer_events = Counter(
+            "iot_bridge_consumer_events_total",
+            "Events settled by a consumer, by outcome: handled, repeated (handled before), dead (given up).",
+            ["stream", "group", "outcome"],
+            registry=r,
+        )
+        self.consumer_retries = Counter(
+            "iot_bridge_consumer_retries_total", "Times a consumer tried again.", ["stream", "group"], registry=r
+        )
+        self.consumer_claimed = Counter(
+            "iot_bridge_consumer_claimed_total",
+            "Entries taken over from consumers that gave no sign of life.",
+            ["stream", "group"],
+            registry=r,
+        )
+        self.consumer_seconds = Histogram(
+            "iot_bridge_consumer_batch_seconds",
+            "Time in which a consumer handled a batch.",
+            ["stream", "group"],
+            buckets=LATENCY_BUCKETS_S,
+            registry=r,
+        )
         self.ledger_imbalance = Gauge(
             "iot_bridge_ledger_imbalance",
             "received - (stored + duplicate + quarantined + returned + pending).",

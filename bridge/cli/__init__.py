@@ -10,6 +10,7 @@ from bridge.cli import (
     apikey,
     config,
     console,
+    consume,
     db,
     demo,
     device,
@@ -46,6 +47,7 @@ def build() -> typer.Typer:
         tail,
         simulate,
         importer,
+        consume,
     ):
         noun.register(app)
     return app

@@ -11,8 +11,9 @@ import tomllib
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from bridge.errors import ConfigError
@@ -187,6 +188,108 @@ class ConsumerSettings(Section):
     """Port that a consumer process serves its metrics on, one for each process; 0 takes a free one."""
 
 
+Severity = Literal["info", "warning", "critical"]
+
+
+class ChannelSettings(Section):
+    """Where notifications go: an Apprise URL, or a webhook of your own."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
+    """Name of the channel, in rules and in alert_notifications."""
+    url: str = Field(default="", repr=False)
+    """Apprise URL: mailto://…, slack://…, tgram://…"""
+    webhook: str = Field(default="", pattern=r"^$|^https?://", repr=False)
+    """Where notifications are posted as JSON, in place of `url`."""
+    secret: str = Field(default="", repr=False)
+    """Secret that the webhook's posts are signed with."""
+    per_minute: Count = 10
+    """Messages a minute; what is more is gathered into a digest."""
+    digest_wait_s: float = Field(default=10.0, ge=0)
+    """How long a digest of too many notifications waits for more of them."""
+    digest_every_s: float = Field(default=60.0, ge=0)
+    """Least time between two digests of too many notifications."""
+    timeout_s: Positive = 20.0
+    """Longest time of one delivery."""
+
+    @model_validator(mode="after")
+    def _one_target(self) -> ChannelSettings:
+        if bool(self.url) == bool(self.webhook):
+            raise ValueError("a channel has either url (Apprise) or webhook")
+        if self.webhook and not self.secret:
+            raise ValueError("a webhook needs a secret, which its posts are signed with")
+        return self
+
+
+class RuleSettings(Section):
+    """Which events go to which channels. An event goes to a channel once, by the first rule that fits."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
+    """Name of the rule, in alert_notifications."""
+    channels: tuple[str, ...] = Field(min_length=1)
+    """Names of channels."""
+    kinds: tuple[Literal["alert", "warning", "resolved", "decision"], ...] = ("alert", "warning", "resolved")
+    """Kinds of events."""
+    severity: Severity = "warning"
+    """Least severity."""
+    devices: tuple[str, ...] = ()
+    """Device names (with * and ?), UUIDs or ids; with `groups` empty too: every device."""
+    groups: tuple[str, ...] = ()
+    """Device groups of notifier.groups."""
+    sensor_types: tuple[str, ...] = ()
+    """Sensor types; empty: all."""
+    quiet: str = Field(default="", pattern=r"^$|^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$")
+    """Hours in which nothing is sent, such as 22:00-06:00; then one digest of them is."""
+    quiet_except: Severity | None = "critical"
+    """Least severity that is sent in quiet hours all the same."""
+    repeat_s: float = Field(default=0.0, ge=0)
+    """An alert that stays active and unacknowledged is notified again after so long; 0: it is not."""
+    cooldown_s: float = Field(default=0.0, ge=0)
+    """For so long after a notification, more of the same kind and severity from the same sensor are not sent."""
+    digest_s: float = Field(default=0.0, ge=0)
+    """Everything within so long is gathered into one digest; 0: each is sent on its own."""
+    title: str = ""
+    """Template of the title; empty: the standard one."""
+    body: str = ""
+    """Template of the text; empty: the standard one."""
+
+
+class NotifierSettings(Section):
+    timezone: str = "UTC"
+    """Time zone of quiet hours and of times in texts."""
+    give_up_s: Positive = 86_400.0
+    """Age at which a notification that cannot be delivered is given up as failed."""
+    retry_min_s: Positive = 2.0
+    """First delay before a channel that failed is tried again; doubles, with jitter."""
+    retry_max_s: Positive = 60.0
+    """Longest delay between tries of a channel."""
+    keep_days: Count = 90
+    """How long rows of alert_notifications are kept."""
+    groups: dict[str, tuple[str, ...]] = {}
+    """Device groups: a name, and device names (with * and ?), UUIDs or ids."""
+    channels: tuple[ChannelSettings, ...] = ()
+    """Where notifications go."""
+    rules: tuple[RuleSettings, ...] = ()
+    """What goes where."""
+
+    @model_validator(mode="after")
+    def _names(self) -> NotifierSettings:
+        channels = [channel.name for channel in self.channels]
+        for named in (channels, [rule.name for rule in self.rules]):
+            for name in named:
+                if named.count(name) > 1:
+                    raise ValueError(f"the name {name!r} is there twice")
+        for rule in self.rules:
+            for missing in sorted({*rule.channels} - {*channels}):
+                raise ValueError(f"rule {rule.name!r}: no channel {missing!r}")
+            for missing in sorted({*rule.groups} - {*self.groups}):
+                raise ValueError(f"rule {rule.name!r}: no group {missing!r}")
+        try:
+            ZoneInfo(self.timezone)
+        except (ZoneInfoNotFoundError, ValueError) as error:
+            raise ValueError(f"no time zone {self.timezone!r}") from error
+        return self
+
+
 class PipelineSettings(Section):
     max_batch: Count = 1_000
     """Readings in one call of the stored procedure."""
@@ -248,6 +351,7 @@ class Settings(BaseSettings):
     broker: BrokerSettings = BrokerSettings()
     pipeline: PipelineSettings = PipelineSettings()
     consumers: ConsumerSettings = ConsumerSettings()
+    notifier: NotifierSettings = NotifierSettings()
     log: LogSettings = LogSettings()
 
     @classmethod
@@ -301,8 +405,12 @@ def _problem(error: dict[str, Any]) -> str:
     place = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         return f"{place}: unknown key{_did_you_mean(place)}"
-    shown = "(hidden)" if place.endswith(("password", "url")) else repr(error["input"])
-    return f"{place} = {shown}: {error['msg'][0].lower()}{error['msg'][1:]}"
+    message = error["msg"].removeprefix("Value error, ")
+    message = f"{message[0].lower()}{message[1:]}"
+    if isinstance(error["input"], dict | list | tuple):  # a whole table, with what it hides
+        return f"{place}: {message}"
+    shown = "(hidden)" if place.endswith(("password", "url", "secret", "webhook")) else repr(error["input"])
+    return f"{place} = {shown}: {message}"
 
 
 def _unknown_variables() -> list[str]:

@@ -101,6 +101,15 @@ class Metrics:
             buckets=LATENCY_BUCKETS_S,
             registry=r,
         )
+        self.notifications = Counter(
+            "iot_bridge_notifications_total", "Notifications recorded, to be sent or suppressed.", [], registry=r
+        )
+        self.deliveries = Counter(
+            "iot_bridge_deliveries_total",
+            "Messages a channel was handed, by outcome: sent, failed (and tried again).",
+            ["channel", "outcome"],
+            registry=r,
+        )
         self.ledger_imbalance = Gauge(
             "iot_bridge_ledger_imbalance",
             "received - (stored + duplicate + quarantined + returned + pending).",

@@ -40,6 +40,8 @@ def show_settings(config: Config = None, data_dir: DataDir = None, json: Json = 
         password = urlsplit(settings[section]["url"]).password
         if password:
             settings[section]["url"] = settings[section]["url"].replace(f":{password}@", ":(hidden)@")
+    for channel in settings["notifier"]["channels"]:
+        channel |= {key: "(hidden)" for key in ("url", "webhook", "secret") if channel[key]}
     if json:
         show(settings, json)
     else:

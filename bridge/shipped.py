@@ -1,0 +1,59 @@
+"""The consumers that come with the bridge: all their wiring. Each is an entry point in pyproject.toml."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from random import Random
+
+from bridge.consumers.api import Consumer, Handler, Tools
+from bridge.consumers.notifier import Notifier, Postman
+from bridge.consumers.senders import sender
+from bridge.errors import ConfigError
+from bridge.settings import Settings
+from bridge.store.notifications import PostgresNotifications
+from bridge.store.postgres import PostgresStore
+
+
+@asynccontextmanager
+async def _store(settings: Settings, name: str) -> AsyncIterator[PostgresStore]:
+    """The database, for a consumer. It need not be there yet."""
+    if not settings.database.url:
+        raise ConfigError([f"database.url is not set; the {name} needs it"])
+    store = PostgresStore(settings.database, f"{settings.service.name} {name}")
+    await store.open_pool()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+@asynccontextmanager
+async def _open_notifier(tools: Tools) -> AsyncIterator[Handler]:
+    """events ─► Notifier ─► alert_notifications ─► one Postman a channel."""
+    settings = tools.settings.notifier
+    if not settings.rules:
+        raise ConfigError(["notifier.rules is empty: nothing would be sent; see docs/notifier.md"])
+    senders = [sender(channel) for channel in settings.channels]
+    async with _store(tools.settings, "notifier") as store:
+        table = PostgresNotifications(store)
+        postmen = [
+            Postman(channel, settings, table, way_out, tools.metrics, Random())
+            for channel, way_out in zip(settings.channels, senders, strict=True)
+        ]
+
+        def wake() -> None:
+            for postman in postmen:
+                postman.wake()
+
+        notifier = Notifier(settings, table, wake, tools.metrics, tools.now_us)
+        async with asyncio.TaskGroup() as tasks:
+            for postman in postmen:
+                tasks.create_task(postman.run())
+            yield notifier
+            for postman in postmen:
+                postman.stop()
+
+
+notifier = Consumer(("iot:alerts", "iot:decisions"), "notifier-group", _open_notifier, tick_s=10.0)

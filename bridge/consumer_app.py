@@ -13,8 +13,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from importlib.metadata import entry_points
 from random import Random
 
@@ -27,8 +27,9 @@ from bridge.broker.redis import RedisBroker
 from bridge.broker.streams import Streams
 from bridge.consumers.api import Consumer, Event, Handler, Tools
 from bridge.consumers.worker import Place, Worker
-from bridge.errors import BrokerUnavailable, ConfigError, Unavailable
+from bridge.errors import BrokerUnavailable, ConfigError, StoreUnavailable, Unavailable
 from bridge.settings import ConsumerSettings, Settings
+from bridge.store.consumer_states import Turn
 from bridge.telemetry import Metrics
 
 log = structlog.get_logger("consumer")
@@ -36,6 +37,8 @@ log = structlog.get_logger("consumer")
 ENTRY_POINTS = "iot_bridge.consumers"
 WATCH_S = 5.0
 """How often lag and pending entries are measured."""
+TURN_S = 1.0
+"""How often a process that stands by asks for its turn, and one that works looks whether it still has it."""
 
 
 def names() -> list[str]:
@@ -76,10 +79,13 @@ async def _consume(settings: Settings, name: str, consumer: Consumer) -> int:
     tools = Tools(settings, metrics, broker, lambda: time.time_ns() // 1_000)
     served = _serve_metrics(settings.consumers, metrics)
     try:
-        async with consumer.open(tools) as handler:
-            sys.stdout.write(f"ready consumer={name} group={consumer.group}{served}\n")
-            sys.stdout.flush()
-            await run(consumer, handler, broker, settings, metrics, stop)
+        async with _alone(consumer, settings, stop):
+            if stop.is_set():
+                return 0
+            async with consumer.open(tools) as handler:
+                sys.stdout.write(f"ready consumer={name} group={consumer.group}{served}\n")
+                sys.stdout.flush()
+                await run(consumer, handler, broker, settings, metrics, stop)
     except ExceptionGroup:
         log.exception("task_failed", consumer=name)
         return 1
@@ -87,6 +93,49 @@ async def _consume(settings: Settings, name: str, consumer: Consumer) -> int:
         await broker.close()
     log.info("stopped", consumer=name)
     return 0
+
+
+@asynccontextmanager
+async def _alone(consumer: Consumer, settings: Settings, stop: asyncio.Event) -> AsyncIterator[None]:
+    """Stand by until no other process of the consumer works. A turn that is lost ends the process.
+
+    Raises StoreUnavailable, within its body, when the database goes away: another process may have the turn by now.
+    """
+    if not consumer.alone:
+        yield
+        return
+    if not settings.database.url:
+        raise ConfigError(["database.url is not set; this consumer needs it"])
+    turn = Turn(settings.database, consumer.group)
+    try:
+        await _until_ours(turn, stop)
+        async with asyncio.TaskGroup() as tasks:
+            guard = tasks.create_task(_guard(turn))
+            yield
+            guard.cancel()
+    finally:
+        await turn.close()
+
+
+async def _until_ours(turn: Turn, stop: asyncio.Event) -> None:
+    told = ""
+    while not stop.is_set():
+        try:
+            if await turn.take():
+                return
+            now = "another process works; standing by"
+        except StoreUnavailable as error:
+            now = error.detail
+        if now != told:
+            log.info("waiting", detail=now)
+            told = now
+        await _stopped(stop, TURN_S)
+
+
+async def _guard(turn: Turn) -> None:
+    while True:
+        await asyncio.sleep(TURN_S)
+        await turn.check()
 
 
 async def run(
@@ -110,6 +159,7 @@ async def run(
                 metrics,
                 Random(),
                 time.monotonic,
+                alone=consumer.alone,
             ).run(stop)
             for stream in consumer.streams
         ]

@@ -290,6 +290,25 @@ class NotifierSettings(Section):
         return self
 
 
+class OrchestratorSettings(Section):
+    patience: Positive = 5.0
+    """A sensor is silent after so many times its own usual interval."""
+    silence_min_s: Positive = 60.0
+    """No sensor is silent before so long, however quick it is."""
+    silence_max_s: Positive = 86_400.0
+    """Every sensor is silent after so long; this goes for sensors that are not known well yet, too."""
+    learn_readings: Count = 5
+    """Readings after which a sensor's own rhythm is believed."""
+    flap_changes: Count = 6
+    """More changes of a sensor's level than this within flap_window_s are flapping."""
+    flap_window_s: Positive = 600.0
+    """Time in which changes are counted, and for which a flapping sensor must be steady."""
+    checkpoint_s: Positive = 30.0
+    """How often what is known of each sensor is kept in the database."""
+    max_sensors: Count = 200_000
+    """Sensors kept in memory, about 1 kB each; the least recently heard are forgotten."""
+
+
 class PipelineSettings(Section):
     max_batch: Count = 1_000
     """Readings in one call of the stored procedure."""
@@ -352,6 +371,7 @@ class Settings(BaseSettings):
     pipeline: PipelineSettings = PipelineSettings()
     consumers: ConsumerSettings = ConsumerSettings()
     notifier: NotifierSettings = NotifierSettings()
+    orchestrator: OrchestratorSettings = OrchestratorSettings()
     log: LogSettings = LogSettings()
 
     @classmethod

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from random import Random
 
 from bridge.consumers.api import Consumer, Handler, Tools
 from bridge.consumers.notifier import Notifier, Postman
+from bridge.consumers.orchestrator import Orchestrator
 from bridge.consumers.senders import sender
-from bridge.errors import ConfigError
+from bridge.errors import ConfigError, StoreUnavailable
 from bridge.settings import Settings
+from bridge.store.consumer_states import PostgresConsumerStates
 from bridge.store.notifications import PostgresNotifications
 from bridge.store.postgres import PostgresStore
 
@@ -57,3 +59,22 @@ async def _open_notifier(tools: Tools) -> AsyncIterator[Handler]:
 
 
 notifier = Consumer(("iot:alerts", "iot:decisions"), "notifier-group", _open_notifier, tick_s=10.0)
+
+
+@asynccontextmanager
+async def _open_orchestrator(tools: Tools) -> AsyncIterator[Handler]:
+    """events ─► Orchestrator ─► iot:decisions, and the states in the database."""
+    async with _store(tools.settings, "orchestrator") as store:
+        table = PostgresConsumerStates(store, "orchestrator")
+        made = Orchestrator(tools.settings.orchestrator, table, table, tools.streams, tools.metrics, tools.now_us)
+        await made.start()
+        try:
+            yield made
+        finally:
+            with suppress(StoreUnavailable):  # what was decided is kept already, rhythms are learned again
+                await made.keep()
+
+
+orchestrator = Consumer(
+    ("iot:readings", "iot:alerts"), "orchestrator-group", _open_orchestrator, tick_s=5.0, alone=True
+)

@@ -110,6 +110,12 @@ class Metrics:
             ["channel", "outcome"],
             registry=r,
         )
+        self.decisions = Counter(
+            "iot_bridge_decisions_total",
+            "Decisions: escalate, de_escalate, device_offline, device_back, flapping_suppressed.",
+            ["decision"],
+            registry=r,
+        )
         self.ledger_imbalance = Gauge(
             "iot_bridge_ledger_imbalance",
             "received - (stored + duplicate + quarantined + returned + pending).",

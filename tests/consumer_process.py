@@ -40,6 +40,11 @@ class ConsumerProcess:
 
     def start(self) -> None:
         """Returns once it is ready."""
+        self.launch()
+        self.wait_ready()
+
+    def launch(self) -> None:
+        """Returns at once: it may have to stand by."""
         with self._log.open("a") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "bridge", "consume", self._name],
@@ -50,6 +55,11 @@ class ConsumerProcess:
             )
         assert self._process.stdout is not None
         os.set_blocking(self._process.stdout.fileno(), False)
+
+    def wait_ready(self) -> None:
+        """Returns once it is ready."""
+        assert self._process is not None
+        assert self._process.stdout is not None
         deadline_s = time.monotonic() + READY_S
         while not (line := self._process.stdout.readline()).startswith("ready "):
             assert time.monotonic() < deadline_s, self.log
@@ -57,6 +67,11 @@ class ConsumerProcess:
             if not line:
                 time.sleep(0.01)
         self.ready = line
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended by itself."""
+        return self._process is not None and self._process.poll() is not None
 
     def kill(self) -> None:
         """SIGKILL."""

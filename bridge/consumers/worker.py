@@ -61,6 +61,8 @@ class Worker:
         metrics: Metrics,
         random: Random,
         clock: Callable[[], float],
+        *,
+        alone: bool = False,
     ) -> None:
         self._broker = broker
         self._place = place
@@ -76,6 +78,7 @@ class Worker:
         self._done: list[str] = []  # of those, the handled ones
         self._remembered: dict[str, None] = {}  # event ids handled lately, oldest first
         self._claim_at_s = clock()
+        self._alone = alone  # nobody else works: what is pending at the start is of the dead, and comes first
         self._failures = 0
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -113,13 +116,13 @@ class Worker:
         settings = self._settings
         now_s = self._clock()
         if now_s >= self._claim_at_s:
-            claimed = await self._broker.claim(
-                stream, group, consumer, min_idle_s=settings.claim_after_s, count=settings.batch
-            )
+            idle_s = 0.0 if self._alone else settings.claim_after_s
+            claimed = await self._broker.claim(stream, group, consumer, min_idle_s=idle_s, count=settings.batch)
             if claimed:  # and there may be more
                 self._metrics.consumer_claimed.labels(*self._labels).inc(len(claimed))
                 self._log.info("claimed", entries=len(claimed))
                 return claimed
+            self._alone = False
             self._claim_at_s = now_s + settings.claim_after_s / CLAIMS_PER_IDLE
         wait_s = min(settings.block_s, settings.claim_after_s / CLAIMS_PER_IDLE)
         return await self._broker.read(stream, group, consumer, count=settings.batch, block_s=wait_s)

@@ -58,6 +58,8 @@ class SensorStatus(BaseModel):
     alert_active: dict[str, Any] | None
     warning_active: dict[str, Any] | None
     prediction_current: dict[str, Any] | None
+    operational_state: str = "INITIALIZING"
+    device_status: str = "offline"
 
 
 class Problem(BaseModel):

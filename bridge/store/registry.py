@@ -45,7 +45,7 @@ class Registry:
         row = await self._store.fetch_one("sensor_status", {"sensor_id": sensor_id})
         if row is None:
             return None
-        _, alert, warning, prediction = row
+        _, alert, warning, prediction, operational_state, device_status = row
         state = "alert" if alert else "warning" if warning else "prediction" if prediction else "unknown"
         return {
             "sensor_id": sensor_id,
@@ -53,6 +53,8 @@ class Registry:
             "alert_active": alert,
             "warning_active": warning,
             "prediction_current": prediction,
+            "operational_state": operational_state,
+            "device_status": device_status,
         }
 
     async def fold_dead_instances(self) -> int:

@@ -52,8 +52,9 @@ UPDATE api_keys SET last_used_at = now() FROM used WHERE api_key_hash = used.has
 SELECT kind, ref FROM registry_changes WHERE changed_at > clock_timestamp() - %(seconds)s * interval '1 second'
 
 -- name: sensor_status
-SELECT s.id, to_jsonb(a) - 'resolved_at', to_jsonb(w) - 'resolved_at', to_jsonb(p) - 'is_anomaly' - 'anomaly_score' - 'explanation'
-FROM sensors s
+SELECT s.id, to_jsonb(a) - 'resolved_at', to_jsonb(w) - 'resolved_at', to_jsonb(p) - 'is_anomaly' - 'anomaly_score' - 'explanation',
+       s.operational_state, d.status
+FROM sensors s JOIN devices d ON d.id = s.device_id
 LEFT JOIN LATERAL (SELECT * FROM alerts a WHERE a.sensor_id = s.id AND a.status IN ('active', 'acknowledged') LIMIT 1) a
     ON true
 LEFT JOIN LATERAL (

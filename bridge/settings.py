@@ -309,6 +309,29 @@ class OrchestratorSettings(Section):
     """Sensors kept in memory, about 1 kB each; the least recently heard are forgotten."""
 
 
+class MlSettings(Section):
+    predictor: str = "baseline"
+    """Entry point of the predictor, in the group iot_bridge.predictors."""
+    season_s: float = Field(default=86_400.0, ge=0)
+    """Period of the season: a day; 0 is none."""
+    season_parts: int = Field(default=24, ge=4, le=400)
+    """Parts of the season that are told apart."""
+    warm_readings: Count = 30
+    """Readings of a sensor before its values are judged."""
+    anomaly_score: Positive = 6.0
+    """A value that lies off by more standard deviations than this is an anomaly."""
+    horizon_s: Positive = 900.0
+    """How far ahead values are predicted, at least; further where the sensor's own interval is longer."""
+    write_every_s: Positive = 300.0
+    """How often a prediction of a sensor is written, and an anomaly that lasts."""
+    checkpoint_s: Positive = 60.0
+    """How often what is known of each sensor is kept in the database."""
+    keep_days: Count = 30
+    """How long predictions are kept."""
+    max_sensors: Count = 100_000
+    """Sensors kept in memory, about 2 kB each; the least recently heard are forgotten."""
+
+
 class PipelineSettings(Section):
     max_batch: Count = 1_000
     """Readings in one call of the stored procedure."""
@@ -372,6 +395,7 @@ class Settings(BaseSettings):
     consumers: ConsumerSettings = ConsumerSettings()
     notifier: NotifierSettings = NotifierSettings()
     orchestrator: OrchestratorSettings = OrchestratorSettings()
+    ml: MlSettings = MlSettings()
     log: LogSettings = LogSettings()
 
     @classmethod

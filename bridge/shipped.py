@@ -5,17 +5,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from importlib.metadata import entry_points
 from random import Random
 
 from bridge.consumers.api import Consumer, Handler, Tools
+from bridge.consumers.ml import TICK_S, MlWorker
 from bridge.consumers.notifier import Notifier, Postman
 from bridge.consumers.orchestrator import Orchestrator
+from bridge.consumers.predictor import Predictor
 from bridge.consumers.senders import sender
 from bridge.errors import ConfigError, StoreUnavailable
-from bridge.settings import Settings
+from bridge.settings import MlSettings, Settings
 from bridge.store.consumer_states import PostgresConsumerStates
 from bridge.store.notifications import PostgresNotifications
 from bridge.store.postgres import PostgresStore
+from bridge.store.predictions import PostgresPredictions
+
+PREDICTORS = "iot_bridge.predictors"
 
 
 @asynccontextmanager
@@ -78,3 +84,31 @@ async def _open_orchestrator(tools: Tools) -> AsyncIterator[Handler]:
 orchestrator = Consumer(
     ("iot:readings", "iot:alerts"), "orchestrator-group", _open_orchestrator, tick_s=5.0, alone=True
 )
+
+
+def predictor(name: str, settings: MlSettings) -> Predictor:
+    """The predictor that an entry point makes. Raises ConfigError."""
+    for point in entry_points(group=PREDICTORS, name=name):
+        made: Predictor = point.load()(settings)
+        return made
+    there = ", ".join(sorted({point.name for point in entry_points(group=PREDICTORS)}))
+    raise ConfigError([f"ml.predictor: no predictor {name!r}; there are: {there or 'none'}"])
+
+
+@asynccontextmanager
+async def _open_ml(tools: Tools) -> AsyncIterator[Handler]:
+    """events ─► MlWorker ─► predictions, and the models in the database."""
+    settings = tools.settings.ml
+    chosen = predictor(settings.predictor, settings)
+    async with _store(tools.settings, "ml") as store:
+        states, table = PostgresConsumerStates(store, chosen.model_id), PostgresPredictions(store)
+        made = MlWorker(settings, chosen, states, table, tools.metrics, tools.now_us)
+        await made.start()
+        try:
+            yield made
+        finally:
+            with suppress(StoreUnavailable):  # the last minute is learned again
+                await made.keep_all()
+
+
+ml = Consumer(("iot:readings",), "ml-worker-group", _open_ml, tick_s=TICK_S, alone=True)

@@ -116,6 +116,9 @@ class Metrics:
             ["decision"],
             registry=r,
         )
+        self.predictions = Counter(
+            "iot_bridge_predictions_total", "Predictions written, by kind: forecast, anomaly.", ["kind"], registry=r
+        )
         self.ledger_imbalance = Gauge(
             "iot_bridge_ledger_imbalance",
             "received - (stored + duplicate + quarantined + returned + pending).",

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
-from typing import Protocol
 
 import msgspec
 import structlog
 
 from bridge.consumers.api import Event
 from bridge.consumers.consolidate import Consolidation, Decision, SensorState
+from bridge.consumers.tables import SilenceTable, StateTable
 from bridge.pipeline.ports import Appender
 from bridge.settings import OrchestratorSettings
 from bridge.telemetry import Metrics
@@ -29,41 +29,6 @@ READINGS = "iot:readings"
 AT_ONCE = 2_000
 """Sensors or devices in one statement."""
 APPLIED_KEPT = 20_000
-
-
-class StateTable(Protocol):
-    """What a consumer keeps in the database, by sensor. All raise StoreUnavailable."""
-
-    async def load(self) -> list[tuple[int, bytes]]:
-        """Everything kept, the longest unchanged first."""
-        ...
-
-    async def save(self, states: Mapping[int, bytes]) -> None:
-        """Keep these, in one transaction."""
-        ...
-
-    async def forget(self, keys: Sequence[int]) -> None:
-        """Keep these no longer."""
-        ...
-
-
-class SilenceTable(Protocol):
-    """What the database knows of when sensors and devices were heard. All raise StoreUnavailable.
-
-    Streams may lag: only the database can say that nothing has come.
-    """
-
-    async def mark_silent_sensors(self, silent_s: Mapping[int, float]) -> set[int]:
-        """Those of these sensors that have been silent for so many seconds; they are STALE from here on."""
-        ...
-
-    async def silent_devices(self, silent_s: Mapping[int, float]) -> dict[int, tuple[int, bool]]:
-        """Those of these devices that have been; when they were last heard, and whether they pass for online."""
-        ...
-
-    async def set_offline(self, silent_s: Mapping[int, float]) -> None:
-        """Those of these devices that still are silent no longer pass for online."""
-        ...
 
 
 def encode(state: SensorState) -> bytes:

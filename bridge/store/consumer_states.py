@@ -1,6 +1,6 @@
 """What consumers keep in the database, and the turn of those that work alone.
 
-Implements `StateTable` and `SilenceTable` of `bridge.consumers`.
+Implements `StateTable` and `SilenceTable` of `bridge.consumers.tables`.
 """
 
 from __future__ import annotations

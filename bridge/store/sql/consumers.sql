@@ -33,3 +33,18 @@ UPDATE devices d SET status = 'offline' FROM unnest(%(ids)s::bigint[], %(silent_
 WHERE d.id = i.id AND d.status = 'online' AND NOT EXISTS (
     SELECT 1 FROM sensors s JOIN sensor_readings_latest l ON l.sensor_id = s.id
     WHERE s.device_id = d.id AND l.received_at >= now() - i.silent_s * interval '1 second')
+
+-- name: write_predictions
+INSERT INTO predictions (sensor_id, model_id, predicted_value, confidence, target_timestamp, is_anomaly, anomaly_score)
+SELECT p.sensor_id, p.model_id, p.value, p.confidence, from_us(p.target_us), p.is_anomaly, p.score
+FROM unnest(%(sensor_ids)s::bigint[], %(model_ids)s::text[], %(values)s::double precision[],
+            %(confidences)s::double precision[], %(target_us)s::bigint[], %(anomalies)s::boolean[],
+            %(scores)s::double precision[])
+     AS p (sensor_id, model_id, value, confidence, target_us, is_anomaly, score)
+JOIN sensors s ON s.id = p.sensor_id  -- it may be gone
+ORDER BY p.sensor_id, p.target_us
+ON CONFLICT (sensor_id, target_timestamp, model_id) DO NOTHING
+
+-- name: expire_predictions
+DELETE FROM predictions WHERE id IN (
+    SELECT id FROM predictions WHERE predicted_at < now() - %(days)s * interval '1 day' LIMIT 10000)

@@ -1186,7 +1186,11 @@ CREATE UNIQUE INDEX ml_events_one_active_warning ON public.ml_events USING btree
 
 CREATE INDEX ml_events_sensor ON public.ml_events USING btree (sensor_id, created_at DESC);
 
-CREATE INDEX predictions_sensor ON public.predictions USING btree (sensor_id, target_timestamp DESC);
+CREATE INDEX predictions_at ON public.predictions USING brin (predicted_at);
+
+CREATE UNIQUE INDEX predictions_once ON public.predictions USING btree (sensor_id, target_timestamp, model_id);
+
+CREATE INDEX predictions_unexplained ON public.predictions USING btree (id) WHERE (is_anomaly AND (explanation IS NULL));
 
 CREATE INDEX quarantine_created ON public.quarantine USING btree (created_at);
 

@@ -51,3 +51,9 @@ BEGIN
     WHERE s.id = ANY (v_silent) AND s.operational_state <> 'STALE';
     RETURN QUERY SELECT unnest(v_silent);
 END $body$;
+
+-- A prediction that is written again, when its readings come again, is one row.
+CREATE UNIQUE INDEX predictions_once ON predictions (sensor_id, target_timestamp, model_id);
+DROP INDEX predictions_sensor;
+CREATE INDEX predictions_at ON predictions USING brin (predicted_at);
+CREATE INDEX predictions_unexplained ON predictions (id) WHERE is_anomaly AND explanation IS NULL;

@@ -77,6 +77,58 @@ class Metrics:
             ["stream", "group"],
             registry=r,
         )
+        self.stream_pending = Gauge(
+            "iot_bridge_stream_pending",
+            "Entries handed to a group and not acknowledged.",
+            ["stream", "group"],
+            registry=r,
+        )
+        self.stream_pending_age = Gauge(
+            "iot_bridge_stream_pending_age_seconds",
+            "How long ago the oldest pending entry of a group was added to the stream.",
+            ["stream", "group"],
+            registry=r,
+        )
+        self.consumer_events = Counter(
+            "iot_bridge_consumer_events_total",
+            "Events settled by a consumer, by outcome: handled, repeated (handled before), dead (given up).",
+            ["stream", "group", "outcome"],
+            registry=r,
+        )
+        self.consumer_retries = Counter(
+            "iot_bridge_consumer_retries_total", "Times a consumer tried again.", ["stream", "group"], registry=r
+        )
+        self.consumer_claimed = Counter(
+            "iot_bridge_consumer_claimed_total",
+            "Entries taken over from consumers that gave no sign of life.",
+            ["stream", "group"],
+            registry=r,
+        )
+        self.consumer_seconds = Histogram(
+            "iot_bridge_consumer_batch_seconds",
+            "Time in which a consumer handled a batch.",
+            ["stream", "group"],
+            buckets=LATENCY_BUCKETS_S,
+            registry=r,
+        )
+        self.notifications = Counter(
+            "iot_bridge_notifications_total", "Notifications recorded, to be sent or suppressed.", [], registry=r
+        )
+        self.deliveries = Counter(
+            "iot_bridge_deliveries_total",
+            "Messages a channel was handed, by outcome: sent, failed (and tried again).",
+            ["channel", "outcome"],
+            registry=r,
+        )
+        self.decisions = Counter(
+            "iot_bridge_decisions_total",
+            "Decisions: escalate, de_escalate, device_offline, device_back, flapping_suppressed.",
+            ["decision"],
+            registry=r,
+        )
+        self.predictions = Counter(
+            "iot_bridge_predictions_total", "Predictions written, by kind: forecast, anomaly.", ["kind"], registry=r
+        )
         self.ledger_imbalance = Gauge(
             "iot_bridge_ledger_imbalance",
             "Readings missing from the books: received - (stored + duplicate + quarantined + returned + pending).",

@@ -9,9 +9,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from prometheus_client.metrics import MetricWrapperBase
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -49,13 +50,21 @@ def _type(field: FieldInfo) -> str:
     if get_origin(annotation) is Literal:
         return ", ".join(f"`{option}`" for option in options)
     if get_origin(annotation) is tuple:
-        return "list of text"
+        return (
+            "list of tables" if isinstance(options[0], type) and issubclass(options[0], BaseModel) else "list of text"
+        )
     if get_origin(annotation) is dict:
         return "table"
     plain = options[0] if options else annotation
+    plain = _plain(plain)
     name = {bool: "true or false", int: "whole number", float: "number", str: "text", Path: "path"}[plain]
     bounds = ", ".join(f"{sign} {bound:g}" for sign, bound in _bounds(field))
     return f"{name} {bounds}".strip()
+
+
+def _plain(annotation: Any) -> Any:
+    """The type of an optional setting, without its bounds."""
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
 
 
 def _bounds(field: FieldInfo) -> Iterator[tuple[str, float]]:
@@ -111,7 +120,7 @@ def example_file() -> str:
 
 def _unset_line(key: str, field: FieldInfo) -> str:
     options: list[Any] = [option for option in get_args(field.annotation) if option is not NoneType]
-    return f"#   {key} = {_UNSET_EXAMPLES[options[0]]}    (an example: it is not set by default)"
+    return f"#   {key} = {_UNSET_EXAMPLES[_plain(options[0])]}    (an example: it is not set by default)"
 
 
 def uncommented(example: str) -> str:

@@ -11,8 +11,11 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from time import monotonic, time_ns
 
+import msgspec
+
 from bridge.broker import events
 from bridge.broker.message import StreamMessage
+from bridge.pipeline.ports import Pending
 from bridge.reading import Publication
 from bridge.settings import BrokerSettings
 from bridge.telemetry import Metrics
@@ -24,12 +27,13 @@ SINGLES_KEPT = 10_000
 class _Pending:
     """An entry that a consumer has and has not acknowledged."""
 
-    __slots__ = ("consumer", "message", "since_s")
+    __slots__ = ("consumer", "deliveries", "message", "since_s")
 
     def __init__(self, message: StreamMessage, consumer: str, since_s: float) -> None:
         self.message = message
         self.consumer = consumer
         self.since_s = since_s
+        self.deliveries = 1
 
 
 class _Group:
@@ -184,7 +188,26 @@ class MemoryBroker:
         idle = [held for held in pending if now_s - held.since_s >= min_idle_s][:count]
         for held in idle:
             held.consumer, held.since_s = consumer, now_s
-        return [held.message for held in idle]
+            held.deliveries += 1
+        return [msgspec.structs.replace(held.message, deliveries=held.deliveries) for held in idle]
+
+    # -- GroupKeeper
+
+    async def renew(self, stream: str, group: str, consumer: str, ids: Sequence[str]) -> None:
+        """See `GroupKeeper.renew`."""
+        reader = self._stream(stream).groups.get(group)
+        for entry_id in ids:
+            if reader is not None and (held := reader.pending.get(entry_id)) is not None:
+                held.consumer, held.since_s = consumer, self._clock()
+
+    async def pending(self, stream: str, group: str) -> Pending:
+        """See `GroupKeeper.pending`."""
+        reader = self._stream(stream).groups.get(group)
+        times = [int(entry_id.partition("-")[0]) for entry_id in reader.pending] if reader is not None else []
+        return Pending(len(times), min(times, default=None))
+
+    async def leave(self, stream: str, group: str, consumer: str) -> None:
+        """See `GroupKeeper.leave`. Nothing is kept of a consumer but what is pending with it."""
 
     # -- StreamReader
 

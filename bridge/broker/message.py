@@ -12,3 +12,4 @@ class StreamMessage(msgspec.Struct, frozen=True):
 
     id: str
     fields: Mapping[str, str]
+    deliveries: int = 1  # how often the group has handed it out, this time included

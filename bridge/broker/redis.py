@@ -26,6 +26,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from bridge.broker import events
 from bridge.broker.message import StreamMessage
 from bridge.errors import BrokerUnavailable
+from bridge.pipeline.ports import Pending
 from bridge.reading import Publication
 from bridge.settings import BrokerSettings, RedisSettings
 from bridge.telemetry import Metrics
@@ -36,6 +37,11 @@ SINGLES = "iot:relay:0"
 UNMET, ADDED = 0, 1
 """Answers of publish.lua; 2 is a repetition."""
 
+LONG_GONE_MS = 3_600_000
+"""A consumer that has asked for nothing for so long is not coming back; each process takes a name of its own."""
+PENDING_PAGE = 1_000
+"""Pending entries looked at in one call."""
+
 
 class RedisBroker:
     """`open` needs no Redis yet: connections are made, and made again, when they are needed."""
@@ -45,6 +51,7 @@ class RedisBroker:
         self._settings = broker
         self._metrics = metrics
         self._script = (Path(__file__).parent / "publish.lua").read_text()
+        self._leave_script = (Path(__file__).parent / "leave.lua").read_text()
         self._sha = sha1(self._script.encode(), usedforsecurity=False).hexdigest()
         self._encode = msgspec.msgpack.Encoder().encode
         self._commands = self._connect(redis.timeout_s)
@@ -153,11 +160,54 @@ class RedisBroker:
         while not entries:  # a page may hold nothing but trimmed entries
             answer = await self._commands.xautoclaim(stream, group, consumer, min_idle_ms, cursor, count)
             cursor, entries = answer[0], _entries(answer[1])
-            if trimmed := answer[2:] and answer[2]:  # Redis 7 drops them from the pending entries and says so
-                self._metrics.stream_dropped.labels(stream, group).inc(len(trimmed))
+            trimmed = len(answer[2]) if answer[2:] else 0  # Redis 7 drops them from the pending entries and says so
+            if len(entries) < len(answer[1]):
+                trimmed += await self._drop_trimmed(stream, group, consumer)
+            self._metrics.stream_dropped.labels(stream, group).inc(trimmed)
             if cursor == "0-0":
                 break
-        return entries
+        return await self._counted(stream, group, consumer, entries)
+
+    async def _counted(
+        self, stream: str, group: str, consumer: str, entries: list[StreamMessage]
+    ) -> list[StreamMessage]:
+        """Claimed entries with how often they were handed out, which XAUTOCLAIM does not say."""
+        if not entries:
+            return entries
+        page = {"min": entries[0].id, "max": entries[-1].id, "count": len(entries) + PENDING_PAGE}
+        held = await self._commands.xpending_range(stream, group, consumername=consumer, **page)
+        times = {entry["message_id"]: entry["times_delivered"] for entry in held}
+        return [msgspec.structs.replace(entry, deliveries=times.get(entry.id, 2)) for entry in entries]
+
+    async def _drop_trimmed(self, stream: str, group: str, consumer: str) -> int:
+        """Redis 6.2 hands out trimmed entries as nothing, without an id, for ever: acknowledge them."""
+        held = await self._commands.xpending_range(stream, group, "-", "+", PENDING_PAGE, consumername=consumer)
+        ids = [entry["message_id"] for entry in held]
+        gone = [id for id in ids if not await self._commands.xrange(stream, id, id)]
+        return int(await self._commands.xack(stream, group, *gone)) if gone else 0
+
+    # -- GroupKeeper
+
+    async def renew(self, stream: str, group: str, consumer: str, ids: Sequence[str]) -> None:
+        """See `GroupKeeper.renew`."""
+        if ids:
+            async with self._recreated(stream, group), self._translated(2 * self._redis.timeout_s):
+                await self._commands.xclaim(stream, group, consumer, 0, list(ids), justid=True)
+
+    async def pending(self, stream: str, group: str) -> Pending:
+        """See `GroupKeeper.pending`."""
+        try:
+            async with self._translated(2 * self._redis.timeout_s):
+                summary = await self._commands.xpending(stream, group)
+        except NoGroupError:
+            return Pending(0, None)
+        oldest = summary["min"]
+        return Pending(summary["pending"], int(oldest.partition("-")[0]) if oldest else None)
+
+    async def leave(self, stream: str, group: str, consumer: str) -> None:
+        """See `GroupKeeper.leave`."""
+        async with self._translated(2 * self._redis.timeout_s):
+            await self._commands.eval(self._leave_script, 1, stream, group, consumer, LONG_GONE_MS)
 
     # -- plain readers
 

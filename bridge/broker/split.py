@@ -15,6 +15,7 @@ import msgspec
 
 from bridge.broker.message import StreamMessage
 from bridge.broker.streams import Streams
+from bridge.pipeline.ports import Pending
 from bridge.reading import Publication
 
 POLL_S = 0.05
@@ -99,8 +100,7 @@ class SplitBroker:
     async def acknowledge(self, stream: str, group: str, ids: Sequence[str]) -> None:
         """See `Subscriber.acknowledge`."""
         for number, side in enumerate(self._sides, 1):
-            prefix = f"{number}:"
-            await side.acknowledge(stream, group, [id.removeprefix(prefix) for id in ids if id.startswith(prefix)])
+            await side.acknowledge(stream, group, _of_side(number, ids))
 
     async def claim(
         self, stream: str, group: str, consumer: str, *, min_idle_s: float, count: int
@@ -112,6 +112,24 @@ class SplitBroker:
                 more = await side.claim(stream, group, consumer, min_idle_s=min_idle_s, count=count - len(found))
                 found += _marked(number, more)
         return found
+
+    # -- GroupKeeper
+
+    async def renew(self, stream: str, group: str, consumer: str, ids: Sequence[str]) -> None:
+        """See `GroupKeeper.renew`."""
+        for number, side in enumerate(self._sides, 1):
+            await side.renew(stream, group, consumer, _of_side(number, ids))
+
+    async def pending(self, stream: str, group: str) -> Pending:
+        """See `GroupKeeper.pending`."""
+        parts = [await side.pending(stream, group) for side in self._sides]
+        times = [part.oldest_ms for part in parts if part.oldest_ms is not None]
+        return Pending(sum(part.entries for part in parts), min(times, default=None))
+
+    async def leave(self, stream: str, group: str, consumer: str) -> None:
+        """See `GroupKeeper.leave`."""
+        for side in self._sides:
+            await side.leave(stream, group, consumer)
 
     # -- StreamReader
 
@@ -153,7 +171,12 @@ def _positions(id: str) -> list[str]:
 
 
 def _marked(side: int, messages: Sequence[StreamMessage]) -> list[StreamMessage]:
-    return [StreamMessage(f"{side}:{message.id}", message.fields) for message in messages]
+    return [msgspec.structs.replace(message, id=f"{side}:{message.id}") for message in messages]
+
+
+def _of_side(side: int, ids: Sequence[str]) -> list[str]:
+    prefix = f"{side}:"
+    return [id.removeprefix(prefix) for id in ids if id.startswith(prefix)]
 
 
 def _merged(parts: Sequence[Sequence[StreamMessage]], start: Sequence[str]) -> list[StreamMessage]:

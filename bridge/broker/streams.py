@@ -1,12 +1,11 @@
-"""What every broker is: a `Publisher`, a `Subscriber`, and open to plain readers. Protocols only."""
+"""What every broker is: a `Publisher`, open to consumer groups, and to plain readers. Protocols only."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Protocol
 
 from bridge.broker.message import StreamMessage
-from bridge.pipeline.ports import Publisher, Subscriber
+from bridge.pipeline.ports import ConsumerGroups, Publisher
 
 
 class StreamReader(Protocol):
@@ -29,7 +28,7 @@ class StreamReader(Protocol):
         ...
 
 
-class Streams(Publisher, Subscriber, StreamReader, Protocol):
+class Streams(Publisher, ConsumerGroups, StreamReader, Protocol):
     """One broker."""
 
     async def read(self, stream: str, group: str, consumer: str, *, count: int, block_s: float) -> list[StreamMessage]:
@@ -40,13 +39,6 @@ class Streams(Publisher, Subscriber, StreamReader, Protocol):
         self, stream: str, group: str, consumer: str, *, min_idle_s: float, count: int
     ) -> list[StreamMessage]:
         """See `Subscriber.claim`."""
-        ...
-
-    async def append(self, stream: str, fields: Mapping[str, str]) -> None:
-        """Add one entry to a stream of a consumer's own (decisions, dead letters). Raises BrokerUnavailable.
-
-        Not idempotent: after BrokerUnavailable the entry may be there.
-        """
         ...
 
     async def ping(self) -> None:

@@ -11,6 +11,7 @@ from bridge.cli import (
     apikey,
     config,
     console,
+    consume,
     db,
     demo,
     device,
@@ -53,6 +54,7 @@ def build() -> typer.Typer:
         simulate,
         importer,
         learn,
+        consume,
     ):
         noun.register(app)
     return app

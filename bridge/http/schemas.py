@@ -103,6 +103,8 @@ class SensorStatus(BaseModel):
     alert_active: ActiveAlert | None
     warning_active: ActiveWarning | None
     prediction_current: CurrentPrediction | None
+    operational_state: str = "INITIALIZING"
+    device_status: str = "offline"
 
 
 class Problem(BaseModel):

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
+import msgspec
+
 from bridge.reading import Batch, Committed, Publication, Sensor
 
 
@@ -83,6 +85,8 @@ class Message(Protocol):
     def id(self) -> str: ...
     @property
     def fields(self) -> Mapping[str, str]: ...
+    @property
+    def deliveries(self) -> int: ...
 
 
 class Subscriber(Protocol):
@@ -105,3 +109,41 @@ class Subscriber(Protocol):
     ) -> Sequence[Message]:
         """Take over entries that another consumer has held unacknowledged for `min_idle_s`."""
         ...
+
+
+class Pending(msgspec.Struct, frozen=True):
+    """What the consumers of a group have been handed and have not acknowledged."""
+
+    entries: int
+    oldest_ms: int | None  # when the oldest of them was added to the stream, Unix milliseconds
+
+
+class GroupKeeper(Protocol):
+    """Keeps the books of a consumer group. All raise BrokerUnavailable."""
+
+    async def renew(self, stream: str, group: str, consumer: str, ids: Sequence[str]) -> None:
+        """The consumer is still at work on these entries: their time until they can be claimed starts anew."""
+        ...
+
+    async def pending(self, stream: str, group: str) -> Pending:
+        """What the group has been handed and has not acknowledged."""
+        ...
+
+    async def leave(self, stream: str, group: str, consumer: str) -> None:
+        """Forget the consumer, unless something is pending with it; and others that have been gone for long."""
+        ...
+
+
+class Appender(Protocol):
+    """Adds entries to streams of a consumer's own."""
+
+    async def append(self, stream: str, fields: Mapping[str, str]) -> None:
+        """Add one entry (a decision, a dead letter). Raises BrokerUnavailable.
+
+        Not idempotent: after BrokerUnavailable the entry may be there.
+        """
+        ...
+
+
+class ConsumerGroups(Subscriber, GroupKeeper, Appender, Protocol):
+    """Everything that the worker loop of a consumer asks of a broker."""

@@ -58,7 +58,8 @@ class Registry:
         row = await self._store.fetch_one("sensor_status", {"sensor_id": sensor_id})
         if row is None:
             return None
-        alert, warning, prediction = (text and json.loads(text, parse_int=_number) for text in row[1:])
+        alert, warning, prediction = (text and json.loads(text, parse_int=_number) for text in row[1:4])
+        operational_state, device_status = row[4:]
         state = "alert" if alert else "warning" if warning else "prediction" if prediction else "unknown"
         return {
             "sensor_id": sensor_id,
@@ -66,6 +67,8 @@ class Registry:
             "alert_active": alert,
             "warning_active": warning,
             "prediction_current": prediction,
+            "operational_state": operational_state,
+            "device_status": device_status,
         }
 
     async def fold_dead_instances(self) -> int:

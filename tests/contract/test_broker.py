@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 
 from bridge.broker.build import Broker
 from bridge.broker.events import ALERTS, DECISIONS, READINGS
+from bridge.broker.message import StreamMessage
 from bridge.broker.split import is_first
+from bridge.pipeline.ports import Pending
 from bridge.settings import BrokerSettings, RedisSettings, Settings
 from bridge.telemetry import Metrics
 from tests.publications import event_ids, publication, reading
@@ -58,6 +61,14 @@ def value(metrics: Metrics, name: str, **labels: str) -> float:
 
 async def all_ids(broker: Broker, stream: str = READINGS) -> list[str]:
     return [message.fields["event_id"] for message in await broker.streams.tail(stream, 10_000)]
+
+
+async def read_all(broker: Broker, consumer: str) -> list[StreamMessage]:
+    """Everything unread; not acknowledged."""
+    found: list[StreamMessage] = []
+    while messages := await broker.streams.read(READINGS, GROUP, consumer, count=10, block_s=0):
+        found += messages
+    return found
 
 
 async def drain(broker: Broker, group: str = GROUP, consumer: str = "a") -> list[str]:
@@ -236,6 +247,76 @@ async def test_claim_takes_only_what_is_idle_and_unacknowledged(broker: Broker) 
     assert sorted(message.id for message in rest) == sorted(held[2:])
     await broker.streams.acknowledge(READINGS, GROUP, held)
     assert await broker.streams.claim(READINGS, GROUP, "heir", min_idle_s=0, count=10) == []
+
+
+async def test_claim_says_how_often_an_entry_was_handed_out(broker: Broker) -> None:
+    await broker.streams.ensure_group(READINGS, GROUP)
+    await broker.publisher.publish(publication(1, sensors=SENSORS))
+    fresh = await read_all(broker, "dead")
+    assert [message.deliveries for message in fresh] == [1] * 6
+    for times in (2, 3):
+        claimed = await broker.streams.claim(READINGS, GROUP, "heir", min_idle_s=0, count=10)
+        assert [message.deliveries for message in claimed] == [times] * 6
+
+
+async def test_renew_keeps_entries_from_being_claimed(broker: Broker) -> None:
+    await broker.streams.ensure_group(READINGS, GROUP)
+    await broker.publisher.publish(publication(1, sensors=SENSORS))
+    held = [message.id for message in await read_all(broker, "a")]
+    idle_s = 0.3
+
+    async def claimed() -> list[StreamMessage]:
+        await broker.streams.renew(READINGS, GROUP, "a", held[:2])
+        return await broker.streams.claim(READINGS, GROUP, "heir", min_idle_s=idle_s, count=10)
+
+    found: list[str] = []
+    async with asyncio.timeout(20):
+        while len(found) < 4:
+            found += [message.id for message in await claimed()]
+    assert sorted(found) == sorted(held[2:])
+    left = await broker.streams.claim(READINGS, GROUP, "heir", min_idle_s=0, count=10)
+    assert {message.id: message.deliveries for message in left if message.id in held[:2]} == dict.fromkeys(held[:2], 2)
+
+
+async def test_pending_is_what_is_handed_out_and_not_acknowledged(broker: Broker) -> None:
+    assert await broker.streams.pending(READINGS, GROUP) == Pending(0, None)
+    await broker.streams.ensure_group(READINGS, GROUP)
+    assert await broker.streams.pending(READINGS, GROUP) == Pending(0, None)
+    before_ms = time.time_ns() // 1_000_000
+    await broker.publisher.publish(publication(1, sensors=SENSORS))
+    held = [message.id for message in await read_all(broker, "a")]
+    found = await broker.streams.pending(READINGS, GROUP)
+    assert found.entries == 6
+    assert found.oldest_ms is not None
+    assert before_ms - 1 <= found.oldest_ms <= time.time_ns() // 1_000_000 + 1
+    await broker.streams.acknowledge(READINGS, GROUP, held)
+    assert await broker.streams.pending(READINGS, GROUP) == Pending(0, None)
+
+
+async def test_leave_keeps_what_is_pending(broker: Broker) -> None:
+    await broker.streams.leave(READINGS, GROUP, "a")  # no stream, no group
+    await broker.streams.ensure_group(READINGS, GROUP)
+    await broker.publisher.publish(publication(1, sensors=SENSORS))
+    held = [message.id for message in await read_all(broker, "a")]
+    await broker.streams.leave(READINGS, GROUP, "a")
+    assert (await broker.streams.pending(READINGS, GROUP)).entries == 6
+    await broker.streams.acknowledge(READINGS, GROUP, held)
+    await broker.streams.leave(READINGS, GROUP, "a")
+    assert await drain(broker) == []
+
+
+async def test_claim_of_trimmed_entries_drops_and_counts_them(broker: Broker, metrics: Metrics) -> None:
+    await broker.streams.ensure_group(READINGS, GROUP)
+    await broker.publisher.publish(publication(1, sensors=range(100)))
+    await read_all(broker, "dead")
+    for outbox_id in range(2, 12):
+        await broker.publisher.publish(publication(outbox_id, sensors=range(100)))
+    while await broker.streams.claim(READINGS, GROUP, "heir", min_idle_s=0.2, count=1000):
+        pass
+    async with asyncio.timeout(20):
+        while (await broker.streams.pending(READINGS, GROUP)).entries:
+            assert await broker.streams.claim(READINGS, GROUP, "heir", min_idle_s=0.1, count=1000) == []
+    assert value(metrics, "iot_bridge_stream_dropped_total", stream=READINGS, group=GROUP) >= 100
 
 
 async def test_trimming_counts_what_a_group_has_not_read(broker: Broker, metrics: Metrics) -> None:

@@ -83,8 +83,8 @@ SELECT id, kind, ref FROM registry_changes WHERE changed_at > clock_timestamp() 
 
 -- name: sensor_status
 SELECT s.id, (to_jsonb(a) - 'resolved_at')::text, (to_jsonb(w) - 'resolved_at')::text,
-       (to_jsonb(p) - 'is_anomaly' - 'anomaly_score' - 'explanation')::text
-FROM sensors s
+       (to_jsonb(p) - 'is_anomaly' - 'anomaly_score' - 'explanation')::text, s.operational_state, d.status
+FROM sensors s JOIN devices d ON d.id = s.device_id
 LEFT JOIN LATERAL (SELECT * FROM alerts a WHERE a.sensor_id = s.id AND a.status IN ('active', 'acknowledged') LIMIT 1) a
     ON true
 LEFT JOIN LATERAL (

@@ -1,0 +1,115 @@
+"""What there is to tell, in words. Pure: stream events in; `Notice`s, texts and digests out."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import datetime, tzinfo
+from string import Template
+
+from bridge.consumers.api import Event
+from bridge.notification import Letter, Message, Notice, Subject
+
+RANKS = {"info": 0, "warning": 1, "critical": 2}
+"""Severities, the least first."""
+VARIABLES = (
+    "kind",
+    "what",
+    "severity",
+    "device",
+    "device_id",
+    "device_uuid",
+    "sensor",
+    "sensor_id",
+    "sensor_type",
+    "value",
+    "unit",
+    "at",
+    "reason",
+    "alert_id",
+    "threshold_id",
+)
+"""Names that templates may use, as in $device."""
+TITLE = "$severity: $device / $sensor $what"
+BODY = "$what: $device / $sensor is at $value $unit ($severity), $at. $reason"
+DIGEST_LINES = 20
+"""Notifications that a digest names; of the rest it says how many."""
+
+
+def notice(event: Event) -> Notice:
+    """An entry of iot:alerts or iot:decisions. Raises KeyError or ValueError where it is not of their form."""
+    fields = event.fields
+    decision = fields.get("decision", "")
+    severity = fields.get("severity", "warning")
+    if severity not in RANKS:
+        raise ValueError(f"no severity {severity!r}")
+    # The procedure's event ids begin with the table that alert_id is of: "a-" alerts, "w-" ml_events.
+    of_alert = not decision and event.event_id.startswith("a-")
+    return Notice(
+        event_id=event.event_id,
+        kind="decision" if decision else fields["kind"],
+        what=decision or fields["kind"],
+        severity=severity,
+        sensor_id=event.sensor_id,
+        value=fields.get("value", ""),
+        at_us=round(float(fields["at"] if decision else fields["triggered_at"]) * 1_000_000),
+        alert_id=int(fields["alert_id"]) if of_alert else None,
+        threshold_id=fields.get("threshold_id", ""),
+        reason=fields.get("reason", ""),
+    )
+
+
+def variables(told: Notice, subject: Subject, zone: tzinfo) -> dict[str, str]:
+    """What templates, and webhooks, are told."""
+    return {
+        "kind": told.kind,
+        "what": told.what.replace("_", " "),
+        "severity": told.severity,
+        "device": subject.device,
+        "device_id": str(subject.device_id or ""),
+        "device_uuid": subject.device_uuid,
+        "sensor": subject.sensor,
+        "sensor_id": str(told.sensor_id or ""),
+        "sensor_type": subject.sensor_type,
+        "value": told.value,
+        "unit": subject.unit,
+        "at": datetime.fromtimestamp(told.at_us / 1_000_000, zone).isoformat(timespec="seconds"),
+        "reason": told.reason,
+        "alert_id": "" if told.alert_id is None else str(told.alert_id),
+        "threshold_id": told.threshold_id,
+    }
+
+
+def fill(template: str, values: Mapping[str, str]) -> str:
+    """A template with its variables filled in; runs of spaces that empty ones leave become one."""
+    return re.sub(" {2,}", " ", Template(template).safe_substitute(values)).strip()
+
+
+def unknown_variables(template: str) -> list[str]:
+    """Names in a template that mean nothing."""
+    found = Template(template)
+    if not found.is_valid():
+        return ["$"]
+    return [name for name in found.get_identifiers() if name not in VARIABLES]
+
+
+def single(letters: Sequence[Letter]) -> Message:
+    """One notification on its own."""
+    [letter] = letters
+    return Message(letter.event_id, letter.title, letter.body, letters)
+
+
+def digest(letters: Sequence[Letter]) -> Message:
+    """Many in one: how many of what, the worst first."""
+    if len(letters) == 1:
+        return single(letters)
+    counts = Counter((letter.severity, letter.kind) for letter in letters)
+    worst = sorted(counts, key=lambda pair: (-RANKS.get(pair[0], 0), pair[1]))
+    summary = ", ".join(f"{counts[pair]:,} {pair[0]} {pair[1]}" for pair in worst)
+    named = sorted(letters, key=lambda letter: (-RANKS.get(letter.severity, 0), letter.id))[:DIGEST_LINES]
+    lines = [letter.body for letter in named]
+    if len(letters) > len(named):
+        lines.append(f"… and {len(letters) - len(named):,} more; they are all in alert_notifications.")
+    title = f"{len(letters):,} notifications: {summary}"
+    return Message(f"digest-{letters[0].id}-{letters[-1].id}", title, "\n".join(lines), letters)

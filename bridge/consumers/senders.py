@@ -1,0 +1,151 @@
+"""Ways out of the notifier: Apprise, and signed webhooks. Flows in: `Message`. Raises DeliveryFailed.
+
+Both block, so they run in threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import threading
+import time
+from collections.abc import Callable
+from hashlib import sha256
+from http.client import HTTPException
+from typing import Any, Protocol
+from urllib.error import HTTPError, URLError
+from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+import msgspec
+
+from bridge.errors import BridgeError, ConfigError
+from bridge.notification import Message
+from bridge.settings import ChannelSettings
+
+MAX_EVENTS_POSTED = 1_000
+"""Events a webhook is told of one by one; `count` says how many there are."""
+
+
+class DeliveryFailed(BridgeError):
+    """A channel did not take a message."""
+
+    retryable = True
+    code = "delivery_failed"
+
+
+class Sender(Protocol):
+    """One channel's way out."""
+
+    async def send(self, message: Message) -> None:
+        """Returns once the other side has taken the message. Raises DeliveryFailed."""
+        ...
+
+
+def sender(channel: ChannelSettings) -> Sender:
+    """The sender that a channel asks for. Raises ConfigError."""
+    return WebhookSender(channel) if channel.webhook else AppriseSender(channel)
+
+
+def signature(secret: str, timestamp: str, body: bytes) -> str:
+    """HMAC-SHA256 over timestamp, a full stop, and the body: a post can neither be altered nor replayed later."""
+    return "sha256=" + hmac.new(secret.encode(), timestamp.encode() + b"." + body, sha256).hexdigest()
+
+
+class WebhookSender:
+    """Posts JSON, signed."""
+
+    def __init__(self, channel: ChannelSettings, now_s: Callable[[], float] = time.time) -> None:
+        self._channel = channel
+        self._now_s = now_s
+        self._opener = build_opener(_NoRedirect)
+
+    async def send(self, message: Message) -> None:
+        """See `Sender.send`."""
+        await asyncio.to_thread(self._post, message)
+
+    def _post(self, message: Message) -> None:
+        body = msgspec.json.encode(
+            {
+                "v": 1,
+                "id": message.id,
+                "title": message.title,
+                "body": message.body,
+                "count": len(message.letters),
+                "events": [msgspec.Raw(letter.details.encode()) for letter in message.letters[:MAX_EVENTS_POSTED]],
+            }
+        )
+        timestamp = str(int(self._now_s()))
+        headers = {
+            "Content-Type": "application/json",
+            "User-Agent": "iot-bridge",
+            "X-IoT-Bridge-Timestamp": timestamp,
+            "X-IoT-Bridge-Signature": signature(self._channel.secret, timestamp, body),
+            "Idempotency-Key": message.id,
+        }
+        request = Request(self._channel.webhook, body, headers, method="POST")
+        try:
+            with self._opener.open(request, timeout=self._channel.timeout_s):
+                return  # 2xx; everything else is raised
+        except HTTPError as error:
+            error.close()
+            raise DeliveryFailed(f"the webhook answers {error.code}") from error
+        except (URLError, HTTPException, OSError) as error:
+            raise DeliveryFailed(f"the webhook does not answer: {error}") from error
+
+
+class _NoRedirect(HTTPRedirectHandler):
+    """A redirected POST would become a GET without its body."""
+
+    def redirect_request(self, *arguments: Any) -> None:
+        return None
+
+
+class AppriseSender:
+    """Sends over whatever an Apprise URL names."""
+
+    def __init__(self, channel: ChannelSettings) -> None:
+        try:
+            import apprise
+        except ImportError as error:
+            raise ConfigError(["channels with a url need Apprise: pip install 'iot-edge-bridge[notify]'"]) from error
+        self._channel = channel
+        self._formats = (apprise.NotifyFormat.TEXT, apprise.NotifyType.WARNING)
+        self._target: Any = apprise.Apprise()
+        if not self._target.add(channel.url):
+            raise ConfigError([f"notifier.channels: {channel.name}: Apprise does not know this url (hidden)"])
+
+    async def send(self, message: Message) -> None:
+        """See `Sender.send`. A thread that hangs longer than the time-out is left to itself."""
+        try:
+            async with asyncio.timeout(self._channel.timeout_s):
+                await asyncio.to_thread(self._notify, message)
+        except TimeoutError as error:
+            raise DeliveryFailed(f"no answer within {self._channel.timeout_s:g} s") from error
+
+    def _notify(self, message: Message) -> None:
+        text, kind = self._formats
+        with _Heard() as heard:
+            sent = self._target.notify(body=message.body, title=message.title, body_format=text, notify_type=kind)
+        if not sent:
+            raise DeliveryFailed("; ".join(heard.lines) or "Apprise could not deliver it")
+
+
+class _Heard(logging.Handler):
+    """What Apprise logs in this thread: it tells its callers True or False only."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+        self._thread = threading.get_ident()
+
+    def __enter__(self) -> _Heard:
+        logging.getLogger("apprise").addHandler(self)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        logging.getLogger("apprise").removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.thread == self._thread:
+            self.lines.append(record.getMessage())

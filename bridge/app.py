@@ -41,6 +41,7 @@ from bridge.store.migrate import migrate
 from bridge.store.outbox import PostgresOutbox
 from bridge.store.postgres import PostgresStore
 from bridge.store.registry import Registry
+from bridge.store.subscriptions import SubscriptionTable
 from bridge.telemetry import Metrics
 
 log = structlog.get_logger("app")
@@ -302,7 +303,7 @@ async def _until_open(store: PostgresStore, stop: asyncio.Event) -> bool:
 
 async def _run_doors(pipeline: Pipeline, relay: Relay, stop: asyncio.Event, stack: EmbeddedStack | None) -> None:
     settings = pipeline.settings
-    mqtt = _mqtt_door(pipeline) if settings.mqtt.enabled and settings.mqtt.url else None
+    mqtt = mqtt_door(pipeline) if settings.mqtt.enabled and settings.mqtt.url else None
     http = http_door(pipeline, partial(_degraded, relay, mqtt)) if settings.http.enabled else None
     session: asyncio.Task[None] | None = None
     urls: dict[str, str] = {}
@@ -368,10 +369,20 @@ def http_door(pipeline: Pipeline, degraded: Callable[[], list[str]] = list) -> H
     return HttpServer(app, settings.http, pipeline.metrics)
 
 
-def _mqtt_door(pipeline: Pipeline) -> MqttSession:
+def mqtt_door(pipeline: Pipeline) -> MqttSession:
+    """The MQTT door of a pipeline, not yet running."""
     settings = pipeline.settings
-    client_id = settings.mqtt.client_id or f"iot-bridge-{settings.service.name}"
-    return MqttSession(settings.mqtt, client_id, pipeline.intake, pipeline.metrics, Random(), now_us)
+    return MqttSession(
+        settings.mqtt,
+        settings.mqtt.client_id or f"iot-bridge-{settings.service.name}",
+        pipeline.intake,
+        pipeline.metrics,
+        Random(),
+        now_us,
+        name=settings.service.name,
+        limits=settings.limits,
+        memory=SubscriptionTable(pipeline.store),
+    )
 
 
 async def _first(*works: Coroutine[Any, Any, Any]) -> None:

@@ -19,8 +19,8 @@ from starlette.responses import Response
 from bridge.errors import DecodeError, Unavailable
 from bridge.http.admission import Admission, Sender, limit_headers
 from bridge.http.body import inflate, receive_body
-from bridge.http.limits import Verdict
 from bridge.http.problems import Problem
+from bridge.pipeline.limits import Verdict
 from bridge.reading import Code, Delivery, Outcome, Packet, Receipt, Refusal, Source
 from bridge.settings import HttpSettings
 

@@ -34,7 +34,7 @@ class PostgresStore:
     def __init__(self, settings: DatabaseSettings, name: str) -> None:
         self._settings = settings
         self._name = name
-        self._sql = queries.load("service")
+        self._sql = queries.load("service") | queries.load("commands")
         self._writer: Connection | None = None
         self._pool: AsyncConnectionPool[Connection] | None = None
         self.instance = 0

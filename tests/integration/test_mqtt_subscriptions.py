@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from structlog.testing import CapturingLogger
@@ -136,7 +137,7 @@ async def test_no_topics_at_all_drains_what_the_broker_has_kept(mosquitto: Mosqu
 
 async def test_processes_of_a_group_share_the_load(mosquitto: MosquittoProcess) -> None:
     first, second = FakeIntake(), FakeIntake()
-    options = {"protocol": "5", "share": "bridges"}
+    options: dict[str, Any] = {"protocol": "5", "share": "bridges"}
     with Device(mosquitto.port) as device:
         async with (
             open_door(mosquitto.url, first, "one", **options) as one,
@@ -151,7 +152,7 @@ async def test_processes_of_a_group_share_the_load(mosquitto: MosquittoProcess) 
 
 async def test_messages_for_a_process_of_a_group_that_is_gone_wait_for_it(mosquitto: MosquittoProcess) -> None:
     first, second = FakeIntake(None), FakeIntake()
-    options = {"protocol": "5", "share": "bridges"}
+    options: dict[str, Any] = {"protocol": "5", "share": "bridges"}
     with Device(mosquitto.port) as device:
         async with open_door(mosquitto.url, second, "two", **options) as two:
             async with open_door(mosquitto.url, first, "one", **options) as one:
@@ -178,7 +179,7 @@ def contested(door: Door) -> bool:
 async def test_second_process_with_our_client_id_is_told_apart_and_makes_us_stay_away(
     mosquitto: MosquittoProcess, protocol: str, log: CapturingLogger
 ) -> None:
-    options = {"protocol": protocol, "takeover_wait_s": 60}
+    options: dict[str, Any] = {"protocol": protocol, "takeover_wait_s": 60}
     async with (
         open_door(mosquitto.url, FakeIntake(), "same", **options) as one,
         TcpProxy(("127.0.0.1", mosquitto.port)) as proxy,
@@ -198,7 +199,7 @@ async def test_second_process_with_our_client_id_is_told_apart_and_makes_us_stay
 async def test_process_that_was_taken_over_comes_back_when_the_other_is_gone(
     mosquitto: MosquittoProcess, protocol: str
 ) -> None:
-    options = {"protocol": protocol, "takeover_wait_s": 0.3}
+    options: dict[str, Any] = {"protocol": protocol, "takeover_wait_s": 0.3}
     async with open_door(mosquitto.url, FakeIntake(), "same", **options) as one:
         await until(lambda: one.connected)
         async with open_door(mosquitto.url, FakeIntake(), "same", **options) as two:

@@ -7,6 +7,7 @@ import ssl
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import CapturingLogger
@@ -139,7 +140,7 @@ async def test_client_certificate(broker: SecureBroker, authority: Authority) ->
     broker.restart(*authority.issue("IP:127.0.0.1"), *wanting_certificates(authority))
     certificate, key = authority.issue_client("bridge")
     url = f"mqtts://127.0.0.1:{broker.port}"
-    files = {"ca_file": authority.certificate, "cert_file": certificate, "key_file": key}
+    files: dict[str, Any] = {"ca_file": authority.certificate, "cert_file": certificate, "key_file": key}
     async with open_door(url, FakeIntake(), **files) as door:
         await until(lambda: door.connected)
 
@@ -161,7 +162,7 @@ async def test_client_certificate_of_a_ca_that_the_broker_does_not_know(
     stranger.mkdir()
     certificate, key = Authority(stranger, "stranger").issue_client("bridge")
     broker.restart(*authority.issue("IP:127.0.0.1"), *wanting_certificates(authority))
-    files = {"ca_file": authority.certificate, "cert_file": certificate, "key_file": key}
+    files: dict[str, Any] = {"ca_file": authority.certificate, "cert_file": certificate, "key_file": key}
     async with open_door(f"mqtts://127.0.0.1:{broker.port}", FakeIntake(), **files) as door:
         await tried_again(door)
         assert errors(log)
@@ -175,7 +176,7 @@ def test_tls_files_that_do_not_do_are_named(authority: Authority, tmp_path: Path
     rubbish.write_text("no PEM")
     lock = ["openssl", "pkey", "-in", str(key), "-aes256", "-passout", "pass:x", "-out", str(locked)]
     subprocess.run(lock, check=True, capture_output=True)
-    for files, said in (
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"ca_file": nowhere}, f"mqtt.ca_file = {nowhere}: No such file"),
         ({"ca_file": rubbish}, f"mqtt.ca_file = {rubbish}: "),
         ({"cert_file": nowhere, "key_file": key}, f"mqtt.cert_file = {nowhere}: No such file"),
@@ -183,7 +184,8 @@ def test_tls_files_that_do_not_do_are_named(authority: Authority, tmp_path: Path
         ({"cert_file": certificate, "key_file": other_key}, f"mqtt.key_file = {other_key}: is not the key of"),
         ({"cert_file": certificate, "key_file": locked}, "mqtt.key_file: the key has a password"),
         ({"cert_file": rubbish, "key_file": key}, f"mqtt.cert_file = {rubbish}, mqtt.key_file = {key}: no PEM"),
-    ):
+    ]
+    for files, said in cases:
         with pytest.raises(ConfigError) as error:
             tls_context(MqttSettings(**files))
         assert error.value.problems[0].startswith(said)

@@ -28,6 +28,7 @@ from bridge.http.access import Access
 from bridge.http.app import Parts, build_app
 from bridge.http.keys import KeyRing
 from bridge.http.server import HttpServer
+from bridge.mqtt.downlink import Downlink
 from bridge.mqtt.emqx import EmqxSessions
 from bridge.mqtt.session import MqttSession
 from bridge.pipeline.ports import Outbox
@@ -37,6 +38,7 @@ from bridge.pipeline.unpublished import LeftInTable
 from bridge.pipeline.validate import Validator
 from bridge.reading import Delivery, Packet, Refusal, Source
 from bridge.settings import Settings
+from bridge.store.commands import CommandTable
 from bridge.store.migrate import migrate
 from bridge.store.outbox import PostgresOutbox
 from bridge.store.postgres import PostgresStore
@@ -89,6 +91,8 @@ class Pipeline:
             random=Random(),
             now_us=now_us,
         )
+        self.commands = CommandTable(store)
+        self.downlink = Downlink(self.commands, settings.commands, metrics, now_us, time.monotonic)
         self.changes_read_s = time.monotonic()
         self._changes_problem = ""
 
@@ -165,6 +169,8 @@ class Pipeline:
 
     async def _maintain(self) -> None:
         await self.registry.maintain(self.settings.database)
+        await self.commands.expire()
+        await self.commands.forget(self.settings.commands.keep_days)
         folded = await self.registry.fold_dead_instances()
         if folded:
             log.info("books_closed", instances=folded)
@@ -311,7 +317,7 @@ async def _run_doors(pipeline: Pipeline, relay: Relay, stop: asyncio.Event, stac
         if http is not None:
             urls["http"] = await http.start()
         if mqtt is not None:
-            session = asyncio.create_task(_supervised("mqtt", mqtt.run), name="mqtt")
+            session = asyncio.create_task(_supervised("mqtt", partial(run_mqtt, pipeline, mqtt)), name="mqtt")
             urls["mqtt"] = mqtt.address
             await _first(mqtt.wait_connected(), stop.wait())
         if stack is not None:
@@ -364,6 +370,9 @@ def http_door(pipeline: Pipeline, degraded: Callable[[], list[str]] = list) -> H
             sensor_status=partial(pipeline.look_up, pipeline.registry.sensor_status),
             now=time.monotonic,
             now_us=now_us,
+            commands=pipeline.commands,
+            command_settings=settings.commands,
+            new_command=pipeline.downlink.nudge,
         )
     )
     return HttpServer(app, settings.http, pipeline.metrics)
@@ -382,7 +391,19 @@ def mqtt_door(pipeline: Pipeline) -> MqttSession:
         name=settings.service.name,
         limits=settings.limits,
         memory=SubscriptionTable(pipeline.store),
+        answers=pipeline.downlink,
     )
+
+
+async def run_mqtt(pipeline: Pipeline, mqtt: MqttSession) -> None:
+    """The session, and the downlink over it. Ends with the session."""
+    downlink = pipeline.downlink
+    works: dict[str, Work] = {
+        "commands": partial(downlink.publish_forever, mqtt.hand_over, lambda: mqtt.connected),
+        "results": downlink.answer_forever,
+    }
+    async with _running(works):
+        await mqtt.run()
 
 
 async def _first(*works: Coroutine[Any, Any, Any]) -> None:

@@ -165,6 +165,27 @@ class MqttSettings(Section):
         return key_file
 
 
+class CommandSettings(Section):
+    """Commands to devices (docs/mqtt-sessions.md)."""
+
+    default_expiry_s: Positive = 3_600.0
+    """How long a command may wait for its device where it does not say."""
+    max_expiry_s: Positive = 30 * 86_400.0
+    """Longest time a command may wait."""
+    max_payload_bytes: Count = 65_536
+    """Largest payload of a command."""
+    max_open_per_device: Count = 100
+    """Commands that wait for one device; more are refused."""
+    results_per_minute: int = Field(default=600, ge=0)
+    """Answers a minute of one device; more are dropped and counted; 0 is no limit."""
+    poll_s: Positive = 1.0
+    """How often commands of other processes are looked for."""
+    retry_s: Positive = 10.0
+    """When to try again a device of which the broker (MQTT 5) knows no session."""
+    keep_days: Count = 90
+    """Commands older than this are deleted."""
+
+
 class HookSettings(Section):
     """Hooks that an MQTT broker calls to ask who may connect, publish and subscribe (docs/brokers.md)."""
 
@@ -305,6 +326,7 @@ class Settings(BaseSettings):
     limits: LimitSettings = LimitSettings()
     keys: KeySettings = KeySettings()
     mqtt: MqttSettings = MqttSettings()
+    commands: CommandSettings = CommandSettings()
     hooks: HookSettings = HookSettings()
     emqx: EmqxSettings = EmqxSettings()
     database: DatabaseSettings = DatabaseSettings()

@@ -268,12 +268,12 @@ async def read_packet(reader: asyncio.StreamReader) -> tuple[int, bytes]:
 
 
 class Device:
-    """A client on a thread of its own, that publishes and listens."""
+    """A client on a thread of its own, that publishes and listens. With a `session` the broker keeps what it misses."""
 
-    def __init__(self, port: int, *, username: str = "", password: str = "") -> None:
+    def __init__(self, port: int, *, username: str = "", password: str = "", session: str = "") -> None:
         self.received: list[tuple[str, bytes]] = []
         self._subscribed = False
-        self._client = paho.Client(CallbackAPIVersion.VERSION2)
+        self._client = paho.Client(CallbackAPIVersion.VERSION2, client_id=session, clean_session=not session)
         self._client.on_subscribe = self._on_subscribe
         self._client.max_inflight_messages_set(0)
         self._client.max_queued_messages_set(0)
@@ -297,9 +297,9 @@ class Device:
         sent = [self._client.publish(topic, payload, qos, retain) for payload in payloads]
         await until(lambda: all(message.is_published() for message in sent), 20)
 
-    async def subscribe(self, topic: str) -> None:
+    async def subscribe(self, topic: str, qos: int = 0) -> None:
         await until(self._client.is_connected)
-        self._client.subscribe(topic, 0)
+        self._client.subscribe(topic, qos)
         await until(lambda: self._subscribed)
 
     def _on_subscribe(self, *_: Any) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from bridge.cli import (
     apikey,
+    command,
     config,
     console,
     db,
@@ -41,6 +42,7 @@ def build() -> typer.Typer:
         db,
         device,
         apikey,
+        command,
         mqtt,
         sensor,
         threshold,

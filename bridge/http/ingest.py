@@ -46,7 +46,7 @@ class Ingest:
 
     async def run(self, request: Request, sender: Sender, decode: Decoder) -> Response:
         """Body to answer, for an authenticated sender."""
-        key = _idempotency_key(request, sender)
+        key = idempotency_key(request, sender)
         device = sender.key.device_uuid
         body = b""
         try:
@@ -128,7 +128,7 @@ class Ingest:
             raise Unavailable("nothing is stored now; send the same again")
 
 
-def _idempotency_key(request: Request, sender: Sender) -> str | None:
+def idempotency_key(request: Request, sender: Sender) -> str | None:
     """The Idempotency-Key, scoped to its sender. Raises Problem 422."""
     text = request.headers.get("idempotency-key")
     if text is None:

@@ -39,7 +39,7 @@ class Intake(Protocol):
 class Answers(Protocol):
     """Takes what devices answer to commands; `settle` is called once it is stored."""
 
-    def take(self, device_uuid: str, command: str, payload: bytes, settle: Callable[[], None]) -> None: ...
+    def take(self, device_uuid: str, command_id: str, payload: bytes, settle: Callable[[], None]) -> None: ...
 
 
 class MqttSession:
@@ -83,6 +83,11 @@ class MqttSession:
     def problem(self) -> str:
         """Why nothing comes in at the moment; empty when it does."""
         return self._link.problem
+
+    @property
+    def connected(self) -> bool:
+        """Whether we are subscribed."""
+        return self._link.connected.is_set()
 
     async def wait_connected(self) -> None:
         """Return once subscribed."""

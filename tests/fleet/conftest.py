@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
+import aiomqtt
 import pytest
 
 from tests.servers import MosquittoProcess, free_port, mosquitto_program
+
+
+@pytest.fixture(autouse=True)
+async def _quiet() -> None:
+    """aiomqtt leaves the end of a connection in a future that nobody asks; links end all the time here."""
+    loop = asyncio.get_running_loop()
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if not isinstance(context.get("exception"), aiomqtt.MqttError):
+            loop.default_exception_handler(context)
+
+    loop.set_exception_handler(handle)
 
 
 @asynccontextmanager

@@ -11,13 +11,17 @@ from bridge.settings import LimitSettings
 from tests.fleet.devices import RawDevice, send_all
 from tests.fleet.plant import Plant
 from tests.servers import TcpProxy, until
-from tests.whole_bridge import open_bridge
+from tests.whole_bridge import Bridge, open_bridge
 
 DAY_S = 86_400.0
 
 
 def broker(port: int) -> str:
     return f"mqtt://127.0.0.1:{port}"
+
+
+async def received(bridge: Bridge, readings: int) -> None:
+    await until(lambda: bridge.sample("received_total", source="mqtt") >= readings, 60)
 
 
 async def test_fleet_connect_storm(port: int, postgres_url: str) -> None:
@@ -41,8 +45,7 @@ async def test_fleet_flapping_links(port: int, postgres_url: str) -> None:
             for seed, device in enumerate(plant.devices)
         ]
         for cut in range(4):
-            at_least = 100 * (cut + 1)
-            await until(lambda least=at_least: bridge.sample("received_total", source="mqtt") >= least, 60)
+            await received(bridge, 100 * (cut + 1))
             proxy.half_close() if cut % 2 else proxy.cut()
         connections = await asyncio.gather(*sending)
         books = await plant.settled(bridge, 1_000)

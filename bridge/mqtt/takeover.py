@@ -1,8 +1,8 @@
 """Whether another process uses our client id: how connections ended in, advice out. Pure.
 
 A broker keeps one connection for each client id, and drops the older one (MQTT 3.1.1 and 5, section 3.1.4).
-Two processes with one id would throw each other out for ever. With MQTT 5 the broker says so; with 3.1.1
-it can only be told from the pattern: the broker takes us, subscribes us, and closes in order soon after,
+Two processes with one id would throw each other out for ever. With MQTT 5 a broker may say so; with 3.1.1, and
+with Mosquitto 2.0.11 (Debian 12) in any version, it can only be told from the pattern: the broker takes us, subscribes us, and closes in order soon after,
 again and again. A network that breaks does not close in order, and a broker that restarts refuses in between.
 """
 

@@ -25,6 +25,7 @@ from tests.mqtt_door import (
     FakeIntake,
     numbered,
     open_door,
+    packet,
 )
 from tests.servers import MosquittoProcess, TcpProxy, until
 
@@ -188,14 +189,25 @@ async def test_second_process_with_our_client_id_is_told_apart_and_makes_us_stay
         await until(lambda: contested(one) or contested(two), 20)
         away, stays = (one, two) if contested(one) else (two, one)
         assert "a service.name or mqtt.client_id of its own (this is same)" in away.session.problem
-        if protocol == "5":  # the broker has said so, the first time
-            assert away.session.problem.startswith("another process has connected with our client id; ")
         await until(lambda: stays.connected and not stays.session.problem)
         before = (one.reconnects, two.reconnects)
         with pytest.raises(TimeoutError):
             await until(lambda: (one.reconnects, two.reconnects) != before, 0.5)
         assert not away.connected
     assert sum("client id" in error for error in errors(log)) == 1
+
+
+async def test_broker_that_says_that_the_session_is_taken_over_is_believed_the_first_time() -> None:
+    """MQTT 5, section 3.1.4. Debian's Mosquitto 2.0.11 only closes the connection, also with MQTT 5."""
+    async with (
+        FakeBroker("5") as broker,
+        open_door(broker.url, FakeIntake(), "same", protocol="5", takeover_wait_s=60) as door,
+    ):
+        await until(lambda: door.connected)
+        broker.send(packet(DISCONNECT, b"\x8e"))
+        await until(lambda: contested(door))
+        assert door.session.problem.startswith("another process has connected with our client id; ")
+        assert (broker.connections, door.sample("mqtt_taken_over_total")) == (1, 1)
 
 
 async def test_process_that_was_taken_over_comes_back_when_the_other_is_gone(

@@ -2,8 +2,9 @@
 
 A broker keeps one connection for each client id, and drops the older one (MQTT 3.1.1 and 5, section 3.1.4).
 Two processes with one id would throw each other out for ever. With MQTT 5 a broker may say so; with 3.1.1, and
-with Mosquitto 2.0.11 (Debian 12) in any version, it can only be told from the pattern: the broker takes us, subscribes us, and closes in order soon after,
-again and again. A network that breaks does not close in order, and a broker that restarts refuses in between.
+with Mosquitto 2.0.11 (Debian 12) in any version, it can only be told from the pattern: the broker takes us,
+subscribes us, and closes in order soon after, again and again. A network that breaks does not close in order,
+and a broker that restarts refuses in between.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_SECONDS ?=
 
-.PHONY: install demo test soak bench check docs clean
+.PHONY: install demo test soak fleet bench check docs clean
 
 install: $(VENV)/.installed  ## only makes .venv
 
@@ -24,6 +24,10 @@ test: install  ## everything, on real servers
 soak: install  ## 200,000 readings through ten kills, and the long faults; about 12 minutes, prints figures
 	@scripts/servers
 	$(BIN)/python -m pytest -q -s -m soak tests/acceptance
+
+fleet: install  ## 1,000 simulated devices for 5 minutes on Mosquitto: balanced books, flat memory
+	@scripts/servers
+	$(BIN)/python -m pytest -q -m soak tests/fleet
 
 bench: install  ## readings per second, as ratios to ceilings of the same run
 	@scripts/servers

@@ -29,6 +29,7 @@ from bridge.http.app import GatewayParts, Parts, build_app
 from bridge.http.gateway_cache import KnownGateways
 from bridge.http.keys import KeyRing
 from bridge.http.server import HttpServer
+from bridge.mqtt.downlink import Downlink
 from bridge.mqtt.emqx import EmqxSessions
 from bridge.mqtt.session import MqttSession
 from bridge.pipeline.changes import ChangeFeed
@@ -39,11 +40,13 @@ from bridge.pipeline.unpublished import LeftInTable
 from bridge.pipeline.validate import Validator
 from bridge.reading import Delivery, ExternalId, Packet, Refusal, Source
 from bridge.settings import Settings
+from bridge.store.commands import CommandTable
 from bridge.store.gateways import Gateways
 from bridge.store.migrate import migrate
 from bridge.store.outbox import PostgresOutbox
 from bridge.store.postgres import PostgresStore
 from bridge.store.registry import Registry
+from bridge.store.subscriptions import SubscriptionTable
 from bridge.telemetry import Metrics
 
 log = structlog.get_logger("app")
@@ -109,6 +112,8 @@ class Pipeline:
             random=Random(),
             now_us=now_us,
         )
+        self.commands = CommandTable(store)
+        self.downlink = Downlink(self.commands, settings.commands, metrics, now_us, time.monotonic)
         self.changes_read_s = time.monotonic()
         self._changes_problem = ""
         self._feed = ChangeFeed()
@@ -192,6 +197,8 @@ class Pipeline:
 
     async def _maintain(self) -> None:
         await self.registry.maintain(self.settings.database)
+        await self.commands.expire()
+        await self.commands.forget(self.settings.commands.keep_days)
         folded = await self.registry.fold_dead_instances()
         if folded:
             log.info("books_closed", instances=folded)
@@ -331,7 +338,7 @@ async def _until_open(store: PostgresStore, stop: asyncio.Event) -> bool:
 
 async def _run_doors(pipeline: Pipeline, relay: Relay, stop: asyncio.Event, stack: EmbeddedStack | None) -> None:
     settings = pipeline.settings
-    mqtt = _mqtt_door(pipeline) if settings.mqtt.enabled and settings.mqtt.url else None
+    mqtt = mqtt_door(pipeline) if settings.mqtt.enabled and settings.mqtt.url else None
     http = http_door(pipeline, partial(_degraded, relay, mqtt)) if settings.http.enabled else None
     session: asyncio.Task[None] | None = None
     urls: dict[str, str] = {}
@@ -339,7 +346,7 @@ async def _run_doors(pipeline: Pipeline, relay: Relay, stop: asyncio.Event, stac
         if http is not None:
             urls["http"] = await http.start()
         if mqtt is not None:
-            session = asyncio.create_task(_supervised("mqtt", mqtt.run), name="mqtt")
+            session = asyncio.create_task(_supervised("mqtt", partial(run_mqtt, pipeline, mqtt)), name="mqtt")
             urls["mqtt"] = mqtt.address
             await _first(mqtt.wait_connected(), stop.wait())
         if stack is not None:
@@ -393,15 +400,40 @@ def http_door(pipeline: Pipeline, degraded: Callable[[], list[str]] = list) -> H
             sensor_status=partial(pipeline.look_up, pipeline.registry.sensor_status),
             now=time.monotonic,
             now_us=now_us,
+            commands=pipeline.commands,
+            command_settings=settings.commands,
+            new_command=pipeline.downlink.nudge,
         )
     )
     return HttpServer(app, settings.http, pipeline.metrics)
 
 
-def _mqtt_door(pipeline: Pipeline) -> MqttSession:
+def mqtt_door(pipeline: Pipeline) -> MqttSession:
+    """The MQTT door of a pipeline, not yet running."""
     settings = pipeline.settings
-    client_id = settings.mqtt.client_id or f"iot-bridge-{settings.service.name}"
-    return MqttSession(settings.mqtt, client_id, pipeline.intake, pipeline.metrics, Random(), now_us)
+    return MqttSession(
+        settings.mqtt,
+        settings.mqtt.client_id or f"iot-bridge-{settings.service.name}",
+        pipeline.intake,
+        pipeline.metrics,
+        Random(),
+        now_us,
+        name=settings.service.name,
+        limits=settings.limits,
+        memory=SubscriptionTable(pipeline.store),
+        answers=pipeline.downlink,
+    )
+
+
+async def run_mqtt(pipeline: Pipeline, mqtt: MqttSession) -> None:
+    """The session, and the downlink over it. Ends with the session."""
+    downlink = pipeline.downlink
+    works: dict[str, Work] = {
+        "commands": partial(downlink.publish_forever, mqtt.hand_over, lambda: mqtt.connected),
+        "results": downlink.answer_forever,
+    }
+    async with _running(works):
+        await mqtt.run()
 
 
 async def _first(*works: Coroutine[Any, Any, Any]) -> None:

@@ -65,6 +65,7 @@ class Code(StrEnum):
     TIME_AHEAD = "time_ahead"
     TIME_BEHIND = "time_behind"
     STORE_REFUSED = "store_refused"
+    RATE_LIMITED = "rate_limited"  # over limits.mqtt_device_per_minute
 
 
 class Outcome(IntEnum):

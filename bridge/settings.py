@@ -99,6 +99,10 @@ class LimitSettings(Section):
     """Requests a minute of one device or API key."""
     sensor_per_minute: int = Field(default=60_000, ge=0)
     """Readings a minute of one sensor."""
+    mqtt_device_per_minute: int = Field(default=60_000, ge=0)
+    """MQTT messages a minute of one device; what is over it goes to quarantine as rate_limited."""
+    rejections_per_minute: int = Field(default=60, ge=0)
+    """Rejections a minute that are told to one device on devices/{uuid}/rejected."""
     max_tracked: Count = 200_000
     """Addresses, devices and sensors remembered; the least recent is forgotten first."""
 
@@ -217,10 +221,18 @@ class MqttSettings(Section):
     """Password, where it is not in the URL."""
     ca_file: Path | None = None
     """CA certificates to trust for mqtts; none: the system's."""
+    cert_file: Path | None = None
+    """Our client certificate for mqtts, PEM, with its chain."""
+    key_file: Path | None = None
+    """Its key, PEM, without a password; none: it stands in cert_file."""
     keep_alive_s: int = Field(default=60, ge=5, le=65535)
     """MQTT keep alive."""
     session_expiry_s: int = Field(default=7 * 86_400, ge=0)
     """MQTT 5: how long the broker keeps the session while we are away."""
+    share: str = Field(default="", pattern=r"^[^/+#$]{0,100}$")
+    """MQTT 5: group of processes that share one load ($share/<group>/…); empty: this process takes everything."""
+    takeover_wait_s: Positive = 300.0
+    """How long to stay away after another process has connected with our client id."""
     max_inflight: Count = 2_000
     """Messages held unacknowledged; beyond it nothing more is read from the broker."""
     max_payload_bytes: Count = 262_144
@@ -234,9 +246,23 @@ class MqttSettings(Section):
         "devices/+/sensors/+",
         "iot/sensors/+/readings",
     )
-    """Topic filters to subscribe to, at QoS 1."""
+    """Topic filters to subscribe to, at QoS 1. What was subscribed before and is not among them is unsubscribed."""
     converters: tuple[ConverterSettings, ...] = ()
     """Formats of other topics; the first whose filter matches is taken. They are subscribed to, too."""
+
+    @field_validator("share")
+    @classmethod
+    def _is_of_mqtt_5(cls, share: str, info: ValidationInfo) -> str:
+        if share and info.data.get("protocol") == "3.1.1":
+            raise ValueError('shared subscriptions are of MQTT 5: set mqtt.protocol = "5"')
+        return share
+
+    @field_validator("key_file")
+    @classmethod
+    def _has_certificate(cls, key_file: Path | None, info: ValidationInfo) -> Path | None:
+        if key_file is not None and info.data.get("cert_file") is None:
+            raise ValueError("set mqtt.cert_file as well")
+        return key_file
 
     @property
     def subscriptions(self) -> list[str]:
@@ -245,6 +271,27 @@ class MqttSettings(Section):
         return [
             one for one in filters if not any(one != other and topic_filter.covers(other, one) for other in filters)
         ]
+
+
+class CommandSettings(Section):
+    """Commands to devices (docs/mqtt-sessions.md)."""
+
+    default_expiry_s: Positive = 3_600.0
+    """How long a command may wait for its device where it does not say."""
+    max_expiry_s: Positive = 30 * 86_400.0
+    """Longest time a command may wait."""
+    max_payload_bytes: Count = 65_536
+    """Largest payload of a command."""
+    max_open_per_device: Count = 100
+    """Commands that wait for one device; more are refused."""
+    results_per_minute: int = Field(default=600, ge=0)
+    """Answers a minute of one device; more are dropped and counted; 0 is no limit."""
+    poll_s: Positive = 1.0
+    """How often commands of other processes are looked for."""
+    retry_s: Positive = 10.0
+    """When to try again a device of which the broker (MQTT 5) knows no session."""
+    keep_days: Count = 90
+    """Commands older than this are deleted."""
 
 
 class HookSettings(Section):
@@ -552,6 +599,7 @@ class Settings(BaseSettings):
     limits: LimitSettings = LimitSettings()
     keys: KeySettings = KeySettings()
     mqtt: MqttSettings = MqttSettings()
+    commands: CommandSettings = CommandSettings()
     hooks: HookSettings = HookSettings()
     emqx: EmqxSettings = EmqxSettings()
     database: DatabaseSettings = DatabaseSettings()

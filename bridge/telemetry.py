@@ -57,6 +57,17 @@ class Metrics:
             registry=r,
         )
         self.mqtt_reconnects = Counter("iot_bridge_mqtt_reconnects_total", "MQTT reconnects.", registry=r)
+        self.mqtt_taken_over = Counter(
+            "iot_bridge_mqtt_taken_over_total",
+            "Times that another process seemed to connect with our client id.",
+            registry=r,
+        )
+        self.commands = Counter(
+            "iot_bridge_commands_total",
+            "Commands to devices, by what happened: published, unreachable, result, unknown_result.",
+            ["event"],
+            registry=r,
+        )
         self.outbox_depth = Gauge("iot_bridge_outbox_batches", "Batches in the outbox not yet published.", registry=r)
         self.outbox_age = Gauge("iot_bridge_outbox_age_seconds", "Age of the oldest unpublished batch.", registry=r)
         self.relay_queued = Gauge(

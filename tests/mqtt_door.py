@@ -15,18 +15,21 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
 from bridge.errors import Backpressure
-from bridge.mqtt.session import MqttSession
+from bridge.mqtt.session import Answers, MqttSession
+from bridge.mqtt.subscriptions import Memory
 from bridge.reading import Delivery, Outcome, Receipt
-from bridge.settings import MqttSettings
+from bridge.settings import LimitSettings, MqttSettings
 from bridge.telemetry import Metrics
 from tests.servers import until
 
 NOW_US = 1_769_594_400_000_000
 DEVICE = "5f0c1f5e-0000-4000-8000-00000000000a"
+OTHER_DEVICE = "5f0c1f5e-0000-4000-8000-0000000000aa"
 SENSOR = "5f0c1f5e-0000-4000-8000-00000000000b"
 TOPIC = f"devices/{DEVICE}/sensors/{SENSOR}"
 
-CONNECT, CONNACK, PUBLISH, PUBACK, SUBSCRIBE, SUBACK, PINGREQ, PINGRESP, DISCONNECT = 1, 2, 3, 4, 8, 9, 12, 13, 14
+CONNECT, CONNACK, PUBLISH, PUBACK, SUBSCRIBE, SUBACK, UNSUBSCRIBE, UNSUBACK = 1, 2, 3, 4, 8, 9, 10, 11
+PINGREQ, PINGRESP, DISCONNECT = 12, 13, 14
 
 
 class FakeIntake:
@@ -81,8 +84,8 @@ class Door:
         self.task = task
         self._metrics = metrics
 
-    def sample(self, name: str) -> float:
-        value = self._metrics.registry.get_sample_value(f"iot_bridge_{name}")
+    def sample(self, name: str, **labels: str) -> float:
+        value = self._metrics.registry.get_sample_value(f"iot_bridge_{name}", labels)
         assert value is not None
         return value
 
@@ -100,12 +103,32 @@ class Door:
 
 
 @asynccontextmanager
-async def open_door(url: str, intake: FakeIntake, client_id: str = "door", **more: Any) -> AsyncIterator[Door]:
+async def open_door(
+    url: str,
+    intake: FakeIntake,
+    client_id: str = "door",
+    *,
+    limits: LimitSettings | None = None,
+    memory: Memory | None = None,
+    answers: Answers | None = None,
+    **more: Any,
+) -> AsyncIterator[Door]:
     """A session with quick reconnects; `more` are settings, which may be out of the range that users have."""
-    quick = {"reconnect_min_s": 0.005, "reconnect_max_s": 0.05}
+    quick = {"reconnect_min_s": 0.005, "reconnect_max_s": 0.05, "takeover_wait_s": 0.05}
     settings = MqttSettings(url=url).model_copy(update={**quick, **more})
     metrics = Metrics()
-    session = MqttSession(settings, client_id, intake, metrics, Random(1), lambda: NOW_US)
+    session = MqttSession(
+        settings,
+        client_id,
+        intake,
+        metrics,
+        Random(1),
+        lambda: NOW_US,
+        name=client_id,
+        limits=limits,
+        memory=memory,
+        answers=answers,
+    )
     task = asyncio.create_task(session.run())
     try:
         yield Door(session, metrics, task)
@@ -205,6 +228,8 @@ class FakeBroker:
                         writer.write(packet(CONNACK, b"\0\0" + self._properties))
                     elif kind == SUBSCRIBE:
                         writer.write(packet(SUBACK, body[:2] + self._properties + bytes(self.suback)))
+                    elif kind == UNSUBSCRIBE:
+                        writer.write(packet(UNSUBACK, body[:2] + (self._properties and b"\0\0")))
                     elif kind == PINGREQ:
                         writer.write(packet(PINGRESP, b""))
         finally:
@@ -243,12 +268,12 @@ async def read_packet(reader: asyncio.StreamReader) -> tuple[int, bytes]:
 
 
 class Device:
-    """A client on a thread of its own, that publishes and listens."""
+    """A client on a thread of its own, that publishes and listens. With a `session` the broker keeps what it misses."""
 
-    def __init__(self, port: int, *, username: str = "", password: str = "") -> None:
+    def __init__(self, port: int, *, username: str = "", password: str = "", session: str = "") -> None:
         self.received: list[tuple[str, bytes]] = []
         self._subscribed = False
-        self._client = paho.Client(CallbackAPIVersion.VERSION2)
+        self._client = paho.Client(CallbackAPIVersion.VERSION2, client_id=session, clean_session=not session)
         self._client.on_subscribe = self._on_subscribe
         self._client.max_inflight_messages_set(0)
         self._client.max_queued_messages_set(0)
@@ -276,9 +301,9 @@ class Device:
         """Publish at QoS 1 from another thread; returns once the broker has acknowledged it."""
         self._client.publish(topic, payload, 1).wait_for_publish(20)
 
-    async def subscribe(self, topic: str) -> None:
+    async def subscribe(self, topic: str, qos: int = 0) -> None:
         await until(self._client.is_connected)
-        self._client.subscribe(topic, 0)
+        self._client.subscribe(topic, qos)
         await until(lambda: self._subscribed)
 
     def _on_subscribe(self, *_: Any) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from bridge.cli import (
     apikey,
+    command,
     config,
     console,
     consume,
@@ -44,6 +45,7 @@ def build() -> typer.Typer:
         db,
         device,
         apikey,
+        command,
         mqtt,
         gateway,
         sensor,

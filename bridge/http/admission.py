@@ -15,9 +15,9 @@ from starlette.requests import Request
 
 from bridge.http.headers import header, headers
 from bridge.http.keys import KeyOwner, KeyRing
-from bridge.http.limits import SlidingWindow, Verdict, check
 from bridge.http.problems import Problem
 from bridge.http.proxy import ClientAddress
+from bridge.pipeline.limits import SlidingWindow, Verdict, check
 from bridge.reading import Packet
 from bridge.settings import HttpSettings, LimitSettings
 from bridge.telemetry import Metrics

@@ -23,6 +23,7 @@ from bridge.errors import BridgeError, DecodeError, Unavailable
 from bridge.http import problems, schemas
 from bridge.http.access import Access
 from bridge.http.admission import Admission, limit_headers
+from bridge.http.commands import Commands, add_command_routes
 from bridge.http.front import Front
 from bridge.http.gateway_cache import KnownGateways
 from bridge.http.gateways import Directory, GatewayDoor, add_gateway_routes
@@ -33,7 +34,7 @@ from bridge.http.page import INDEX
 from bridge.http.problems import Problem
 from bridge.pipeline.decode import decode_api_bulk, decode_api_reading, decode_packet, normal_uuid
 from bridge.reading import Code, Packet
-from bridge.settings import HookSettings, HttpSettings, LimitSettings
+from bridge.settings import CommandSettings, HookSettings, HttpSettings, LimitSettings
 from bridge.telemetry import Metrics
 
 _BIGINT = 1 << 63
@@ -67,6 +68,9 @@ class Parts(msgspec.Struct, frozen=True):
     hooks: HookSettings = HookSettings()
     access: Access | None = None  # what the hooks ask
     gateways: GatewayParts | None = None
+    commands: Commands | None = None  # to devices
+    command_settings: CommandSettings = CommandSettings()
+    new_command: Callable[[], None] = lambda: None
 
 
 def build_app(parts: Parts) -> FastAPI:
@@ -80,6 +84,8 @@ def build_app(parts: Parts) -> FastAPI:
     app.add_middleware(Front, routes=[route for route in app.routes if isinstance(route, APIRoute)])
     _add_status_route(app, admission, parts)
     _add_health_routes(app, parts)
+    if parts.commands is not None:
+        add_command_routes(app, admission, parts.commands, parts.http, parts.command_settings, parts.new_command)
     if parts.hooks.enabled and parts.access is not None:
         add_hook_routes(app, parts.hooks, parts.http, parts.access, parts.now)
     if parts.gateways is not None:

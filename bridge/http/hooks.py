@@ -19,9 +19,9 @@ from starlette.responses import Response
 from bridge.errors import DecodeError
 from bridge.http.access import Access, Account, Action, may
 from bridge.http.body import inflate, receive_body
-from bridge.http.limits import SlidingWindow, check
 from bridge.http.problems import Problem
 from bridge.pipeline.decode import normal_uuid
+from bridge.pipeline.limits import SlidingWindow, check
 from bridge.settings import HookSettings, HttpSettings
 
 READ, WRITE, READ_WRITE, SUBSCRIBE = 1, 2, 3, 4

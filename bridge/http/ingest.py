@@ -19,8 +19,8 @@ from bridge.errors import DecodeError, Unavailable
 from bridge.http.admission import Admission, Sender, limit_headers
 from bridge.http.body import inflate, receive_body
 from bridge.http.headers import header
-from bridge.http.limits import Verdict
 from bridge.http.problems import Problem
+from bridge.pipeline.limits import Verdict
 from bridge.reading import Code, Delivery, Outcome, Packet, Receipt, Refusal, Source
 from bridge.settings import HttpSettings
 
@@ -46,7 +46,7 @@ class Ingest:
 
     async def run(self, request: Request, sender: Sender, decode: Decoder) -> Response:
         """Body to answer, for an authenticated sender."""
-        key = _idempotency_key(request, sender)
+        key = idempotency_key(request, sender)
         device = sender.key.device_uuid
         body = b""
         try:
@@ -127,7 +127,7 @@ class Ingest:
             raise Unavailable("nothing is stored now; send the same again")
 
 
-def _idempotency_key(request: Request, sender: Sender) -> str | None:
+def idempotency_key(request: Request, sender: Sender) -> str | None:
     """The Idempotency-Key, scoped to its sender. Raises Problem 422."""
     text = header(request, b"idempotency-key")
     if text is None:

@@ -107,6 +107,24 @@ class SensorStatus(BaseModel):
     device_status: str = "offline"
 
 
+class Order(BaseModel):
+    payload: Any = Field(description="What the device gets: text as it is, anything else as JSON")
+    expires_in_s: float | None = Field(default=None, description="How long it may wait for the device")
+
+
+class Command(BaseModel):
+    command_id: Uuid
+    device_uuid: Uuid
+    state: Literal["queued", "delivered", "done", "failed", "expired"]
+    payload: Any
+    created_at: str
+    expires_at: str
+    sent_at: str | None = Field(description="Since then the MQTT broker has it")
+    delivered_at: str | None = Field(description="Since then the device has said that it has it")
+    finished_at: str | None
+    result: Any = Field(description="What the device answered; text where it was no JSON")
+
+
 class Problem(BaseModel):
     type: str
     title: str
@@ -133,6 +151,7 @@ _PROBLEMS = {
     404: "No such thing",
     405: "Not with this method",
     408: "The body did not arrive in time",
+    409: "The device is disabled",
     413: "The body is over the limit",
     415: "A content encoding that is not known",
     422: "A body that is not of the form",
@@ -183,6 +202,22 @@ def ingest(key: str, body: type[BaseModel], most: int = 1) -> dict[str, Any]:
         "security": [{key: []}],
         "parameters": [_IDEMPOTENCY_KEY],
         "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
+    }
+
+
+def command(max_expiry_s: float) -> dict[str, Any]:
+    """openapi_extra of the route for a new command."""
+    schema = Order.model_json_schema()
+    schema["properties"]["expires_in_s"] = {
+        "anyOf": [{"type": "number", "minimum": 1, "maximum": max_expiry_s}, {"type": "null"}]
+    }
+    return {
+        "security": [{"ApiKey": []}],
+        "parameters": [_IDEMPOTENCY_KEY],
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": schema | {"additionalProperties": False}}},
+        },
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import msgspec
@@ -56,22 +57,65 @@ def parse_address(settings: MqttSettings) -> BrokerAddress:
 
 
 def tls_context(settings: MqttSettings) -> ssl.SSLContext:
-    """TLS 1.2 or newer, with certificate and host name checked. Raises ConfigError."""
+    """TLS 1.2 or newer, with certificate and host name checked. Raises ConfigError, which names the file."""
     try:
         context = ssl.create_default_context(cafile=settings.ca_file)
     except (OSError, ssl.SSLError) as error:
-        raise ConfigError([f"mqtt.ca_file = {settings.ca_file}: {error}"]) from error
-    context.sslsocket_class = _HandshakingSocket
+        raise ConfigError([f"mqtt.ca_file = {settings.ca_file}: {_said(error)}"]) from error
+    context.sslsocket_class = _NotedSocket
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if settings.cert_file is not None:
+        _load_client_certificate(context, settings.cert_file, settings.key_file)
     return context
 
 
-class _HandshakingSocket(ssl.SSLSocket):
-    """Closes itself when its handshake fails, which paho leaves to the garbage collector."""
+def _load_client_certificate(context: ssl.SSLContext, certificate: Path, key: Path | None) -> None:
+    for name, file in (("cert_file", certificate), ("key_file", key)):
+        try:
+            if file is not None:
+                file.read_bytes()
+        except OSError as error:
+            raise ConfigError([f"mqtt.{name} = {file}: {error.strerror}"]) from error
+    try:
+        context.load_cert_chain(certificate, key, password=_no_password)
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            raise ConfigError([f"mqtt.key_file = {key}: is not the key of mqtt.cert_file"]) from error
+        where = f"mqtt.cert_file = {certificate}" + (f", mqtt.key_file = {key}" if key else "")
+        raise ConfigError([f"{where}: no PEM certificate with its key: {_said(error)}"]) from error
+
+
+def _no_password() -> str:
+    """OpenSSL would ask on the terminal, which a service has not."""
+    raise ConfigError(
+        ["mqtt.key_file: the key has a password; write it without one (openssl pkey), readable by us alone"]
+    )
+
+
+def _said(error: OSError) -> str:
+    return getattr(error, "reason", None) or error.strerror or str(error)
+
+
+class _NotedSocket(ssl.SSLSocket):
+    """Keeps what TLS said as it ended, and closes itself when its handshake fails: paho does neither.
+
+    With TLS 1.3 a server may refuse our certificate after the handshake is over for us (RFC 8446, section 4.4.2.4).
+    """
+
+    alert: ssl.SSLError | None = None
 
     def do_handshake(self, block: bool = False) -> None:
         try:
             super().do_handshake(block)
         except OSError:
             self.close()
+            raise
+
+    def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
+        try:
+            return super().recv(buflen, flags)
+        except ssl.SSLWantReadError:
+            raise
+        except ssl.SSLError as error:
+            self.alert = error
             raise

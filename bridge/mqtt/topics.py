@@ -50,6 +50,16 @@ def decode_message(route: Route, payload: bytes, *, max_readings: int) -> Packet
     return packet
 
 
+def parse_result(topic: str) -> tuple[str, str] | None:
+    """(device UUID, command id) of `devices/{device_uuid}/commands/{id}/result`; None for any other topic."""
+    match topic.split("/"):
+        case ["devices", device, "commands", command, "result"]:
+            device_uuid, command_id = normal_uuid(device), normal_uuid(command)
+            if device_uuid is not None and command_id is not None:
+                return device_uuid, command_id
+    return None
+
+
 def _uuid(level: str, topic: str) -> str:
     uuid = normal_uuid(level)
     if uuid is None:

@@ -34,10 +34,10 @@ class Admin:
 
     def __init__(self, connection: psycopg.Connection[Row]) -> None:
         self._connection = connection
-        self._sql = queries.load("admin")
+        self._sql = queries.load("admin") | queries.load("commands")
 
     def fetch(self, query: str, **arguments: Any) -> list[Row]:
-        """All rows of a named query of `sql/admin.sql`."""
+        """All rows of a named query of `sql/admin.sql` or `sql/commands.sql`."""
         cursor = self._connection.execute(self._sql[query], arguments)
         return cursor.fetchall() if cursor.description else []
 

@@ -40,7 +40,7 @@ class PostgresStore:
         self._name = name
         # The server ends a statement itself; if we have heard nothing a second later, the line is dead.
         self._patience_s = settings.statement_timeout_s + 1
-        self._sql = queries.load("service")
+        self._sql = queries.load("service") | queries.load("commands")
         self._writer: Line | None = None
         self._pool: AsyncConnectionPool[Connection] | None = None
         self.instance = 0

@@ -7,10 +7,14 @@ import ssl
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import CapturingLogger
 
+from bridge.errors import ConfigError
+from bridge.mqtt.address import tls_context
+from bridge.settings import MqttSettings
 from tests.certificates import Authority
 from tests.mqtt_door import TOPIC, Device, Door, FakeBroker, FakeIntake, numbered, open_door, publication
 from tests.servers import MosquittoProcess, TcpProxy, free_port, until
@@ -54,7 +58,7 @@ def broker(mosquitto: MosquittoProcess, tmp_path: Path) -> SecureBroker:
 def log(monkeypatch: pytest.MonkeyPatch) -> CapturingLogger:
     """What the session logs."""
     logger = CapturingLogger()
-    monkeypatch.setattr("bridge.mqtt.session.log", logger)
+    monkeypatch.setattr("bridge.mqtt.link.log", logger)
     return logger
 
 
@@ -110,8 +114,8 @@ async def test_ca_that_did_not_sign_the_broker(
         await tried_again(door)
         assert not door.connected
         (error,) = errors(log)
-        assert error.startswith("TLS: the broker's certificate does not hold: ")
-        assert error.endswith("; check mqtt.ca_file and the host")
+        assert error.startswith("TLS: we do not trust the CA of the broker's certificate (")
+        assert error.endswith("); check mqtt.ca_file")
         await asyncio.to_thread(broker.restart, *authority.issue("IP:127.0.0.1"))
         await until(lambda: door.connected)
         assert door.session.problem == ""
@@ -122,8 +126,69 @@ async def test_certificate_of_another_host(broker: SecureBroker, authority: Auth
     async with open_door(f"mqtts://127.0.0.1:{broker.port}", FakeIntake(), ca_file=authority.certificate) as door:
         await tried_again(door)
         (error,) = errors(log)
-        assert "certificate does not hold" in error
-        assert "127.0.0.1" in error
+        assert error == "TLS: the broker's certificate is not for the host 127.0.0.1; check the host in mqtt.url"
+
+
+# -- client certificates
+
+
+def wanting_certificates(authority: Authority) -> tuple[str, ...]:
+    return (f"cafile {authority.certificate}", "require_certificate true")
+
+
+async def test_client_certificate(broker: SecureBroker, authority: Authority) -> None:
+    broker.restart(*authority.issue("IP:127.0.0.1"), *wanting_certificates(authority))
+    certificate, key = authority.issue_client("bridge")
+    url = f"mqtts://127.0.0.1:{broker.port}"
+    files: dict[str, Any] = {"ca_file": authority.certificate, "cert_file": certificate, "key_file": key}
+    async with open_door(url, FakeIntake(), **files) as door:
+        await until(lambda: door.connected)
+
+
+async def test_client_certificate_that_is_wanted_and_not_set(
+    broker: SecureBroker, authority: Authority, log: CapturingLogger
+) -> None:
+    broker.restart(*authority.issue("IP:127.0.0.1"), *wanting_certificates(authority))
+    async with open_door(f"mqtts://127.0.0.1:{broker.port}", FakeIntake(), ca_file=authority.certificate) as door:
+        await tried_again(door)
+        assert errors(log)
+        assert all("client certificate" in error and "mqtt.cert_file" in error for error in errors(log))
+
+
+async def test_client_certificate_of_a_ca_that_the_broker_does_not_know(
+    broker: SecureBroker, authority: Authority, tmp_path: Path, log: CapturingLogger
+) -> None:
+    stranger = tmp_path / "stranger"
+    stranger.mkdir()
+    certificate, key = Authority(stranger, "stranger").issue_client("bridge")
+    broker.restart(*authority.issue("IP:127.0.0.1"), *wanting_certificates(authority))
+    files: dict[str, Any] = {"ca_file": authority.certificate, "cert_file": certificate, "key_file": key}
+    async with open_door(f"mqtts://127.0.0.1:{broker.port}", FakeIntake(), **files) as door:
+        await tried_again(door)
+        assert errors(log)
+        assert all("client certificate" in error and "mqtt.cert_file" in error for error in errors(log))
+
+
+def test_tls_files_that_do_not_do_are_named(authority: Authority, tmp_path: Path) -> None:
+    certificate, key = authority.issue_client("bridge")
+    _, other_key = authority.issue("DNS:x")
+    rubbish, locked, nowhere = tmp_path / "rubbish", tmp_path / "locked", tmp_path / "nowhere"
+    rubbish.write_text("no PEM")
+    lock = ["openssl", "pkey", "-in", str(key), "-aes256", "-passout", "pass:x", "-out", str(locked)]
+    subprocess.run(lock, check=True, capture_output=True)
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"ca_file": nowhere}, f"mqtt.ca_file = {nowhere}: No such file"),
+        ({"ca_file": rubbish}, f"mqtt.ca_file = {rubbish}: "),
+        ({"cert_file": nowhere, "key_file": key}, f"mqtt.cert_file = {nowhere}: No such file"),
+        ({"cert_file": certificate, "key_file": nowhere}, f"mqtt.key_file = {nowhere}: No such file"),
+        ({"cert_file": certificate, "key_file": other_key}, f"mqtt.key_file = {other_key}: is not the key of"),
+        ({"cert_file": certificate, "key_file": locked}, "mqtt.key_file: the key has a password"),
+        ({"cert_file": rubbish, "key_file": key}, f"mqtt.cert_file = {rubbish}, mqtt.key_file = {key}: no PEM"),
+    ]
+    for files, said in cases:
+        with pytest.raises(ConfigError) as error:
+            tls_context(MqttSettings(**files))
+        assert error.value.problems[0].startswith(said)
 
 
 @pytest.mark.parametrize(

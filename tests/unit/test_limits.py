@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.http.limits import UNLIMITED, SlidingWindow, Verdict, check
+from bridge.pipeline.limits import UNLIMITED, SlidingWindow, Verdict, check
 
 NOON_S = 60_000.0  # the beginning of a window
 

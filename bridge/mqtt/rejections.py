@@ -1,0 +1,40 @@
+"""Telling devices what was not stored: receipts in, messages for `devices/{device_uuid}/rejected` out.
+
+At most so many a minute for each device, so that one that sends nonsense is not answered at its own rate;
+what is over it is counted. What was refused stands in the quarantine in any case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from bridge.pipeline.limits import SlidingWindow, check
+from bridge.reading import Packet, Receipt
+from bridge.settings import LimitSettings
+from bridge.telemetry import Metrics
+
+
+class Rejections:
+    """The limit over all devices. Time is an argument: a monotonic clock, in seconds."""
+
+    def __init__(self, limits: LimitSettings, metrics: Metrics) -> None:
+        self._window = SlidingWindow("rejections", limits.rejections_per_minute, limits.max_tracked)
+        self._suppressed = metrics.limited.labels("rejections")
+
+    def of(self, device_uuid: str, packet: Packet, rejected: Sequence[Receipt], now_s: float) -> Iterator[bytes]:
+        """What to tell the device now."""
+        drafts = {draft.index: draft for draft in packet.drafts}
+        for told, receipt in enumerate(rejected):
+            if not check([(self._window, [(device_uuid, 1)])], now_s).allowed:
+                self._suppressed.inc(len(rejected) - told)
+                return
+            answer: dict[str, Any] = {"code": receipt.code, "detail": receipt.detail}
+            draft = drafts.get(receipt.index)
+            if draft is not None and draft.key is not None:
+                answer["msgId"] = draft.key
+            if draft is not None and draft.sequence is not None:
+                answer["sequence"] = draft.sequence
+            yield msgspec.json.encode(answer)

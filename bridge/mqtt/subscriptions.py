@@ -1,0 +1,53 @@
+"""What the session subscribes to: settings in, topic filters out; and what it was subscribed to before.
+
+A persistent session keeps its subscriptions at the broker, also those that are in the configuration no
+longer, and no broker lists them to its client. So they are remembered, by client id and broker: on the
+service in the database, and not in a file, since a process may come back on another host, which is how the
+session of a host that is gone is taken over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from bridge.mqtt.converters.formats import FORMATS
+from bridge.settings import MqttSettings
+
+RESULTS = "devices/+/commands/+/result"
+"""Where devices answer commands."""
+
+
+class Memory(Protocol):
+    """Remembers, across restarts, what the session of a client id is subscribed to. Raises Unavailable."""
+
+    async def recall(self, client_id: str, broker: str) -> Sequence[str]: ...
+
+    async def remember(self, client_id: str, broker: str, filters: Sequence[str]) -> None: ...
+
+
+class NoMemory:
+    """For a session without a place to remember: what is no longer in the configuration lingers."""
+
+    async def recall(self, client_id: str, broker: str) -> Sequence[str]:
+        return ()
+
+    async def remember(self, client_id: str, broker: str, filters: Sequence[str]) -> None:
+        return
+
+
+def wanted(settings: MqttSettings, *, results: bool) -> list[str]:
+    """The filters to subscribe to, as the broker is told.
+
+    A format that remembers what came before (Sparkplug's births) is not shared: each process needs all of it.
+    """
+    filters = [*settings.subscriptions, *([RESULTS] if results else [])]
+    if not settings.share:
+        return filters
+    whole = {entry.filter for entry in settings.converters if FORMATS[entry.format].remembers}
+    return [each if each in whole else f"$share/{settings.share}/{each}" for each in filters]
+
+
+def stale(before: Iterable[str], now: Sequence[str]) -> list[str]:
+    """The filters to unsubscribe from."""
+    return sorted(set(before) - set(now))

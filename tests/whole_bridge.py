@@ -1,0 +1,87 @@
+"""The whole service in this process: pipeline, MQTT door, downlink and HTTP door, over a real database and broker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+
+from bridge.app import Pipeline, http_door, mqtt_door, run_mqtt
+from bridge.mqtt.session import MqttSession
+from bridge.pipeline.unpublished import LeftInTable
+from bridge.settings import (
+    CommandSettings,
+    DatabaseSettings,
+    HttpSettings,
+    LimitSettings,
+    MqttSettings,
+    ServiceSettings,
+    Settings,
+)
+from bridge.store.postgres import PostgresStore
+from bridge.telemetry import Metrics
+from tests.servers import until
+
+
+class Bridge:
+    """A running service."""
+
+    def __init__(self, pipeline: Pipeline, session: MqttSession, url: str) -> None:
+        self.pipeline = pipeline
+        self.session = session
+        self.url = url
+
+    def sample(self, name: str, **labels: str) -> float:
+        return self.pipeline.metrics.registry.get_sample_value(f"iot_bridge_{name}", labels) or 0.0
+
+    @asynccontextmanager
+    async def client(self, api_key: str) -> AsyncIterator[httpx.AsyncClient]:
+        async with httpx.AsyncClient(base_url=self.url, headers={"X-API-Key": api_key}, timeout=20) as client:
+            yield client
+
+
+@asynccontextmanager
+async def open_bridge(
+    database: str,
+    broker: str,
+    name: str = "bridge",
+    *,
+    limits: LimitSettings | None = None,
+    commands: CommandSettings | None = None,
+    connected: bool = True,
+    **mqtt: Any,
+) -> AsyncIterator[Bridge]:
+    """Connected, unless told not to wait for it; `mqtt` are settings of the session."""
+    quick = {"reconnect_min_s": 0.02, "reconnect_max_s": 0.2}
+    settings = Settings(
+        service=ServiceSettings(name=name),
+        http=HttpSettings(port=0),
+        database=DatabaseSettings(url=database),
+        mqtt=MqttSettings(url=broker, **{**quick, **mqtt}),
+        limits=limits or LimitSettings(),
+        commands=commands or CommandSettings(),
+    )
+    store = PostgresStore(settings.database, name)
+    await store.open()
+    pipeline = Pipeline(settings, store, LeftInTable(), Metrics())
+    session, server = mqtt_door(pipeline), http_door(pipeline)
+    tasks = [asyncio.create_task(work) for work in (pipeline.intake.run(), run_mqtt(pipeline, session))]
+    try:
+        url = await server.start()
+        if connected:
+            await until(lambda: session.connected, 20)
+        yield Bridge(pipeline, session, url)
+        for task in tasks:
+            assert not task.done(), task
+    finally:
+        session.pause()
+        await server.stop(1)
+        await pipeline.intake.drain(5)
+        await session.close(1)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await store.close()

@@ -7,7 +7,9 @@ import signal
 import socket
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
+from random import SystemRandom
 
 START_S = 10.0
 
@@ -23,9 +25,12 @@ def binary() -> str:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on, and that no outgoing connection is given: a server that is away keeps it."""
+    while True:
+        with socket.socket() as probe, suppress(OSError):
+            port = SystemRandom().randrange(10_000, 32_768)  # Linux gives out 32768 to 60999
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class RedisProcess:

@@ -25,8 +25,8 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
-from bridge.embedded.stack import free_port, write_mosquitto_conf
-from tests.redis_process import RedisProcess
+from bridge.embedded.stack import write_mosquitto_conf
+from tests.redis_process import RedisProcess, free_port
 
 START_S = 15.0
 STEP_S = 0.005

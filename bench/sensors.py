@@ -9,14 +9,15 @@ import shutil
 import tempfile
 import time
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import psycopg
 
 from bench import cpu, fleet
-from bench.plant import postgres_server, redis_server
-from bench.timed import measure
+from bench.plant import postgres_pid, postgres_server, redis_server
+from bench.timed import Clock, measure
 from bridge.pipeline.resolve import Resolver
 from bridge.settings import DatabaseSettings, PipelineSettings
 from bridge.store.postgres import PostgresStore
@@ -45,7 +46,9 @@ class Registry(msgspec.Struct, frozen=True):
     """Until the service says that it can store: interpreter, imports and all."""
     resident_mib: float
     """Of the service, after it has served the fleet."""
-    requests_per_s: float
+    service_us: float
+    postgres_us: float
+    """CPU of a request of one reading."""
     hit_us: float
     miss_us: float
     """Per sensor, in look-ups of `MISSES` sensors drawn from all over the table, one query each."""
@@ -64,9 +67,8 @@ async def compare(seconds: float) -> list[Registry]:
             fill(url, count)
             fleet_file = folder / "fleet.json"
             fleet.save(fleet.register(url), fleet_file)
-            start_s, resident_mib, per_s = _serve(folder, url, redis.url, fleet_file, seconds)
-            hit_us, miss_us = await _look_up(url)
-            made.append(Registry(count, start_s, resident_mib, per_s, hit_us, miss_us))
+            served = _serve(folder, url, redis.url, fleet_file, seconds)
+            made.append(Registry(count, *served, *await _look_up(url)))
         return made
 
 
@@ -74,22 +76,27 @@ def fill(url: str, count: int) -> None:
     """Register `count` sensors, a hundred to a device."""
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(FILL, {"count": count})
-        connection.execute("ANALYZE sensors, devices")
+        connection.execute("VACUUM ANALYZE")  # now, and not while something is measured
         # A service reads what has changed in the last seconds; this is history by the time it starts.
         connection.execute("TRUNCATE registry_changes")
+        connection.execute("CHECKPOINT")
 
 
-def _serve(folder: Path, url: str, redis: str, fleet_file: Path, seconds: float) -> tuple[float, float, float]:
+def _serve(folder: Path, url: str, redis: str, fleet_file: Path, seconds: float) -> tuple[float, float, float, float]:
     service = Service(folder, url, redis)
     begin_s = time.perf_counter()
     service.start()
     start_s = time.perf_counter() - begin_s
+    clocks: dict[str, Clock] = {
+        "service": partial(cpu.process_s, service.pid),
+        "postgres": cpu.Family(postgres_pid(folder / "pg")).cpu_s,
+    }
     try:
-        sample = measure("bench.load_http", [str(fleet_file), str(service.port), "64", "1", str(seconds)], {})
+        sample = measure("bench.load_http", [str(fleet_file), str(service.port), "64", "1", str(seconds)], clocks)
         resident_mib = cpu.resident_kib(service.pid) / 1024
     finally:
         service.stop()
-    return round(start_s, 2), round(resident_mib, 1), round(sample.per_s)
+    return round(start_s, 2), round(resident_mib, 1), round(sample.cpu_us("service")), round(sample.cpu_us("postgres"))
 
 
 async def _look_up(url: str) -> tuple[float, float]:

@@ -5,7 +5,7 @@ heaviest of which is the last value itself, each without and with a season. The 
 lately speaks: never much worse than the last value, and better where there is noise or a daily course.
 
 The season is kept as the usual rate of change in each part of the period, which a trend does not upset and which
-works for readings at any interval. docs/decisions/0007-predictor.md says why this is written here.
+works for readings at any interval. docs/decisions/0009-predictor.md says why this is written here.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from tests.redis_process import free_port
 
-READY_S = 20.0
+READY_S = 40.0
 
 
 class Service:
@@ -57,6 +57,14 @@ class Service:
             stderr=self._log,
             text=True,
         )
+        try:
+            self._await_ready()
+        except BaseException:
+            self.kill()  # or a test that fails here leaves it running
+            raise
+
+    def _await_ready(self) -> None:
+        assert self._process is not None
         assert self._process.stdout is not None
         os.set_blocking(self._process.stdout.fileno(), False)
         deadline_s = time.monotonic() + READY_S

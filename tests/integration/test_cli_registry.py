@@ -204,6 +204,8 @@ def test_sensor_status_in_its_states(commands: Commands, device: dict[str, Any],
         "alert_active": None,
         "warning_active": None,
         "prediction_current": None,
+        "operational_state": "INITIALIZING",
+        "device_status": "offline",
     }
     commands.json("threshold", "set", sensor, "--max", "30", "--severity", "critical")
     with psycopg.connect(postgres_url, autocommit=True) as connection:

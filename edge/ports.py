@@ -19,6 +19,10 @@ class Outlet(Protocol):
     Lanes are ranges of ids. The uplink notes `backlog().newest_id` when it comes up: what is above it
     is the live lane, what is at or below it the backlog lane. Each lane has a cursor, the highest id read; after
     a failure the cursor goes back, and what was not acknowledged is read again.
+
+    What is recovered from a damaged spool comes back under the ids it had, so below a cursor that has
+    passed: when a lane reads empty, nothing is in flight, and `backlog().oldest_id` is not above the cursor (and
+    not 0), the cursor goes back to the beginning.
     """
 
     async def read(self, *, above: int, upto: int | None = None, count: int, max_bytes: int) -> Sequence[Record]:
@@ -61,22 +65,32 @@ class Books(Protocol):
         ...
 
 
+class Stamp(Protocol):
+    """The moment behind a time of day."""
+
+    @property
+    def monotonic_us(self) -> int: ...
+    @property
+    def is_set(self) -> bool: ...
+
+
 class Time(Protocol):
-    """The clocks of the host."""
+    """The clocks of the host. Doors, pipeline and spool must all be given the same one."""
 
     @property
     def boot_id(self) -> str:
-        """Of this boot: `monotonic_us` compares only within one."""
+        """Of this boot: CLOCK_BOOTTIME compares only within one."""
+        ...
+
+    @property
+    def anchor_us(self) -> int | None:
+        """The time of day minus CLOCK_BOOTTIME; None until the clock is set."""
         ...
 
     def now_us(self) -> int:
         """The time of day, in microseconds since the epoch; wrong until the clock is set."""
         ...
 
-    def monotonic_us(self) -> int:
-        """CLOCK_BOOTTIME, in microseconds: never set, goes on while the host sleeps."""
-        ...
-
-    def is_set(self) -> bool:
-        """Whether the time of day can be believed. Once true it stays true until the next boot."""
+    def stamp(self, given_us: int) -> Stamp:
+        """What CLOCK_BOOTTIME said when `now_us` said `given_us`, and whether the clock was set then."""
         ...

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable
 from heapq import heapify, heapreplace
 
 from bridge.reading import ReadingClass
-from edge.spool_rows import CLASS_BITS, CLASS_SHIFT
+from edge.spool.rows import CLASS_BITS, CLASS_SHIFT
 
 Candidate = tuple[int, int, int]
 """id, sensor, flags: of a reading in the spool."""

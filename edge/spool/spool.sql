@@ -39,7 +39,7 @@ CREATE TABLE record (
     delay_us INTEGER NOT NULL,    -- received_us - ts_us: a small number takes less room
     mono_us  INTEGER NOT NULL,
     boot     INTEGER NOT NULL,
-    flags    INTEGER NOT NULL,    -- see edge/spool_rows.py
+    flags    INTEGER NOT NULL,    -- see edge/spool/rows.py
     key      TEXT,
     crc      INTEGER NOT NULL
 );

@@ -19,10 +19,11 @@ import structlog
 from bridge.reading import ReadingClass
 from edge.record import Record
 from edge.shed import plan
-from edge.spool_books import account_of
-from edge.spool_core import MAX_ID, SpoolCore
-from edge.spool_file import LOG_RESERVE_BYTES, PAGE_BYTES, SpoolFull
-from edge.spool_rows import SOURCE_BITS, source_number
+from edge.spool.books import account_of
+from edge.spool.file import LOG_RESERVE_BYTES, PAGE_BYTES, SpoolFull
+from edge.spool.outlet import SpoolOutlet
+from edge.spool.rows import SOURCE_BITS, source_number
+from edge.spool.state import MAX_ID, SpoolState
 
 log = structlog.get_logger("spool")
 
@@ -55,9 +56,10 @@ def free_bytes(folder: Path) -> int:
 class Room:
     """Keeps a spool within its limits."""
 
-    def __init__(self, core: SpoolCore, free: FreeBytes = free_bytes) -> None:
-        self._core = core
-        self._settings = core.settings
+    def __init__(self, state: SpoolState, outlet: SpoolOutlet, free: FreeBytes = free_bytes) -> None:
+        self._state = state
+        self._outlet = outlet
+        self._settings = state.settings
         self._free = free
         self._cursors = dict.fromkeys((ReadingClass.CLEAN, ReadingClass.WARNING), 0)
         self._file_pages = 0
@@ -68,7 +70,7 @@ class Room:
     @property
     def used_bytes(self) -> int:
         """What the spool takes: pages in use, and the log."""
-        return self.used_pages * PAGE_BYTES + self._core.file.log_bytes
+        return self.used_pages * PAGE_BYTES + self._state.file.log_bytes
 
     @property
     def limit_bytes(self) -> int:
@@ -77,7 +79,7 @@ class Room:
 
     def measure(self) -> None:
         """Look at the file and the disk. Raises StoreUnavailable."""
-        pages, free = self._core.file.pages()
+        pages, free = self._state.file.pages()
         self._file_pages = pages
         self.used_pages = pages - free
         limit = (self._settings.max_bytes - LOG_RESERVE_BYTES) // PAGE_BYTES
@@ -119,17 +121,17 @@ class Room:
         shed = shed or self._shed_readings(ReadingClass.WARNING, wanted)
         if not self._told:
             self._told = True
-            log.error("spool_sheds", rows=shed, depth=self._core.depth, used_bytes=self.used_bytes)
+            log.error("spool_sheds", rows=shed, depth=self._state.depth, used_bytes=self.used_bytes)
         return shed
 
     def _shed_readings(self, label: ReadingClass, wanted: int) -> int:
-        core = self._core
+        state = self._state
         while True:
-            with core.file.reading():
-                stretch = core.file.execute("shed_window", (self._cursors[label], STRETCH)).fetchall()
-            ids = set(plan(stretch, wanted, label=label, spared=core.leased))
+            with state.file.reading():
+                stretch = state.file.execute("shed_window", (self._cursors[label], STRETCH)).fetchall()
+            ids = set(plan(stretch, wanted, label=label, spared=state.leased))
             if ids:
-                accounts = [(row[0], core.account(row[1], row[2])) for row in stretch if row[0] in ids]
+                accounts = [(row[0], state.account(row[1], row[2])) for row in stretch if row[0] in ids]
                 self._remove(accounts, [], "full")
                 return len(ids)
             if len(stretch) < STRETCH:
@@ -137,30 +139,30 @@ class Room:
             self._cursors[label] = stretch[-1][0]
 
     def _shed_quarantined(self, wanted: int, reason: str) -> int:
-        core = self._core
-        with core.file.reading():
-            rows = core.file.execute("oldest_of_refused", (wanted + len(core.leased),)).fetchall()
-        rows = [row for row in rows if row[0] not in core.leased][:wanted]
+        state = self._state
+        with state.file.reading():
+            rows = state.file.execute("oldest_of_refused", (wanted + len(state.leased),)).fetchall()
+        rows = [row for row in rows if row[0] not in state.leased][:wanted]
         if rows:
             self._remove([], [(row[0], account_of(row[1], row[2] & SOURCE_BITS)) for row in rows], reason)
-            core.refused_bytes -= sum(row[3] for row in rows)
+            state.refused_bytes -= sum(row[3] for row in rows)
         return len(rows)
 
     def _remove(self, readings: Accounts, refused: Accounts, reason: str) -> None:
         """Delete rows and enter them as shed, in one transaction."""
-        core = self._core
-        page = core.ledger.page()
+        state = self._state
+        page = state.ledger.page()
         for _, account in (*readings, *refused):
             page.count("shed", account)
-        with core.file.transaction(durable=False):
-            core.drop([row_id for row_id, _ in readings], [row_id for row_id, _ in refused], page)
-        core.dropped(page, len(readings) + len(refused))
-        core.metrics.shed.labels(reason).inc(len(readings) + len(refused))
+        with state.file.transaction(durable=False):
+            state.drop([row_id for row_id, _ in readings], [row_id for row_id, _ in refused], page)
+        state.dropped(page, len(readings) + len(refused))
+        state.metrics.shed.labels(reason).inc(len(readings) + len(refused))
 
     def limit_quarantine(self) -> None:
         """Shed the oldest quarantined rows where payloads take more than their share. Raises StoreUnavailable."""
         share = self._settings.quarantine_share * self._settings.max_bytes
-        while self._core.refused_bytes > share and self._shed_quarantined(QUARANTINE_STEP, "quarantine"):
+        while self._state.refused_bytes > share and self._shed_quarantined(QUARANTINE_STEP, "quarantine"):
             pass
 
     # -- age
@@ -171,19 +173,19 @@ class Room:
         By the time of receipt, and once the clock is set. At most a step a call: should the clock jump ahead by a
         year, most of the spool is still there when somebody sees it.
         """
-        core = self._core
-        if core.time.anchor_us is None or not core.depth:
+        state = self._state
+        if state.time.anchor_us is None or not state.depth:
             return 0
-        before_us = core.time.now_us() - int(self._settings.max_age_s * 1_000_000)
-        if core.oldest_received_us is not None and core.oldest_received_us >= before_us:
+        before_us = state.time.now_us() - int(self._settings.max_age_s * 1_000_000)
+        if state.oldest_received_us is not None and state.oldest_received_us >= before_us:
             return 0
-        old = _leading(core.peek(0, MAX_ID, SHED_STEP, EXPIRE_BYTES), before_us, core.leased)
+        old = _leading(self._outlet.peek(0, MAX_ID, SHED_STEP, EXPIRE_BYTES), before_us, state.leased)
         if old:
             accounts = [(record.id, account_of(record.device_id, source_number(record.source))) for record in old]
             readings = [item for item, record in zip(accounts, old, strict=True) if not record.quarantined]
             refused = [item for item, record in zip(accounts, old, strict=True) if record.quarantined]
             self._remove(readings, refused, "age")
-            core.refused_bytes -= sum(len(record.payload) for record in old)
+            state.refused_bytes -= sum(len(record.payload) for record in old)
         return len(old)
 
     # -- giving back
@@ -194,7 +196,7 @@ class Room:
         free = self._file_pages - self.used_pages
         if free < VACUUM_LEAST_PAGES or free < self._file_pages * VACUUM_SHARE:
             return False
-        self._core.file.vacuum(min(VACUUM_PAGES, free - VACUUM_LEAST_PAGES // 2))
+        self._state.file.vacuum(min(VACUUM_PAGES, free - VACUUM_LEAST_PAGES // 2))
         return True
 
     def look_again(self) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from bridge.reading import LedgerLine, Outcome, Source
 from edge.record import LedgerTotals
-from edge.spool_rows import SOURCES, Row, source_number
+from edge.spool.rows import SOURCES, Row, source_number
 
 _COLUMNS = (
     "account", "batch", "received_before", "returned_before", "received", "returned", "spooled", "duplicate",

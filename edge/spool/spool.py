@@ -21,10 +21,12 @@ from bridge.reading import Batch, Committed
 from edge.ports import Judge, Time
 from edge.record import Backlog, LedgerTotals, Record, Settlement
 from edge.settings import SpoolSettings
-from edge.spool_core import MAX_ID, SpoolCore
-from edge.spool_file import Connect, SpoolFull, connect
-from edge.spool_room import FreeBytes, Room, free_bytes
-from edge.spool_salvage import Salvager, recount
+from edge.spool.file import Connect, SpoolFull, connect
+from edge.spool.inlet import SpoolInlet
+from edge.spool.outlet import SpoolOutlet
+from edge.spool.room import FreeBytes, Room, free_bytes
+from edge.spool.salvage import Salvager, recount
+from edge.spool.state import MAX_ID, SpoolState
 from edge.telemetry import SpoolMetrics
 
 log = structlog.get_logger("spool")
@@ -53,15 +55,17 @@ class Spool:
         self._settings = settings
         self._judge = judge
         self._metrics = metrics
-        self._core = SpoolCore(settings, time, metrics, connect=connect)
-        self._room = Room(self._core, free)
-        self._salvager = Salvager(self._core)
+        self._state = SpoolState(settings, time, metrics, connect=connect)
+        self._inlet = SpoolInlet(self._state)
+        self._outlet = SpoolOutlet(self._state)
+        self._room = Room(self._state, self._outlet, free)
+        self._salvager = Salvager(self._state)
         self._thread = ThreadPoolExecutor(1, "spool")
         self._arrived = asyncio.Event()
         self._next_commit_s = 0.0
         self._log_estimate = 0
         self._problem = "the spool is not open"
-        metrics.records.set_function(lambda: self._core.depth)
+        metrics.records.set_function(lambda: self._state.depth)
         metrics.bytes.set_function(lambda: self._room.used_bytes)
         metrics.limit.set_function(lambda: self._room.limit_bytes)
 
@@ -90,12 +94,12 @@ class Spool:
         """Hold the ledger against the rows: what a damaged spool has lost is entered."""
         self._salvager.recount_wanted = False
         try:
-            missing = await asyncio.to_thread(recount, self._settings.path, self._core.file.sql)
+            missing = await asyncio.to_thread(recount, self._settings.path, self._state.file.sql)
         except sqlite3.Error as error:
             log.warning("recount_failed", detail=str(error))
             self._salvager.recount_wanted = True
             return
-        await self._call(self._core.correct_books, missing)
+        await self._call(self._state.correct_books, missing)
 
     # -- Store
 
@@ -115,7 +119,7 @@ class Spool:
 
     async def was_committed(self, number: int) -> bool:
         """See `Store.was_committed`."""
-        return await self._call(self._core.was_committed, number)
+        return await self._call(self._inlet.was_committed, number)
 
     async def _await_interval(self) -> None:
         if self._settings.commit_interval_s:
@@ -127,29 +131,29 @@ class Spool:
 
     async def read(self, *, above: int, upto: int | None = None, count: int, max_bytes: int) -> Sequence[Record]:
         """See `Outlet.read`."""
-        return await self._call(self._core.read, above, MAX_ID if upto is None else upto, count, max_bytes)
+        return await self._call(self._outlet.read, above, MAX_ID if upto is None else upto, count, max_bytes)
 
     async def acknowledge(self, settlements: Sequence[Settlement]) -> None:
         """See `Outlet.acknowledge`."""
-        await self._call(self._core.acknowledge, settlements)
+        await self._call(self._outlet.acknowledge, settlements)
         self._log_estimate += BYTES_A_COMMIT + BYTES_A_ROW * len(settlements)
 
     def backlog(self) -> Backlog:
         """See `Outlet.backlog`."""
-        core = self._core
+        state = self._state
         return Backlog(
-            depth=core.depth,
+            depth=state.depth,
             used_bytes=self._room.used_bytes,
             limit_bytes=self._room.limit_bytes,
-            oldest_id=core.oldest_id,
-            newest_id=core.newest_id,
-            oldest_received_us=core.oldest_received_us,
+            oldest_id=state.oldest_id,
+            newest_id=state.newest_id,
+            oldest_received_us=state.oldest_received_us,
             problem=self._problem,
         )
 
     async def wait_above(self, record_id: int) -> None:
         """See `Outlet.wait_above`."""
-        while self._core.newest_id <= record_id:
+        while self._state.newest_id <= record_id:
             self._arrived.clear()
             await self._arrived.wait()
 
@@ -170,45 +174,45 @@ class Spool:
         return result
 
     def _open(self) -> None:
-        self._core.open()
+        self._state.open()
         self._room.measure()
 
     def _close(self) -> None:
         self._salvager.close()
-        self._core.close()
+        self._state.close()
 
     def _write(self, batch: Batch, labels: Sequence[int]) -> Committed:
-        with self._core.guarded():
+        with self._state.guarded():
             if batch.readings or batch.quarantined:
                 self._room.require()
         try:
-            return self._core.write(batch, labels)
+            return self._inlet.write(batch, labels)
         except SpoolFull:
-            with self._core.guarded():
+            with self._state.guarded():
                 self._room.shed_some()
-            return self._core.write(batch, labels)
+            return self._inlet.write(batch, labels)
 
     def _totals(self) -> list[LedgerTotals]:
-        self._core.open()
-        return self._core.ledger.totals()
+        self._state.open()
+        return self._state.ledger.totals()
 
     def _checkpoint(self) -> bool:
         started = perf_counter()
-        done = self._core.file.checkpoint()
+        done = self._state.file.checkpoint()
         self._metrics.checkpoint.observe(perf_counter() - started)
         return done
 
     def _maintain(self) -> bool:
         """A step of what must be done beside the main job; True where more is waiting."""
-        core, room = self._core, self._room
-        with core.guarded():
-            core.follow_clock()
+        state, room = self._state, self._room
+        with state.guarded():
+            state.follow_clock()
             room.limit_quarantine()
             busy = bool(room.expire())
             room.make()
-            core.forget_unused()
+            state.forget_unused()
         busy = self._salvager.step() or busy
-        with core.guarded():
+        with state.guarded():
             if room.vacuum():
                 busy = True
                 self._log_estimate = self._settings.checkpoint_bytes

@@ -28,8 +28,10 @@ CLASS_SHIFT = 6  # two bits
 CLASS_BITS = 0b11 << CLASS_SHIFT
 CLOCK_UNSET = 1 << 8
 
-_NO_SEQUENCE = -(1 << 63)  # in the CRC alone; a sequence of this value has another CRC by its flag
 _HAS_SEQUENCE = 1 << 9  # in the CRC alone
+
+READING_COLUMNS = 11
+PAYLOAD = 10  # its column in a quarantined row
 
 Row = tuple[Any, ...]
 

@@ -1,6 +1,6 @@
 """The SQLite file under the spool: opened, bounded, checkpointed, and set aside where it is damaged.
 
-Flows in: statements of `sql/spool.sql`. Flows out: rows, and errors of ours: StoreUnavailable (disk full,
+Flows in: statements of `spool.sql`. Flows out: rows, and errors of ours: StoreUnavailable (disk full,
 I/O error, no permission: withhold and try again), StoreRefused (a row that cannot be kept) and Damaged.
 Used by one thread at a time. Imports no other part of the gateway.
 
@@ -94,7 +94,7 @@ class SpoolFile:
 
     def __init__(self, path: Path, connect: Connect = connect) -> None:
         self.path = path
-        self.sql = queries.load("spool", Path(__file__).parent / "sql")
+        self.sql = queries.load("spool", Path(__file__).parent)
         self._connect = connect
         self._connection: sqlite3.Connection | None = None
         self._distrusted = False
@@ -229,7 +229,7 @@ class SpoolFile:
             connection.execute("COMMIT")
         except (sqlite3.Error, OverflowError, UnicodeError) as error:
             raise self._failed(error, committing=committing) from error
-        except BridgeError:
+        except BaseException:
             self._roll_back()
             raise
 

@@ -16,13 +16,12 @@ from pathlib import Path
 import structlog
 
 from bridge.errors import StoreRefused
-from edge.identity import hash_of, unpack
-from edge.salvage import DamagedFile
-from edge.salvage import Row as RawRow
-from edge.spool_books import Ledger, account_of
-from edge.spool_core import BOOKS_TAKEN, BOOKS_WANTED, Salvage, SpoolCore
-from edge.spool_file import SUFFIXES
-from edge.spool_rows import (
+from edge.spool.books import Ledger, account_of
+from edge.spool.file import SUFFIXES
+from edge.spool.hashes import hash_of, unpack
+from edge.spool.pages import DamagedFile
+from edge.spool.pages import Row as RawRow
+from edge.spool.rows import (
     FIRST_DELIVERY,
     SOURCE_BITS,
     Boot,
@@ -33,6 +32,7 @@ from edge.spool_rows import (
     reading_crc,
     refused_crc,
 )
+from edge.spool.state import BOOKS_TAKEN, BOOKS_WANTED, Salvage, SpoolState
 
 log = structlog.get_logger("spool")
 
@@ -46,10 +46,10 @@ _DELIVERED, _BOOT, _SENSOR, _RECORD, _REFUSED, _LEDGER = 2, 3, 6, 11, 13, 14
 
 
 class Salvager:
-    """Works through the files that `core` knows to be set aside. Not for two threads at a time."""
+    """Works through the files that `state` knows to be set aside. Not for two threads at a time."""
 
-    def __init__(self, core: SpoolCore) -> None:
-        self._core = core
+    def __init__(self, state: SpoolState) -> None:
+        self._state = state
         self._file: DamagedFile | None = None
         self._survey = _Survey()
         self._surveyed = 0
@@ -58,12 +58,12 @@ class Salvager:
 
     def step(self) -> bool:
         """Do a little; False where there is nothing to do. Raises StoreUnavailable."""
-        core = self._core
-        if not core.salvages:
+        state = self._state
+        if not state.salvages:
             return False
-        salvage = core.salvages[0]
-        path = core.settings.path.with_name(salvage.file)
-        with core.guarded():
+        salvage = state.salvages[0]
+        path = state.settings.path.with_name(salvage.file)
+        with state.guarded():
             try:
                 if self._file is None:
                     self._file, self._survey, self._surveyed = DamagedFile(path), _Survey(), 0
@@ -95,60 +95,60 @@ class Salvager:
     # -- names, boots, identities, ledger
 
     def _take_over(self, salvage: Salvage) -> None:
-        core, survey = self._core, self._survey
+        state, survey = self._state, self._survey
         hashes = [hashed for _, part in sorted(survey.delivered.items()) for hashed in part]
-        hashes = hashes[-core.settings.recent_identities :]
-        page = core.ledger.page()
-        with core.file.transaction():
+        hashes = hashes[-state.settings.recent_identities :]
+        page = state.ledger.page()
+        with state.file.transaction():
             for boot in survey.boots.values():
-                core.file.execute("restore_boot", boot)
+                state.file.execute("restore_boot", boot)
             if salvage.books == BOOKS_WANTED:
                 page.take_over(survey.ledger)
-                core.file.insert("put_ledger", page.rows())
-            core.file.execute("salvage_books", (BOOKS_TAKEN, salvage.file))
-            delivered = core.remember_delivered(hashes)
+                state.file.insert("put_ledger", page.rows())
+            state.file.execute("salvage_books", (BOOKS_TAKEN, salvage.file))
+            delivered = state.identities.deliver(hashes)
         page.adopt()
-        core.adopt_delivered(delivered, hashes)
-        core.reload_boots()
-        core.salvages[0] = salvage._replace(books=BOOKS_TAKEN)
-        core.depth = sum(core.ledger.pending().values())
+        state.identities.adopt(delivered, hashes)
+        state.reload_boots()
+        state.salvages[0] = salvage._replace(books=BOOKS_TAKEN)
+        state.depth = sum(state.ledger.pending().values())
 
     # -- rows
 
     def _restore(self, salvage: Salvage, file: DamagedFile) -> None:
-        core = self._core
+        state = self._state
         upto = min(salvage.page + RESTORE_PAGES, file.pages)
         raw = [row for number in range(salvage.page + 1, upto + 1) for row in file.rows(number)]
         known: Counter[int] = Counter()
         readings = list(self._readings(raw, known))
         refused = list(self._refused(raw))
-        page = core.ledger.page()
+        page = state.ledger.page()
         try:
-            with core.file.transaction(durable=False):
-                core.write_names()
-                if core.file.insert("put_records", [row for row, _ in readings]) < len(readings):
-                    present = core.present([row[0] for row, _ in readings])
+            with state.file.transaction(durable=False):
+                state.write_names()
+                if state.file.insert("put_records", [row for row, _ in readings]) < len(readings):
+                    present = state.present([row[0] for row, _ in readings])
                     known.update(account for row, account in readings if row[0] not in present)
-                core.file.insert("put_refused", refused)
+                state.file.insert("put_refused", refused)
                 for account, count in known.items():
                     page.count("spooled", account, -count)
                     page.count("duplicate", account, count)
-                core.file.insert("put_ledger", page.rows())
+                state.file.insert("put_ledger", page.rows())
                 restored = len(readings) + len(refused)
-                core.file.execute("advance_salvage", (upto, restored, known.total(), salvage.file))
+                state.file.execute("advance_salvage", (upto, restored, known.total(), salvage.file))
         except BaseException:
-            core.names.forget_planned()
+            state.names.forget_planned()
             raise
-        core.names.adopt()
+        state.names.adopt()
         page.adopt()
-        core.salvages[0] = salvage._replace(page=upto)
-        core.refused_bytes += sum(len(row[10]) for row in refused)
-        core.restored(restored)
-        core.metrics.salvaged.inc(restored)
+        state.salvages[0] = salvage._replace(page=upto)
+        state.refused_bytes += sum(len(row[10]) for row in refused)
+        state.find_oldest()
+        state.metrics.salvaged.inc(restored)
 
     def _readings(self, raw: list[RawRow], known: Counter[int]) -> Iterator[tuple[Row, int]]:
         """Whole rows, in the names of the present file, with their account. `known` counts those we have already."""
-        core, survey = self._core, self._survey
+        state, survey = self._state, self._survey
         for row in raw:
             if len(row) != _RECORD or not isinstance(row[2], int | float):
                 continue
@@ -158,33 +158,33 @@ class Salvager:
                 continue
             account = account_of(name.device_id, row[8] & SOURCE_BITS)
             hashed = hash_of(identity(name, row[3], row[4], row[9]))
-            if core.has_seen(hashed, keyed=row[9] is not None and not row[8] & FIRST_DELIVERY):
+            if state.identities.has(hashed, keyed=row[9] is not None and not row[8] & FIRST_DELIVERY):
                 known[account] += 1
                 continue
             try:
-                ref = core.names.ref(name, core.newest_id)
+                ref = state.names.ref(name, state.newest_id)
             except StoreRefused:
                 continue  # too many unknown sensors: lost, and booked so by the recount
-            moved = (row[0], ref, *row[2:7], core.boots.ref(boot.boot_id), *row[8:10])
+            moved = (row[0], ref, *row[2:7], state.boots.ref(boot.boot_id), *row[8:10])
             yield (*moved, reading_crc(moved)), account
 
     def _refused(self, raw: list[RawRow]) -> Iterator[Row]:
         for row in raw:
             boot = self._survey.boots.get(row[5]) if len(row) == _REFUSED else None
             if boot is not None and isinstance(row[10], bytes) and refused_crc(row[:12]) == row[12]:
-                moved = (*row[:5], self._core.boots.ref(boot.boot_id), *row[6:12])
+                moved = (*row[:5], self._state.boots.ref(boot.boot_id), *row[6:12])
                 yield (*moved, refused_crc(moved))
 
     def _end(self, salvage: Salvage) -> None:
-        core = self._core
+        state = self._state
         self.close()
-        with core.file.transaction():
-            core.file.execute("end_salvage", (salvage.file,))
-        del core.salvages[0]
-        core.find_oldest()
+        with state.file.transaction():
+            state.file.execute("end_salvage", (salvage.file,))
+        del state.salvages[0]
+        state.find_oldest()
         self.recount_wanted = True
-        log.info("spool_salvaged", file=salvage.file, depth=core.depth)
-        _rename(core.settings.path, salvage.file)
+        log.info("spool_salvaged", file=salvage.file, depth=state.depth)
+        _rename(state.settings.path, salvage.file)
 
 
 class _Survey:
@@ -216,12 +216,12 @@ class _Survey:
                 self.delivered[row[0]] = list(unpack(row[1]))
 
 
-def recount(core_path: Path, sql: dict[str, str]) -> dict[int, int]:
+def recount(path: Path, sql: dict[str, str]) -> dict[int, int]:
     """By account, how many rows the ledger says there are, less those there are; only what differs.
 
     On a connection of its own, at one moment: may run beside the spool's thread. Raises sqlite3.Error.
     """
-    with closing(sqlite3.connect(f"{core_path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)) as reader:
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)) as reader:
         reader.execute("BEGIN")
         differences = Ledger(reader.execute(sql["ledger"])).pending()
         devices = {ref: device_id for ref, _, _, device_id, *_ in reader.execute(sql["sensors"])}

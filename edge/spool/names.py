@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from bridge.errors import StoreRefused
-from edge.spool_rows import Boot, Row, SensorName
+from edge.spool.rows import Boot, Row, SensorName
 
 
 class Names:

@@ -24,10 +24,10 @@ class KnownIdentities:
         self._delivered = RecentIdentities(limit)
         self._rows: DeliveredRows = []
 
-    def load(self, newest_id: int) -> None:
+    def load(self) -> None:
         """Within a transaction: as the file has them."""
         self._keys, self._delivered = RecentIdentities(self._limit), RecentIdentities(self._limit)
-        self._keys.add(hash_of(key) for (key,) in self._file.execute("recent_keys", (newest_id - self._limit,)))
+        self._keys.add(hash_of(key) for (key,) in self._file.execute("recent_keys", (self._limit - 1,)))
         self._rows = []
         for n, data in self._file.execute("all_delivered"):
             hashes = unpack(data)

@@ -36,18 +36,20 @@ class SpoolInlet:
                 with state.file.transaction():
                     reserved = state.reserve(last_id)
                     state.write_names()
-                    stored = self._write_rows(rows, outcomes)
+                    stored, newest_id = self._write_rows(rows, outcomes)
                     state.file.insert("put_refused", refused)
                     _book(page, batch, outcomes)
                     state.file.insert("put_ledger", page.rows())
+                    oldest = state.oldest if state.oldest.id else state.find_oldest()
             except BaseException:
                 state.names.forget_planned()
                 raise
-            state.arrived(page, stored + len(refused), last_id, reserved)
+            newest_id = last_id if refused else newest_id
+            state.arrived(page, oldest, stored + len(refused), newest_id, reserved)
             state.identities.add_keys(keys)
             state.refused_bytes += sum(len(row.payload) for row in batch.quarantined)
             state.metrics.commit.observe(perf_counter() - started)
-            return Committed(outcomes, list(labels), state.time.now_us(), last_id if stored else None)
+            return Committed(outcomes, list(labels), state.time.now_us(), newest_id if stored else None)
 
     def _plan(self, readings: Sequence[Reading], labels: Sequence[int]) -> tuple[list[Row], list[int], list[int]]:
         """Rows of what is not known to be a duplicate, the outcomes so far, and the hashes of keys to remember."""
@@ -85,16 +87,23 @@ class SpoolInlet:
             rows.append(refused_row(row, row_id, stamp.monotonic_us, state.boots.current, clock_set=stamp.is_set))
         return rows
 
-    def _write_rows(self, rows: list[Row], outcomes: list[int]) -> int:
-        """Insert, and mark those as duplicates whose identity the index knows. Returns how many were new."""
+    def _write_rows(self, rows: list[Row], outcomes: list[int]) -> tuple[int, int]:
+        """Insert, and mark those as duplicates whose identity the index knows.
+
+        Returns how many were new, and the highest id that was given to one.
+        """
+        newest_id = self._state.newest_id
         new = self._state.file.insert("put_records", rows)
-        if new < len(rows):
+        if new == len(rows):
+            newest_id += new
+        else:
             present = self._state.present([row[0] for row in rows])
             planned = (place for place, outcome in enumerate(outcomes) if outcome == Outcome.STORED)
             for place, row in zip(list(planned), rows, strict=True):
                 if row[0] not in present:
                     outcomes[place] = Outcome.DUPLICATE
-        return new
+            newest_id = max(present, default=newest_id)
+        return new, newest_id
 
     def was_committed(self, number: int) -> bool:
         """See `Store.was_committed`."""

@@ -103,8 +103,8 @@ class SpoolOutlet:
         for row in refused:
             page.count("lost", account_of(row[1], row[6] & SOURCE_BITS))
         with state.file.transaction():
-            state.drop([row[0] for row in readings], [row[0] for row in refused], page)
-        state.dropped(page, len(rows))
+            oldest = state.drop([row[0] for row in readings], [row[0] for row in refused], page)
+        state.dropped(page, oldest, len(rows))
         state.metrics.lost.inc(len(rows))
         log.error("spool_rows_damaged", rows=len(rows), first_id=rows[0][0])
 
@@ -126,11 +126,11 @@ class SpoolOutlet:
                 for row_id, device_id, flags, _ in refused:
                     page.hand_over(account_of(device_id, flags & SOURCE_BITS), outcomes[row_id])
                 gone = [row[0] for row in readings]
-                state.drop(gone, [row[0] for row in refused], page)
+                oldest = state.drop(gone, [row[0] for row in refused], page)
                 delivered = state.identities.deliver(hashes)
             state.identities.adopt(delivered, hashes)
             state.refused_bytes -= sum(row[3] for row in refused)
-            state.dropped(page, len(readings) + len(refused))
+            state.dropped(page, oldest, len(readings) + len(refused))
             for row_id in outcomes:
                 state.leased.pop(row_id, None)
             for outcome, count in Counter(outcomes[row[0]] for row in (*readings, *refused)).items():

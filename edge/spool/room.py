@@ -155,8 +155,8 @@ class Room:
         for _, account in (*readings, *refused):
             page.count("shed", account)
         with state.file.transaction(durable=False):
-            state.drop([row_id for row_id, _ in readings], [row_id for row_id, _ in refused], page)
-        state.dropped(page, len(readings) + len(refused))
+            oldest = state.drop([row_id for row_id, _ in readings], [row_id for row_id, _ in refused], page)
+        state.dropped(page, oldest, len(readings) + len(refused))
         state.metrics.shed.labels(reason).inc(len(readings) + len(refused))
 
     def limit_quarantine(self) -> None:
@@ -177,7 +177,7 @@ class Room:
         if state.time.anchor_us is None or not state.depth:
             return 0
         before_us = state.time.now_us() - int(self._settings.max_age_s * 1_000_000)
-        if state.oldest_received_us is not None and state.oldest_received_us >= before_us:
+        if state.oldest.received_us is not None and state.oldest.received_us >= before_us:
             return 0
         old = _leading(self._outlet.peek(0, MAX_ID, SHED_STEP, EXPIRE_BYTES), before_us, state.leased)
         if old:

@@ -136,6 +136,7 @@ class Salvager:
                 state.file.insert("put_ledger", page.rows())
                 restored = len(readings) + len(refused)
                 state.file.execute("advance_salvage", (upto, restored, known.total(), salvage.file))
+                oldest = state.find_oldest()
         except BaseException:
             state.names.forget_planned()
             raise
@@ -143,7 +144,7 @@ class Salvager:
         page.adopt()
         state.salvages[0] = salvage._replace(page=upto)
         state.refused_bytes += sum(len(row[10]) for row in refused)
-        state.find_oldest()
+        state.oldest = oldest
         state.metrics.salvaged.inc(restored)
 
     def _readings(self, raw: list[RawRow], known: Counter[int]) -> Iterator[tuple[Row, int]]:
@@ -181,7 +182,6 @@ class Salvager:
         with state.file.transaction():
             state.file.execute("end_salvage", (salvage.file,))
         del state.salvages[0]
-        state.find_oldest()
         self.recount_wanted = True
         log.info("spool_salvaged", file=salvage.file, depth=state.depth)
         _rename(state.settings.path, salvage.file)

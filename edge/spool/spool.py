@@ -79,16 +79,25 @@ class Spool:
         self._thread.shutdown()
 
     async def run(self) -> None:
-        """Keep within age and disk, follow the clock, give space back, bring salvaged rows in. Ends by cancellation."""
+        """Call `maintain` for ever. Ends by cancellation."""
         while True:
             busy = False
             try:
-                busy = await self._call(self._maintain)
-                if self._salvager.recount_wanted:
-                    await self._recount()
+                busy = await self.maintain()
             except StoreUnavailable as error:
                 log.debug("spool_unavailable", detail=error.detail)  # the pipeline says so, and `backlog`
             await asyncio.sleep(0 if busy else self._settings.maintain_every_s)
+
+    async def maintain(self) -> bool:
+        """A step of what must be done beside the main job; True where more of it is waiting.
+
+        Keeps within age and disk, follows the clock, gives space back, brings salvaged rows in.
+        Raises StoreUnavailable.
+        """
+        busy = await self._call(self._maintain)
+        if self._salvager.recount_wanted:
+            await self._recount()
+        return busy
 
     async def _recount(self) -> None:
         """Hold the ledger against the rows: what a damaged spool has lost is entered."""
@@ -145,15 +154,15 @@ class Spool:
             depth=state.depth,
             used_bytes=self._room.used_bytes,
             limit_bytes=self._room.limit_bytes,
-            oldest_id=state.oldest_id,
+            oldest_id=state.oldest.id,
             newest_id=state.newest_id,
-            oldest_received_us=state.oldest_received_us,
+            oldest_received_us=state.oldest.received_us,
             problem=self._problem,
         )
 
     async def wait_above(self, record_id: int) -> None:
         """See `Outlet.wait_above`."""
-        while self._state.newest_id <= record_id:
+        while self._state.last_id <= record_id:
             self._arrived.clear()
             await self._arrived.wait()
 
@@ -203,7 +212,6 @@ class Spool:
         return done
 
     def _maintain(self) -> bool:
-        """A step of what must be done beside the main job; True where more is waiting."""
         state, room = self._state, self._room
         with state.guarded():
             state.follow_clock()

@@ -190,7 +190,9 @@ SELECT id, device_id, flags, length(payload) FROM refused ORDER BY id LIMIT ?
 SELECT id, sensor, flags FROM record WHERE id > ? ORDER BY id LIMIT ?
 
 -- name: recent_keys
-SELECT key FROM record WHERE id > ? AND key IS NOT NULL ORDER BY id
+-- Of the last so many rows: ids have gaps.
+SELECT key FROM record
+WHERE id >= coalesce((SELECT id FROM record ORDER BY id DESC LIMIT 1 OFFSET ?), 0) AND key IS NOT NULL ORDER BY id
 
 -- name: put_delivered
 INSERT INTO delivered (hashes) VALUES (?)

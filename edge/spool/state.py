@@ -21,7 +21,6 @@ import structlog
 from bridge.errors import StoreUnavailable
 from bridge.reading import UNKNOWN_DEVICE
 from edge.ports import Time
-from edge.record import Record
 from edge.settings import SpoolSettings
 from edge.spool.books import Ledger, Page, account_of
 from edge.spool.file import Connect, Damaged, SpoolFile, connect, set_aside
@@ -49,6 +48,13 @@ class Salvage(NamedTuple):
     books: int  # what is to be done with its ledger
 
 
+class Oldest(NamedTuple):
+    """The record that has waited longest. `received_us`: None where its clock was never set."""
+
+    id: int = 0  # 0: the spool is empty
+    received_us: int | None = None
+
+
 BOOKS_CARRIED = 0  # the ledger was in memory, and is in the file that took its place
 BOOKS_WANTED = 1
 BOOKS_TAKEN = 2
@@ -66,9 +72,9 @@ class SpoolState:
         self.file = SpoolFile(settings.path, connect)
         self.ledger = Ledger()
         self.epoch = ""
-        self.newest_id = 0
-        self.oldest_id = 0
-        self.oldest_received_us: int | None = None
+        self.newest_id = 0  # the highest id that may have been given
+        self.last_id = 0  # of the newest record that came, or that the file has
+        self.oldest = Oldest()
         self.depth = 0
         self.refused_bytes = 0
         self.leased: dict[int, None] = {}
@@ -114,12 +120,13 @@ class SpoolState:
                 max_unknown=self.settings.max_unknown_sensors,
             )
             self._enter_boot()
-            self.identities.load(newest)
+            self.identities.load()
             (self.refused_bytes,) = file.execute("refused_size").fetchone()
             self._find_set_aside()
+            self.oldest = self.find_oldest()
+        self.last_id = max(self.last_id, newest)
         self._begun = True
         self.depth = sum(self.ledger.pending().values())
-        self.find_oldest()
 
     def _found(self, after_id: int) -> None:
         """Begin an empty file: an epoch of its own, ids above all that were given before as far as is known."""
@@ -187,14 +194,14 @@ class SpoolState:
         self.file.execute("reserve", (last_id + RESERVED_IDS,))
         return last_id + RESERVED_IDS
 
-    def arrived(self, page: Page, new: int, last_id: int, reserved: int) -> None:
-        """It is committed: `new` rows more, with ids up to `last_id`."""
+    def arrived(self, page: Page, oldest: Oldest, new: int, newest_id: int, reserved: int) -> None:
+        """It is committed: `new` rows more, with ids up to `newest_id`."""
         self.names.adopt()
         page.adopt()
-        self.newest_id, self._reserved = last_id, reserved
+        self.oldest, self.newest_id, self._reserved = oldest, newest_id, reserved
         self.depth += new
-        if new and not self.oldest_id:
-            self.find_oldest()
+        if new:
+            self.last_id = newest_id
 
     def write_names(self) -> None:
         """Within a transaction: the sensors that have come up in it."""
@@ -207,35 +214,33 @@ class SpoolState:
         name = self.names.by_ref.get(sensor)
         return account_of(name.device_id if name else UNKNOWN_DEVICE, flags & SOURCE_BITS)
 
-    def drop(self, readings: Sequence[int], refused: Sequence[int], page: Page) -> None:
-        """Within a transaction: delete rows by their ids, and enter into the ledger why."""
+    def drop(self, readings: Sequence[int], refused: Sequence[int], page: Page) -> Oldest:
+        """Within a transaction: delete rows by their ids, and enter into the ledger why. To be given to `dropped`."""
         if readings:
             self.file.execute("drop_records", (encode(readings),))
         if refused:
             self.file.execute("drop_refused", (encode(refused),))
         self.file.insert("put_ledger", page.rows())
+        return self.find_oldest()
 
-    def dropped(self, page: Page, count: int) -> None:
+    def dropped(self, page: Page, oldest: Oldest, count: int) -> None:
         """It is committed."""
         page.adopt()
+        self.oldest = oldest
         self.depth -= count
-        self.find_oldest()
 
-    def find_oldest(self) -> None:
-        """Which record has waited longest. Raises StoreUnavailable."""
-        with self.file.reading():
-            reading = self.file.execute("oldest_record").fetchone()
-            refused = self.file.execute("oldest_refused").fetchone()
-        self.oldest_id, self.oldest_received_us = 0, None
-        record: Record | None = None
+    def find_oldest(self) -> Oldest:
+        """Within a transaction, so that nothing can fail once it is committed: which record has waited longest."""
+        reading = self.file.execute("oldest_record").fetchone()
+        refused = self.file.execute("oldest_refused").fetchone()
         if reading is not None and (refused is None or reading[0] < refused[0]):
-            self.oldest_id = reading[0]
             record = reading_record(reading, self.names.by_ref, self.boots.by_ref, self.epoch)
         elif refused is not None:
-            self.oldest_id = refused[0]
+            reading = refused
             record = refused_record(refused, self.boots.by_ref, self.epoch)
-        if record is not None and record.clock_set:
-            self.oldest_received_us = record.received_us
+        else:
+            return Oldest()
+        return Oldest(reading[0], record.received_us if record is not None and record.clock_set else None)
 
     def present(self, ids: Sequence[int]) -> set[int]:
         """Which of these readings are in the spool. Raises sqlite3.Error."""
@@ -267,11 +272,12 @@ class SpoolState:
             with self.file.transaction():
                 self.file.execute("set_anchor", (anchor_us, self.boots.current))
             self.boots.set_anchor(anchor_us)
-            self.find_oldest()
+            with self.file.reading():
+                self.oldest = self.find_oldest()
 
     def forget_unused(self) -> None:
         """Names of unknown sensors that no row uses any more. Raises StoreUnavailable."""
-        refs = self.names.unused(self.oldest_id or self.newest_id + 1)
+        refs = self.names.unused(self.oldest.id or self.newest_id + 1)
         if refs:
             with self.file.transaction(durable=False):
                 self.file.execute("drop_sensors", (encode(refs),))

@@ -13,15 +13,9 @@ from collections.abc import Collection, Iterable
 from heapq import heapify, heapreplace
 
 from bridge.reading import ReadingClass
-from edge.spool.rows import CLASS_BITS, CLASS_SHIFT
 
 Candidate = tuple[int, int, int]
-"""id, sensor, flags: of a reading in the spool."""
-
-
-def label_of(flags: int) -> ReadingClass:
-    """The class that a row's flags carry."""
-    return ReadingClass((flags & CLASS_BITS) >> CLASS_SHIFT)
+"""id, sensor, ReadingClass: of a reading in the spool."""
 
 
 def plan(
@@ -29,8 +23,8 @@ def plan(
 ) -> list[int]:
     """Up to `wanted` ids of class `label` to shed, from the oldest rows in order of id. `spared` stay."""
     by_sensor: dict[int, list[int]] = {}
-    for row_id, sensor, flags in stretch:
-        if label_of(flags) == label and row_id not in spared:
+    for row_id, sensor, has in stretch:
+        if has == label and row_id not in spared:
             by_sensor.setdefault(sensor, []).append(row_id)
     # The sensor with most rows is at the top; ties go to the one whose oldest row is older.
     heap = [(-len(ids), ids[0], ids) for ids in by_sensor.values()]

@@ -153,7 +153,8 @@ class Sender:
     async def send(self, *readings: Reading, junk: Sequence[QuarantineRow] = ()) -> Committed:
         self.number += 1
         received = dict(self.received)
-        for content in (*readings, *junk):
+        contents: list[Reading | QuarantineRow] = [*readings, *junk]
+        for content in contents:
             account = (content.device_id, content.source)
             received[account] = received.get(account, 0) + 1
         lines = [LedgerLine(device, source, count, 0) for (device, source), count in received.items()]

@@ -22,6 +22,7 @@ from edge.spool.rows import (
     identity,
     is_whole,
     reading_record,
+    refused_identity,
     refused_record,
 )
 from edge.spool.state import SpoolState, encode
@@ -125,6 +126,7 @@ class SpoolOutlet:
                     self._hand_over(row, outcomes[row[0]], page, hashes)
                 for row_id, device_id, flags, _ in refused:
                     page.hand_over(account_of(device_id, flags & SOURCE_BITS), outcomes[row_id])
+                    hashes.append(hash_of(refused_identity(row_id)))
                 gone = [row[0] for row in readings]
                 oldest = state.drop(gone, [row[0] for row in refused], page)
                 delivered = state.identities.deliver(hashes)

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 TABLE_LEAF = 0x0D
 DEFAULT_PAGE_BYTES = 1024
+_MAGIC = b"SQLite format 3\0"
 _LOG_MAGIC = 0x377F0682
 _LOG_HEADER_BYTES = 32
 _FRAME_HEADER_BYTES = 24
@@ -33,8 +34,9 @@ class DamagedFile:
         except OSError:
             self._log = None
         header = self._file.read(100)
-        self.page_bytes = _page_bytes(header)
-        self._usable = self.page_bytes - (header[20] if len(header) == 100 else 0)
+        is_header = header.startswith(_MAGIC) and len(header) == 100
+        self.page_bytes = _page_bytes(header) if is_header else DEFAULT_PAGE_BYTES
+        self._usable = self.page_bytes - (header[20] if is_header else 0)
         self._overlay = dict(_log_pages(self._log, self.page_bytes)) if self._log is not None else {}
         size = os.fstat(self._file.fileno()).st_size
         self.pages = max(-(-size // self.page_bytes), max(self._overlay, default=0))
@@ -129,12 +131,9 @@ class _NotARow(Exception):
 
 
 def _page_bytes(header: bytes) -> int:
-    if len(header) == 100:
-        (size,) = struct.unpack_from(">H", header, 16)
-        size = 65_536 if size == 1 else size
-        if 512 <= size <= 65_536 and size & (size - 1) == 0:
-            return int(size)
-    return DEFAULT_PAGE_BYTES
+    (size,) = struct.unpack_from(">H", header, 16)
+    size = 65_536 if size == 1 else size
+    return int(size) if 512 <= size <= 65_536 and size & (size - 1) == 0 else DEFAULT_PAGE_BYTES
 
 
 def _log_pages(log: BinaryIO, page_bytes: int) -> Iterator[tuple[int, int]]:

@@ -22,7 +22,7 @@ from edge.shed import plan
 from edge.spool.books import account_of
 from edge.spool.file import LOG_RESERVE_BYTES, PAGE_BYTES, SpoolFull
 from edge.spool.outlet import SpoolOutlet
-from edge.spool.rows import SOURCE_BITS, source_number
+from edge.spool.rows import SOURCE_BITS, label_of, source_number
 from edge.spool.state import MAX_ID, SpoolState
 
 log = structlog.get_logger("spool")
@@ -129,7 +129,8 @@ class Room:
         while True:
             with state.file.reading():
                 stretch = state.file.execute("shed_window", (self._cursors[label], STRETCH)).fetchall()
-            ids = set(plan(stretch, wanted, label=label, spared=state.leased))
+            candidates = ((row_id, sensor, label_of(flags)) for row_id, sensor, flags in stretch)
+            ids = set(plan(candidates, wanted, label=label, spared=state.leased))
             if ids:
                 accounts = [(row[0], state.account(row[1], row[2])) for row in stretch if row[0] in ids]
                 self._remove(accounts, [], "full")

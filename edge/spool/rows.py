@@ -71,9 +71,19 @@ def identity(name: SensorName, ts_us: int, sequence: int | None, key: str | None
     return f"{known}-{ts_us}-{'' if sequence is None else sequence}"
 
 
+def refused_identity(row_id: int) -> str:
+    """What tells a quarantined row from others of its file: it has nothing of its own that would."""
+    return f"refused-{row_id}"
+
+
 def source_number(source: Source) -> int:
     """Its place in SOURCES."""
     return _SOURCE_NUMBERS[source]
+
+
+def label_of(flags: int) -> ReadingClass:
+    """The class that a row's flags carry."""
+    return ReadingClass((flags & CLASS_BITS) >> CLASS_SHIFT)
 
 
 def reading_row(
@@ -185,7 +195,7 @@ def reading_record(row: Row, names: Mapping[int, SensorName], boots: Mapping[int
         key,
         not flags & STALE,
         not flags & FIRST_DELIVERY,
-        ReadingClass((flags & CLASS_BITS) >> CLASS_SHIFT),
+        label_of(flags),
     )
 
 

@@ -31,6 +31,7 @@ from edge.spool.rows import (
     is_whole,
     reading_crc,
     refused_crc,
+    refused_identity,
 )
 from edge.spool.state import BOOKS_TAKEN, BOOKS_WANTED, Salvage, SpoolState
 
@@ -173,6 +174,8 @@ class Salvager:
         for row in raw:
             boot = self._survey.boots.get(row[5]) if len(row) == _REFUSED else None
             if boot is not None and isinstance(row[10], bytes) and refused_crc(row[:12]) == row[12]:
+                if self._state.identities.has(hash_of(refused_identity(row[0])), keyed=False):
+                    continue  # of a page that is free, and was found by its looks
                 moved = (*row[:5], self._state.boots.ref(boot.boot_id), *row[6:12])
                 yield (*moved, refused_crc(moved))
 

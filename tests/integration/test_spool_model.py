@@ -152,7 +152,9 @@ class SpoolMachine(RuleBasedStateMachine):
         readings = [content for content in batch if isinstance(content, Reading)]
         quarantined = [content for content in batch if isinstance(content, QuarantineRow)]
         after = deepcopy(self.model)
-        expected = [after.take(content) for content in (*readings, *quarantined)]
+        expected = [
+            after.take(content) for content in sorted(batch, key=lambda content: isinstance(content, QuarantineRow))
+        ]
         received = dict(self.received)
         for content in batch:
             account = (content.device_id, content.source)
@@ -170,7 +172,7 @@ class SpoolMachine(RuleBasedStateMachine):
                 assert not self.runner.run(self.spool.was_committed(self.number))
         else:
             done = True
-            assert list(committed.outcomes) == expected[: len(readings)]
+            assert list(committed.outcomes) == expected
         self.disk.faults.clear()
         self.pending = None
         if done:

@@ -81,8 +81,8 @@ class UplinkSettings(Section):
     """Longest wait for the answer to a batch."""
     max_batch: Annotated[int, Field(ge=1, le=5_000)] = 2_000
     """Most records in a batch."""
-    max_batch_bytes: Count = 2_097_152
-    """About the most bytes in a batch, before compression."""
+    max_batch_bytes: Count = 700_000
+    """About the most bytes in a batch, before compression. In Base64 it is within the service's limit of 1 MiB."""
     target_latency_s: Positive = 1.0
     """A batch of the backlog that takes longer is made smaller; one that takes half of it, larger."""
     live_every_s: float = Field(default=0.5, ge=0, le=60)

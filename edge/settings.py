@@ -58,6 +58,8 @@ class GatewaySettings(Section):
     """Folder of the enrolment, the registry and what was refused."""
     shutdown_s: Positive = 10.0
     """Deadline of an ordered stop."""
+    trust_clock: bool = False
+    """Whether the host's clock is right from the start: it has a battery, or is a container's, which cannot tell."""
 
 
 class PageSettings(Section):
@@ -128,7 +130,7 @@ class EdgeSettings(SectionedSettings):
 
 def load(path: Path | None) -> EdgeSettings:
     """As the service's: a TOML file, and IOT_EDGE_<SECTION>__<KEY> from the environment, which wins. Between the two:
-    credentials that systemd hands over (systemd.exec(5), LoadCredential), files named like the key: mqtt.password.
+    credentials that systemd hands over, from a folder of files named like the key: mqtt.password.
 
     Raises ConfigError.
     """
@@ -140,6 +142,8 @@ def _credentials() -> list[tuple[str, str]]:
     if not folder:
         return []
     try:
-        return [(file.name, file.read_text().strip()) for file in sorted(Path(folder).iterdir()) if "." in file.name]
+        # systemd.exec(5), LoadCredential of a folder: "the credential's name, _, the file's name".
+        files = {file.name.removeprefix("iot-edge_"): file for file in sorted(Path(folder).iterdir())}
+        return [(name, file.read_text().strip()) for name, file in files.items() if "." in name]
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([f"{folder}: {error}"]) from error

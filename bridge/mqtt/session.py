@@ -116,6 +116,12 @@ class MqttSession:
                 )
             )
 
+    def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool) -> bool:
+        """Send to the broker; False where it cannot go out at once: nothing waits here for a connection."""
+        if not self._connected.is_set() or self._client.want_write():
+            return False
+        return self._client.publish(topic, payload, qos, retain).rc == mqtt.MQTT_ERR_SUCCESS
+
     def pause(self) -> None:
         """Take nothing more in; what is settled is still acknowledged."""
         self._stopping = True

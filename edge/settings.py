@@ -101,6 +101,19 @@ class UplinkSettings(Section):
     """Age at which the gateway asks for a new key; 0: never."""
 
 
+class DoorSettings(HttpSettings):
+    # Classes of their own and no default objects: a section that is set in part keeps the other defaults.
+    enabled: bool = False
+    """Whether devices on the site may use the service's HTTP endpoints here."""
+
+
+class LocalBrokerSettings(BrokerSettings):
+    kind: Literal["memory", "redis"] = "memory"
+    """The local streams are in memory; redis is for uplink.kind = "direct" alone."""
+    memory_maxlen: Count = 2_000
+    """Entries kept of each local stream."""
+
+
 class EdgeSettings(SectionedSettings):
     """Everything, one section for each part of the gateway."""
 
@@ -116,13 +129,13 @@ class EdgeSettings(SectionedSettings):
     uplink: UplinkSettings = UplinkSettings()
     spool: SpoolSettings = SpoolSettings()
     mqtt: MqttSettings = MqttSettings()
-    http: HttpSettings = HttpSettings(enabled=False)
+    http: DoorSettings = DoorSettings()
     page: PageSettings = PageSettings()
     site: SiteSettings = SiteSettings()
     limits: LimitSettings = LimitSettings()
     keys: KeySettings = KeySettings()
     pipeline: PipelineSettings = PipelineSettings()
-    broker: BrokerSettings = BrokerSettings(kind="memory", memory_maxlen=2_000)
+    broker: LocalBrokerSettings = LocalBrokerSettings()
     database: DatabaseSettings = DatabaseSettings()
     redis: RedisSettings = RedisSettings()
     log: LogSettings = LogSettings()

@@ -28,6 +28,8 @@ MAX_PUBLICATIONS = 256
 """Publications that wait for the local broker; it never waits itself, so this is a burst of commits."""
 MAX_ALERTS = 1_000
 """Alert events that wait for MQTT; older ones give way, and are counted."""
+MAX_HEARD = 10_000
+"""Devices remembered with the time they were heard; those that are not registered may be made up."""
 ALERTS_TOPIC = "site/alerts"
 
 
@@ -72,7 +74,7 @@ class Site:
         self._wake = asyncio.Event()
         self.mqtt: MqttOut | None = None
         self.latest: dict[int, Latest] = {}
-        self.heard_us: dict[int, int] = {}  # by device id, when it was last heard
+        self.heard_us: dict[str, int] = {}  # by device UUID, registered or not, when it was last heard
         metrics.active.set_function(lambda: len(alarms.active))
 
     # -- Outbox
@@ -106,10 +108,9 @@ class Site:
 
     def forget_unknown(self) -> None:
         """The registry has changed."""
-        names, devices = self._registry.names, self._registry.devices
+        names = self._registry.names
         self._alarms.forget_all_but(names)
         self.latest = {sensor: latest for sensor, latest in self.latest.items() if sensor in names}
-        self.heard_us = {device: at for device, at in self.heard_us.items() if device in devices}
 
     def status_of(self, sensor_id: int) -> dict[str, Any] | None:
         """The answer of GET /sensors/{id}/status, as far as the gateway can tell; None: no such sensor."""
@@ -157,9 +158,11 @@ class Site:
                 pass
 
     def _note(self, reading: Reading, label: int) -> None:
-        if reading.device_id:
-            heard = self.heard_us.get(reading.device_id, 0)
-            self.heard_us[reading.device_id] = max(heard, reading.received_us)
+        if reading.device_uuid is not None:
+            heard = self.heard_us.get(reading.device_uuid, 0)
+            if not heard and len(self.heard_us) >= MAX_HEARD:
+                del self.heard_us[next(iter(self.heard_us))]
+            self.heard_us[reading.device_uuid] = max(heard, reading.received_us)
         if not reading.sensor_id:  # unknown here: its name may be made up, so nothing is kept of it
             return
         known = self.latest.get(reading.sensor_id)

@@ -112,17 +112,26 @@ def temperature_c(file: Path = THERMAL) -> float | None:
 
 
 def _devices(parts: Parts, now_us: int) -> list[dict[str, Any]]:
+    """Silent ones first, the longest silence at the top. Those that are not registered have no name."""
+    registered = {device.device_uuid: device for device in parts.registry.devices.values()}
     heard = parts.site.heard_us
-    rows = [
-        {
-            "device_id": device_id,
-            "device_uuid": device.device_uuid,
-            "name": device.name,
-            "heard_s": max(0.0, (now_us - heard[device_id]) / 1e6) if device_id in heard else None,
-        }
-        for device_id, device in parts.registry.devices.items()
-    ]
-    return sorted(rows, key=lambda row: (row["heard_s"] is not None, -float(str(row["heard_s"] or 0)), row["name"]))
+    rows = []
+    for uuid in registered | heard:
+        device = registered.get(uuid)
+        rows.append(
+            {
+                "device_id": device.device_id if device else None,
+                "device_uuid": uuid,
+                "name": device.name if device else f"{uuid}, not registered",
+                "heard_s": max(0.0, (now_us - heard[uuid]) / 1e6) if uuid in heard else None,
+            }
+        )
+    return sorted(rows, key=_silence)
+
+
+def _silence(row: dict[str, Any]) -> tuple[bool, float, str]:
+    heard_s = row["heard_s"]
+    return heard_s is not None, -(heard_s or 0.0), row["name"]
 
 
 def _alerts(parts: Parts, now_us: int) -> list[dict[str, Any]]:

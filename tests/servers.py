@@ -212,6 +212,8 @@ class TcpProxy:
         """Every piece, in either direction, is held back for as long."""
         self.refuse = False
         """New connections are closed at once."""
+        self.corrupt: Callable[[bytes], bytes] = lambda data: data
+        """What becomes of every piece."""
         self.accepted = 0
 
     async def __aenter__(self) -> TcpProxy:
@@ -285,7 +287,7 @@ class TcpProxy:
                 if self.delay_s:
                     await asyncio.sleep(self.delay_s)
                 await self._open.wait()
-                writer.write(data)
+                writer.write(self.corrupt(data))
                 await writer.drain()
             writer.write_eof()
 

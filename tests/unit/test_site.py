@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
 from bridge.broker.events import ALERTS, READINGS
 from bridge.broker.memory import MemoryBroker
@@ -22,7 +23,7 @@ from edge.site import Site
 from edge.telemetry import SiteMetrics
 from tests.gateway_site import above, adopt, make_registry, published, snapshot
 from tests.servers import until
-from tests.spool_site import reading
+from tests.spool_site import DEVICE_UUID, reading
 
 
 class FakeMqtt:
@@ -124,7 +125,15 @@ async def test_site_keeps_nothing_of_sensors_it_does_not_know(tmp_path: Path) ->
     bench = Bench(tmp_path)
     bench.site.offer(published(1, reading(1, sensor=0, device=0, unresolved="6f1c2d9e-0000-4000-8000-0000000000ff")))
     assert bench.site.latest == {}
-    assert bench.site.heard_us == {}
+    assert list(bench.site.heard_us) == [DEVICE_UUID]
+
+
+async def test_site_remembers_so_many_devices_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_HEARD", 3)
+    bench = Bench(tmp_path)
+    for number in range(5):
+        bench.site.offer(published(number + 1, msgspec.structs.replace(reading(1), device_uuid=f"made-up-{number}")))
+    assert list(bench.site.heard_us) == ["made-up-2", "made-up-3", "made-up-4"]
 
 
 async def test_site_forgets_sensors_that_left_the_registry(tmp_path: Path) -> None:

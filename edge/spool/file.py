@@ -102,6 +102,7 @@ class SpoolFile:
         self._connect = connect
         self._connection: sqlite3.Connection | None = None
         self._distrusted = False
+        self._synchronous = ""
         self.fresh = False
         self.log_found = False
 
@@ -150,13 +151,13 @@ class SpoolFile:
 
     def _configure(self, connection: sqlite3.Connection) -> None:
         for pragma in (
-            "synchronous = FULL",
             "secure_delete = OFF",  # Debian's default would write zeros over what leaves
             "cache_size = -2048",
             f"wal_autocheckpoint = {2 * self._checkpoint_bytes // PAGE_BYTES}",  # should ours not come
             f"max_page_count = {self.most_pages}",
         ):
             connection.execute(f"PRAGMA {pragma}")
+        self._synchronise("FULL")
         if self._distrusted:
             busy, _, _ = connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
             if busy:
@@ -178,7 +179,7 @@ class SpoolFile:
 
     def close(self) -> None:
         """Close the connection; the next `open` recovers what the log holds."""
-        connection, self._connection = self._connection, None
+        connection, self._connection, self._synchronous = self._connection, None, ""
         if connection is not None:
             with suppress(sqlite3.Error):
                 connection.close()
@@ -227,7 +228,7 @@ class SpoolFile:
             raise StoreUnavailable("the spool is not open")
         committing = False
         try:
-            connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            self._synchronise("FULL" if durable else "NORMAL")
             connection.execute("BEGIN IMMEDIATE")
             yield
             committing = True
@@ -237,6 +238,13 @@ class SpoolFile:
         except BaseException:
             self._roll_back()
             raise
+
+    def _synchronise(self, how: str) -> None:
+        """FULL: fsync at each commit. NORMAL: at checkpoints, and with the next commit that is FULL."""
+        if how != self._synchronous:
+            assert self._connection is not None
+            self._connection.execute(f"PRAGMA synchronous = {how}")
+            self._synchronous = how
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -284,7 +292,7 @@ class SpoolFile:
         if self._connection is None:
             return False
         try:
-            self._connection.execute("PRAGMA synchronous = FULL")
+            self._synchronise("FULL")
             self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         except sqlite3.Error as error:
             self._failed(error, committing=False)
@@ -295,7 +303,7 @@ class SpoolFile:
         """Give up to `pages` free pages at the end back to the disk; takes effect at the next checkpoint."""
         with self.reading():
             assert self._connection is not None
-            self._connection.execute("PRAGMA synchronous = NORMAL")
+            self._synchronise("NORMAL")
             # The pragma frees one page a step, and `execute` makes only the first.
             self._connection.executescript(f"PRAGMA incremental_vacuum({pages})")
 

@@ -27,8 +27,11 @@ from edge.spool.state import MAX_ID, Oldest, SpoolState
 
 log = structlog.get_logger("spool")
 
+CLOSE_SHARE = 0.9
 HIGH_SHARE = 0.97
 LOW_SHARE = 0.96
+MEASURED_ROWS = 500
+"""The size is looked at after as many rows, and before each write once it is close to the limit."""
 STRETCH = 4_000
 """How many of the oldest rows are looked at to find the busiest sensors."""
 SHED_STEP = STRETCH // 2
@@ -67,6 +70,7 @@ class Room:
         self._free = free
         self._cursors = dict.fromkeys((ReadingClass.CLEAN, ReadingClass.WARNING), 0)
         self._file_pages = 0
+        self._unmeasured_rows = 0
         self._told = False
         self._disk_is_short = False
         self.used_pages = 0
@@ -85,6 +89,7 @@ class Room:
 
     def measure(self) -> None:
         """Look at the file and the disk. Raises StoreUnavailable."""
+        self._unmeasured_rows = 0
         pages, free = self._state.file.pages()
         self._file_pages = pages
         self.used_pages = pages - free
@@ -99,8 +104,11 @@ class Room:
     def is_full(self) -> bool:
         return self.used_pages >= self.limit_pages
 
-    def make(self) -> None:
-        """Shed until there is room, for a few steps. Raises StoreUnavailable."""
+    def make(self, rows: int = MEASURED_ROWS) -> None:
+        """Shed until there is room for some rows more, for a few steps. Raises StoreUnavailable."""
+        self._unmeasured_rows += rows
+        if self._unmeasured_rows < MEASURED_ROWS and self.used_pages < self.limit_pages * CLOSE_SHARE:
+            return
         self.measure()
         if self.used_pages < self.limit_pages * HIGH_SHARE:
             self._told = False
@@ -110,9 +118,9 @@ class Room:
                 break
             self.measure()
 
-    def require(self) -> None:
-        """Make room by need. Raises SpoolFull where there is none."""
-        self.make()
+    def require(self, rows: int) -> None:
+        """Make room for `rows`, by need. Raises SpoolFull where there is none."""
+        self.make(rows)
         if self.is_full:
             raise SpoolFull("the spool is full, and nothing in it may be shed; is the uplink down?")
 

@@ -196,7 +196,8 @@ class Spool:
     def _write(self, batch: Batch, labels: Sequence[int]) -> Committed:
         with self._state.guarded():
             if batch.readings or batch.quarantined:
-                self._room.require()
+                payloads = sum(len(row.payload) for row in batch.quarantined)
+                self._room.require(len(batch.readings) + payloads // BYTES_A_ROW)
         try:
             return self._inlet.write(batch, labels)
         except SpoolFull:

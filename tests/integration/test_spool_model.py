@@ -152,9 +152,9 @@ class SpoolMachine(RuleBasedStateMachine):
         readings = [content for content in batch if isinstance(content, Reading)]
         quarantined = [content for content in batch if isinstance(content, QuarantineRow)]
         after = deepcopy(self.model)
-        expected = [
-            after.take(content) for content in sorted(batch, key=lambda content: isinstance(content, QuarantineRow))
-        ]
+        expected = [after.take(content) for content in readings]
+        for row in quarantined:
+            after.take(row)
         received = dict(self.received)
         for content in batch:
             account = (content.device_id, content.source)

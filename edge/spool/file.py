@@ -17,7 +17,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -30,12 +30,11 @@ APPLICATION_ID = 0x69_6F_74_65  # "iote": PRAGMA application_id, which `file` sh
 SCHEMA_VERSION = 1
 PAGE_BYTES = 1024
 """A commit of one reading writes three pages: with SQLite's usual 4096 bytes it costs an SD card 21 kB, so 8 kB."""
-LOG_RESERVE_BYTES = 8 * 1024 * 1024
-"""Part of the limit that is kept for the write-ahead log."""
 VALUES_AT_ONCE = (128, 16, 1)
 """Rows in one INSERT. A statement for each row would wait for the interpreter lock once a row."""
 SUFFIXES = ("", "-wal", "-shm")
 
+T = TypeVar("T")
 Connect = Callable[[str], sqlite3.Connection]
 Row = tuple[Any, ...]
 
@@ -92,12 +91,18 @@ def translate(error: Exception) -> BridgeError:
 class SpoolFile:
     """`open` before use."""
 
-    def __init__(self, path: Path, connect: Connect = connect) -> None:
+    def __init__(self, path: Path, max_bytes: int, checkpoint_bytes: int, *, connect: Connect = connect) -> None:
         self.path = path
+        self._checkpoint_bytes = checkpoint_bytes
+        self._reserve_path = path.with_name(f"{path.name}-reserve")
+        self.aside_bytes = 4 * checkpoint_bytes
+        """Part of the limit that is not the file's: the log (up to twice its checkpoint size) and the reserve."""
+        self.most_pages = (max_bytes - self.aside_bytes) // PAGE_BYTES
         self.sql = queries.load("spool", Path(__file__).parent)
         self._connect = connect
         self._connection: sqlite3.Connection | None = None
         self._distrusted = False
+        self._synchronous = ""
         self.fresh = False
         self.log_found = False
 
@@ -105,7 +110,7 @@ class SpoolFile:
     def is_open(self) -> bool:
         return self._connection is not None
 
-    def open(self, max_bytes: int, checkpoint_bytes: int) -> None:
+    def open(self) -> None:
         """Open the file; make it where there is none. `fresh` says which, `log_found` whether it had a log.
 
         Raises StoreUnavailable, or Damaged where it is not a whole spool of ours: see `set_aside`.
@@ -119,11 +124,12 @@ class SpoolFile:
             (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
             if mode != "wal":
                 raise StoreUnavailable("the file system of the spool cannot hold a write-ahead log")
-            self._configure(connection, max_bytes, checkpoint_bytes)
+            self._configure(connection)
             self.fresh = self.one("SELECT count(*) FROM sqlite_schema") == (0,)
             if self.fresh:
                 self._create(connection)
             self._check_form()
+            self.keep_reserve()
         except sqlite3.Error as error:
             self.close()
             raise translate(error) from error
@@ -143,15 +149,15 @@ class SpoolFile:
         if self.path.exists() and not (self.path.is_file() and os.access(self.path, os.R_OK | os.W_OK)):
             raise Damaged(f"{self.path} is not a file that may be read and written")
 
-    def _configure(self, connection: sqlite3.Connection, max_bytes: int, checkpoint_bytes: int) -> None:
+    def _configure(self, connection: sqlite3.Connection) -> None:
         for pragma in (
-            "synchronous = FULL",
             "secure_delete = OFF",  # Debian's default would write zeros over what leaves
             "cache_size = -2048",
-            f"wal_autocheckpoint = {4 * checkpoint_bytes // PAGE_BYTES}",  # should ours ever not come
-            f"max_page_count = {(max_bytes - LOG_RESERVE_BYTES) // PAGE_BYTES}",
+            f"wal_autocheckpoint = {2 * self._checkpoint_bytes // PAGE_BYTES}",  # should ours not come
+            f"max_page_count = {self.most_pages}",
         ):
             connection.execute(f"PRAGMA {pragma}")
+        self._synchronise("FULL")
         if self._distrusted:
             busy, _, _ = connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
             if busy:
@@ -173,7 +179,7 @@ class SpoolFile:
 
     def close(self) -> None:
         """Close the connection; the next `open` recovers what the log holds."""
-        connection, self._connection = self._connection, None
+        connection, self._connection, self._synchronous = self._connection, None, ""
         if connection is not None:
             with suppress(sqlite3.Error):
                 connection.close()
@@ -222,7 +228,7 @@ class SpoolFile:
             raise StoreUnavailable("the spool is not open")
         committing = False
         try:
-            connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            self._synchronise("FULL" if durable else "NORMAL")
             connection.execute("BEGIN IMMEDIATE")
             yield
             committing = True
@@ -232,6 +238,13 @@ class SpoolFile:
         except BaseException:
             self._roll_back()
             raise
+
+    def _synchronise(self, how: str) -> None:
+        """FULL: fsync at each commit. NORMAL: at checkpoints, and with the next commit that is FULL."""
+        if how != self._synchronous:
+            assert self._connection is not None
+            self._connection.execute(f"PRAGMA synchronous = {how}")
+            self._synchronous = how
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -279,7 +292,7 @@ class SpoolFile:
         if self._connection is None:
             return False
         try:
-            self._connection.execute("PRAGMA synchronous = FULL")
+            self._synchronise("FULL")
             self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         except sqlite3.Error as error:
             self._failed(error, committing=False)
@@ -288,10 +301,47 @@ class SpoolFile:
 
     def vacuum(self, pages: int) -> None:
         """Give up to `pages` free pages at the end back to the disk; takes effect at the next checkpoint."""
-        with self.transaction(durable=False):
+        with self.reading():
             assert self._connection is not None
-            # The pragma frees one page a step: all of them must be fetched.
-            self._connection.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
+            self._synchronise("NORMAL")
+            # The pragma frees one page a step, and `execute` makes only the first.
+            self._connection.executescript(f"PRAGMA incremental_vacuum({pages})")
+
+    # -- the reserve
+
+    @property
+    def reserve_bytes(self) -> int:
+        """What the reserve takes on disk."""
+        try:
+            return self._reserve_path.stat().st_size
+        except OSError:
+            return 0
+
+    def keep_reserve(self) -> None:
+        """Hold disk space for the day it is full: without some, not even what is handed over could leave."""
+        if self.reserve_bytes:
+            return
+        try:
+            with self._reserve_path.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, 2 * self._checkpoint_bytes)
+        except OSError:
+            self._reserve_path.unlink(missing_ok=True)
+
+    def with_reserve(self, work: Callable[[], T]) -> T:
+        """Do what makes room; where the disk is too full for that, write the log back, then let go of the reserve."""
+        try:
+            return work()
+        except SpoolFull:
+            self.checkpoint()
+        try:
+            return work()
+        except SpoolFull:
+            if not self.reserve_bytes:
+                raise
+        self._reserve_path.unlink(missing_ok=True)
+        log.warning("spool_reserve_spent")
+        self.checkpoint()
+        return work()
 
 
 def set_aside(path: Path, now: str) -> Path:

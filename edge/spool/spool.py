@@ -118,17 +118,20 @@ class Spool:
         labels = [0] * len(batch.readings) if self._judge is None else self._judge.judge(batch.readings)
         committed = await self._call(self._write, batch, labels)
         self._arrived.set()
-        self._log_estimate += BYTES_A_COMMIT + BYTES_A_ROW * len(batch.readings)
-        self._log_estimate += sum(len(row.payload) for row in batch.quarantined)
-        if self._log_estimate >= self._settings.checkpoint_bytes:
-            # Behind the answer: nobody's acknowledgement waits for a checkpoint, but for the next commit.
-            self._log_estimate = 0
-            self._thread.submit(self._checkpoint)
+        self._logged(len(batch.readings), sum(len(row.payload) for row in batch.quarantined))
         return committed
 
     async def was_committed(self, number: int) -> bool:
         """See `Store.was_committed`."""
         return await self._call(self._inlet.was_committed, number)
+
+    def _logged(self, rows: int, payload_bytes: int = 0) -> None:
+        """A commit has made the log longer: write it back, once it is long enough."""
+        self._log_estimate += BYTES_A_COMMIT + BYTES_A_ROW * rows + payload_bytes
+        if self._log_estimate >= self._settings.checkpoint_bytes:
+            # Behind the answer: nobody's acknowledgement waits for a checkpoint, but for the next commit.
+            self._log_estimate = 0
+            self._thread.submit(self._checkpoint)
 
     async def _await_interval(self) -> None:
         if self._settings.commit_interval_s:
@@ -144,8 +147,8 @@ class Spool:
 
     async def acknowledge(self, settlements: Sequence[Settlement]) -> None:
         """See `Outlet.acknowledge`."""
-        await self._call(self._outlet.acknowledge, settlements)
-        self._log_estimate += BYTES_A_COMMIT + BYTES_A_ROW * len(settlements)
+        await self._call(self._acknowledge, settlements)
+        self._logged(len(settlements))
 
     def backlog(self) -> Backlog:
         """See `Outlet.backlog`."""
@@ -183,8 +186,8 @@ class Spool:
         return result
 
     def _open(self) -> None:
-        self._state.open()
-        self._room.measure()
+        with self._state.guarded():
+            self._room.measure()
 
     def _close(self) -> None:
         self._salvager.close()
@@ -193,13 +196,17 @@ class Spool:
     def _write(self, batch: Batch, labels: Sequence[int]) -> Committed:
         with self._state.guarded():
             if batch.readings or batch.quarantined:
-                self._room.require()
+                payloads = sum(len(row.payload) for row in batch.quarantined)
+                self._room.require(len(batch.readings) + payloads // BYTES_A_ROW)
         try:
             return self._inlet.write(batch, labels)
         except SpoolFull:
             with self._state.guarded():
                 self._room.shed_some()
             return self._inlet.write(batch, labels)
+
+    def _acknowledge(self, settlements: Sequence[Settlement]) -> None:
+        self._state.file.with_reserve(lambda: self._outlet.acknowledge(settlements))
 
     def _totals(self) -> list[LedgerTotals]:
         self._state.open()
@@ -218,8 +225,11 @@ class Spool:
             room.limit_quarantine()
             busy = bool(room.expire())
             room.make()
+            room.keep_reserve()
             state.forget_unused()
-        busy = self._salvager.step() or busy
+        if self._salvager.step():
+            busy = True
+            room.look_again()
         with state.guarded():
             if room.vacuum():
                 busy = True

@@ -186,8 +186,8 @@ SELECT coalesce(sum(length(payload)), 0) FROM refused
 -- name: oldest_of_refused
 SELECT id, device_id, flags, length(payload) FROM refused ORDER BY id LIMIT ?
 
--- name: shed_window
-SELECT id, sensor, flags FROM record WHERE id > ? ORDER BY id LIMIT ?
+-- name: drop_range
+DELETE FROM record WHERE id BETWEEN ? AND ?
 
 -- name: recent_keys
 -- Of the last so many rows: ids have gaps.

@@ -69,7 +69,7 @@ class SpoolState:
         self.settings = settings
         self.time = time
         self.metrics = metrics
-        self.file = SpoolFile(settings.path, connect)
+        self.file = SpoolFile(settings.path, settings.max_bytes, settings.checkpoint_bytes, connect=connect)
         self.ledger = Ledger()
         self.epoch = ""
         self.newest_id = 0  # the highest id that may have been given
@@ -91,9 +91,8 @@ class SpoolState:
         """Open the file and take its state into memory, unless that is done. Raises StoreUnavailable."""
         if self.file.is_open:
             return
-        settings = self.settings
         try:
-            self.file.open(settings.max_bytes, settings.checkpoint_bytes)
+            self.file.open()
             self._load()
         except Damaged as error:
             self.replace(error)
@@ -158,11 +157,11 @@ class SpoolState:
         aside = set_aside(self.settings.path, moment)
         self.metrics.set_aside.inc()
         log.error("spool_damaged", detail=error.detail, set_aside=str(aside))
-        file, settings = self.file, self.settings
+        file = self.file
         self.leased.clear()
         self.salvages.append(Salvage(aside.name, 0, BOOKS_CARRIED if self._begun else BOOKS_WANTED))
         try:
-            file.open(settings.max_bytes, settings.checkpoint_bytes)
+            file.open()
             with file.transaction():
                 self._found(self.newest_id if self._begun else max(FAR_ID, self.time.now_us()))
                 for salvage in self.salvages:

@@ -98,6 +98,7 @@ class SpoolMachine(RuleBasedStateMachine):
         self.disk.committed = self.on_commit
         self.model = Model()
         self.durable_model = Model()
+        self.durable_number = 0  # the last batch that a power cut would leave
         self.number = 0
         self.received: dict[tuple[int, Source], int] = {}
         self.given: set[int] = set()
@@ -134,6 +135,7 @@ class SpoolMachine(RuleBasedStateMachine):
                 shutil.copy(file, copies)
         ask = partial(sqlite3.Connection.execute, connection)  # no fault is meant for these
         (batch,) = ask("SELECT max(batch) FROM ledger").fetchone()
+        self.durable_number = batch
         there = {row_id for (row_id,) in ask("SELECT id FROM record UNION SELECT id FROM refused")}
         made = self.pending if self.pending is not None and batch == self.number else self.model
         self.durable_model = Model()
@@ -152,9 +154,9 @@ class SpoolMachine(RuleBasedStateMachine):
         readings = [content for content in batch if isinstance(content, Reading)]
         quarantined = [content for content in batch if isinstance(content, QuarantineRow)]
         after = deepcopy(self.model)
-        expected = [
-            after.take(content) for content in sorted(batch, key=lambda content: isinstance(content, QuarantineRow))
-        ]
+        expected = [after.take(content) for content in readings]
+        for row in quarantined:
+            after.take(row)
         received = dict(self.received)
         for content in batch:
             account = (content.device_id, content.source)
@@ -176,6 +178,7 @@ class SpoolMachine(RuleBasedStateMachine):
         self.disk.faults.clear()
         self.pending = None
         if done:
+            assert self.durable_number == self.number, "acknowledged, and a power cut would lose it"
             self.model, self.received = after, received
         self.model.shed(self.shed_so_far() - self.shed)
         self.shed = self.shed_so_far()

@@ -20,7 +20,7 @@ def test_busiest_sensor_is_thinned_first() -> None:
 
 
 def test_thinning_goes_on_with_whoever_is_busiest_then() -> None:
-    stretch = rows(*[1] * 8, *[2] * 3)
+    stretch = rows(*[1] * 8, *[2] * 5)
     shed = plan(stretch, 6, label=CLEAN)
     assert [sum(1 for row in stretch if row[0] in shed and row[1] == sensor) for sensor in (1, 2)] == [4, 2]
 
@@ -30,7 +30,7 @@ def test_every_second_goes_so_that_history_becomes_coarse() -> None:
 
 
 def test_other_classes_stay() -> None:
-    stretch = rows(1, 1, 1, label=ALERT) + [(4, 1, WARNING), (5, 2, 0)]
+    stretch = [*rows(1, 1, 1, label=ALERT), (4, 1, WARNING), (5, 2, 0)]
     assert plan(stretch, 10, label=CLEAN) == [5]
     assert plan(stretch, 10, label=WARNING) == [4]
 

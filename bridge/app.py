@@ -25,7 +25,8 @@ from bridge.broker.relay import Relay
 from bridge.embedded.stack import EmbeddedStack
 from bridge.errors import BridgeError, StoreUnavailable
 from bridge.http.access import Access
-from bridge.http.app import Parts, build_app
+from bridge.http.app import GatewayParts, Parts, build_app
+from bridge.http.gateway_cache import KnownGateways
 from bridge.http.keys import KeyRing
 from bridge.http.server import HttpServer
 from bridge.mqtt.emqx import EmqxSessions
@@ -37,6 +38,7 @@ from bridge.pipeline.unpublished import LeftInTable
 from bridge.pipeline.validate import Validator
 from bridge.reading import Delivery, Packet, Refusal, Source
 from bridge.settings import Settings
+from bridge.store.gateways import Gateways
 from bridge.store.migrate import migrate
 from bridge.store.outbox import PostgresOutbox
 from bridge.store.postgres import PostgresStore
@@ -78,6 +80,11 @@ class Pipeline:
             partial(self.look_up, self.registry.find_keys), settings.keys, metrics, time.monotonic, now_us
         )
         self.access = Access(self.keys, self.registry.mqtt_accounts, self.registry.device_may_connect, time.monotonic)
+        self.gateways = Gateways(store)
+        self.gateway_keys = KeyRing(
+            partial(self.look_up, self.gateways.find_keys), settings.keys, metrics, time.monotonic, now_us
+        )
+        self.known_gateways = KnownGateways(self.gateways, time.monotonic)
         self.intake = Intake(
             resolver=self.resolver,
             store=store,
@@ -150,6 +157,10 @@ class Pipeline:
         self.changes_read_s = started_s
         if back_s > CHANGES_KEPT_S or any(kind != "sensor" for kind, _ in changes):
             self.access.forget()
+        if back_s > CHANGES_KEPT_S or changes:
+            self.known_gateways.forget()
+        if back_s > CHANGES_KEPT_S or any(kind == "gateway" for kind, _ in changes):
+            self.gateway_keys.clear()
         if back_s > CHANGES_KEPT_S or any(kind == "all" for kind, _ in changes):
             self.resolver.clear()
             self.keys.clear()
@@ -355,6 +366,7 @@ def http_door(pipeline: Pipeline, degraded: Callable[[], list[str]] = list) -> H
             limits=settings.limits,
             hooks=settings.hooks,
             access=pipeline.access,
+            gateways=GatewayParts(pipeline.gateways, pipeline.known_gateways, pipeline.gateway_keys),
             intake=pipeline.intake,
             keys=pipeline.keys,
             metrics=pipeline.metrics,

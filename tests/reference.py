@@ -54,7 +54,8 @@ def _type(field: FieldInfo) -> str:
         return "table"
     plain = options[0] if options else annotation
     name = {bool: "true or false", int: "whole number", float: "number", str: "text", Path: "path"}[plain]
-    return name + "".join(f" {sign} {bound:g}" for sign, bound in _bounds(field))
+    bounds = ", ".join(f"{sign} {bound:g}" for sign, bound in _bounds(field))
+    return f"{name} {bounds}".strip()
 
 
 def _bounds(field: FieldInfo) -> Iterator[tuple[str, float]]:

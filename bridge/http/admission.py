@@ -15,6 +15,7 @@ import msgspec
 from starlette.requests import Request
 
 from bridge.errors import Unavailable
+from bridge.http.headers import header, headers
 from bridge.http.keys import KeyOwner, KeyRing
 from bridge.http.limits import SlidingWindow, Verdict, check
 from bridge.http.problems import Problem
@@ -53,20 +54,18 @@ class Admission:
         self._by_sender = SlidingWindow("device", limits.device_per_minute, limits.max_tracked)
         self._by_sensor = SlidingWindow("sensor", limits.sensor_per_minute, limits.max_tracked)
 
-    async def sender(self, request: Request, kind: str, header: str) -> Sender:
-        """Whose key of `kind` the request carries in `header`. Raises Problem (401, 403, 429) and Unavailable."""
+    async def sender(self, request: Request, kind: str, name: str) -> Sender:
+        """Whose key of `kind` the header `name` carries. Raises Problem (401, 403, 429) and Unavailable."""
         verdict = self._limited(check([(self._by_ip, [(self._client(request), 1)])], self._now()))
         try:
             async with asyncio.timeout(self._patience_s):
-                owner = await self._keys.owner(request.headers.get(header, ""))
+                owner = await self._keys.owner(header(request, name.lower().encode()) or "")
         except TimeoutError:
             raise Unavailable("the key cannot be looked up now; send the same again") from None
         if owner is None or owner.kind != kind:
-            raise Problem(401, "bad_key", f"send a usable key in the {header} header", {"WWW-Authenticate": header})
+            raise Problem(401, "bad_key", f"send a usable key in the {name} header", {"WWW-Authenticate": name})
         if owner.disabled and kind == "gateway":
-            raise Problem(
-                403, "gateway_revoked", "the gateway is revoked; it keeps what it has until it is enrolled again"
-            )
+            raise Problem(403, "gateway_revoked", "the gateway is revoked; enrol it again to go on")
         if owner.disabled:
             raise Problem(403, "device_disabled", "the device is disabled; ask the operator")
         own = self._limited(check([(self._by_sender, [((kind, owner.device_id), 1)])], self._now()))
@@ -94,7 +93,7 @@ class Admission:
 
     def _client(self, request: Request) -> str:
         peer = request.client.host if request.client else ""
-        return self._address.of(peer, request.headers.getlist("x-forwarded-for"))
+        return self._address.of(peer, headers(request, b"x-forwarded-for"))
 
 
 def limit_headers(verdict: Verdict) -> dict[str, str]:

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import WithJsonSchema
 from starlette.exceptions import HTTPException
@@ -22,6 +23,9 @@ from bridge.errors import BridgeError, DecodeError, Unavailable
 from bridge.http import problems, schemas
 from bridge.http.access import Access
 from bridge.http.admission import Admission, limit_headers
+from bridge.http.front import Front
+from bridge.http.gateway_cache import KnownGateways
+from bridge.http.gateways import Directory, GatewayDoor, add_gateway_routes
 from bridge.http.hooks import add_hook_routes
 from bridge.http.ingest import Ingest, Intake
 from bridge.http.keys import KeyRing
@@ -39,6 +43,14 @@ SensorId = Annotated[str, WithJsonSchema({"type": "integer", "minimum": 1, "maxi
 DeviceUuid = Annotated[str, WithJsonSchema({"type": "string", "format": "uuid"})]
 
 
+class GatewayParts(msgspec.Struct, frozen=True):
+    """What the routes of gateways are handed."""
+
+    directory: Directory
+    known: KnownGateways
+    keys: KeyRing
+
+
 class Parts(msgspec.Struct, frozen=True):
     """What the app is handed."""
 
@@ -54,6 +66,7 @@ class Parts(msgspec.Struct, frozen=True):
     degraded: Callable[[], Sequence[str]] = list  # what else is away while readings are stored
     hooks: HookSettings = HookSettings()
     access: Access | None = None  # what the hooks ask
+    gateways: GatewayParts | None = None
 
 
 def build_app(parts: Parts) -> FastAPI:
@@ -64,10 +77,13 @@ def build_app(parts: Parts) -> FastAPI:
     _add_error_answers(app)
     _add_api_routes(app, admission, ingest, parts.http.max_readings_per_packet)
     _add_device_routes(app, admission, ingest, parts.http.max_readings_per_packet)
+    app.add_middleware(Front, routes=[route for route in app.routes if isinstance(route, APIRoute)])
     _add_status_route(app, admission, parts)
     _add_health_routes(app, parts)
     if parts.hooks.enabled and parts.access is not None:
         add_hook_routes(app, parts.hooks, parts.http, parts.access, parts.now)
+    if parts.gateways is not None:
+        _add_gateway_routes(app, parts, parts.gateways)
     _describe(app)
     app.add_middleware(RequestCounter, metrics=parts.metrics)
     return app
@@ -127,6 +143,13 @@ def _add_device_routes(app: FastAPI, admission: Admission, ingest: Ingest, most:
         if normal_uuid(device_uuid) != sender.key.device_uuid:
             raise Problem(403, "foreign_device", "the key belongs to another device")
         return await ingest.run(request, sender, packet_decoder)
+
+
+def _add_gateway_routes(app: FastAPI, parts: Parts, gateways: GatewayParts) -> None:
+    admission = Admission(parts.http, parts.limits, gateways.keys, parts.metrics, parts.now)
+    add_gateway_routes(
+        app, GatewayDoor(gateways.directory, gateways.known, admission, parts.intake, parts.http, parts.now_us)
+    )
 
 
 def _add_status_route(app: FastAPI, admission: Admission, parts: Parts) -> None:

@@ -8,6 +8,7 @@ import zlib
 from starlette.requests import ClientDisconnect, Request
 
 from bridge.errors import DecodeError
+from bridge.http.headers import header
 from bridge.http.problems import Problem
 from bridge.reading import Code
 from bridge.settings import HttpSettings
@@ -20,7 +21,7 @@ _MAX_MEMBERS = 200
 async def receive_body(request: Request, settings: HttpSettings) -> bytes:
     """The whole body as it was sent. Raises Problem (400, 408, 413)."""
     limit = settings.max_body_bytes
-    declared = request.headers.get("content-length", "")
+    declared = header(request, b"content-length") or ""
     if declared.isdecimal() and int(declared) > limit:
         raise _too_large(limit)
     body = bytearray()
@@ -40,7 +41,7 @@ async def receive_body(request: Request, settings: HttpSettings) -> bytes:
 
 def inflate(request: Request, raw: bytes, limit: int) -> bytes:
     """A body without its content encoding, at most `limit` bytes. Raises Problem (413, 415) and DecodeError."""
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    encoding = (header(request, b"content-encoding") or "identity").strip().lower()
     if encoding in ("identity", ""):
         return raw
     if encoding not in ("gzip", "x-gzip"):

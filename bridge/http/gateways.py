@@ -19,6 +19,8 @@ from bridge.errors import Backpressure, DecodeError, Unavailable
 from bridge.http import schemas
 from bridge.http.admission import Admission, Sender, limit_headers
 from bridge.http.body import inflate, receive_body
+from bridge.http.gateway_cache import GatewayInfo, KnownGateways
+from bridge.http.headers import header
 from bridge.http.ingest import Intake
 from bridge.http.problems import Problem
 from bridge.pipeline.handover import (
@@ -33,80 +35,48 @@ from bridge.pipeline.handover import (
     decode_batch,
     draft_of,
 )
-from bridge.pipeline.snapshot import Snapshot, encode, etag, signature
+from bridge.pipeline.snapshot import etag, signature
 from bridge.reading import Code, Delivery, Outcome, Packet, Receipt, Refusal
 from bridge.settings import HttpSettings
-from bridge.telemetry import Metrics
 
-SNAPSHOT_TTL_S = 5.0
-"""How long a snapshot is answered from memory; thresholds are not in the change feed."""
-KNOWN_TTL_S = 60.0
-"""How long a gateway's devices are believed; changes arrive through `forget` long before."""
-SNAPSHOTS_KEPT = 64
 MAX_BATCH_BYTES = 16 * 1_048_576
 """Of a batch after inflation: 5,000 records, some of them with quarantined bytes."""
-
-
-class GatewayInfo(Protocol):
-    """A gateway, and the devices it may speak for (None: every device)."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def devices(self) -> frozenset[str] | None: ...
 
 
 class Directory(Protocol):
     """Where gateways are registered. All raise StoreUnavailable."""
 
-    async def gateway(self, gateway_id: int) -> GatewayInfo | None: ...
     async def enrol(self, code: str, version: str) -> tuple[str, str] | None: ...
     async def rotate(self, gateway_id: int, present_hash: str) -> str: ...
     async def settle_rotation(self, gateway_id: int, present_hash: str) -> None: ...
     async def report(self, gateway_id: int, state: GatewayState | None, books: Sequence[GatewayBooks]) -> None: ...
-    async def snapshot(self, gateway_id: int) -> Snapshot | None: ...
 
 
 class GatewayDoor:
-    """`now` is a monotonic clock in seconds, `now_us` the time of day in microseconds."""
+    """`now_us` is the time of day in microseconds."""
 
     def __init__(
         self,
         directory: Directory,
+        known: KnownGateways,
         admission: Admission,
         intake: Intake,
         http: HttpSettings,
-        metrics: Metrics,
-        now: Callable[[], float],
         now_us: Callable[[], int],
     ) -> None:
         self._directory = directory
+        self._known = known
         self._admission = admission
         self._intake = intake
         self._http = http
-        self._metrics = metrics
-        self._now = now
         self._now_us = now_us
-        self._known: dict[int, tuple[float, GatewayInfo]] = {}
-        self._snapshots: dict[int, tuple[float, bytes]] = {}
         self._settled_keys: set[str] = set()
-
-    def forget(self) -> None:
-        """Something about gateways, devices, sensors or keys has changed."""
-        self._known.clear()
-        self._snapshots.clear()
 
     async def sender(self, request: Request, name: str) -> tuple[Sender, GatewayInfo]:
         """The gateway that asks. Raises Problem (401, 403, 429), Unavailable."""
         sender = await self._admission.sender(request, "gateway", "X-Gateway-Key")
         gateway_id = sender.key.device_id
-        entry = self._known.get(gateway_id)
-        if entry is not None and entry[0] > self._now():
-            found: GatewayInfo | None = entry[1]
-        else:
-            found = await self._directory.gateway(gateway_id)
-            if found is not None:
-                self._known[gateway_id] = (self._now() + KNOWN_TTL_S, found)
+        found = await self._known.gateway(gateway_id)
         if found is None or found.name != name:
             raise Problem(403, "foreign_gateway", "the key belongs to another gateway")
         if sender.key.hash not in self._settled_keys:  # after a rotation, the first use of the new key ends the old one
@@ -154,7 +124,7 @@ class GatewayDoor:
         body = await self._snapshot(sender.key.device_id)
         tag = etag(body)
         headers = {"ETag": tag, "Cache-Control": "no-cache"}
-        if tag in request.headers.get("if-none-match", ""):
+        if tag in (header(request, b"if-none-match") or ""):
             return Response(status_code=304, headers=headers)
         headers["X-Registry-Signature"] = signature(body, sender.key.hash)
         return Response(body, media_type="application/json", headers=headers)
@@ -165,17 +135,9 @@ class GatewayDoor:
         return _json(Enrolled(gateway.name, await self._directory.rotate(sender.key.device_id, sender.key.hash)))
 
     async def _snapshot(self, gateway_id: int) -> bytes:
-        entry = self._snapshots.get(gateway_id)
-        if entry is not None and entry[0] > self._now():
-            return entry[1]
-        snapshot = await self._directory.snapshot(gateway_id)
-        if snapshot is None:
+        body = await self._known.snapshot(gateway_id)
+        if body is None:
             raise Problem(403, "foreign_gateway", "there is no such gateway any more")
-        body = encode(snapshot)
-        self._snapshots.pop(gateway_id, None)
-        while len(self._snapshots) >= SNAPSHOTS_KEPT:
-            del self._snapshots[next(iter(self._snapshots))]
-        self._snapshots[gateway_id] = (self._now() + SNAPSHOT_TTL_S, body)
         return body
 
     async def _settled(self, epoch: str, records: Sequence[HandedRecord], gateway: GatewayInfo) -> Sequence[Receipt]:

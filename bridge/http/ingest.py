@@ -6,7 +6,6 @@ A 200 leaves from one place, `Ingest._answer`, and only when no receipt says FAI
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from hashlib import blake2b
@@ -19,6 +18,7 @@ from starlette.responses import Response
 from bridge.errors import DecodeError, Unavailable
 from bridge.http.admission import Admission, Sender, limit_headers
 from bridge.http.body import inflate, receive_body
+from bridge.http.headers import header
 from bridge.http.limits import Verdict
 from bridge.http.problems import Problem
 from bridge.reading import Code, Delivery, Outcome, Packet, Receipt, Refusal, Source
@@ -76,20 +76,19 @@ class Ingest:
         return self._answer(receipts, device is not None, received_us, verdict)
 
     def _answer(self, receipts: Sequence[Receipt], is_device: bool, received_us: int, verdict: Verdict) -> Response:
-        counts = Counter(receipt.outcome for receipt in receipts)
+        counts = [0] * len(Outcome)
+        for receipt in receipts:
+            counts[receipt.outcome] += 1
         if counts[Outcome.FAILED]:
             raise Unavailable("nothing is stored now; send the same again")
+        refused = [r for r in receipts if r.outcome == Outcome.QUARANTINED] if counts[Outcome.QUARANTINED] else []
         answer: dict[str, Any] = {
             "inserted": counts[Outcome.STORED],
             "duplicates": counts[Outcome.DUPLICATE],
-            "rejected": [
-                {"index": r.index, "code": r.code, "detail": r.detail}
-                for r in receipts
-                if r.outcome == Outcome.QUARANTINED
-            ],
+            "rejected": [{"index": r.index, "code": r.code, "detail": r.detail} for r in refused],
         }
         if is_device:
-            unknown = (str(r.sensor) for r in receipts if r.code == Code.UNKNOWN_SENSOR)
+            unknown = (str(r.sensor) for r in refused if r.code == Code.UNKNOWN_SENSOR)
             answer["unknown_sensors"] = list(dict.fromkeys(unknown))
             answer["ingested_ts"] = received_us / 1_000_000
         return Response(msgspec.json.encode(answer), media_type="application/json", headers=limit_headers(verdict))
@@ -130,7 +129,7 @@ class Ingest:
 
 def _idempotency_key(request: Request, sender: Sender) -> str | None:
     """The Idempotency-Key, scoped to its sender. Raises Problem 422."""
-    text = request.headers.get("idempotency-key")
+    text = header(request, b"idempotency-key")
     if text is None:
         return None
     if not 0 < len(text) <= MAX_IDEMPOTENCY_KEY or not all("!" <= c <= "~" for c in text):

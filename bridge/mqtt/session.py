@@ -342,7 +342,7 @@ class MqttSession:
             partial(self._settle, slot, route, packet),
             device_uuid=route.device_uuid,
             topic=topic,
-            key=self._identity(message, topic, payload),
+            key=self._identity(message, topic, payload, packet),
             patient=True,
             retained=message.retain,
             redelivered=message.dup or message.retain or not message.qos,
@@ -361,8 +361,10 @@ class MqttSession:
         except DecodeError as error:
             return route, Packet((), (Refusal(0, Code(error.reason), error.detail),))
 
-    def _identity(self, message: mqtt.MQTTMessage, topic: str, payload: bytes) -> str | None:
+    def _identity(self, message: mqtt.MQTTMessage, topic: str, payload: bytes, packet: Packet) -> str | None:
         """What tells a reading without a time of its own from the same one sent again."""
+        if not packet.refusals and all(draft.ts_us is not None for draft in packet.drafts):
+            return None  # the commonest case, and the digest is not free
         parts: tuple[object, ...]
         if message.retain:
             prefix, parts = "r", (topic,)

@@ -7,7 +7,6 @@ several calls of the store; it is settled when its last receipt is in.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from bridge.pipeline.decode import excerpts
@@ -30,10 +29,6 @@ class Row:
         self.content = content
         self.receipt = receipt  # what to answer once a quarantine row is written
         self.in_doubt = False  # its last batch may have been committed
-
-    @property
-    def account(self) -> Account:
-        return self.content.device_id, account_of(self.content.source, self.content.gateway)
 
 
 class Entry:
@@ -110,9 +105,14 @@ def condemn(row: Row, detail: str) -> None:
     row.receipt = Receipt(row.index, Outcome.QUARANTINED, refusal.code, refusal.detail, reading.sensor_id)
 
 
-def accounts(rows: Iterable[Row]) -> Counter[Account]:
-    """How many of `rows` belong to each ledger account."""
-    return Counter(row.account for row in rows)
+def accounts(rows: Iterable[Row]) -> dict[Account, int]:
+    """How many of `rows` belong to each ledger account. Not a Counter: that costs 2 µs to make, once a message."""
+    counts: dict[Account, int] = {}
+    for row in rows:
+        content = row.content
+        account = (content.device_id, account_of(content.source, content.gateway))
+        counts[account] = counts.get(account, 0) + 1
+    return counts
 
 
 def split(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:

@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import TypeVar
 from uuid import UUID
 
@@ -248,6 +249,7 @@ def parse_time(value: float | str | None, where: str) -> int | None:
     return round(value * 1_000_000)
 
 
+@lru_cache(maxsize=16_384)  # the regular expression costs more than the rest of a reading
 def normal_uuid(text: str) -> str | None:
     """A UUID in lower case with hyphens, or None where the text is none."""
     if _UUID.fullmatch(text):

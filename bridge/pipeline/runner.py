@@ -40,12 +40,14 @@ from bridge.reading import (
     Reading,
     Receipt,
     Sensor,
+    Source,
 )
 from bridge.settings import PipelineSettings
 from bridge.telemetry import Metrics
 
 log = structlog.get_logger("pipeline")
 
+OUTCOMES = tuple(Outcome)
 IDLE_FLUSH_S = 1.0
 """Ledger totals that no batch has carried are written after this long."""
 
@@ -55,7 +57,7 @@ class _Doubt:
 
     __slots__ = ("failed", "number", "retried")
 
-    def __init__(self, number: int, failed: Counter[Account], retried: Counter[Account]) -> None:
+    def __init__(self, number: int, failed: Mapping[Account, int], retried: Mapping[Account, int]) -> None:
         self.number = number
         self.failed = failed
         self.retried = retried
@@ -101,6 +103,7 @@ class Intake:
         self._doubts: list[_Doubt] = []
         self._number = 0
         self._queued = 0
+        self._received = {source: metrics.received.labels(source) for source in Source}
         self._door_latency = metrics.stage.labels("door")
         self._store_latency = metrics.stage.labels("store")
         self._resolve_latency = metrics.stage.labels("resolve")
@@ -137,7 +140,7 @@ class Intake:
         if self._queued and self._queued + size > self._settings.max_queued:
             self._metrics.limited.labels("queue").inc()
             raise Backpressure(f"{self._queued} readings are waiting for the database")
-        self._metrics.received.labels(delivery.source).inc(size)
+        self._received[delivery.source].inc(size)
         self._queued += size
         if self._waiting or not self._all_known(packet.drafts):
             self._waiting.append(delivery)
@@ -353,7 +356,7 @@ class Intake:
         for row in rows:
             receipt = row.receipt
             if receipt is None:
-                receipt = Receipt(row.index, Outcome(next(outcomes)))
+                receipt = Receipt(row.index, OUTCOMES[next(outcomes)])
             elif receipt.code is not None:
                 self._metrics.quarantined.labels(receipt.code).inc()
             row.entry.receipts[row.index] = receipt
@@ -383,8 +386,7 @@ class Intake:
                 self._fail(entry)
 
     def _fail(self, entry: Entry) -> None:
-        for (_, source), count in accounts(entry.todo).items():
-            self._metrics.readings.labels(source, "failed").inc(count)
+        self._metrics.readings.labels(entry.delivery.source, "failed").inc(len(entry.todo))
         # Rows in doubt are booked once the database has said what became of them.
         for (device_id, source), count in accounts(row for row in entry.todo if not row.in_doubt).items():
             self._ledger.give_back(device_id, source, count)

@@ -17,6 +17,7 @@ from psycopg.rows import dict_row
 
 from bridge.store import queries
 from bridge.store.faults import translate
+from bridge.store.gateway_secrets import new_code
 from bridge.store.passwords import mosquitto_hash
 
 Row = dict[str, Any]
@@ -97,6 +98,20 @@ class Admin:
         made = self.fetch("add_mqtt_account", name=name, role=role, hash=digest, mosquitto=mosquitto_hash(password))
         return {"account_id": made[0]["id"], "name": name, "role": role, "password": password}
 
+    def add_gateway(self, name: str, devices: Sequence[int], *, everything: bool, code_minutes: int) -> Row:
+        """Register a gateway. The answer has its one-time code, in clear, this once."""
+        with self._connection.transaction():
+            gateway = self.fetch("add_gateway", name=name, all=everything)[0]["id"]
+            for device in devices:
+                self.fetch("allow_device", gateway=gateway, device=device)
+            return {"gateway_id": gateway, "name": name} | self.add_gateway_code(gateway, code_minutes)
+
+    def add_gateway_code(self, gateway_id: int, minutes: int) -> Row:
+        """A one-time code, in clear, this once."""
+        code, digest = new_code()
+        made = self.fetch("add_gateway_code", gateway=gateway_id, hash=digest, minutes=minutes)[0]
+        return {"code": code, "expires_at": made["expires_at"]}
+
     def set_threshold(
         self, sensor_id: int, condition: str, low: float | None, high: float | None, severity: str
     ) -> Row:
@@ -135,6 +150,7 @@ class Admin:
             readings = _counted(self.fetch("recount_readings"), "readings", device_id)
             quarantined = _counted(self.fetch("recount_quarantine"), "rows", device_id)
             gaps = self.fetch("sequence_gaps")
+            gateways = self.fetch("gateway_balance") if device_id is None else []
         problems = [
             f"device {row['device_id']}, {row['source']}: more settled than received"
             for row in negative
@@ -150,6 +166,11 @@ class Admin:
                     problems.append(f"device {device}: the ledger has {book} {what}, the tables have {table}")
         problems += [f"device {device}: {n} readings that no ledger line knows" for device, n in readings.items() if n]
         problems += [f"device {device}: {n} quarantined rows unknown to it" for device, n in quarantined.items() if n]
+        for row in gateways:
+            if row["delivered"] > row["came"]:
+                problems.append(f"gateway {row['name']}: handed over {row['delivered']}, {row['came']} came")
+            if row["kept"] > row["spooled"]:
+                problems.append(f"gateway {row['name']}: {row['kept']} came of the {row['spooled']} that it took in")
         return problems, [gap for gap in gaps if device_id in (None, gap["device_id"])]
 
 

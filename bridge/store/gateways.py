@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Collection, Sequence
-from hashlib import sha256
 from typing import Any
 
 import msgspec
@@ -13,12 +11,9 @@ from psycopg.types.json import Jsonb
 from bridge.pipeline.handover import GatewayBooks, GatewayState
 from bridge.pipeline.snapshot import Snapshot, SnapshotDevice, SnapshotKey, SnapshotSensor, SnapshotThreshold
 from bridge.store import queries
+from bridge.store.gateway_secrets import code_hash, new_gateway_key
 from bridge.store.postgres import PostgresStore
 from bridge.store.registry import KeyRow
-
-CODE_ALPHABET = "ABCDEFGHJKMNPQRSTUVWXYZ23456789"
-"""Without what people mistake for one another: they read a code out over a telephone."""
-CODE_LENGTH = 12
 
 
 class GatewayRow(msgspec.Struct, frozen=True):
@@ -26,24 +21,6 @@ class GatewayRow(msgspec.Struct, frozen=True):
 
     name: str
     devices: frozenset[str] | None
-
-
-def new_gateway_key() -> tuple[str, str]:
-    """A key and its SHA-256: 256 random bits."""
-    text = f"gk_{secrets.token_hex(4)}_{secrets.token_urlsafe(32)}"
-    return text, sha256(text.encode()).hexdigest()
-
-
-def new_code() -> tuple[str, str]:
-    """A one-time code, `ABCD-EFGH-JKMN` (59 random bits), and its SHA-256."""
-    text = "".join(secrets.choice(CODE_ALPHABET) for _ in range(CODE_LENGTH))
-    return "-".join(text[i : i + 4] for i in range(0, CODE_LENGTH, 4)), code_hash(text)
-
-
-def code_hash(text: str) -> str:
-    """However it is written: small letters, with hyphens or blanks."""
-    kept = "".join(c for c in text.upper() if c in CODE_ALPHABET)
-    return sha256(kept.encode()).hexdigest()
 
 
 class Gateways:

@@ -37,6 +37,11 @@ class Service:
         self._log: IO[str] | None = None
 
     @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def log(self) -> str:
         return (self._folder / "service.log").read_text()
 

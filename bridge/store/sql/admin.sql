@@ -187,3 +187,57 @@ WHERE NOT EXISTS (
     SELECT 1 FROM ingest_outbox o, jsonb_array_elements(o.alerts) a
     WHERE a ->> 'kind' = e.kind AND (a ->> 'alert_id')::bigint = e.alert_id)
 ORDER BY e.ts_us DESC LIMIT %(limit)s
+
+-- name: add_gateway
+INSERT INTO gateways (name, all_devices) VALUES (%(name)s, %(all)s) RETURNING id
+
+-- name: find_gateway
+SELECT g.id AS gateway_id, g.name, CASE WHEN g.revoked_at IS NOT NULL THEN 'revoked' WHEN g.enrolled_at IS NULL THEN 'new'
+       ELSE 'enrolled' END AS status, g.all_devices, g.version, g.created_at::text, g.enrolled_at::text, g.revoked_at::text,
+       g.last_seen_at::text, g.state, g.state_at::text
+FROM gateways g WHERE g.name = %(name)s
+
+-- name: list_gateways
+SELECT g.name, CASE WHEN g.revoked_at IS NOT NULL THEN 'revoked' WHEN g.enrolled_at IS NULL THEN 'new' ELSE 'enrolled' END
+       AS status, CASE WHEN g.all_devices THEN 'all' ELSE count(x.device_id)::text END AS devices, g.version,
+       g.last_seen_at::text, (g.state ->> 'backlog_records')::bigint AS backlog,
+       round(extract(epoch FROM now()) - (g.state ->> 'oldest_us')::bigint / 1000000)::bigint AS oldest_s
+FROM gateways g LEFT JOIN gateway_devices x ON x.gateway_id = g.id
+GROUP BY g.id ORDER BY g.name
+
+-- name: gateway_devices
+SELECT d.id AS device_id, d.device_uuid::text, d.name, d.status
+FROM gateway_devices x JOIN devices d ON d.id = x.device_id WHERE x.gateway_id = %(gateway)s ORDER BY d.id
+
+-- name: allow_device
+INSERT INTO gateway_devices (gateway_id, device_id) VALUES (%(gateway)s, %(device)s) ON CONFLICT DO NOTHING
+
+-- name: forbid_device
+DELETE FROM gateway_devices WHERE gateway_id = %(gateway)s AND device_id = %(device)s RETURNING device_id
+
+-- name: add_gateway_code
+-- One code at a time: an older one that was not used ends.
+WITH older AS (DELETE FROM gateway_codes WHERE gateway_id = %(gateway)s AND used_at IS NULL)
+INSERT INTO gateway_codes (code_hash, gateway_id, expires_at)
+VALUES (%(hash)s, %(gateway)s, now() + %(minutes)s * interval '1 minute') RETURNING expires_at::text
+
+-- name: revoke_gateway
+WITH keys AS (UPDATE gateway_keys SET revoked_at = now() WHERE gateway_id = %(gateway)s AND revoked_at IS NULL),
+codes AS (DELETE FROM gateway_codes WHERE gateway_id = %(gateway)s AND used_at IS NULL)
+UPDATE gateways SET revoked_at = now() WHERE id = %(gateway)s AND revoked_at IS NULL RETURNING id
+
+-- name: admit_gateway
+-- It was revoked and is to be enrolled again.
+UPDATE gateways SET revoked_at = NULL WHERE id = %(gateway)s AND revoked_at IS NOT NULL
+
+-- name: gateway_balance
+-- What each gateway says it handed over, beside what the doors booked as coming from it. What was sent twice
+-- was booked twice here, the second time as a duplicate, and once there.
+SELECT g.name, b.spooled, b.delivered, l.kept, l.kept + l.duplicate AS came
+FROM gateways g
+JOIN (SELECT gateway_id, sum(spooled + quarantined)::bigint AS spooled, sum(stored + known + refused)::bigint AS delivered
+      FROM gateway_books GROUP BY 1) b ON b.gateway_id = g.id
+LEFT JOIN LATERAL (
+    SELECT coalesce(sum(i.stored + i.quarantined), 0)::bigint AS kept, coalesce(sum(i.duplicate), 0)::bigint AS duplicate
+    FROM ingest_ledger i WHERE i.source LIKE '%%@' || g.name) l ON true
+ORDER BY g.name

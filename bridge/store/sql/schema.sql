@@ -159,16 +159,17 @@ BEGIN
 END $$;
 
 CREATE FUNCTION public.from_us(p_us bigint) RETURNS timestamp with time zone
-    LANGUAGE sql IMMUTABLE
+    LANGUAGE sql STABLE
     AS $$
     SELECT 'epoch'::timestamptz + p_us * interval '1 microsecond'
 $$;
 
-CREATE FUNCTION public.ingest_batch(p_instance integer, p_batch bigint, p_device_ids bigint[], p_sensor_ids bigint[], p_values double precision[], p_ts_us bigint[], p_sequences bigint[], p_received_us bigint[], p_device_time boolean[], p_keys text[], p_fresh boolean[], p_redelivered boolean[], p_sources text[], p_gateways text[], q_codes text[], q_details text[], q_payloads bytea[], q_sources text[], q_topics text[], q_gateways text[], q_device_ids bigint[], q_device_uuids uuid[], q_indexes integer[], q_received_us bigint[], l_device_ids bigint[], l_sources text[], l_received bigint[], l_returned bigint[], p_published bigint[], OUT outcomes smallint[], OUT classes smallint[], OUT stored_us bigint, OUT outbox_id bigint, OUT alerts jsonb, OUT after_instance integer[], OUT after_outbox bigint[]) RETURNS record
+CREATE FUNCTION public.ingest_batch(p_instance integer, p_batch bigint, p_device_ids bigint[], p_sensor_ids bigint[], p_values double precision[], p_ts_us bigint[], p_sequences bigint[], p_received_us bigint[], p_device_time boolean[], p_keys text[], p_fresh boolean[], p_redelivered boolean[], p_sources text[], p_gateways text[], q_codes text[], q_details text[], q_payloads bytea[], q_sources text[], q_topics text[], q_gateways text[], q_device_ids bigint[], q_device_uuids uuid[], q_indexes integer[], q_received_us bigint[], q_identities text[], l_device_ids bigint[], l_sources text[], l_received bigint[], l_returned bigint[], p_published bigint[], OUT outcomes smallint[], OUT classes smallint[], OUT stored_us bigint, OUT outbox_id bigint, OUT alerts jsonb, OUT after_instance integer[], OUT after_outbox bigint[]) RETURNS record
     LANGUAGE plpgsql
     AS $$
 DECLARE
-    r record;
+    r     record;
+    v_new text[];
 BEGIN
     IF cardinality(p_published) > 0 THEN
         DELETE FROM ingest_outbox WHERE id = ANY (p_published);
@@ -179,13 +180,18 @@ BEGIN
     alerts := r.alerts; after_instance := r.after_instance; after_outbox := r.after_outbox;
 
     IF cardinality(q_codes) > 0 THEN
-        INSERT INTO quarantine (code, detail, payload, source, topic, gateway, device_id, device_uuid, reading_index,
-                                received_at)
-        SELECT q.code, q.detail, q.payload, q.source, q.topic, q.gateway, q.device_id, q.device_uuid, q.idx,
-               from_us(q.received_us)
-        FROM unnest(q_codes, q_details, q_payloads, q_sources, q_topics, q_gateways, q_device_ids, q_device_uuids, q_indexes,
-                    q_received_us)
-             AS q (code, detail, payload, source, topic, gateway, device_id, device_uuid, idx, received_us);
+        WITH kept AS (
+            INSERT INTO quarantine (code, detail, payload, source, topic, gateway, device_id, device_uuid, reading_index,
+                                    received_at, identity)
+            SELECT q.code, q.detail, q.payload, q.source, q.topic, q.gateway, q.device_id, q.device_uuid, q.idx,
+                   from_us(q.received_us), q.identity
+            FROM unnest(q_codes, q_details, q_payloads, q_sources, q_topics, q_gateways, q_device_ids, q_device_uuids,
+                        q_indexes, q_received_us, q_identities)
+                 AS q (code, detail, payload, source, topic, gateway, device_id, device_uuid, idx, received_us, identity)
+            ON CONFLICT (identity) WHERE identity IS NOT NULL DO NOTHING
+            RETURNING identity
+        )
+        SELECT array_agg(identity) INTO v_new FROM kept WHERE identity IS NOT NULL;
     END IF;
 
     INSERT INTO ingest_ledger AS l (instance, device_id, source, received, returned, stored, duplicate, quarantined)
@@ -195,11 +201,17 @@ BEGIN
         SELECT d.device_id, d.source, d.received, d.returned, 0 AS stored, 0 AS duplicate, 0 AS quarantined
         FROM unnest(l_device_ids, l_sources, l_received, l_returned) AS d (device_id, source, received, returned)
         UNION ALL
-        SELECT s.device_id, s.source, 0, 0, (s.outcome = 0)::integer, (s.outcome = 1)::integer, 0
-        FROM unnest(p_device_ids, p_sources, outcomes) AS s (device_id, source, outcome)
+        SELECT s.device_id, s.source || coalesce('@' || s.gateway, ''), 0, 0, (s.outcome = 0)::integer,
+               (s.outcome = 1)::integer, 0
+        FROM unnest(p_device_ids, p_sources, p_gateways, outcomes) AS s (device_id, source, gateway, outcome)
         UNION ALL
-        SELECT q.device_id, q.source, 0, 0, 0, 0, 1
-        FROM unnest(q_device_ids, q_sources) AS q (device_id, source)
+        SELECT q.device_id, q.source || coalesce('@' || q.gateway, ''), 0, 0, 0, (NOT q.is_new)::integer, q.is_new::integer
+        FROM (
+            SELECT i.*, i.identity IS NULL OR (coalesce(i.identity = ANY (v_new), false)
+                        AND row_number() OVER (PARTITION BY i.identity ORDER BY i.ord) = 1) AS is_new
+            FROM unnest(q_device_ids, q_sources, q_gateways, q_identities) WITH ORDINALITY
+                 AS i (device_id, source, gateway, identity, ord)
+        ) q
     ) b
     GROUP BY b.device_id, b.source
     ON CONFLICT (instance, device_id, source) DO UPDATE
@@ -255,6 +267,14 @@ CREATE FUNCTION public.note_device_row() RETURNS trigger
     AS $$
 BEGIN
     INSERT INTO registry_changes (kind, ref) VALUES ('device', OLD.device_uuid::text);
+    RETURN NULL;
+END $$;
+
+CREATE FUNCTION public.note_gateway() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    INSERT INTO registry_changes (kind, ref) VALUES ('gateway', '');
     RETURN NULL;
 END $$;
 
@@ -648,9 +668,9 @@ BEGIN
 END $$;
 
 CREATE FUNCTION public.to_us(p_at timestamp with time zone) RETURNS bigint
-    LANGUAGE sql IMMUTABLE
+    LANGUAGE sql STABLE
     AS $$
-    SELECT (extract(epoch FROM p_at) * 1000000)::bigint
+    SELECT (date_part('epoch', p_at) * 1000000)::bigint
 $$;
 
 CREATE FUNCTION public.touch_devices(p_sensor_ids bigint[], p_received_us bigint[], p_fresh boolean[], p_devices bigint[]) RETURNS void
@@ -814,11 +834,63 @@ ALTER TABLE public.devices ALTER COLUMN id ADD GENERATED BY DEFAULT AS IDENTITY 
     CACHE 1
 );
 
+CREATE TABLE public.gateway_books (
+    gateway_id bigint NOT NULL,
+    device_id bigint NOT NULL,
+    source text NOT NULL,
+    received bigint NOT NULL,
+    returned bigint NOT NULL,
+    spooled bigint NOT NULL,
+    duplicate bigint NOT NULL,
+    quarantined bigint NOT NULL,
+    stored bigint NOT NULL,
+    known bigint NOT NULL,
+    refused bigint NOT NULL,
+    shed bigint NOT NULL,
+    lost bigint NOT NULL,
+    reported_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+CREATE TABLE public.gateway_codes (
+    code_hash text NOT NULL,
+    gateway_id bigint NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    used_at timestamp with time zone
+);
+
+CREATE TABLE public.gateway_devices (
+    gateway_id bigint NOT NULL,
+    device_id bigint NOT NULL
+);
+
+CREATE TABLE public.gateway_keys (
+    id bigint NOT NULL,
+    gateway_id bigint NOT NULL,
+    key_hash text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    revoked_at timestamp with time zone
+);
+
+ALTER TABLE public.gateway_keys ALTER COLUMN id ADD GENERATED BY DEFAULT AS IDENTITY (
+    SEQUENCE NAME public.gateway_keys_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
 CREATE TABLE public.gateways (
     id bigint NOT NULL,
     name text NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
-    last_seen_at timestamp with time zone
+    last_seen_at timestamp with time zone,
+    all_devices boolean DEFAULT false NOT NULL,
+    revoked_at timestamp with time zone,
+    enrolled_at timestamp with time zone,
+    version text,
+    state jsonb,
+    state_at timestamp with time zone
 );
 
 ALTER TABLE public.gateways ALTER COLUMN id ADD GENERATED BY DEFAULT AS IDENTITY (
@@ -883,6 +955,15 @@ CREATE TABLE public.ingest_outbox (
     after_instance integer[] DEFAULT '{}'::integer[] NOT NULL,
     after_outbox bigint[] DEFAULT '{}'::bigint[] NOT NULL
 );
+ALTER TABLE ONLY public.ingest_outbox ALTER COLUMN sensor_ids SET STORAGE EXTERNAL;
+ALTER TABLE ONLY public.ingest_outbox ALTER COLUMN "values" SET STORAGE EXTERNAL;
+ALTER TABLE ONLY public.ingest_outbox ALTER COLUMN ts_us SET STORAGE EXTERNAL;
+ALTER TABLE ONLY public.ingest_outbox ALTER COLUMN sequences SET STORAGE EXTERNAL;
+ALTER TABLE ONLY public.ingest_outbox ALTER COLUMN received_us SET STORAGE EXTERNAL;
+ALTER TABLE ONLY public.ingest_outbox ALTER COLUMN keys SET STORAGE EXTERNAL;
+ALTER TABLE ONLY public.ingest_outbox ALTER COLUMN classes SET STORAGE EXTERNAL;
+ALTER TABLE ONLY public.ingest_outbox ALTER COLUMN sources SET STORAGE EXTERNAL;
+ALTER TABLE ONLY public.ingest_outbox ALTER COLUMN gateways SET STORAGE EXTERNAL;
 
 ALTER TABLE public.ingest_outbox ALTER COLUMN id ADD GENERATED BY DEFAULT AS IDENTITY (
     SEQUENCE NAME public.ingest_outbox_id_seq
@@ -958,7 +1039,8 @@ CREATE TABLE public.quarantine (
     reading_index integer DEFAULT 0 NOT NULL,
     received_at timestamp with time zone NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
-    replayed_at timestamp with time zone
+    replayed_at timestamp with time zone,
+    identity text
 );
 
 CREATE TABLE public.quarantine_dropped (
@@ -1099,6 +1181,21 @@ ALTER TABLE ONLY public.devices
 ALTER TABLE ONLY public.devices
     ADD CONSTRAINT devices_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY public.gateway_books
+    ADD CONSTRAINT gateway_books_pkey PRIMARY KEY (gateway_id, device_id, source);
+
+ALTER TABLE ONLY public.gateway_codes
+    ADD CONSTRAINT gateway_codes_pkey PRIMARY KEY (code_hash);
+
+ALTER TABLE ONLY public.gateway_devices
+    ADD CONSTRAINT gateway_devices_pkey PRIMARY KEY (gateway_id, device_id);
+
+ALTER TABLE ONLY public.gateway_keys
+    ADD CONSTRAINT gateway_keys_key_hash_key UNIQUE (key_hash);
+
+ALTER TABLE ONLY public.gateway_keys
+    ADD CONSTRAINT gateway_keys_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY public.gateways
     ADD CONSTRAINT gateways_name_key UNIQUE (name);
 
@@ -1165,6 +1262,8 @@ CREATE INDEX delta_thresholds_sensor ON public.delta_thresholds USING btree (sen
 
 CREATE INDEX device_api_keys_device ON public.device_api_keys USING btree (device_id);
 
+CREATE INDEX gateway_keys_gateway ON public.gateway_keys USING btree (gateway_id);
+
 CREATE INDEX ingest_event_keys_seen ON public.ingest_event_keys USING brin (seen_at);
 
 CREATE UNIQUE INDEX ml_events_one_active_warning ON public.ml_events USING btree (sensor_id) WHERE ((status = ANY (ARRAY['active'::text, 'acknowledged'::text])) AND (event_type = 'warning'::text));
@@ -1176,6 +1275,8 @@ CREATE UNIQUE INDEX mqtt_accounts_name ON public.mqtt_accounts USING btree (name
 CREATE INDEX predictions_sensor ON public.predictions USING btree (sensor_id, target_timestamp DESC);
 
 CREATE INDEX quarantine_created ON public.quarantine USING btree (created_at);
+
+CREATE UNIQUE INDEX quarantine_identity ON public.quarantine USING btree (identity) WHERE (identity IS NOT NULL);
 
 CREATE INDEX registry_changes_at ON public.registry_changes USING btree (changed_at);
 
@@ -1199,6 +1300,12 @@ CREATE TRIGGER devices_deleted AFTER DELETE ON public.devices FOR EACH ROW EXECU
 
 CREATE TRIGGER devices_updated AFTER UPDATE ON public.devices FOR EACH ROW WHEN (((old.device_uuid IS DISTINCT FROM new.device_uuid) OR ((old.status = 'disabled'::text) IS DISTINCT FROM (new.status = 'disabled'::text)))) EXECUTE FUNCTION public.note_device_row();
 
+CREATE TRIGGER gateway_devices_written AFTER INSERT OR DELETE OR UPDATE ON public.gateway_devices FOR EACH STATEMENT EXECUTE FUNCTION public.note_gateway();
+
+CREATE TRIGGER gateway_keys_written AFTER INSERT OR DELETE OR UPDATE ON public.gateway_keys FOR EACH STATEMENT EXECUTE FUNCTION public.note_gateway();
+
+CREATE TRIGGER gateways_revoked AFTER UPDATE OF revoked_at, all_devices ON public.gateways FOR EACH STATEMENT EXECUTE FUNCTION public.note_gateway();
+
 CREATE TRIGGER mqtt_accounts_written AFTER INSERT OR DELETE OR UPDATE ON public.mqtt_accounts FOR EACH STATEMENT EXECUTE FUNCTION public.note_account();
 
 CREATE TRIGGER sensors_deleted AFTER DELETE ON public.sensors REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION public.note_sensor_rows();
@@ -1221,6 +1328,21 @@ ALTER TABLE ONLY public.delta_thresholds
 
 ALTER TABLE ONLY public.device_api_keys
     ADD CONSTRAINT device_api_keys_device_id_fkey FOREIGN KEY (device_id) REFERENCES public.devices(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.gateway_books
+    ADD CONSTRAINT gateway_books_gateway_id_fkey FOREIGN KEY (gateway_id) REFERENCES public.gateways(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.gateway_codes
+    ADD CONSTRAINT gateway_codes_gateway_id_fkey FOREIGN KEY (gateway_id) REFERENCES public.gateways(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.gateway_devices
+    ADD CONSTRAINT gateway_devices_device_id_fkey FOREIGN KEY (device_id) REFERENCES public.devices(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.gateway_devices
+    ADD CONSTRAINT gateway_devices_gateway_id_fkey FOREIGN KEY (gateway_id) REFERENCES public.gateways(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.gateway_keys
+    ADD CONSTRAINT gateway_keys_gateway_id_fkey FOREIGN KEY (gateway_id) REFERENCES public.gateways(id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY public.ingest_ledger
     ADD CONSTRAINT ingest_ledger_instance_fkey FOREIGN KEY (instance) REFERENCES public.ingest_instances(id) ON DELETE CASCADE;

@@ -12,14 +12,15 @@ SELECT last_batch FROM ingest_instances WHERE id = %(instance)s
 -- name: ingest_batch
 SELECT outcomes, classes, stored_us, outbox_id, alerts, after_instance, after_outbox
 FROM ingest_batch(
-    %s::integer, %s::bigint,
-    %s::bigint[], %s::bigint[], %s::double precision[], %s::bigint[], %s::bigint[],
-    %s::bigint[], %s::boolean[], %s::text[], %s::boolean[], %s::boolean[],
-    %s::text[], %s::text[],
-    %s::text[], %s::text[], %s::bytea[], %s::text[], %s::text[], %s::text[],
-    %s::bigint[], %s::uuid[], %s::integer[], %s::bigint[],
-    %s::bigint[], %s::text[], %s::bigint[], %s::bigint[],
-    %s::bigint[])
+    %(instance)s::integer, %(batch)s::bigint,
+    %(device_ids)s::bigint[], %(sensor_ids)s::bigint[], %(values)s::double precision[], %(ts_us)s::bigint[],
+    %(sequences)s::bigint[], %(received_us)s::bigint[], %(device_time)s::boolean[], %(keys)s::text[],
+    %(fresh)s::boolean[], %(redelivered)s::boolean[], %(sources)s::text[], %(gateways)s::text[],
+    %(q_codes)s::text[], %(q_details)s::text[], %(q_payloads)s::bytea[], %(q_sources)s::text[], %(q_topics)s::text[],
+    %(q_gateways)s::text[], %(q_device_ids)s::bigint[], %(q_device_uuids)s::uuid[], %(q_indexes)s::integer[],
+    %(q_received_us)s::bigint[], %(q_identities)s::text[],
+    %(l_device_ids)s::bigint[], %(l_sources)s::text[], %(l_received)s::bigint[], %(l_returned)s::bigint[],
+    %(published)s::bigint[])
 
 -- name: find_sensors
 SELECT s.id, s.sensor_uuid::text, s.device_id, d.device_uuid::text, s.sensor_type, s.is_active,

@@ -191,6 +191,11 @@ CREATE TABLE ingest_outbox (
     after_instance integer[] NOT NULL DEFAULT '{}',
     after_outbox   bigint[] NOT NULL DEFAULT '{}'
 );
+-- A row lives for milliseconds: compressing it costs more than writing it as it is.
+ALTER TABLE ingest_outbox ALTER sensor_ids SET STORAGE EXTERNAL, ALTER "values" SET STORAGE EXTERNAL,
+    ALTER ts_us SET STORAGE EXTERNAL, ALTER sequences SET STORAGE EXTERNAL, ALTER received_us SET STORAGE EXTERNAL,
+    ALTER keys SET STORAGE EXTERNAL, ALTER classes SET STORAGE EXTERNAL, ALTER sources SET STORAGE EXTERNAL,
+    ALTER gateways SET STORAGE EXTERNAL;
 
 -- Identities of readings whose time is ours.
 CREATE TABLE ingest_event_keys (
@@ -224,8 +229,10 @@ CREATE TABLE quarantine (
     reading_index integer NOT NULL DEFAULT 0,
     received_at   timestamptz NOT NULL,
     created_at    timestamptz NOT NULL DEFAULT now(),
-    replayed_at   timestamptz
+    replayed_at   timestamptz,
+    identity      text  -- of a gateway's record: sent again, it is kept once
 );
+CREATE UNIQUE INDEX quarantine_identity ON quarantine (identity) WHERE identity IS NOT NULL;
 CREATE INDEX quarantine_created ON quarantine (created_at);
 
 -- How many quarantined rows were dropped, by device: the recount of the ledger needs them.

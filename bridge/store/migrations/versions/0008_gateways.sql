@@ -50,10 +50,6 @@ CREATE TABLE gateway_books (
     PRIMARY KEY (gateway_id, device_id, source)
 );
 
--- A gateway's quarantined record, sent again, is kept once.
-ALTER TABLE quarantine ADD COLUMN identity text;
-CREATE UNIQUE INDEX quarantine_identity ON quarantine (identity) WHERE identity IS NOT NULL;
-
 CREATE FUNCTION note_gateway() RETURNS trigger LANGUAGE plpgsql AS $body$
 BEGIN
     INSERT INTO registry_changes (kind, ref) VALUES ('gateway', '');

@@ -1,6 +1,6 @@
 """One HTTP/1.1 connection to the service, kept open between requests. h11 over asyncio's streams.
 
-Flows in: a request. Flows out: `Answer`, whole, or `ServiceAway` with what to look at. One request at a time.
+Flows in: a request; another waits. Flows out: `Answer`, whole, or `ServiceAway` with what to look at.
 docs/decisions/0010-gateway-http-client.md says why it is not a larger client.
 """
 
@@ -94,6 +94,7 @@ class ServiceClient:
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._machine = h11.Connection(h11.CLIENT)
+        self._turn = asyncio.Lock()
 
     async def request(
         self, method: str, path: str, *, headers: Mapping[str, str] | None = None, body: bytes = b""
@@ -102,16 +103,20 @@ class ServiceClient:
 
         On a connection that was kept open and is found closed it is sent again: everything we send may come twice.
         """
+        async with self._turn:
+            return await self._request(method, path, headers or {}, body)
+
+    async def _request(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
         reused = self._writer is not None
         try:
             async with asyncio.timeout(self._timeout_s):
                 try:
-                    return await self._exchange(method, path, headers or {}, body)
+                    return await self._exchange(method, path, headers, body)
                 except (ServiceAway, OSError, h11.ProtocolError):
                     if not reused:
                         raise
                     self.close()
-                    return await self._exchange(method, path, headers or {}, body)
+                    return await self._exchange(method, path, headers, body)
         except (OSError, h11.ProtocolError, TimeoutError) as error:
             self.close()
             raise _translated(error, self._timeout_s) from error

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any
 
 import psycopg
 
-from bridge.app import Pipeline, now_us
+from bridge.app import now_us
 from bridge.errors import StoreUnavailable
-from bridge.http.admission import Admission
-from bridge.http.app import Parts, build_app
-from bridge.http.gateways import GatewayDoor, add_gateway_routes
+from bridge.http.app import GatewayParts, Parts, build_app
+from bridge.http.gateway_cache import KnownGateways
 from bridge.http.ingest import Intake
 from bridge.http.keys import KeyOwner, KeyRing
 from bridge.http.server import HttpServer
 from bridge.pipeline.handover import GatewayBooks, GatewayState
 from bridge.pipeline.snapshot import Snapshot
-from bridge.pipeline.unpublished import LeftInTable
-from bridge.settings import DatabaseSettings, HttpSettings, KeySettings, LimitSettings, PipelineSettings, Settings
-from bridge.store.gateways import Gateways, code_hash, new_code, new_gateway_key
-from bridge.store.postgres import PostgresStore
+from bridge.settings import HttpSettings, KeySettings, LimitSettings
+from bridge.store import admin
+from bridge.store.gateway_secrets import new_gateway_key
 from bridge.telemetry import Metrics
 from tests.gateway_site import GATEWAY, GATEWAY_KEY, snapshot
-from tests.http_door import Key, key_of
+from tests.http_door import Key, Service, key_of, open_service
 
 
 class Info:
@@ -79,67 +75,56 @@ class FakeDirectory:
 class GatewayService:
     """A listening door."""
 
-    def __init__(self, url: str, door: GatewayDoor, keys: KeyRing) -> None:
+    def __init__(self, url: str, known: KnownGateways, keys: KeyRing) -> None:
         self.url = url
         self.port = int(url.rpartition(":")[2])
-        self.door = door
-        self.keys = keys
+        self._known = known
+        self._keys = keys
 
     def forget(self) -> None:
         """What the change feed does."""
-        self.door.forget()
-        self.keys.clear()
+        self._known.forget()
+        self._keys.clear()
 
 
 @asynccontextmanager
-async def open_gateway_door(
-    intake: Intake, directory: FakeDirectory, *, limits: LimitSettings | None = None, **http: Any
-) -> AsyncIterator[GatewayService]:
+async def open_gateway_door(intake: Intake, directory: FakeDirectory, **http: Any) -> AsyncIterator[GatewayService]:
     """A door over fakes; `http` are its settings."""
     settings = HttpSettings(port=0, **http)
     metrics = Metrics()
     keys = KeyRing(directory.find, KeySettings(negative_ttl_s=0.01), metrics, time.monotonic, now_us)
-    async with _serving(intake, directory, keys, settings, limits or LimitSettings(), metrics) as service:
-        yield service
+    known = KnownGateways(directory, time.monotonic)
 
-
-@asynccontextmanager
-async def _serving(
-    intake: Intake, directory: Any, keys: KeyRing, settings: HttpSettings, limits: LimitSettings, metrics: Metrics
-) -> AsyncIterator[GatewayService]:
     async def nothing(_: int) -> None:
         return None
 
-    app = build_app(
-        Parts(
-            http=settings,
-            limits=limits,
-            intake=intake,
-            keys=keys,
-            metrics=metrics,
-            problems=list,
-            sensor_status=nothing,
-            now=time.monotonic,
-            now_us=now_us,
-        )
+    parts = Parts(
+        http=settings,
+        limits=LimitSettings(),
+        intake=intake,
+        keys=keys,
+        metrics=metrics,
+        problems=list,
+        sensor_status=nothing,
+        now=time.monotonic,
+        now_us=now_us,
+        gateways=GatewayParts(directory, known, keys),
     )
-    admission = Admission(settings, limits, keys, metrics, time.monotonic)
-    door = GatewayDoor(directory, admission, intake, settings, metrics, time.monotonic, now_us)
-    add_gateway_routes(app, door)
-    server = HttpServer(app, settings, metrics)
+    server = HttpServer(build_app(parts), settings, metrics)
     try:
-        yield GatewayService(await server.start(), door, keys)
+        yield GatewayService(await server.start(), known, keys)
     finally:
         await server.stop(1)
 
 
-class RealService(GatewayService):
-    """Over the real pipeline and a real database, with one gateway."""
+class RealService:
+    """The service over a real database."""
 
-    def __init__(self, service: GatewayService, database: str, pipeline: Pipeline) -> None:
-        super().__init__(service.url, service.door, service.keys)
+    def __init__(self, service: Service, database: str) -> None:
+        self.url = service.url
+        self.port = service.port
         self.database = database
-        self.pipeline = pipeline
+        self.pipeline = service.pipeline
 
     def rows(self, query: str, *arguments: Any) -> list[tuple[Any, ...]]:
         with psycopg.connect(self.database, autocommit=True) as connection:
@@ -147,44 +132,17 @@ class RealService(GatewayService):
 
     def add_gateway(self, name: str = GATEWAY) -> str:
         """A gateway for every device; its one-time code."""
-        text, digest = new_code()
-        assert digest == code_hash(text)
-        self.rows("INSERT INTO gateways (name, all_devices) VALUES (%s, true) RETURNING id", name)
-        self.rows(
-            "INSERT INTO gateway_codes (code_hash, gateway_id, expires_at) "
-            "SELECT %s, id, now() + interval '1 hour' FROM gateways WHERE name = %s RETURNING 1",
-            digest,
-            name,
-        )
-        return text
+        with admin.connect(self.database) as connection:
+            return str(connection.add_gateway(name, [], everything=True, code_minutes=60)["code"])
+
+    def imbalance(self) -> list[str]:
+        """What iot-bridge ledger --verify finds."""
+        with admin.connect(self.database) as connection:
+            return connection.verify()[0]
 
 
 @asynccontextmanager
 async def open_gateway_service(database: str, **http: Any) -> AsyncIterator[RealService]:
-    """The service in this process, over a real database; `http` are its settings."""
-    settings = Settings(
-        http=HttpSettings(port=0, **http),
-        database=DatabaseSettings(url=database, connect_timeout_s=2, statement_timeout_s=10),
-        pipeline=PipelineSettings(change_poll_s=0.05, retry_max_s=0.1),
-    )
-    store = PostgresStore(settings.database, "bench")
-    await store.open()
-    pipeline = Pipeline(settings, store, LeftInTable(), Metrics())
-    gateways = Gateways(store)
-
-    async def find(hashes: Collection[str]) -> Iterable[KeyOwner]:
-        return [*await pipeline.registry.find_keys(hashes), *await gateways.find_keys(hashes)]
-
-    keys = KeyRing(find, settings.keys, pipeline.metrics, time.monotonic, now_us)
-    works = (pipeline.intake.run, partial(pipeline.every, 0.05, pipeline._follow_changes))
-    tasks = [asyncio.create_task(work()) for work in works]
-    try:
-        async with _serving(
-            pipeline.intake, gateways, keys, settings.http, LimitSettings(), pipeline.metrics
-        ) as service:
-            yield RealService(service, database, pipeline)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await store.close()
+    """The service in this process; `http` are its settings."""
+    async with open_service(database, **http) as service:
+        yield RealService(service, database)

@@ -79,7 +79,7 @@ class Page:
     def doors(self, lines: Sequence[LedgerLine]) -> None:
         """The door's own totals since this process started."""
         for line in lines:
-            row = self._row(account_of(line.device_id, source_number(line.source)))
+            row = self._row(account_of(line.device_id, source_number(Source(line.source))))
             row[_INDEX["received"]] = line.received
             row[_INDEX["returned"]] = line.returned
 

@@ -73,7 +73,9 @@ async def survive(field: Field, proxy: TcpProxy, seconds: float) -> None:
         return handed_over == books["spooled"] + books["quarantined"] == at_service and books["refused"] == 0
 
     await until(equal, 30)
-    assert await field.service.pipeline.registry.ledger_imbalance(None) == 0
+    assert field.service.imbalance() == []
+    await until(lambda: field.service.pipeline.intake.at_rest is not None, 30)
+    assert await field.service.pipeline.registry.ledger_imbalance(field.service.pipeline.store.instance) == 0
     sys.stderr.write(f"{at_rest(field)}\n")
 
 

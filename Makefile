@@ -2,8 +2,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO_SECONDS ?=
+CHAOS_SECONDS ?= 180
 
-.PHONY: install demo test soak bench check docs clean
+.PHONY: install demo test soak chaos bench check docs clean
 
 install: $(VENV)/.installed  ## only makes .venv
 
@@ -24,6 +25,10 @@ test: install  ## everything, on real servers
 soak: install  ## 200,000 readings through ten kills, and the long faults
 	@scripts/servers
 	$(BIN)/python -m pytest -q -m soak tests/acceptance
+
+chaos: install  ## CHAOS_SECONDS of a bad link between gateway and service, and a plug pulled 100 times
+	@scripts/servers
+	CHAOS_SECONDS=$(CHAOS_SECONDS) $(BIN)/python -m pytest -q -m soak tests/acceptance/test_gateway_chaos.py tests/acceptance/test_gateway.py
 
 bench: install  ## readings per second, as ratios to ceilings of the same run
 	@scripts/servers

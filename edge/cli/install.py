@@ -59,8 +59,7 @@ def uninstall(root: Root = Path("/"), json: Json = False) -> None:
 def _do(root: Path, mosquitto: bool, json: bool, *, overwrite: bool, commands: tuple[str, ...]) -> None:
     from edge import install as files
 
-    program = Path(sys.argv[0]).absolute()
-    command = program if program.name == "iot-edge" else Path(sys.executable).parent / "iot-edge"
+    command = Path(sys.executable).parent / "iot-edge"  # of the environment that runs this; not a link to it
     written = files.install(root, command, mosquitto=mosquitto, overwrite=overwrite)
     restart = (
         ("restart mosquitto",) if mosquitto and any(w.written and "mosquitto" in str(w.path) for w in written) else ()

@@ -2,8 +2,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO_SECONDS ?=
+CHAOS_SECONDS ?= 180
 
-.PHONY: install demo test soak fleet bench check docs clean
+.PHONY: install demo test soak fleet chaos bench check docs clean
 
 install: $(VENV)/.installed  ## only makes .venv
 
@@ -28,6 +29,10 @@ soak: install  ## 200,000 readings through ten kills, and the long faults; about
 fleet: install  ## 1,000 simulated devices for 5 minutes on Mosquitto: balanced books, flat memory
 	@scripts/servers
 	$(BIN)/python -m pytest -q -m soak tests/fleet
+
+chaos: install  ## CHAOS_SECONDS of a bad link between gateway and service, and a plug pulled 100 times
+	@scripts/servers
+	CHAOS_SECONDS=$(CHAOS_SECONDS) $(BIN)/python -m pytest -q -m soak tests/acceptance/test_gateway_chaos.py tests/acceptance/test_gateway.py
 
 bench: install  ## readings per second, as ratios to ceilings of the same run
 	@scripts/servers

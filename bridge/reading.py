@@ -170,6 +170,8 @@ class Reading(msgspec.Struct, frozen=True):
     key: str | None = None  # identity where ts is ours; None: sensor, ts and sequence are the identity
     fresh: bool = True  # False for retained messages: they say nothing of the device being alive
     redelivered: bool = True  # False: a first delivery, so an older row of the same `key` is another reading's
+    device_uuid: str | None = None  # of the sensor's device
+    unresolved: int | str | None = None  # the sensor as its device named it, where only the service may know it
 
     @property
     def event_id(self) -> str:

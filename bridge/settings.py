@@ -10,7 +10,7 @@ import os
 import tomllib
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_origin
+from typing import Annotated, Any, Literal, Self, TypeVar, get_origin
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import (
@@ -583,7 +583,23 @@ class _Environment(EnvSettingsSource):
             return [part.strip() for part in value.split(",")] if is_list else value
 
 
-class Settings(BaseSettings):
+class SectionedSettings(BaseSettings):
+    """Sections of keys, from a file and the environment."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment wins over the file (which `load` passes as init values)."""
+        return _Environment(settings_cls), init_settings
+
+
+class Settings(SectionedSettings):
     """Everything, one section for each part."""
 
     model_config = SettingsConfigDict(
@@ -612,24 +628,20 @@ class Settings(BaseSettings):
     ml: MlSettings = MlSettings()
     log: LogSettings = LogSettings()
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The environment wins over the file (which `load` passes as init values)."""
-        return _Environment(settings_cls), init_settings
-
 
 def load(path: Path | None) -> Settings:
     """Settings from a TOML file (optional) and the environment.
 
     Raises ConfigError with one line for each mistake: its key, the value, what is allowed.
     """
+    return read(Settings, path)
+
+
+S = TypeVar("S", bound=BaseSettings)
+
+
+def read(model: type[S], path: Path | None, *more: tuple[str, str]) -> S:
+    """`load` for any settings made of sections. `more`: ("section.key", value) that win over the file."""
     data: dict[str, Any] = {}
     if path is not None:
         try:
@@ -638,22 +650,27 @@ def load(path: Path | None) -> Settings:
             raise ConfigError([f"{path}: {error.strerror}"]) from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError([f"{path}: not TOML: {error}"]) from error
-    fields = keys()
-    problems = mistakes.unknown_variables(os.environ, ENV_PREFIX, fields)
+    for name, value in more:
+        section, _, key = name.partition(".")
+        data[section] = {**data.get(section, {}), key: value}
+    prefix = str(model.model_config.get("env_prefix"))
+    fields = keys(model)
+    problems = mistakes.unknown_variables(os.environ, prefix, fields)
+    settings: S | None = None
     try:
-        settings = Settings(**data)
+        settings = model(**data)
     except ValidationError as error:
-        variables = mistakes.variables_of(os.environ, ENV_PREFIX)
+        variables = mistakes.variables_of(os.environ, prefix)
         problems += mistakes.describe(error.errors(include_url=False), fields, variables)
-    if problems:
+    if settings is None or problems:
         raise ConfigError(problems)
     return settings
 
 
-def keys() -> dict[str, FieldInfo]:
+def keys(model: type[BaseSettings] = Settings) -> dict[str, FieldInfo]:
     """Every key ("section.key") with its field, for `config check`, the docs and the example file."""
     return {
         f"{section}.{key}": field
-        for section, outer in Settings.model_fields.items()
+        for section, outer in model.model_fields.items()
         for key, field in outer.annotation.model_fields.items()  # type: ignore[union-attr]
     }

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -15,25 +15,32 @@ from prometheus_client.metrics import MetricWrapperBase
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
+from pydantic_settings import BaseSettings
 
 from bridge.settings import ENV_PREFIX, Settings, keys
 from bridge.telemetry import Metrics
+from edge.settings import EdgeSettings
+from edge.telemetry import SiteMetrics, UplinkMetrics
 
 ROOT = Path(__file__).parent.parent
 CONFIGURATION = ROOT / "docs" / "configuration.md"
 METRICS = ROOT / "docs" / "metrics.md"
 EXAMPLE = ROOT / "config" / "bridge.toml"
+EDGE_EXAMPLE = ROOT / "config" / "edge.toml"
+EDGE_PAGE = ROOT / "docs" / "gateway-operations.md"
+EDGE_SECTIONS = ("gateway", "uplink", "page", "site", "spool")
+"""Sections that the service does not have."""
 
 _UNSET_EXAMPLES: dict[type, str] = {Path: '"/etc/iot-bridge/ca.pem"', str: '"…"', int: "1", float: "1.0"}
 
 
-def settings_tables() -> str:
-    """One Markdown table a section."""
-    return "\n".join(_section_table(section) for section in Settings.model_fields)
+def settings_tables(settings: type[BaseSettings] = Settings, sections: Collection[str] = ()) -> str:
+    """One Markdown table a section; of these sections, or of all."""
+    return "\n".join(_section_table(settings, section) for section in sections or settings.model_fields)
 
 
-def _section_table(section: str) -> str:
-    model: Any = Settings.model_fields[section].annotation
+def _section_table(settings: type[BaseSettings], section: str) -> str:
+    model: Any = settings.model_fields[section].annotation
     lines = [f"### {section}", ""]
     if model.__doc__:
         lines += [model.__doc__.strip().splitlines()[0], ""]
@@ -103,13 +110,29 @@ def _toml(value: Any) -> str:
 
 
 def example_file() -> str:
-    """config/bridge.toml: every setting, commented out, with its default."""
-    lines = [
+    """config/bridge.toml."""
+    return _example_file(
+        Settings,
         "# Settings of iot-bridge. Every line that is commented out shows its default: take the # away to change it.",
         "# Each key can also be set in the environment, which wins: http.port is " + f"{ENV_PREFIX}HTTP__PORT.",
         "# Check with: iot-bridge config check --config bridge.toml",
-    ]
-    for section, outer in Settings.model_fields.items():
+    )
+
+
+def edge_example_file() -> str:
+    """config/edge.toml."""
+    return _example_file(
+        EdgeSettings,
+        "# Settings of iot-edge. Every line that is commented out shows its default: take the # away to change it.",
+        "# Each key can also be set in the environment, which wins: http.port is IOT_EDGE_HTTP__PORT.",
+        "# Check with: iot-edge check --config edge.toml",
+    )
+
+
+def _example_file(settings: type[BaseSettings], *head: str) -> str:
+    """Every setting, commented out, with its default."""
+    lines = list(head)
+    for section, outer in settings.model_fields.items():
         model: Any = outer.annotation
         lines += ["", f"[{section}]"]
         for key, field in model.model_fields.items():
@@ -128,9 +151,10 @@ def uncommented(example: str) -> str:
     return re.sub(r"^# (\w+ = )", r"\1", example, flags=re.MULTILINE)
 
 
-def metric_rows() -> list[tuple[str, str, str, str]]:
+def metric_rows(*groups: object) -> list[tuple[str, str, str, str]]:
     """(name as Prometheus shows it, type, labels, help) of every metric of ours, sorted by name."""
-    found = [metric for metric in vars(Metrics()).values() if isinstance(metric, MetricWrapperBase)]
+    parts = [part for group in groups or (Metrics(),) for part in vars(group).values()]
+    found = [metric for metric in parts if isinstance(metric, MetricWrapperBase)]
     rows = []
     for metric in found:
         (family,) = metric.describe()
@@ -139,10 +163,10 @@ def metric_rows() -> list[tuple[str, str, str, str]]:
     return sorted(rows)
 
 
-def metrics_table() -> str:
+def metrics_table(*groups: object) -> str:
     """One Markdown table."""
     lines = ["| metric | type | labels | meaning |", "| --- | --- | --- | --- |"]
-    for name, kind, labels, text in metric_rows():
+    for name, kind, labels, text in metric_rows(*groups):
         lines.append(f"| `{name}` | {kind} | {labels} | {text} |")
     return "\n".join(lines) + "\n"
 
@@ -162,6 +186,14 @@ def write() -> None:
     METRICS.write_text(with_part(METRICS.read_text(), "metrics", metrics_table()))
     EXAMPLE.parent.mkdir(exist_ok=True)
     EXAMPLE.write_text(example_file())
+    EDGE_EXAMPLE.write_text(edge_example_file())
+    EDGE_PAGE.write_text(edge_page(EDGE_PAGE.read_text()))
+
+
+def edge_page(page: str) -> str:
+    """docs/gateway-operations.md with the tables of the gateway's own settings and metrics."""
+    page = with_part(page, "settings", settings_tables(EdgeSettings, EDGE_SECTIONS))
+    return with_part(page, "metrics", metrics_table(UplinkMetrics(), SiteMetrics()))
 
 
 def environment_name(key: str) -> str:
@@ -169,7 +201,17 @@ def environment_name(key: str) -> str:
     return f"{ENV_PREFIX}{key.replace('.', '__').upper()}"
 
 
-__all__ = ["environment_name", "example_file", "keys", "metric_rows", "uncommented", "with_part", "write"]
+__all__ = [
+    "edge_example_file",
+    "edge_page",
+    "environment_name",
+    "example_file",
+    "keys",
+    "metric_rows",
+    "uncommented",
+    "with_part",
+    "write",
+]
 
 if __name__ == "__main__":
     write()

@@ -217,6 +217,8 @@ class TcpProxy:
         """Every piece, in either direction, is held back for as long."""
         self.refuse = False
         """New connections are closed at once."""
+        self.corrupt: Callable[[bytes], bytes] = lambda data: data
+        """What becomes of every piece."""
         self.accepted = 0
 
     def in_place_of(self, database: str) -> str:
@@ -301,7 +303,7 @@ class TcpProxy:
                 if self.delay_s:
                     await asyncio.sleep(self.delay_s)
                 await gate.wait()
-                writer.write(data)
+                writer.write(self.corrupt(data))
                 await writer.drain()
             writer.write_eof()
 

@@ -93,19 +93,30 @@ class EmbeddedStack:
         return str(self._postgres.get_uri())
 
     def _start_mqtt(self, port: int) -> str:
-        port = port or free_port()
-        if _listens(port):
-            raise ConfigError([f"mqtt.port = {port}: something listens there already; choose another, or 0"])
-        program = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-        if program is not None:
-            folder = self._dir / "mosquitto"
-            folder.mkdir(exist_ok=True)
-            command = [program, "-c", str(write_mosquitto_conf(folder, port))]
-        else:
-            command = [sys.executable, "-m", "bridge.embedded.amqtt_broker", str(port)]
-        self._children.append(start_child("mqtt", command, self._dir))
-        _wait_port(port, "the MQTT broker", self._dir / "mqtt.log")
-        return f"mqtt://127.0.0.1:{port}"
+        child, url = start_mqtt(self._dir, port)
+        self._children.append(child)
+        return url
+
+
+def start_mqtt(data_dir: Path, port: int) -> tuple[Child, str]:
+    """An MQTT broker on loopback, with its URL. Port 0 takes a free one. Raises ConfigError, Unavailable."""
+    port = port or free_port()
+    if _listens(port):
+        raise ConfigError([f"mqtt.port = {port}: something listens there already; choose another, or 0"])
+    program = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if program is not None:
+        folder = data_dir / "mosquitto"
+        folder.mkdir(exist_ok=True)
+        command = [program, "-c", str(write_mosquitto_conf(folder, port))]
+    else:
+        command = [sys.executable, "-m", "bridge.embedded.amqtt_broker", str(port)]
+    child = start_child("mqtt", command, data_dir)
+    try:
+        _wait_port(port, "the MQTT broker", data_dir / "mqtt.log")
+    except Unavailable:
+        child.stop()
+        raise
+    return child, f"mqtt://127.0.0.1:{port}"
 
 
 @contextmanager
@@ -240,4 +251,12 @@ def _wait_port(port: int, what: str, log_file: Path) -> None:
         time.sleep(0.02)
 
 
-__all__ = ["EmbeddedStack", "attached", "free_port", "redis_command", "running_urls", "write_mosquitto_conf"]
+__all__ = [
+    "EmbeddedStack",
+    "attached",
+    "free_port",
+    "redis_command",
+    "running_urls",
+    "start_mqtt",
+    "write_mosquitto_conf",
+]

@@ -295,10 +295,12 @@ class Link:
         if self._wire is not None:
             self._wire.acknowledge(mid, qos)
 
-    def publish(self, topic: str, payload: bytes) -> None:
-        """At QoS 0, which may be lost; while we are not connected it is."""
-        if self._wire is not None and self.connected.is_set():
-            self._wire.publish(topic, payload)
+    def publish(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False) -> bool:
+        """Send now or not at all: False while we are not connected, or the broker does not keep up."""
+        if self._wire is None or not self.connected.is_set() or self._wire.backed_up:
+            return False
+        self._wire.publish(topic, payload, qos=qos, retain=retain)
+        return True
 
     def stop_reading(self) -> None:
         """There is no room for more."""

@@ -99,6 +99,10 @@ class MqttSession:
         """Connect, and connect again, for ever. Returns after `close`."""
         await self._link.run()
 
+    def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool) -> bool:
+        """Send to the broker; False where it cannot go out at once: nothing waits here for a connection."""
+        return self._link.publish(topic, payload, qos=qos, retain=retain)
+
     def pause(self) -> None:
         """Take nothing more in; what is settled is still acknowledged."""
         self._link.pause()

@@ -133,6 +133,11 @@ class Wire:
     def unsubscribe(self, filters: Sequence[str]) -> int | None:
         return self._client.unsubscribe(list(filters))[1]
 
+    @property
+    def backed_up(self) -> bool:
+        """Whether the broker has not taken what was sent before."""
+        return bool(self._client.want_write())
+
     def publish(
         self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False, expiry_s: int | None = None
     ) -> int:

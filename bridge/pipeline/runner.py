@@ -72,7 +72,10 @@ class _Doubt:
 
 
 class Intake:
-    """The pipeline of one process. `run` must be running for anything to be settled."""
+    """The pipeline of one process. `run` must be running for anything to be settled.
+
+    `keep_unknown`: a sensor that cannot be resolved here is stored as unresolved, not quarantined (a gateway).
+    """
 
     def __init__(
         self,
@@ -85,6 +88,7 @@ class Intake:
         metrics: Metrics,
         random: Random,
         now_us: Callable[[], int],
+        keep_unknown: bool = False,
     ) -> None:
         self._resolver = resolver
         self._store = store
@@ -94,7 +98,7 @@ class Intake:
         self._metrics = metrics
         self._random = random
         self._now_us = now_us
-        self._validator = Validator(settings)
+        self._validator = Validator(settings, keep_unknown=keep_unknown)
         self._ledger = DoorLedger()
         self._waiting: deque[Delivery] = deque()
         self._ready: deque[Entry] = deque()

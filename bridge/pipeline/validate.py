@@ -15,48 +15,45 @@ from bridge.settings import PipelineSettings
 
 
 class Validator:
-    """The rules of one configuration."""
+    """The rules of one configuration.
 
-    def __init__(self, settings: PipelineSettings) -> None:
+    `keep_unknown` is for a gateway, whose registry may be behind: a sensor that it does not know is
+    the service's to resolve or refuse.
+    """
+
+    def __init__(self, settings: PipelineSettings, *, keep_unknown: bool = False) -> None:
+        self._keep_unknown = keep_unknown
         self._limits: Mapping[str, tuple[float, float]] = settings.limits
         self._ahead_us = int(settings.max_ahead_s * 1_000_000)
         self._behind_us = int(settings.max_behind_s * 1_000_000)
 
     def check(self, draft: Draft, sensor: Sensor | None, delivery: Delivery) -> Reading | Refusal:
         """The reading that `draft` becomes, or why it will not be stored."""
-        problem = self._sensor_problem(draft, sensor, delivery)
-        if sensor is None or problem is not None:
-            if sensor is None and isinstance(draft.sensor, ExternalId):
-                problem = _unmapped(draft.sensor)
-            return Refusal(draft.index, *(problem or _UNKNOWN))
+        if sensor is None:
+            return self._unknown(draft, delivery)
         value = draft.value if delivery.in_unit else _in_unit(draft.value, sensor)
-        problem = self._value_problem(value, sensor)
+        problem = self._sensor_problem(draft, sensor, delivery) or self._value_problem(value, sensor)
         if problem is None and draft.ts_us is not None:
             problem = self._time_problem(draft.ts_us, delivery.received_us)
         if problem is not None:
             return Refusal(draft.index, *problem)
-        key = delivery.identity
-        if key is None and draft.ts_us is None:
-            key = _key(draft, sensor, delivery)
-        quality = delivery.ts_quality or (TsQuality.SERVER if draft.ts_us is None else TsQuality.DEVICE)
-        return Reading(
-            sensor_id=sensor.sensor_id,
-            value=value,
-            ts_us=delivery.received_us if draft.ts_us is None else draft.ts_us,
-            received_us=delivery.received_us,
-            device_id=sensor.device_id,
-            sensor_type=sensor.sensor_type,
-            source=delivery.source,
-            sequence=draft.sequence,
-            gateway=delivery.gateway,
-            ts_quality=quality,
-            key=key,
-            fresh=not delivery.retained,
-            redelivered=delivery.redelivered or draft.key is not None,
-        )
+        return _reading(draft, sensor, delivery, value)
 
-    def _sensor_problem(self, draft: Draft, sensor: Sensor | None, delivery: Delivery) -> tuple[Code, str] | None:
-        if sensor is None or draft.sensor_uuid not in (None, sensor.sensor_uuid):
+    def _unknown(self, draft: Draft, delivery: Delivery) -> Reading | Refusal:
+        """A reading for the service to resolve, on the sender's device alone; or a refusal."""
+        device_uuid = delivery.device_uuid or delivery.packet.device_uuid
+        if not self._keep_unknown or delivery.packet.device_uuid not in (None, device_uuid):
+            known_as = _unmapped(draft.sensor) if isinstance(draft.sensor, ExternalId) else _UNKNOWN
+            return Refusal(draft.index, *known_as)
+        problem = None if draft.ts_us is None else self._time_problem(draft.ts_us, delivery.received_us)
+        if problem is not None:
+            return Refusal(draft.index, *problem)
+        named = draft.sensor.text if isinstance(draft.sensor, ExternalId) else draft.sensor
+        stand_in = Sensor(0, str(named), delivery.device_id, device_uuid or "", "")
+        return _reading(draft, stand_in, delivery, draft.value, unresolved=named)
+
+    def _sensor_problem(self, draft: Draft, sensor: Sensor, delivery: Delivery) -> tuple[Code, str] | None:
+        if draft.sensor_uuid not in (None, sensor.sensor_uuid):
             return _UNKNOWN
         # A sensor of another device is not told apart from one that does not exist: the answer
         # must not say which UUIDs are registered.
@@ -105,10 +102,36 @@ def _in_unit(value: float, sensor: Sensor) -> float:
     return float(f"{value * sensor.unit_factor + sensor.unit_offset:.12g}")
 
 
+def _reading(
+    draft: Draft, sensor: Sensor, delivery: Delivery, value: float, *, unresolved: int | str | None = None
+) -> Reading:
+    key = delivery.identity
+    if key is None and draft.ts_us is None:
+        key = _key(draft, sensor, delivery)
+    return Reading(
+        sensor_id=sensor.sensor_id,
+        value=value,
+        ts_us=delivery.received_us if draft.ts_us is None else draft.ts_us,
+        received_us=delivery.received_us,
+        device_id=sensor.device_id,
+        sensor_type=sensor.sensor_type,
+        source=delivery.source,
+        sequence=draft.sequence,
+        gateway=delivery.gateway,
+        ts_quality=delivery.ts_quality or (TsQuality.SERVER if draft.ts_us is None else TsQuality.DEVICE),
+        key=key,
+        fresh=not delivery.retained,
+        redelivered=delivery.redelivered or draft.key is not None,
+        device_uuid=sensor.device_uuid or None,
+        unresolved=unresolved,
+    )
+
+
 def _key(draft: Draft, sensor: Sensor, delivery: Delivery) -> str | None:
     """The identity of a reading whose time is ours, by what its sender gave."""
     if draft.key is not None:
-        digest = blake2b(f"{sensor.sensor_id}\0{draft.key}".encode(errors="surrogatepass"), digest_size=16)
+        name = sensor.sensor_id or f"{sensor.device_uuid}\0{sensor.sensor_uuid}"  # 0: not resolved yet
+        digest = blake2b(f"{name}\0{draft.key}".encode(errors="surrogatepass"), digest_size=16)
         return f"d-{digest.hexdigest()}"
     if delivery.key is not None:
         return f"{delivery.key}-{draft.index}"

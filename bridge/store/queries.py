@@ -1,4 +1,4 @@
-"""Named queries, read from `sql/*.sql`. A query begins with `-- name: its_name`."""
+"""Named queries, read from `.sql` files. A query begins with `-- name: its_name`. Imports no driver."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import re
 from pathlib import Path
 
 _NAME = re.compile(r"^-- name: (\w+)\s*$", re.MULTILINE)
+_OURS = Path(__file__).parent / "sql"
 
 
-def load(file: str) -> dict[str, str]:
-    """The queries of `sql/<file>.sql`, by name."""
-    text = (Path(__file__).parent / "sql" / f"{file}.sql").read_text()
+def load(file: str, folder: Path = _OURS) -> dict[str, str]:
+    """The queries of `<folder>/<file>.sql`, by name."""
+    text = (folder / f"{file}.sql").read_text()
     parts = _NAME.split(text)
     return {name: body.strip().rstrip(";") for name, body in zip(parts[1::2], parts[2::2], strict=True)}

@@ -106,7 +106,7 @@ class FakeOutbox:
 class Bench:
     """A running pipeline over a fake store."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, keep_unknown: bool = False) -> None:
         self.store = FakeStore()
         self.outbox = FakeOutbox()
         self.clock = 0.0
@@ -122,6 +122,7 @@ class Bench:
             metrics=metrics,
             random=Random(1),
             now_us=lambda: NOW_US,
+            keep_unknown=keep_unknown,
         )
 
     def now(self) -> float:
@@ -397,3 +398,41 @@ async def test_cache_counts_each_look_up_once(bench: Bench) -> None:
         return bench.metrics.registry.get_sample_value("iot_bridge_cache_total", {"cache": "sensor", "result": result})
 
     assert (counted("hit"), counted("miss")) == (2, 3)
+
+
+@asynccontextmanager
+async def gateway() -> AsyncIterator[Bench]:
+    """A pipeline that leaves unknown sensors to the service."""
+    async with running(Bench(keep_unknown=True)) as bench:
+        yield bench
+
+
+async def test_unknown_sensor_is_kept_unresolved_on_a_gateway() -> None:
+    async with gateway() as bench:
+        receipts = await bench.send(draft(0), draft(1, sensor=999), draft(2, sensor=999, ts_us=NOW_US + 301_000_000))
+        assert outcomes(receipts) == [Outcome.STORED, Outcome.STORED, Outcome.QUARANTINED]
+        known, unknown = bench.store.batches[-1].readings
+        assert (known.sensor_id, known.unresolved, known.device_uuid) == (1, None, "dev")
+        assert (unknown.sensor_id, unknown.unresolved, unknown.device_uuid) == (0, 999, None)
+
+
+async def test_unknown_sensor_goes_with_its_sender_alone() -> None:
+    async with gateway() as bench:
+        for packet_device, code in ((None, None), ("dev", None), ("another", Code.UNKNOWN_SENSOR)):
+            settled: list[Receipt] = []
+            packet = Packet((draft(sensor=999, ts_us=NOW_US + len(bench.store.batches)),), device_uuid=packet_device)
+            bench.intake.offer(
+                Delivery(packet, Source.MQTT, b"{}", NOW_US, settled.extend, device_uuid="dev", device_id=7)
+            )
+            await eventually(lambda settled=settled: bool(settled))  # type: ignore[misc]
+            assert settled[0].code == code
+        reading = bench.store.batches[0].readings[0]
+        assert (reading.device_uuid, reading.device_id, reading.unresolved) == ("dev", 7, 999)
+
+
+async def test_sensor_of_another_device_is_refused_on_a_gateway_too() -> None:
+    async with gateway() as bench:
+        settled: list[Receipt] = []
+        bench.intake.offer(Delivery(Packet((draft(),)), Source.HTTP, b"{}", NOW_US, settled.extend, device_uuid="x"))
+        await eventually(lambda: bool(settled))
+        assert settled[0].code == Code.UNKNOWN_SENSOR

@@ -1,0 +1,285 @@
+"""All wiring of the gateway. Reads top to bottom; stops in order.
+
+settings ─► clock, registry ─► spool ─► pipeline ─► doors
+                                  └──► uplink, once it is enrolled
+stop: doors ─► drain the pipeline ─► uplink ─► the spool
+
+Nothing here waits for a network: devices are served from the first second, whatever the uplink does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import msgspec
+import structlog
+import uvloop
+
+from bridge import logs
+from bridge.broker.memory import MemoryBroker
+from bridge.embedded.children import Child
+from bridge.embedded.stack import start_mqtt
+from bridge.errors import ConfigError, StoreUnavailable
+from bridge.http.server import HttpServer
+from bridge.mqtt.session import MqttSession
+from bridge.pipeline.resolve import Resolver
+from bridge.pipeline.runner import Intake
+from bridge.telemetry import Metrics
+from edge import files
+from edge.clock import host_clock
+from edge.limits import Alarms, LocalJudge
+from edge.page import App, Front
+from edge.registry import Registry
+from edge.settings import EdgeSettings
+from edge.site import Site
+from edge.spool import Spool
+from edge.status import Parts, document, gateway_state
+from edge.supervise import Work, running, supervised
+from edge.systemd import Notifier
+from edge.telemetry import SiteMetrics, SpoolMetrics, UplinkMetrics
+from edge.way import Way
+
+log = structlog.get_logger("app")
+
+CLOCK_EVERY_S = 1.0
+BROKER_WAIT_S = 1.0
+"""How long `ready` waits for the MQTT broker; it may well be away, and then nothing waits."""
+RUNNING_FILE = "running.json"
+
+
+class Gateway:
+    """Everything but the doors: made, not yet running."""
+
+    def __init__(self, settings: EdgeSettings) -> None:
+        self.settings = settings
+        data_dir = settings.gateway.data_dir
+        self.metrics = metrics = Metrics()
+        self.clock = host_clock(assume_set=settings.gateway.trust_clock)
+        self.registry = Registry(data_dir / "registry.json")
+        self.spool = Spool(
+            settings.spool,
+            self.clock,
+            SpoolMetrics(metrics.registry),
+            judge=LocalJudge(lambda: self.registry.thresholds),
+        )
+        self.way = Way(
+            settings.uplink,
+            data_dir,
+            self.spool,
+            self.registry,
+            UplinkMetrics(metrics.registry),
+            state=lambda: gateway_state(self.clock, self.spool, data_dir),
+            now_us=self.clock.now_us,
+            direct=settings,
+        )
+        self.alarms = Alarms(self.way.name or "gateway", lambda: self.registry.thresholds)
+        self.broker = MemoryBroker(settings.broker, metrics)
+        self.site = Site(
+            self.way.name or "gateway",
+            self.broker,
+            self.registry,
+            self.alarms,
+            settings.site,
+            SiteMetrics(metrics.registry),
+        )
+        self.resolver = Resolver(self.registry, settings.pipeline, metrics, time.monotonic)
+        self.intake = Intake(
+            resolver=self.resolver,
+            store=self.spool,
+            outbox=self.site,
+            instance=1,
+            settings=settings.pipeline,
+            metrics=metrics,
+            random=Random(),
+            now_us=self.clock.now_us,
+            keep_unknown=True,
+        )
+        self.forget_keys: Callable[[], None] = lambda: None
+        self.registry.changed = self._registry_changed
+
+    def works(self) -> dict[str, Work]:
+        """What runs beside the doors."""
+        return {
+            "clock": self._follow_clock,
+            "spool": self.spool.run,
+            "pipeline": self.intake.run,
+            "site": self.site.run,
+            "uplink": self.way.run,
+        }
+
+    def _registry_changed(self) -> None:
+        self.resolver.clear()
+        self.forget_keys()
+        self.site.forget_unknown()
+
+    async def _follow_clock(self) -> None:
+        while True:
+            self.clock.check()
+            await asyncio.sleep(CLOCK_EVERY_S)
+
+
+def run(settings: EdgeSettings, *, embedded_broker: bool) -> int:
+    """Run the gateway until SIGTERM or SIGINT. Returns the exit code. Raises ConfigError."""
+    logs.configure(settings.log)
+    data_dir = settings.gateway.data_dir
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        settings.spool.path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError([f"gateway.data_dir = {data_dir}: {error.strerror}"]) from error
+    broker: Child | None = None
+    try:
+        if embedded_broker and not settings.mqtt.url:
+            broker, url = start_mqtt(data_dir.resolve(), settings.mqtt.port)
+            settings = settings.model_copy(update={"mqtt": settings.mqtt.model_copy(update={"url": url})})
+        return uvloop.run(_run(settings))
+    finally:
+        if broker is not None:
+            broker.stop()
+
+
+async def _run(settings: EdgeSettings) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    notifier = Notifier(os.environ)
+    gateway = Gateway(settings)
+    gateway.way.load()
+    with suppress(StoreUnavailable):  # it is tried again with each reading; the doors say 503 meanwhile
+        await gateway.spool.open()
+    try:
+        async with running({**gateway.works(), "watchdog": notifier.watch}):
+            await _run_doors(gateway, stop, notifier)
+            if not await gateway.intake.drain(settings.gateway.shutdown_s * 0.4):
+                log.warning("not_drained", readings=gateway.intake.queued)
+    finally:
+        await gateway.spool.close()
+    log.info("stopped")
+    return 0
+
+
+async def _run_doors(gateway: Gateway, stop: asyncio.Event, notifier: Notifier) -> None:
+    settings = gateway.settings
+    mqtt = _mqtt_door(gateway) if settings.mqtt.enabled and settings.mqtt.url else None
+    gateway.site.mqtt = mqtt
+    http = _http_front(gateway, mqtt) if settings.http.enabled or settings.page.enabled else None
+    session: asyncio.Task[None] | None = None
+    urls: dict[str, str] = {}
+    try:
+        if http is not None:
+            urls["http"] = await http.start()
+        if mqtt is not None:
+            session = asyncio.create_task(supervised("mqtt", mqtt.run), name="mqtt")
+            urls["mqtt"] = mqtt.address
+            await _first(mqtt.wait_connected(), stop.wait(), asyncio.sleep(BROKER_WAIT_S))
+        _note(settings.gateway.data_dir, urls)
+        notifier.tell("READY=1")
+        sys.stdout.write(" ".join(["ready", *(f"{name}={url}" for name, url in urls.items())]) + "\n")
+        sys.stdout.flush()
+        await stop.wait()
+    finally:
+        log.info("stopping")
+        notifier.tell("STOPPING=1")
+        await _close_doors(gateway, http, mqtt, session)
+
+
+async def _close_doors(
+    gateway: Gateway, http: HttpServer | None, mqtt: MqttSession | None, session: asyncio.Task[None] | None
+) -> None:
+    """Stop taking in; then let what is taken in be settled and acknowledged."""
+    deadline_s = gateway.settings.gateway.shutdown_s
+    if mqtt is not None:
+        mqtt.pause()
+    if http is not None:
+        await http.stop(deadline_s * 0.3)
+    await gateway.intake.drain(deadline_s * 0.3)
+    if mqtt is not None and session is not None:
+        await mqtt.close(deadline_s * 0.1)
+        session.cancel()
+        await asyncio.gather(session, return_exceptions=True)
+
+
+def _mqtt_door(gateway: Gateway) -> MqttSession:
+    settings = gateway.settings.mqtt
+    client_id = settings.client_id or f"iot-edge-{gateway.way.name or 'gateway'}"
+    return MqttSession(settings, client_id, gateway.intake, gateway.metrics, Random(), gateway.clock.now_us)
+
+
+def _http_front(gateway: Gateway, mqtt: MqttSession | None) -> HttpServer:
+    settings, way = gateway.settings, gateway.way
+    parts = Parts(
+        clock=gateway.clock,
+        registry=gateway.registry,
+        outlet=gateway.spool,
+        site=gateway.site,
+        alarms=gateway.alarms,
+        metrics=gateway.metrics,
+        data_dir=settings.gateway.data_dir,
+        name=lambda: way.name,
+        uplink=way.status,
+        registry_problem=lambda: way.registry_problem,
+        mqtt_problem=lambda: "off" if mqtt is None else mqtt.problem,
+        store_problem=lambda: gateway.intake.problem,
+    )
+    door = _door_app(gateway, mqtt) if settings.http.enabled else None
+    front = Front(partial(document, parts), gateway.metrics.registry, page=settings.page.enabled, door=door)
+    return HttpServer(front, settings.http, gateway.metrics)
+
+
+def _door_app(gateway: Gateway, mqtt: MqttSession | None) -> App:
+    """The service's own door, over the spool. It costs 8 MB, so only who wants it loads it."""
+    from bridge.http import app as door
+    from bridge.http.keys import KeyRing
+
+    settings = gateway.settings
+    keys = KeyRing(gateway.registry.find_keys, settings.keys, gateway.metrics, time.monotonic, gateway.clock.now_us)
+    gateway.forget_keys = keys.clear
+
+    def degraded() -> list[str]:
+        found = {"uplink": gateway.way.status().problem, "mqtt": mqtt.problem if mqtt is not None else ""}
+        return [f"{name}: {problem}" for name, problem in found.items() if problem]
+
+    async def sensor_status(sensor_id: int) -> dict[str, Any] | None:
+        return gateway.site.status_of(sensor_id)
+
+    return door.build_app(
+        door.Parts(
+            http=settings.http,
+            limits=settings.limits,
+            intake=gateway.intake,
+            keys=keys,
+            metrics=gateway.metrics,
+            problems=lambda: [gateway.intake.problem] if gateway.intake.problem else [],
+            degraded=degraded,
+            sensor_status=sensor_status,
+            now=time.monotonic,
+            now_us=gateway.clock.now_us,
+        )
+    )
+
+
+def _note(data_dir: Path, urls: dict[str, str]) -> None:
+    """Where this process is, for commands."""
+    with suppress(OSError):
+        files.replace(data_dir / RUNNING_FILE, msgspec.json.encode({"pid": os.getpid(), **urls}), mode=0o644)
+
+
+async def _first(*works: Coroutine[Any, Any, Any] | Awaitable[Any]) -> None:
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

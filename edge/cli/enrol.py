@@ -1,0 +1,58 @@
+"""`iot-edge enrol`: a one-time code for a name and a key."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Annotated
+
+import typer
+
+from edge.cli.console import Config, Json, load_settings, show
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(enrol)
+
+
+def enrol(
+    url: Annotated[str, typer.Argument(help="The service, such as https://iot.example.com")],
+    code: Annotated[str, typer.Argument(help="The code of iot-bridge gateway add, such as ABCD-EFGH-JKMN")],
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Tie this gateway to the service. A gateway that runs takes it up within seconds; what it has spooled stays.
+
+    Example: iot-edge enrol https://iot.example.com ABCD-EFGH-JKMN
+    """
+    from bridge.errors import ConfigError
+    from edge import enrolment
+    from edge.client import ServiceClient, parse_url, tls_context
+    from edge.link import LinkDenied, LinkRefused
+    from edge.link import enrol as ask
+    from edge.status import VERSION
+
+    settings = load_settings(config)
+    address = parse_url(url)
+    client = ServiceClient(address, tls_context(settings.uplink.ca_file) if address.tls else None, 30)
+
+    async def asked() -> tuple[str, str]:
+        try:
+            made = await ask(client, code, VERSION)
+        finally:
+            client.close()
+        return made.name, made.gateway_key
+
+    folder = settings.gateway.data_dir
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        name, key = asyncio.run(asked())
+        path = enrolment.write(folder, enrolment.Enrolment(url, name, key, time.time()))
+    except OSError as error:
+        raise ConfigError([f"{folder}: {error.strerror}; run this as root"]) from error
+    except (LinkDenied, LinkRefused) as error:
+        raise ConfigError([error.detail]) from error
+    if json:
+        show({"gateway": name, "url": url, "file": str(path)})
+    else:
+        print(f"this is gateway {name} of {url} now; its key stands in {path}")

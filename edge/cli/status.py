@@ -1,0 +1,136 @@
+"""`iot-edge status`: how the running gateway is."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+
+from bridge.errors import BridgeError, ConfigError, Unavailable
+from edge.cli import console
+from edge.cli.console import Config, Json, load_settings, show
+
+if TYPE_CHECKING:
+    from edge.settings import EdgeSettings
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(status)
+
+
+class NotRunning(Unavailable):
+    """There is no gateway to ask."""
+
+    code = "not_running"
+
+
+def status(
+    config: Config = None,
+    json: Json = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Again every two seconds, until Ctrl-C.")] = False,
+) -> None:
+    """Show uplink, backlog, devices, rejections, disk. Exit code 1 where something needs a look.
+
+    Example: iot-edge status --watch
+    """
+    settings = load_settings(config)
+    while True:
+        try:
+            found = asyncio.run(ask(settings))
+        except BridgeError:
+            if not watch:
+                raise
+            found = {}
+        if json:
+            show(found)
+        else:
+            print("\033[2J\033[H" if watch else "", end="")
+            _print(found)
+        if not watch:
+            raise SystemExit(console.FAILED if problems(found) else console.OK)
+        try:
+            time.sleep(2)
+        except KeyboardInterrupt:
+            raise SystemExit(console.OK) from None
+
+
+async def ask(settings: EdgeSettings) -> dict[str, Any]:
+    """The document of the gateway that runs with these settings. Raises NotRunning."""
+    from edge.app import RUNNING_FILE
+    from edge.client import ServiceAway, ServiceClient, parse_url
+
+    if not settings.page.enabled:
+        raise ConfigError(["page.enabled = false: there is nothing to ask"])
+    file = settings.gateway.data_dir / RUNNING_FILE
+    url = _noted(file) or f"http://127.0.0.1:{settings.http.port}"
+    client = ServiceClient(parse_url(url), None, 10)
+    try:
+        answer = await client.request("GET", "/status.json")
+        document: dict[str, Any] = msgspec.json.decode(answer.body)
+    except (ServiceAway, msgspec.DecodeError):
+        advice = "look at: systemctl status iot-edge; journalctl -u iot-edge"
+        raise NotRunning(f"no gateway answers at {url}; {advice}") from None
+    finally:
+        client.close()
+    return document
+
+
+def problems(found: dict[str, Any]) -> list[str]:
+    """What needs a look."""
+    parts = {
+        "uplink": found["uplink"]["problem"],
+        "spool": found["spool"]["problem"],
+        "mqtt": found["mqtt"]["problem"].removeprefix("off"),
+        "registry": found["registry"]["problem"],
+        "clock": "" if found["clock"]["set"] else "not set",
+    }
+    return [f"{name}: {text}" for name, text in parts.items() if text]
+
+
+def _noted(file: Path) -> str:
+    """Where the gateway that runs says it is; one that listens everywhere is asked over the loopback."""
+    try:
+        url = str(msgspec.json.decode(file.read_bytes()).get("http", ""))
+    except (OSError, msgspec.DecodeError, AttributeError):
+        return ""
+    return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+
+
+def _print(found: dict[str, Any]) -> None:
+    if not found:
+        print("no gateway answers")
+        return
+    uplink, spool = found["uplink"], found["spool"]
+    backlog = f"{spool['records']} readings"
+    if spool["records"] and spool["oldest_s"] is not None:
+        backlog += f", the oldest {console.age(spool['oldest_s'])} old"
+    if uplink["backlog"]:
+        eta = uplink["eta_s"]
+        backlog += ", not shrinking" if eta is None else f", gone in {console.age(eta)}"
+    heard = [device for device in found["devices"] if device["heard_s"] is not None]
+    console.lines(
+        {
+            "gateway": f"{found['gateway'] or 'not enrolled'}, version {found['version']}",
+            "uplink": f"up, for {console.age(uplink['since_s'])}" if uplink["up"] else uplink["problem"],
+            "backlog": backlog,
+            "spool": spool["problem"] or f"{console.size(spool['used_bytes'])} of {console.size(spool['limit_bytes'])}",
+            "mqtt": found["mqtt"]["problem"] or "connected",
+            "clock": "set" if found["clock"]["set"] else "not set yet; times are corrected once it is",
+            "disk free": console.size(found["disk_free_bytes"]),
+            "temperature": "?" if found["temperature_c"] is None else f"{found['temperature_c']:.0f} °C",
+            "devices": f"{len(heard)} heard of {len(found['devices'])}",
+            "rejected": ", ".join(f"{code} {count}" for code, count in found["rejected"].items()) or "nothing",
+            "alerts": len(found["alerts"]),
+        }
+    )
+    if found["devices"]:
+        print()
+        console.table(
+            [("device", "last heard"), *((row["name"], console.age(row["heard_s"])) for row in found["devices"])]
+        )
+    for refused in uplink["refused"][-5:]:
+        print(f"the service refused record {refused['id']}: {refused['code']}: {refused['detail']}")

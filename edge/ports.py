@@ -1,0 +1,96 @@
+"""The seams of the gateway: every Protocol its parts are handed. Imports only domain types.
+
+The doors and the pipeline see the spool as a `bridge.pipeline.ports.Store`; the uplink sees it as an
+`Outlet`. Implementations do not inherit from these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from bridge.reading import Reading
+from edge.record import Backlog, LedgerTotals, Record, Settlement
+
+
+class Outlet(Protocol):
+    """The way out of the spool.
+
+    Lanes are ranges of ids. The uplink notes `backlog().newest_id` when it comes up: what is above it
+    is the live lane, what is at or below it the backlog lane. Each lane has a cursor, the highest id read; after
+    a failure the cursor goes back, and what was not acknowledged is read again.
+
+    What is recovered from a damaged spool comes back under the ids it had, so below a cursor that has
+    passed: when a lane reads empty, nothing is in flight, and `backlog().oldest_id` is not above the cursor (and
+    not 0), the cursor goes back to the beginning.
+    """
+
+    async def read(self, *, above: int, upto: int | None = None, count: int, max_bytes: int) -> Sequence[Record]:
+        """The oldest records with `above` < id ≤ `upto`, in order of id: at most `count`, and about
+        `max_bytes` of them, but at least one where there is one. Empty: there is none.
+
+        What was read is not shed until it is acknowledged. Raises StoreUnavailable.
+        """
+        ...
+
+    async def acknowledge(self, settlements: Sequence[Settlement]) -> None:
+        """Let go of what the service has taken, and enter it into the ledger, in one transaction.
+
+        Ids that are gone already are ignored, so it may be called again after StoreUnavailable.
+        """
+        ...
+
+    def backlog(self) -> Backlog:
+        """How much is spooled at this moment."""
+        ...
+
+    async def wait_above(self, record_id: int) -> None:
+        """Return once a record with a higher id has been spooled; at once where one has been."""
+        ...
+
+
+class Judge(Protocol):
+    """The gateway's own limits: what a reading is before the service has seen it."""
+
+    def judge(self, readings: Sequence[Reading]) -> Sequence[int]:
+        """The ReadingClass of each. Called before the commit, again if that fails: keeps no state."""
+        ...
+
+
+class Books(Protocol):
+    """The gateway's ledger."""
+
+    async def totals(self) -> Sequence[LedgerTotals]:
+        """Every account, at one moment. Raises StoreUnavailable."""
+        ...
+
+
+class Stamp(Protocol):
+    """The moment behind a time of day."""
+
+    @property
+    def monotonic_us(self) -> int: ...
+    @property
+    def is_set(self) -> bool: ...
+
+
+class Time(Protocol):
+    """The clocks of the host. Doors, pipeline and spool must all be given the same one."""
+
+    @property
+    def boot_id(self) -> str:
+        """Of this boot: CLOCK_BOOTTIME compares only within one."""
+        ...
+
+    @property
+    def anchor_us(self) -> int | None:
+        """The time of day minus CLOCK_BOOTTIME; None until the clock is set."""
+        ...
+
+    def now_us(self) -> int:
+        """The time of day, in microseconds since the epoch; wrong until the clock is set."""
+        ...
+
+    def stamp(self, given_us: int) -> Stamp:
+        """What CLOCK_BOOTTIME said when `now_us` said `given_us`, and whether the clock was set then."""
+        ...

@@ -1,0 +1,162 @@
+"""Settings of the gateway's own parts; units are in the names. See bridge/settings.py for the rest."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from bridge.errors import ConfigError
+from bridge.settings import (
+    BrokerSettings,
+    Count,
+    DatabaseSettings,
+    HttpSettings,
+    KeySettings,
+    LimitSettings,
+    LogSettings,
+    MqttSettings,
+    PipelineSettings,
+    Positive,
+    RedisSettings,
+    Section,
+    SectionedSettings,
+    read,
+)
+
+SpoolBytes = Annotated[int, Field(ge=16 * 1024 * 1024)]
+
+
+class SpoolSettings(Section):
+    path: Path = Path("var/iot-edge/spool.db")
+    """The spool file; its write-ahead log and what was set aside stand beside it."""
+    max_bytes: SpoolBytes = 2 * 1024**3
+    """Most that the spool may take on disk, with its write-ahead log."""
+    max_age_s: Positive = 60 * 86_400.0
+    """Records that have waited longer are shed."""
+    min_free_bytes: int = Field(default=256 * 1024 * 1024, ge=0)
+    """Disk space that is left to others: the spool gives way before it takes it."""
+    quarantine_share: float = Field(default=0.1, gt=0, le=1)
+    """Share of max_bytes that quarantined payloads may take."""
+    recent_identities: Count = 50_000
+    """Identities remembered of what was handed over last, and of what was spooled last under a key."""
+    max_unknown_sensors: Count = 10_000
+    """Sensors unknown to the registry that may be spooled at a time; readings of more are quarantined."""
+    commit_interval_s: float = Field(default=0.0, ge=0, le=10)
+    """Least time between two commits: saves writes to an SD card, costs acknowledgements that much delay."""
+    checkpoint_bytes: int = Field(default=2 * 1024 * 1024, ge=64 * 1024, le=3 * 1024 * 1024)
+    """Size at which the write-ahead log is written back into the file; the reserve for a full disk is twice that."""
+    maintain_every_s: Positive = 1.0
+    """How often age, disk space and clock are looked at."""
+
+
+class GatewaySettings(Section):
+    data_dir: Path = Path("var/iot-edge")
+    """Folder of the enrolment, the registry and what was refused."""
+    shutdown_s: Positive = 10.0
+    """Deadline of an ordered stop."""
+    trust_clock: bool = False
+    """Whether the host's clock is right from the start: it has a battery, or is a container's, which cannot tell."""
+
+
+class PageSettings(Section):
+    enabled: bool = True
+    """Whether the status page is at / of http.host and http.port."""
+
+
+class SiteSettings(Section):
+    publish_every_s: Positive = 1.0
+    """A sensor's latest value is published to site/sensors/{id} at most once in this time."""
+
+
+class UplinkSettings(Section):
+    kind: Literal["https", "direct"] = "https"
+    """https: to the service, with the gateway's key. direct: to its database and Redis; needs the service's extras."""
+    url: str = Field(default="", pattern=r"^$|^https?://")
+    """The service, such as https://iot.example.com; empty: the one it was enrolled at."""
+    ca_file: Path | None = None
+    """CA certificates to trust for https; none: the system's."""
+    timeout_s: Positive = 30.0
+    """Longest wait for the answer to a batch."""
+    max_batch: Annotated[int, Field(ge=1, le=5_000)] = 2_000
+    """Most records in a batch."""
+    max_batch_bytes: Count = 700_000
+    """About the most bytes in a batch, before compression. In Base64 it is within the service's limit of 1 MiB."""
+    target_latency_s: Positive = 1.0
+    """A batch of the backlog that takes longer is made smaller; one that takes half of it, larger."""
+    live_every_s: float = Field(default=0.5, ge=0, le=60)
+    """Least time between two batches of live readings; more of them go together."""
+    backlog_share: float = Field(default=0.75, gt=0, le=1)
+    """Most of the time that the backlog keeps the service busy while there are live readings as well."""
+    report_every_s: Positive = 30.0
+    """How often state and books go to the service, with a batch or without; and the registry is asked for."""
+    retry_min_s: Positive = 0.5
+    """First delay after a failure; doubles, with jitter."""
+    retry_max_s: Positive = 30.0
+    """Longest delay between tries, but for what the service asks for in Retry-After."""
+    rotate_key_days: int = Field(default=90, ge=0)
+    """Age at which the gateway asks for a new key; 0: never."""
+
+
+class DoorSettings(HttpSettings):
+    # Classes of their own and no default objects: a section that is set in part keeps the other defaults.
+    enabled: bool = False
+    """Whether devices on the site may use the service's HTTP endpoints here."""
+
+
+class LocalBrokerSettings(BrokerSettings):
+    kind: Literal["memory", "redis"] = "memory"
+    """The local streams are in memory; redis is for uplink.kind = "direct" alone."""
+    memory_maxlen: Count = 2_000
+    """Entries kept of each local stream."""
+
+
+class EdgeSettings(SectionedSettings):
+    """Everything, one section for each part of the gateway."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix="IOT_EDGE_",
+        env_nested_delimiter="__",
+        env_ignore_empty=True,
+    )
+
+    gateway: GatewaySettings = GatewaySettings()
+    uplink: UplinkSettings = UplinkSettings()
+    spool: SpoolSettings = SpoolSettings()
+    mqtt: MqttSettings = MqttSettings()
+    http: DoorSettings = DoorSettings()
+    page: PageSettings = PageSettings()
+    site: SiteSettings = SiteSettings()
+    limits: LimitSettings = LimitSettings()
+    keys: KeySettings = KeySettings()
+    pipeline: PipelineSettings = PipelineSettings()
+    broker: LocalBrokerSettings = LocalBrokerSettings()
+    database: DatabaseSettings = DatabaseSettings()
+    redis: RedisSettings = RedisSettings()
+    log: LogSettings = LogSettings()
+
+
+def load(path: Path | None) -> EdgeSettings:
+    """As the service's: a TOML file, and IOT_EDGE_<SECTION>__<KEY> from the environment, which wins. Between the two:
+    credentials that systemd hands over, from a folder of files named like the key: mqtt.password.
+
+    Raises ConfigError.
+    """
+    return read(EdgeSettings, path, *_credentials())
+
+
+def _credentials() -> list[tuple[str, str]]:
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    if not folder:
+        return []
+    try:
+        # systemd.exec(5), LoadCredential of a folder: "the credential's name, _, the file's name".
+        files = {file.name.removeprefix("iot-edge_"): file for file in sorted(Path(folder).iterdir())}
+        return [(name, file.read_text().strip()) for name, file in files.items() if "." in name]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{folder}: {error}"]) from error

@@ -1,0 +1,228 @@
+"""Rows of the spool file: readings and quarantine rows in, `Record` out. Pure.
+
+Each row has a CRC over all of it, so that what comes out of a damaged file is what went in or nothing.
+What repeats (sensor, device, boot) is kept once and named by a small number.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+from zlib import crc32
+
+from bridge.errors import StoreRefused
+from bridge.reading import Code, QuarantineRow, Reading, ReadingClass, Source, TsQuality
+from edge.record import Record
+
+SOURCES = tuple(Source)
+"""A source is kept as its place in this order."""
+_SOURCE_NUMBERS = {source: number for number, source in enumerate(SOURCES)}
+
+SOURCE_BITS = 0b111
+TIME_OURS = 1 << 3  # ts_us is the time of receipt
+STALE = 1 << 4  # says nothing of the device being alive
+FIRST_DELIVERY = 1 << 5
+CLASS_SHIFT = 6  # two bits
+CLASS_BITS = 0b11 << CLASS_SHIFT
+CLOCK_UNSET = 1 << 8
+
+_HAS_SEQUENCE = 1 << 9  # in the CRC alone
+
+READING_COLUMNS = 11
+PAYLOAD = 10  # its column in a quarantined row
+
+Row = tuple[Any, ...]
+
+
+class SensorName(NamedTuple):
+    """A sensor as readings name it."""
+
+    name: int | str
+    device_uuid: str | None
+    device_id: int
+    resolved: bool
+
+    @property
+    def crc(self) -> int:
+        return crc32(repr(tuple(self)).encode(errors="surrogatepass"))
+
+
+class Boot(NamedTuple):
+    """A boot of the gateway. `anchor_us`: time of day minus CLOCK_BOOTTIME, from when its clock was set."""
+
+    boot_id: str
+    anchor_us: int | None
+
+
+def sensor_name(reading: Reading) -> SensorName:
+    """How the spool names the sensor of a reading."""
+    if reading.unresolved is None:
+        return SensorName(reading.sensor_id, reading.device_uuid, reading.device_id, True)
+    return SensorName(reading.unresolved, reading.device_uuid, reading.device_id, False)
+
+
+def identity(name: SensorName, ts_us: int, sequence: int | None, key: str | None) -> str:
+    """What tells a reading from others: `Reading.event_id`, also where the sensor is not resolved."""
+    if key is not None:
+        return key
+    known = f"{name.name}" if name.resolved else f"{name.device_uuid}/{name.name}"
+    return f"{known}-{ts_us}-{'' if sequence is None else sequence}"
+
+
+def refused_identity(row_id: int) -> str:
+    """What tells a quarantined row from others of its file: it has nothing of its own that would."""
+    return f"refused-{row_id}"
+
+
+def source_number(source: Source) -> int:
+    """Its place in SOURCES."""
+    return _SOURCE_NUMBERS[source]
+
+
+def label_of(flags: int) -> ReadingClass:
+    """The class that a row's flags carry."""
+    return ReadingClass((flags & CLASS_BITS) >> CLASS_SHIFT)
+
+
+def reading_row(
+    reading: Reading, row_id: int, sensor: int, mono_us: int, boot: int, label: int, *, clock_set: bool
+) -> Row:
+    """The row of a reading. Raises StoreRefused where it can never be kept."""
+    if not math.isfinite(reading.value):
+        raise StoreRefused("a value is not finite")
+    flags = _SOURCE_NUMBERS[reading.source] | label << CLASS_SHIFT
+    if reading.ts_quality != TsQuality.DEVICE:
+        flags |= TIME_OURS
+    if not reading.fresh:
+        flags |= STALE
+    if not reading.redelivered:
+        flags |= FIRST_DELIVERY
+    if not clock_set:
+        flags |= CLOCK_UNSET
+    row = (
+        row_id,
+        sensor,
+        reading.value + 0.0,  # SQLite keeps -0.0 as 0
+        reading.ts_us,
+        reading.sequence,
+        reading.received_us - reading.ts_us,
+        mono_us,
+        boot,
+        flags,
+        reading.key,
+    )
+    return (*row, reading_crc(row))
+
+
+def reading_crc(row: Row) -> int:
+    """Of a reading's row, without its last column. Raises StoreRefused for numbers beyond 64 bits."""
+    sequence, key = row[4], row[9]
+    flags = row[8] if sequence is None else row[8] | _HAS_SEQUENCE
+    try:
+        fixed = struct.pack("<qqdqqqqqq", *row[:4], sequence or 0, *row[5:8], flags)
+    except (struct.error, TypeError) as error:
+        raise StoreRefused(f"a number is beyond 64 bits: {error}") from error
+    return crc32(fixed if key is None else fixed + key.encode(errors="surrogatepass"))
+
+
+def is_whole(row: Row) -> bool:
+    """Whether a reading's row is as it was written."""
+    try:
+        return bool(reading_crc(row) == row[10])
+    except StoreRefused:
+        return False
+
+
+def refused_row(row: QuarantineRow, row_id: int, mono_us: int, boot: int, *, clock_set: bool) -> Row:
+    """The row of something quarantined."""
+    columns = (
+        row_id,
+        row.device_id,
+        row.device_uuid,
+        row.received_us,
+        mono_us,
+        boot,
+        _SOURCE_NUMBERS[row.source] | (0 if clock_set else CLOCK_UNSET),
+        row.code.value,
+        _clean(row.detail),
+        _clean(row.topic),
+        row.payload,
+        row.index,
+    )
+    return (*columns, refused_crc(columns))
+
+
+def refused_crc(row: Row) -> int:
+    """Of a quarantined row, without its last column."""
+    return crc32(repr(row[:10]).encode() + struct.pack("<q", row[11]), crc32(row[10]))
+
+
+def _clean(text: str) -> str:
+    """Text that UTF-8 can hold: half a surrogate pair cannot be stored."""
+    return text.encode(errors="replace").decode()
+
+
+def reading_record(row: Row, names: Mapping[int, SensorName], boots: Mapping[int, Boot], epoch: str) -> Record | None:
+    """The record of a row; None where the row is damaged, or names a sensor or boot that is gone."""
+    row_id, sensor, value, ts_us, sequence, delay_us, mono_us, boot_ref, flags, key, _ = row
+    name, boot = names.get(sensor), boots.get(boot_ref)
+    if name is None or boot is None or not is_whole(row):
+        return None
+    received_us = ts_us + delay_us
+    clock_set = not flags & CLOCK_UNSET
+    if not clock_set and boot.anchor_us is not None:
+        received_us, clock_set = mono_us + boot.anchor_us, True
+        if flags & TIME_OURS:
+            ts_us = received_us
+    return Record(
+        row_id,
+        epoch,
+        SOURCES[flags & SOURCE_BITS],
+        received_us,
+        boot.boot_id,
+        mono_us,
+        clock_set,
+        name.device_uuid,
+        name.device_id,
+        name.name,
+        name.resolved,
+        value,
+        ts_us,
+        sequence,
+        TsQuality.GATEWAY if flags & TIME_OURS else TsQuality.DEVICE,
+        key,
+        not flags & STALE,
+        not flags & FIRST_DELIVERY,
+        label_of(flags),
+    )
+
+
+def refused_record(row: Row, boots: Mapping[int, Boot], epoch: str) -> Record | None:
+    """The record of a quarantined row; None where it is damaged."""
+    row_id, device_id, device_uuid, received_us, mono_us, boot_ref, flags, code, detail, topic, payload, place, crc = (
+        row
+    )
+    boot = boots.get(boot_ref)
+    if boot is None or refused_crc(row[:12]) != crc:
+        return None
+    clock_set = not flags & CLOCK_UNSET
+    if not clock_set and boot.anchor_us is not None:
+        received_us, clock_set = mono_us + boot.anchor_us, True
+    return Record(
+        row_id,
+        epoch,
+        SOURCES[flags & SOURCE_BITS],
+        received_us,
+        boot.boot_id,
+        mono_us,
+        clock_set,
+        device_uuid,
+        device_id,
+        code=Code(code),
+        detail=detail,
+        topic=topic,
+        payload=payload,
+        index=place,
+    )

@@ -1,0 +1,257 @@
+"""Commands of the gateway that need no running one: size, status, check, enrol, install."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import paho.mqtt.client as paho
+import pytest
+from paho.mqtt.enums import CallbackAPIVersion
+
+from edge import cli, enrolment
+from edge.cli.size import seconds, written
+from edge.cli.status import problems
+from edge.enrolment import Enrolment
+from tests.commands import _logging_restored
+from tests.servers import free_port, listens, mosquitto_program, wait_until
+
+
+class EdgeCommands:
+    """Runs `iot-edge` in this process, on a data folder of its own."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        self.data_dir = folder / "data"
+        self._capsys = capsys
+        self._monkeypatch = monkeypatch
+        for name in [name for name in os.environ if name.startswith("IOT_EDGE_")]:
+            monkeypatch.delenv(name)
+        self.set(gateway__data_dir=str(self.data_dir), spool__path=str(self.data_dir / "spool.db"))
+        self.set(spool__min_free_bytes="0", spool__max_bytes="16777216", gateway__trust_clock="true", http__port="1")
+
+    def set(self, **variables: str) -> None:
+        for name, value in variables.items():
+            self._monkeypatch.setenv(f"IOT_EDGE_{name.upper()}", value)
+
+    def run(self, *arguments: str, expect: int = 0) -> str:
+        self._monkeypatch.setattr(sys, "argv", ["iot-edge", *arguments])
+        self._capsys.readouterr()
+        code = 0
+        with _logging_restored():
+            try:
+                cli.main()
+            except SystemExit as stop:
+                code = int(stop.code or 0)
+        out, err = self._capsys.readouterr()
+        assert code == expect, out + err
+        return out
+
+    def json(self, *arguments: str, expect: int = 0) -> Any:
+        out = self.run(*arguments, "--json", expect=expect)
+        assert out.count("\n") == 1, out
+        return msgspec.json.decode(out)
+
+
+@pytest.fixture
+def edge(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> EdgeCommands:
+    return EdgeCommands(tmp_path, capsys, monkeypatch)
+
+
+# -- size
+
+
+def test_size_says_what_two_weeks_take(edge: EdgeCommands) -> None:
+    found = edge.json("size", "--devices", "40", "--every", "10s", "--days", "14")
+    assert found["readings"] == 4_838_400
+    assert 390e6 < found["disk_bytes"] < 410e6
+    assert "max_bytes" in edge.run("size", "--devices", "40")
+
+
+@pytest.mark.parametrize(("text", "expected"), [("10s", 10), ("500ms", 0.5), ("5min", 300), ("2m", 120), ("1h", 3_600)])
+def test_size_knows_units(text: str, expected: float) -> None:
+    assert seconds(text) == expected
+
+
+def test_size_of_nonsense_is_a_mistake(edge: EdgeCommands) -> None:
+    for every in ("ten", "10", "0s", "-1s"):
+        assert (
+            "write a number"
+            in edge.json("size", "--devices", "1", f"--every={every}", expect=2)["error"]["problems"][0]
+        )
+
+
+def test_size_of_writes_is_less_with_an_interval() -> None:
+    assert written(4, 1.0) < written(4, 0.0) / 3
+    assert written(0.1, 1.0) == written(0.1, 0.0)
+
+
+# -- status
+
+
+def well() -> dict[str, Any]:
+    return {
+        "uplink": {"problem": ""},
+        "spool": {"problem": ""},
+        "mqtt": {"problem": "off"},
+        "registry": {"problem": ""},
+        "clock": {"set": True},
+    }
+
+
+def test_status_finds_what_needs_a_look() -> None:
+    assert problems(well()) == []
+    assert problems(well() | {"uplink": {"problem": "away"}, "clock": {"set": False}}) == [
+        "uplink: away",
+        "clock: not set",
+    ]
+
+
+def test_status_without_a_gateway_says_where_to_look(edge: EdgeCommands) -> None:
+    error = edge.json("status", expect=3)["error"]
+    assert error["code"] == "not_running"
+    assert "journalctl" in error["problems"][0]
+
+
+# -- enrol
+
+
+def test_enrol_where_nothing_listens_is_an_error_to_try_again(edge: EdgeCommands) -> None:
+    error = edge.json("enrol", f"http://127.0.0.1:{free_port()}", "ABCD", expect=3)["error"]
+    assert error["code"] == "service_away"
+    assert not (edge.data_dir / enrolment.FILE).exists()
+
+
+# -- check
+
+
+def finding(document: Any, name: str) -> Any:
+    return next(each for each in document["findings"] if each["name"] == name)
+
+
+def test_check_stops_at_a_configuration_that_is_none(edge: EdgeCommands) -> None:
+    edge.set(uplink__kind="x")
+    document = edge.json("check", expect=1)
+    assert [each["name"] for each in document["findings"]] == ["configuration"]
+
+
+def test_check_says_what_to_do_for_each_failure(edge: EdgeCommands) -> None:
+    edge.set(mqtt__url=f"mqtt://127.0.0.1:{free_port()}", spool__max_bytes=str(1 << 60))
+    document = edge.json("check", "--listen", "0", expect=1)
+    assert not document["ok"]
+    for name, advice in (("disk", "iot-edge size"), ("broker", "mosquitto"), ("service", "iot-edge enrol")):
+        assert finding(document, name)["ok"] is False
+        assert advice in finding(document, name)["advice"]
+    assert "→" in edge.run("check", "--listen", "0", expect=1)
+
+
+def test_check_of_a_folder_that_cannot_be_written(edge: EdgeCommands, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    edge.set(gateway__data_dir=str(tmp_path / "file" / "data"))
+    assert finding(edge.json("check", expect=1), "disk")["ok"] is False
+
+
+def test_check_of_a_service_that_is_not_there(edge: EdgeCommands) -> None:
+    edge.data_dir.mkdir()
+    enrolment.write(edge.data_dir, Enrolment("https://no-such-host.invalid", "north", "k", 0))
+    assert finding(edge.json("check", expect=1), "DNS")["ok"] is False
+    enrolment.write(edge.data_dir, Enrolment(f"http://127.0.0.1:{free_port()}", "north", "k", 0))
+    document = edge.json("check", expect=1)
+    assert finding(document, "DNS")["ok"]
+    assert "nothing listens" in finding(document, "service")["detail"]
+
+
+# -- install
+
+
+def test_install_writes_below_a_root_and_keeps_what_is_there(edge: EdgeCommands, tmp_path: Path) -> None:
+    root = tmp_path / "image"
+    written = edge.json("install", "--root", str(root))
+    assert all(file["written"] for file in written["files"])
+    assert "systemctl enable --now iot-edge" in written["to_do"]
+    settings, unit = root / "etc/iot-edge/edge.toml", root / "etc/systemd/system/iot-edge.service"
+    settings.write_text("# ours\n")
+    unit.write_text("# ours\n")
+    assert not any(file["written"] for file in edge.json("install", "--root", str(root))["files"])
+    edge.run("upgrade", "--root", str(root))
+    assert (settings.read_text(), unit.read_text() == "# ours\n") == ("# ours\n", False)
+    assert (root / "etc/iot-edge/credentials").stat().st_mode & 0o777 == 0o700
+    edge.run("uninstall", "--root", str(root))
+    assert (settings.exists(), unit.exists()) == (True, False)
+    edge.run("uninstall", "--root", str(root))
+
+
+def test_install_without_mosquitto_leaves_the_broker_alone(edge: EdgeCommands, tmp_path: Path) -> None:
+    edge.run("install", "--root", str(tmp_path), "--no-mosquitto")
+    assert not (tmp_path / "etc/mosquitto").exists()
+
+
+def test_installed_unit_is_valid_and_hardened(edge: EdgeCommands, tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd is not installed")
+    edge.run("install", "--root", str(tmp_path))
+    unit = tmp_path / "etc/systemd/system/iot-edge.service"
+    done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    rated = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", "--threshold=20", str(unit)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert rated.returncode == 0, rated.stdout[-300:]  # 20: 2.0 of 10, "OK"
+
+
+@pytest.fixture
+def installed_broker(edge: EdgeCommands, tmp_path: Path) -> Iterator[int]:
+    """Mosquitto by the files that install writes, on a port of its own."""
+    program = mosquitto_program()
+    if program is None:
+        pytest.skip("mosquitto is not installed; scripts/servers installs it")
+    edge.run("install", "--root", str(tmp_path))
+    conf = tmp_path / "etc/mosquitto/conf.d/iot-edge.conf"
+    port = free_port()
+    text = conf.read_text().replace("/etc/mosquitto/iot-edge.acl", str(tmp_path / "etc/mosquitto/iot-edge.acl"))
+    text = text.replace("/var/lib/mosquitto/", f"{tmp_path}/").replace("listener 1883", f"listener {port} 127.0.0.1")
+    conf.write_text(text + "user root\n")
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen([program, "-c", str(conf)], stdout=log, stderr=log)
+    try:
+        wait_until(lambda: listens(port), 20)
+        yield port
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def test_installed_broker_lets_the_gateway_speak_for_the_site_and_devices_not(installed_broker: int) -> None:
+    received: list[tuple[str, bytes | bytearray]] = []
+
+    def client(name: str) -> paho.Client:
+        made = paho.Client(CallbackAPIVersion.VERSION2)
+        if name:
+            made.username_pw_set(name)
+        made.connect("127.0.0.1", installed_broker)
+        made.loop_start()
+        wait_until(made.is_connected, 20)
+        return made
+
+    gateway, device, forger = client("iot-edge"), client(""), client("")
+    granted: list[bool] = []
+    device.on_message = lambda _c, _u, message: received.append((message.topic, message.payload))
+    device.on_subscribe = lambda _c, _u, _mid, reasons, _p: granted.extend(not r.is_failure for r in reasons)
+    device.subscribe([("site/#", 1), ("devices/x/rejected", 1)])
+    wait_until(lambda: granted, 20)
+    forger.publish("site/alerts", b"forged", 1)  # Mosquitto may hang up on it
+    for topic in ("site/alerts", "devices/x/rejected"):
+        gateway.publish(topic, b"ours", 1).wait_for_publish(20)
+    wait_until(lambda: len(received) >= 2, 20)
+    assert received == [("site/alerts", b"ours"), ("devices/x/rejected", b"ours")]
+    for each in (gateway, device, forger):
+        each.disconnect()
+        each.loop_stop()

@@ -1,0 +1,52 @@
+"""The gateway's judgement held against the stored procedure's."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bridge.pipeline.snapshot import SnapshotThreshold
+from bridge.reading import ReadingClass
+from edge.limits import Alarms, LocalJudge
+from tests.plant import Plant, connect
+from tests.spool_site import reading
+
+LIMIT = st.none() | st.integers(-3, 3).map(float)
+THRESHOLD = st.tuples(
+    st.sampled_from(["greater_than", "less_than", "equal_to", "out_of_range"]),
+    LIMIT,
+    LIMIT,
+    st.sampled_from(["info", "warning", "critical"]),
+)
+_seconds = itertools.count()
+
+
+@pytest.fixture
+def plant(postgres_url: str) -> Iterator[Plant]:
+    with connect(postgres_url) as connection:
+        yield Plant(connection)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rules=st.lists(THRESHOLD, max_size=4), readings=st.lists(st.integers(-4, 4).map(float), min_size=1, max_size=8))
+def test_limits_are_those_of_the_procedure(
+    plant: Plant, rules: list[tuple[str, float | None, float | None, str]], readings: list[float]
+) -> None:
+    plant.sensor = plant.add_sensor(operational_state="NORMAL")
+    thresholds = tuple(
+        SnapshotThreshold(plant.threshold(condition, low, high, severity), plant.sensor, condition, low, high, severity)
+        for condition, low, high, severity in rules
+    )
+    by_sensor = {plant.sensor: thresholds}
+    judge, alarms = LocalJudge(lambda: by_sensor), Alarms("north", lambda: by_sensor)
+    for value in readings:
+        second = next(_seconds)
+        stored = plant.store(value, second)
+        local = reading(second, sensor=plant.sensor, value=value)
+        (label,) = judge.judge([local])
+        assert ReadingClass(label).name.lower() == stored.label
+        assert [(event.kind, event.severity) for event in alarms.step(local)] == stored.kinds

@@ -1,0 +1,104 @@
+"""The gateway's clock: set late, put back and forth, and asked about the past."""
+
+from __future__ import annotations
+
+import time
+
+from edge.clock import JUMP_US, REMEMBERED_JUMPS, SOFTWARE_DATE_US, HostClock, host_clock, kernel_synchronised
+
+DAY_US = 86_400_000_000
+GOOD_US = SOFTWARE_DATE_US + 100 * DAY_US
+
+
+class Host:
+    def __init__(self, wall_us: int, *, in_step: bool = True) -> None:
+        self.wall_us = wall_us
+        self.boot_us = 60_000_000
+        self.in_step = in_step
+        self.clock = HostClock(
+            "b", wall_us=lambda: self.wall_us, boottime_us=lambda: self.boot_us, synchronised=lambda: self.in_step
+        )
+
+    def pass_us(self, us: int) -> None:
+        self.wall_us += us
+        self.boot_us += us
+
+
+def test_clock_that_is_in_step_is_set() -> None:
+    host = Host(GOOD_US)
+    assert host.clock.is_set()
+    assert host.clock.anchor_us == GOOD_US - 60_000_000
+    assert host.clock.now_us() == GOOD_US
+
+
+def test_clock_before_the_software_was_made_is_not_set() -> None:
+    host = Host(SOFTWARE_DATE_US - 1)
+    assert not host.clock.is_set()
+    assert host.clock.anchor_us is None
+
+
+def test_clock_set_later_is_noticed_and_earlier_times_lead_back() -> None:
+    host = Host(0, in_step=False)
+    given_us = host.clock.now_us()
+    host.pass_us(DAY_US)
+    host.wall_us, host.in_step = GOOD_US, True
+    host.clock.check()
+    assert host.clock.is_set()
+    stamp = host.clock.stamp(given_us)
+    assert (stamp.monotonic_us, stamp.is_set) == (60_000_000, False)
+    assert host.clock.stamp(GOOD_US).is_set
+    corrected_us = stamp.monotonic_us + (host.clock.anchor_us or 0)
+    assert corrected_us == GOOD_US - DAY_US
+
+
+def test_clock_that_loses_its_server_stays_set() -> None:
+    host = Host(GOOD_US)
+    host.in_step = False
+    host.clock.check()
+    assert host.clock.is_set()
+
+
+def test_jump_back_is_followed_and_both_times_lead_back() -> None:
+    host = Host(GOOD_US)
+    host.pass_us(10_000_000)
+    before_us = host.clock.now_us()
+    host.wall_us -= DAY_US
+    assert host.clock.now_us() == before_us  # nothing has jumped until it is noticed
+    host.clock.check()
+    host.pass_us(1_000)
+    after_us = host.clock.now_us()
+    assert after_us == before_us - DAY_US + 1_000
+    assert host.clock.stamp(before_us).monotonic_us == 70_000_000
+    assert host.clock.stamp(after_us).monotonic_us == 70_001_000
+
+
+def test_slewing_is_followed_without_a_jump() -> None:
+    host = Host(GOOD_US)
+    for _ in range(10 * REMEMBERED_JUMPS):
+        host.pass_us(1_000_000)
+        host.wall_us += JUMP_US // 20
+        host.clock.check()
+    assert host.clock.now_us() == host.wall_us
+    assert host.clock.stamp(host.wall_us).monotonic_us == host.boot_us
+
+
+def test_many_jumps_are_bounded() -> None:
+    host = Host(GOOD_US)
+    first_us = host.clock.now_us()
+    for _ in range(REMEMBERED_JUMPS + 5):
+        host.pass_us(1_000_000)
+        host.wall_us += DAY_US
+        host.clock.check()
+    stamp = host.clock.stamp(first_us)
+    assert (stamp.monotonic_us, stamp.is_set) == (host.boot_us, False)
+
+
+def test_host_clock_tells_the_time() -> None:
+    clock = host_clock(assume_set=True)
+    assert abs(clock.now_us() - time.time_ns() // 1_000) < 5_000_000
+    assert clock.is_set()
+    assert len(clock.boot_id) == 36
+
+
+def test_kernel_can_be_asked() -> None:
+    assert kernel_synchronised() in (True, False)

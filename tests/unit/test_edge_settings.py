@@ -1,0 +1,79 @@
+"""Settings of the gateway, and what follows from them."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from bridge.errors import ConfigError
+from bridge.settings import keys
+from edge.install import template
+from edge.settings import EdgeSettings, load
+from tests import reference
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith(("IOT_EDGE_", "CREDENTIALS_DIRECTORY"))]:
+        monkeypatch.delenv(name)
+
+
+def test_example_configuration_of_the_gateway_is_the_defaults(tmp_path: Path) -> None:
+    example = reference.EDGE_EXAMPLE.read_text()
+    assert example == reference.edge_example_file(), "run scripts/reference"
+    in_force = tmp_path / "edge.toml"
+    in_force.write_text(reference.uncommented(example))
+    assert load(reference.EDGE_EXAMPLE) == load(in_force) == load(None)
+    named = re.findall(r"^#? *(\w+) = ", example, re.MULTILINE)
+    assert sorted(named) == sorted(key.partition(".")[2] for key in keys(EdgeSettings))
+
+
+def test_gateway_page_has_every_setting_and_metric_as_it_is() -> None:
+    page = reference.EDGE_PAGE.read_text()
+    assert page == reference.edge_page(page), "run scripts/reference"
+
+
+def test_section_that_is_set_in_part_keeps_the_gateways_defaults(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "edge.toml").write_text("[http]\nport = 9000\n[broker]\nstream_maxlen = 5\n")
+    settings = load(tmp_path / "edge.toml")
+    assert (settings.http.enabled, settings.http.port, settings.broker.kind) == (False, 9000, "memory")
+    monkeypatch.setenv("IOT_EDGE_HTTP__PORT", "9001")
+    assert load(None).http.enabled is False
+
+
+def test_credentials_win_over_the_file_and_lose_against_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "credentials"
+    folder.mkdir()
+    (folder / "iot-edge_mqtt.password").write_text("from systemd\n")  # as LoadCredential names the files of a folder
+    (folder / "gateway").write_text("of something else")
+    (tmp_path / "edge.toml").write_text('[mqtt]\npassword = "from the file"\nusername = "u"\n')
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(folder))
+    settings = load(tmp_path / "edge.toml")
+    assert (settings.mqtt.password, settings.mqtt.username) == ("from systemd", "u")
+    monkeypatch.setenv("IOT_EDGE_MQTT__PASSWORD", "from the environment")
+    assert load(tmp_path / "edge.toml").mqtt.password == "from the environment"
+
+
+def test_every_mistake_is_reported_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "edge.toml").write_text('[uplink]\nkind = "carrier pigeon"\nmax_batsh = 1\n')
+    monkeypatch.setenv("IOT_EDGE_UPLNK__URL", "x")
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path / "edge.toml")
+    text = "\n".join(caught.value.problems)
+    assert len(caught.value.problems) == 3
+    assert "one of https, direct" in text
+    assert "did you mean uplink.max_batch" in text
+
+
+def test_installed_settings_are_settings(tmp_path: Path) -> None:
+    (tmp_path / "edge.toml").write_text(template("edge.toml"))
+    settings = load(tmp_path / "edge.toml")
+    assert settings.mqtt.username == "iot-edge"
+    assert settings.http.enabled is False

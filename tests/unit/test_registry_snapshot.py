@@ -1,0 +1,92 @@
+"""The registry of a gateway: from the service, from the disk, and whether it may be believed."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from bridge.errors import DecodeError, StoreUnavailable
+from bridge.pipeline import snapshot as form
+from edge.registry import Registry
+from tests.gateway_site import DEVICE_KEY, KEY_HASH, SENSOR_UUID, adopt, make_registry, snapshot
+from tests.spool_site import DEVICE_UUID
+
+DIGEST = sha256(DEVICE_KEY.encode()).hexdigest()
+OTHER_HASH = "ab" * 32
+
+
+async def test_registry_without_a_snapshot_is_unsure(tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "registry.json")
+    assert not registry.load(KEY_HASH)
+    assert await registry.find_sensors([1], [SENSOR_UUID.format(1)], []) == []
+    with pytest.raises(StoreUnavailable):
+        await registry.find_keys([DIGEST])
+
+
+async def test_registry_is_read_back_after_a_boot(tmp_path: Path) -> None:
+    body = adopt(Registry(tmp_path / "registry.json"), snapshot())
+    again = Registry(tmp_path / "registry.json")
+    assert again.load(KEY_HASH)
+    assert again.etag == form.etag(body)
+    (sensor,) = await again.find_sensors([], [SENSOR_UUID.format(2)], [])
+    assert (sensor.sensor_id, sensor.device_id, sensor.device_uuid) == (2, 7, DEVICE_UUID)
+    (key,) = await again.find_keys([DIGEST, OTHER_HASH])
+    assert (key.hash, key.device_uuid, key.kind) == (DIGEST, DEVICE_UUID, "device")
+
+
+async def test_registry_of_a_disabled_device_says_so(tmp_path: Path) -> None:
+    registry = make_registry(tmp_path)
+    adopt(registry, snapshot(disabled=True))
+    assert [sensor.device_disabled for sensor in await registry.find_sensors([1], [], [])] == [True]
+    assert [key.disabled for key in await registry.find_keys([DIGEST])] == [True]
+
+
+def test_registry_refuses_what_is_not_signed_with_its_key(tmp_path: Path) -> None:
+    registry = make_registry(tmp_path)
+    body = form.encode(snapshot(sensors=9))
+    for signature in (form.signature(body, OTHER_HASH), "", "ü"):
+        with pytest.raises(DecodeError):
+            registry.adopt(body, signature, KEY_HASH)
+    assert len(registry.names) == 2
+
+
+@pytest.mark.parametrize("damage", [b"", b"\n", b"\x00" * 500, b"not a snapshot"])
+def test_registry_damaged_on_disk_falls_back_to_the_one_before(tmp_path: Path, damage: bytes) -> None:
+    registry = make_registry(tmp_path)
+    adopt(registry, snapshot(sensors=5))
+    (tmp_path / "registry.json").write_bytes(damage)
+    again = Registry(tmp_path / "registry.json")
+    assert again.load(KEY_HASH)
+    assert len(again.names) == 2
+
+
+def test_registry_changed_on_disk_is_noticed(tmp_path: Path) -> None:
+    make_registry(tmp_path)
+    path = tmp_path / "registry.json"
+    path.write_bytes(path.read_bytes().replace(b'"disabled":false', b'"disabled":true ').replace(b"shed", b"barn"))
+    assert not Registry(path).load(KEY_HASH)
+
+
+def test_registry_signed_again_holds_under_the_new_key(tmp_path: Path) -> None:
+    registry = make_registry(tmp_path)
+    registry.sign_again(OTHER_HASH)
+    again = Registry(tmp_path / "registry.json")
+    assert again.load(OTHER_HASH)
+    assert again.etag == registry.etag
+
+
+def test_registry_tells_that_it_has_changed(tmp_path: Path) -> None:
+    registry = make_registry(tmp_path)
+    told: list[int] = []
+    registry.changed = lambda: told.append(len(registry.names))
+    adopt(registry, snapshot(sensors=3))
+    assert told == [3]
+
+
+def test_registry_on_a_disk_that_takes_nothing_works_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    registry = Registry(tmp_path / "file" / "registry.json")
+    adopt(registry, snapshot())
+    assert registry.known

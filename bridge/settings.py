@@ -159,8 +159,12 @@ class BrokerSettings(Section):
     """At most one reading per sensor per interval goes to the stream; 0 is off. Alerts are never throttled."""
     stream_maxlen: Count = 100_000
     """Approximate length to which streams are trimmed."""
+    stream_cap: Count = 1_000_000
+    """Length up to which a stream keeps what a group is not done with; an entry takes about 150 bytes."""
     memory_maxlen: Count = 10_000
     """Entries kept per stream by the in-memory broker."""
+    memory_cap: Count = 50_000
+    """The same as stream_cap, for the in-memory broker; an entry takes about 1,500 bytes."""
     relay_queue_readings: Count = 50_000
     """Readings held in memory for publishing, about 500 bytes each; more wait in the outbox table."""
     relay_sweep_s: Positive = 1.0

@@ -105,11 +105,15 @@ class RedisBroker:
 
         Not idempotent: after BrokerUnavailable the entry may be there.
         """
-        await self._add((stream,), ("", 0, 0), self._encode(((), ((list(fields), [list(fields.values())]),))))
+        await self.extend(stream, list(fields), [list(fields.values())])
+
+    async def extend(self, stream: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """See `Streams.extend`."""
+        await self._add((stream,), ("", 0, 0), self._encode(((), ((names, rows),))))
 
     async def _add(self, streams: Sequence[str], mark: tuple[str, int, int], payload: bytes) -> int:
         keys = (MARKS, SINGLES, *streams)
-        arguments = (len(keys), *keys, *mark, self._settings.stream_maxlen, payload)
+        arguments = (len(keys), *keys, *mark, self._settings.stream_maxlen, self._settings.stream_cap, payload)
         # Twice the client's own time-out: it may connect first.
         async with self._translated(2 * self._redis.timeout_s):
             try:

@@ -64,6 +64,17 @@ class SplitBroker:
         side = 0 if not sensor_id.isdecimal() or is_first(int(sensor_id), self._percent) else 1
         await self._sides[side].append(stream, fields)
 
+    async def extend(self, stream: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """See `Streams.extend`."""
+        place = names.index("sensor_id") if "sensor_id" in names else None
+        parts: tuple[list[Sequence[str]], list[Sequence[str]]] = ([], [])
+        for row in rows:
+            sensor_id = row[place] if place is not None else ""
+            parts[0 if not sensor_id.isdecimal() or is_first(int(sensor_id), self._percent) else 1].append(row)
+        for side, part in zip(self._sides, parts, strict=True):
+            if part:
+                await side.extend(stream, names, part)
+
     def _part(self, publication: Publication, *, first: bool) -> Publication:
         places = [
             place

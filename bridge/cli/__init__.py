@@ -17,6 +17,7 @@ from bridge.cli import (
     importer,
     ledger,
     quarantine,
+    replay,
     sensor,
     serve,
     simulate,
@@ -48,6 +49,7 @@ def build() -> typer.Typer:
         simulate,
         importer,
         consume,
+        replay,
     ):
         noun.register(app)
     return app

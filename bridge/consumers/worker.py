@@ -171,7 +171,9 @@ class Worker:
     def _without_repeated(self, events: list[Event]) -> list[Event]:
         fresh: dict[str, Event] = {}
         for event in events:
-            if event.event_id in self._remembered or event.event_id in fresh:
+            if event.fields.get("replay_for", self._place.group) != self._place.group:
+                self._settle(event, "repeated")  # added again for a group that had lost it
+            elif event.event_id in self._remembered or event.event_id in fresh:
                 self._settle(event, "repeated")
             else:
                 fresh[event.event_id] = event

@@ -110,6 +110,16 @@ async def test_worker_passes_over_events_handled_before(stage: Stage) -> None:
     assert stage.count("iot_bridge_consumer_events_total", outcome="repeated") == 2
 
 
+async def test_worker_passes_over_what_is_replayed_for_another_group(stage: Stage) -> None:
+    recorder = Recorder()
+    for event_id, group in (("theirs", "other"), ("ours", GROUP)):
+        await stage.broker.append(STREAM, {"event_id": event_id, "sensor_id": "1", "replay_for": group})
+    async with stage.working(recorder):
+        await eventually(lambda: "ours" in recorder.handled, 20)
+    assert recorder.handled == ["ours"]
+    assert await stage.pending() == 0
+
+
 async def test_worker_remembers_only_so_many_events(stage: Stage) -> None:
     recorder = Recorder()
     worker = stage.worker(recorder)

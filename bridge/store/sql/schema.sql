@@ -1196,11 +1196,17 @@ CREATE INDEX quarantine_created ON public.quarantine USING btree (created_at);
 
 CREATE INDEX registry_changes_at ON public.registry_changes USING btree (changed_at);
 
+CREATE INDEX sensor_readings_ingested ON ONLY public.sensor_readings USING brin (ingested_at);
+
+CREATE INDEX sensor_readings_default_ingested_at_idx ON public.sensor_readings_default USING brin (ingested_at);
+
 CREATE UNIQUE INDEX sensor_readings_identity ON ONLY public.sensor_readings USING btree (sensor_id, "timestamp", sequence) NULLS NOT DISTINCT;
 
 CREATE UNIQUE INDEX sensor_readings_default_sensor_id_timestamp_sequence_idx ON public.sensor_readings_default USING btree (sensor_id, "timestamp", sequence) NULLS NOT DISTINCT;
 
 CREATE INDEX sensors_device ON public.sensors USING btree (device_id);
+
+ALTER INDEX public.sensor_readings_ingested ATTACH PARTITION public.sensor_readings_default_ingested_at_idx;
 
 ALTER INDEX public.sensor_readings_identity ATTACH PARTITION public.sensor_readings_default_sensor_id_timestamp_sequence_idx;
 

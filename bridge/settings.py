@@ -336,6 +336,15 @@ class MlSettings(Section):
     """Sensors kept in memory, about 2 kB each; the least recently heard are forgotten."""
 
 
+class ExplainSettings(Section):
+    url: str = Field(default="", pattern=r"^$|^https?://")
+    """Base URL of an external explainer of anomalies; /explain/anomaly is added to it."""
+    token: str = Field(default="", repr=False)
+    """Bearer token that it is sent, where it wants one."""
+    timeout_s: Positive = 30.0
+    """Longest wait for one explanation."""
+
+
 class PipelineSettings(Section):
     max_batch: Count = 1_000
     """Readings in one call of the stored procedure."""
@@ -400,6 +409,7 @@ class Settings(BaseSettings):
     notifier: NotifierSettings = NotifierSettings()
     orchestrator: OrchestratorSettings = OrchestratorSettings()
     ml: MlSettings = MlSettings()
+    explain: ExplainSettings = ExplainSettings()
     log: LogSettings = LogSettings()
 
     @classmethod
@@ -457,7 +467,7 @@ def _problem(error: dict[str, Any]) -> str:
     message = f"{message[0].lower()}{message[1:]}"
     if isinstance(error["input"], dict | list | tuple):  # a whole table, with what it hides
         return f"{place}: {message}"
-    shown = "(hidden)" if place.endswith(("password", "url", "secret", "webhook")) else repr(error["input"])
+    shown = "(hidden)" if place.endswith(("password", "url", "secret", "webhook", "token")) else repr(error["input"])
     return f"{place} = {shown}: {message}"
 
 

@@ -15,6 +15,7 @@ from bridge.cli import (
     demo,
     device,
     importer,
+    job,
     ledger,
     quarantine,
     replay,
@@ -50,6 +51,7 @@ def build() -> typer.Typer:
         importer,
         consume,
         replay,
+        job,
     ):
         noun.register(app)
     return app

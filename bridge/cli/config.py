@@ -40,6 +40,7 @@ def show_settings(config: Config = None, data_dir: DataDir = None, json: Json = 
         password = urlsplit(settings[section]["url"]).password
         if password:
             settings[section]["url"] = settings[section]["url"].replace(f":{password}@", ":(hidden)@")
+    settings["explain"]["token"] = "(hidden)" if settings["explain"]["token"] else ""
     for channel in settings["notifier"]["channels"]:
         channel |= {key: "(hidden)" for key in ("url", "webhook", "secret") if channel[key]}
     if json:

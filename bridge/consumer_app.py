@@ -23,7 +23,7 @@ import uvloop
 from prometheus_client import start_http_server
 
 from bridge import logs
-from bridge.broker.redis import RedisBroker
+from bridge.broker.build import redis_streams
 from bridge.broker.streams import Streams
 from bridge.consumers.api import Consumer, Event, Handler, Tools
 from bridge.consumers.worker import Place, Worker
@@ -75,7 +75,7 @@ async def _consume(settings: Settings, name: str, consumer: Consumer) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     metrics = Metrics()
-    broker = RedisBroker(settings.redis, settings.broker, metrics)
+    broker = redis_streams(settings, metrics)
     tools = Tools(settings, metrics, broker, _now_us)
     served = _serve_metrics(settings.consumers, metrics)
     try:

@@ -12,8 +12,9 @@ from typing import Any
 
 import msgspec
 
+from bridge.broker.build import redis_streams
 from bridge.broker.events import ALERT_FIELDS, ALERTS, READING_FIELDS, READINGS, unix_seconds
-from bridge.broker.redis import RedisBroker
+from bridge.broker.streams import Streams
 from bridge.errors import ConfigError
 from bridge.settings import Settings
 from bridge.store.replay import stored
@@ -42,7 +43,7 @@ class Progress(msgspec.Struct, frozen=True):
 
 async def replay(settings: Settings, plan: Plan, seen: Callable[[Progress], None]) -> Progress:
     """Add the entries; `seen` is called after each part. Raises ConfigError, StoreUnavailable, BrokerUnavailable."""
-    broker = RedisBroker(settings.redis, settings.broker, Metrics())
+    broker = redis_streams(settings, Metrics())
     names = [*(READING_FIELDS if plan.stream == READINGS else ALERT_FIELDS), "replay_for"]
     entries_of = _readings if plan.stream == READINGS else _alerts
     room = settings.broker.stream_maxlen // 2
@@ -62,7 +63,7 @@ async def replay(settings: Settings, plan: Plan, seen: Callable[[Progress], None
     return progress
 
 
-async def _check(broker: RedisBroker, plan: Plan) -> None:
+async def _check(broker: Streams, plan: Plan) -> None:
     groups = await broker.lag(plan.stream)
     if plan.group not in groups:
         there = ", ".join(sorted(groups)) or "none"

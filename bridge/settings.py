@@ -148,6 +148,8 @@ class RedisSettings(Section):
     """redis://… of the streams; empty with --embedded takes the embedded server."""
     timeout_s: Positive = 5.0
     """Time to connect, and for one command."""
+    cluster: bool = False
+    """Whether the URL is of a node of a Redis Cluster; it needs broker.shards above 1."""
 
 
 class BrokerSettings(Section):
@@ -165,10 +167,18 @@ class BrokerSettings(Section):
     """Entries kept per stream by the in-memory broker."""
     memory_cap: Count = 50_000
     """The same as stream_cap, for the in-memory broker; an entry takes about 1,500 bytes."""
+    shards: int = Field(default=1, ge=1, le=64)
+    """Shards that streams on Redis are divided into by sensor, for Redis Cluster; the same in every process."""
     relay_queue_readings: Count = 50_000
     """Readings held in memory for publishing, about 500 bytes each; more wait in the outbox table."""
     relay_sweep_s: Positive = 1.0
     """How often the outbox table is looked at for rows nobody publishes."""
+
+    @model_validator(mode="after")
+    def _whole_in_shards(self) -> BrokerSettings:
+        if self.shards > 1 and (self.kind != "redis" or self.redis_percent != 100):
+            raise ValueError('shards above 1 need kind = "redis" and redis_percent = 100')
+        return self
 
 
 class ConsumerSettings(Section):
@@ -412,6 +422,12 @@ class Settings(BaseSettings):
     explain: ExplainSettings = ExplainSettings()
     log: LogSettings = LogSettings()
 
+    @model_validator(mode="after")
+    def _cluster_in_shards(self) -> Settings:
+        if self.redis.cluster and self.broker.shards == 1:
+            raise ValueError("redis.cluster needs broker.shards above 1: a stream and its books are on one node")
+        return self
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -466,7 +482,7 @@ def _problem(error: dict[str, Any]) -> str:
     message = error["msg"].removeprefix("Value error, ")
     message = f"{message[0].lower()}{message[1:]}"
     if isinstance(error["input"], dict | list | tuple):  # a whole table, with what it hides
-        return f"{place}: {message}"
+        return f"{place}: {message}" if place else message
     shown = "(hidden)" if place.endswith(("password", "url", "secret", "webhook", "token")) else repr(error["input"])
     return f"{place} = {shown}: {message}"
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bridge.cli.console import Config, DataDir, Json, settings, show
 from bridge.errors import ConfigError
+
+if TYPE_CHECKING:
+    from bridge.settings import Settings
 
 
 class Stream(StrEnum):
@@ -32,44 +37,37 @@ def tail(
 
     Example: iot-bridge tail readings --count 5 --data-dir var/bridge
     """
-    import redis
+    import asyncio
 
-    from bridge.errors import BrokerUnavailable
-
-    with settings(config, data_dir) as found:
+    with settings(config, data_dir) as found, suppress(KeyboardInterrupt):
         if not found.redis.url:
             raise ConfigError(["no Redis to read: redis.url is not set, or the embedded service is not running"])
-        client = redis.Redis.from_url(found.redis.url, decode_responses=True, socket_connect_timeout=5)
-        try:
-            entries = _newest(client, f"iot:{stream.value}", count or 10)
-            if json and count is not None:
-                show([{"id": entry, **fields} for entry, fields in entries], json)
+        asyncio.run(_tail(found, f"iot:{stream.value}", count, json))
+
+
+async def _tail(found: Settings, stream: str, count: int | None, json: bool) -> None:
+    from bridge.broker.build import redis_streams
+    from bridge.telemetry import Metrics
+
+    streams = redis_streams(found, Metrics())
+    try:
+        entries = await streams.tail(stream, count or 10)
+        if json and count is not None:
+            show([{"id": entry.id, **entry.fields} for entry in entries], json)
+            return
+        after = "0"
+        while True:
+            for entry in entries:
+                _line(entry.id, entry.fields, json)
+                after = entry.id
+            if count is not None:
                 return
-            for entry, fields in entries:
-                _line(entry, fields, json)
-            if count is None:
-                _follow(client, f"iot:{stream.value}", entries[-1][0] if entries else "0", json)
-        except redis.RedisError as error:
-            raise BrokerUnavailable(f"Redis: {error}") from error
-        except KeyboardInterrupt:
-            pass
+            entries = await streams.read_after(stream, after, 100, 1.0)
+    finally:
+        await streams.close()
 
 
-def _newest(client: object, stream: str, count: int) -> list[tuple[str, dict[str, str]]]:
-    return list(reversed(client.xrevrange(stream, count=count)))  # type: ignore[attr-defined]
-
-
-def _follow(client: object, stream: str, after: str, json: bool) -> None:
-    while True:
-        fresh = client.xrange(stream, min=f"({after}", count=100)  # type: ignore[attr-defined]
-        for entry, fields in fresh:
-            _line(entry, fields, json)
-            after = entry
-        if not fresh:
-            client.xread({stream: "$"}, block=1000)  # type: ignore[attr-defined]
-
-
-def _line(entry: str, fields: dict[str, str], json: bool) -> None:
+def _line(entry: str, fields: Mapping[str, str], json: bool) -> None:
     if json:
         show({"id": entry, **fields}, json)
     else:

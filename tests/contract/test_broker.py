@@ -27,6 +27,7 @@ KINDS = {
     "redis": BrokerSettings(stream_maxlen=MAXLEN, stream_cap=CAP),
     "throttled memory": BrokerSettings(kind="memory", memory_maxlen=MAXLEN, memory_cap=CAP, throttle_interval_s=0.5),
     "throttled redis": BrokerSettings(stream_maxlen=MAXLEN, stream_cap=CAP, throttle_interval_s=0.5),
+    "sharded": BrokerSettings(stream_maxlen=2 * MAXLEN, stream_cap=2 * CAP, shards=2),
     "split": BrokerSettings(
         stream_maxlen=MAXLEN, stream_cap=CAP, memory_maxlen=MAXLEN, memory_cap=CAP, redis_percent=50
     ),
@@ -161,7 +162,7 @@ async def test_publish_many_rows_of_other_instances(broker: Broker) -> None:
     assert sorted(await all_ids(broker)) == sorted(event_ids(*rows))
 
 
-@pytest.mark.parametrize("broker", ["redis", "throttled redis", "split"], indirect=True)
+@pytest.mark.parametrize("broker", ["redis", "throttled redis", "sharded", "split"], indirect=True)
 async def test_publish_waits_for_what_must_come_first(broker: Broker) -> None:
     later = publication(7, instance=2, after=[(1, 5), (0, 6)])
     assert not await broker.publisher.publish(later)

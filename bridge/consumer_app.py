@@ -23,7 +23,7 @@ import uvloop
 from prometheus_client import start_http_server
 
 from bridge import logs
-from bridge.broker.redis import RedisBroker
+from bridge.broker.build import redis_streams
 from bridge.broker.streams import Streams
 from bridge.consumers.api import Consumer, Event, Handler, Tools
 from bridge.consumers.worker import Place, Worker
@@ -75,8 +75,8 @@ async def _consume(settings: Settings, name: str, consumer: Consumer) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     metrics = Metrics()
-    broker = RedisBroker(settings.redis, settings.broker, metrics)
-    tools = Tools(settings, metrics, broker, lambda: time.time_ns() // 1_000)
+    broker = redis_streams(settings, metrics)
+    tools = Tools(settings, metrics, broker, _now_us)
     served = _serve_metrics(settings.consumers, metrics)
     try:
         async with _alone(consumer, settings, stop):
@@ -159,6 +159,7 @@ async def run(
                 metrics,
                 Random(),
                 time.monotonic,
+                _now_us,
                 alone=consumer.alone,
             ).run(stop)
             for stream in consumer.streams
@@ -209,6 +210,10 @@ async def _stopped(stop: asyncio.Event, seconds: float) -> bool:
         async with asyncio.timeout(seconds):
             await stop.wait()
     return stop.is_set()
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1_000
 
 
 def _serve_metrics(settings: ConsumerSettings, metrics: Metrics) -> str:

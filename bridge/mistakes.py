@@ -108,7 +108,7 @@ def _is_table(field: FieldInfo) -> bool:
 
 
 def _shown(place: list[str], value: Any) -> str:
-    if any("password" in part or "secret" in part for part in place) or place[0] == "notifier":
+    if any(word in part for part in place for word in ("password", "secret", "token")) or place[0] == "notifier":
         return "(hidden)"  # the URLs of the notifier's channels are tokens
     shown = hide_password(repr(value))
     return shown if len(shown) <= 200 else f"{shown[:200]}…"

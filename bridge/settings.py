@@ -347,6 +347,8 @@ class RedisSettings(Section):
     """redis://… of the streams; empty with --embedded takes the embedded server."""
     timeout_s: Positive = 5.0
     """Time to connect, and for one command."""
+    cluster: bool = False
+    """Whether the URL is of a node of a Redis Cluster; it needs broker.shards above 1."""
 
 
 class BrokerSettings(Section):
@@ -358,12 +360,24 @@ class BrokerSettings(Section):
     """At most one reading per sensor per interval goes to the stream; 0 is off. Alerts are never throttled."""
     stream_maxlen: Count = 100_000
     """Approximate length to which streams are trimmed."""
+    stream_cap: Count = 1_000_000
+    """Length up to which a stream keeps what a group is not done with; an entry takes about 150 bytes."""
     memory_maxlen: Count = 10_000
     """Entries kept per stream by the in-memory broker."""
+    memory_cap: Count = 50_000
+    """The same as stream_cap, for the in-memory broker; an entry takes about 1,500 bytes."""
+    shards: int = Field(default=1, ge=1, le=64)
+    """Shards that streams on Redis are divided into by sensor, for Redis Cluster; the same in every process."""
     relay_queue_readings: Count = 50_000
     """Readings held in memory for publishing, about 500 bytes each; more wait in the outbox table."""
     relay_sweep_s: Positive = 1.0
     """How often the outbox table is looked at for rows nobody publishes."""
+
+    @model_validator(mode="after")
+    def _whole_in_shards(self) -> BrokerSettings:
+        if self.shards > 1 and (self.kind != "redis" or self.redis_percent != 100):
+            raise ValueError('shards above 1 need kind = "redis" and redis_percent = 100')
+        return self
 
 
 class ConsumerSettings(Section):
@@ -531,6 +545,15 @@ class MlSettings(Section):
     """Sensors kept in memory, about 2 kB each; the least recently heard are forgotten."""
 
 
+class ExplainSettings(Section):
+    url: str = Field(default="", pattern=r"^$|^https?://")
+    """Base URL of an external explainer of anomalies; /explain/anomaly is added to it."""
+    token: str = Field(default="", repr=False)
+    """Bearer token that it is sent, where it wants one."""
+    timeout_s: Positive = 30.0
+    """Longest wait for one explanation."""
+
+
 class PipelineSettings(Section):
     max_batch: Count = 1_000
     """Readings in one call of the stored procedure."""
@@ -626,7 +649,14 @@ class Settings(SectionedSettings):
     notifier: NotifierSettings = NotifierSettings()
     orchestrator: OrchestratorSettings = OrchestratorSettings()
     ml: MlSettings = MlSettings()
+    explain: ExplainSettings = ExplainSettings()
     log: LogSettings = LogSettings()
+
+    @model_validator(mode="after")
+    def _cluster_in_shards(self) -> Self:
+        if self.redis.cluster and self.broker.shards == 1:
+            raise ValueError("redis.cluster needs broker.shards above 1: a stream and its books are on one node")
+        return self
 
 
 def load(path: Path | None) -> Settings:

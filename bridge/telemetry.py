@@ -8,6 +8,8 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+LONG_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1_800.0, 7_200.0, 86_400.0)
+"""Of latencies that count from the time of measurement: a gateway's backlog is days old."""
 SIZE_BUCKETS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000)
 
 
@@ -139,6 +141,20 @@ class Metrics:
         )
         self.predictions = Counter(
             "iot_bridge_predictions_total", "Predictions written, by kind: forecast, anomaly.", ["kind"], registry=r
+        )
+        self.latency = Histogram(
+            "iot_bridge_latency_seconds",
+            "Sampled latency of readings: measured_to_stored, stored_to_published.",
+            ["stage"],
+            buckets=LONG_BUCKETS_S,
+            registry=r,
+        )
+        self.consumer_latency = Histogram(
+            "iot_bridge_consumer_latency_seconds",
+            "Sampled latency of events at a consumer: published_to_handled, measured_to_handled.",
+            ["stream", "group", "stage"],
+            buckets=LONG_BUCKETS_S,
+            registry=r,
         )
         self.ledger_imbalance = Gauge(
             "iot_bridge_ledger_imbalance",

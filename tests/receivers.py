@@ -18,6 +18,7 @@ from tests.redis_process import free_port
 class Post(NamedTuple):
     """One request to the webhook receiver."""
 
+    path: str
     headers: dict[str, str]
     body: bytes
 
@@ -27,30 +28,37 @@ class Post(NamedTuple):
 
 
 class WebhookReceiver:
-    """Keeps what is posted to it. Answers with each of `answers` in turn, then with 204."""
+    """Keeps what is posted to it. Answers with each of `answers`, then with 204, or 200 where there is a `reply`."""
 
     def __init__(self) -> None:
         self.posts: list[Post] = []
         self.answers: list[int] = []
+        self.reply = b""
+        """The body of every answer."""
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                status = receiver.answers.pop(0) if receiver.answers else 204
+                usual = 200 if receiver.reply else 204
+                status = receiver.answers.pop(0) if receiver.answers else usual
                 if status < 300:
-                    receiver.posts.append(Post({key.lower(): value for key, value in self.headers.items()}, body))
+                    receiver.posts.append(
+                        Post(self.path, {key.lower(): value for key, value in self.headers.items()}, body)
+                    )
                 self.send_response(status)
                 if 300 <= status < 400:
                     self.send_header("Location", self.path)
-                self.send_header("Content-Length", "0")
+                self.send_header("Content-Length", str(len(receiver.reply)))
                 self.end_headers()
+                self.wfile.write(receiver.reply)
 
             def log_message(self, format: str, *args: object) -> None:
                 """Nothing."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/hook"
+        self.base = f"http://127.0.0.1:{self._server.server_port}"
+        self.url = f"{self.base}/hook"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
         self._thread.start()
 

@@ -7,7 +7,7 @@ import asyncio
 from bridge.broker.events import ALERTS, DECISIONS, READINGS
 from bridge.broker.memory import MemoryBroker
 from bridge.broker.redis import RedisBroker
-from bridge.broker.split import SplitBroker
+from bridge.broker.split import SplitBroker, is_first, shard_of
 from bridge.broker.streams import Streams
 from bridge.broker.throttle import ThrottledPublisher
 from bridge.errors import BrokerUnavailable
@@ -57,7 +57,18 @@ def _streams(settings: Settings, metrics: Metrics) -> Streams:
     chosen = settings.broker
     if chosen.kind == "memory" or chosen.redis_percent == 0:
         return MemoryBroker(chosen, metrics)
-    redis = RedisBroker(settings.redis, chosen, metrics)
+    redis = redis_streams(settings, metrics)
     if chosen.redis_percent == 100:
         return redis
-    return SplitBroker(redis, MemoryBroker(chosen, metrics), chosen.redis_percent)
+    percent = chosen.redis_percent
+    sides = (redis, MemoryBroker(chosen, metrics))
+    return SplitBroker(sides, lambda sensor_id: 0 if is_first(sensor_id, percent) else 1)
+
+
+def redis_streams(settings: Settings, metrics: Metrics) -> Streams:
+    """The streams on Redis, in as many shards as `broker.shards` says: what other processes can see."""
+    shards = settings.broker.shards
+    if shards == 1:
+        return RedisBroker(settings.redis, settings.broker, metrics)
+    sides = [RedisBroker(settings.redis, settings.broker, metrics, shard=shard) for shard in range(shards)]
+    return SplitBroker(sides, lambda sensor_id: shard_of(sensor_id, shards))

@@ -1,7 +1,8 @@
 """Streams in memory, for one process. Flows in: `Publication`. Implements `Streams`.
 
-Bounded: a stream keeps its newest entries. What is trimmed before a group has acknowledged it is gone
-for that group, and counted. Publishing never waits, so a publication is appended whole or not at all.
+Bounded: a stream keeps its newest entries, and what its groups are not done with, up to a cap. What is
+trimmed before a group has acknowledged it is gone for that group, and counted. Publishing never waits, so a
+publication is appended whole or not at all.
 """
 
 from __future__ import annotations
@@ -47,9 +48,10 @@ class _Group:
 class _Stream:
     """Entries are numbered from 1; ids are "<Unix milliseconds>-<ordinal>" and rise, as on Redis."""
 
-    def __init__(self, maxlen: int) -> None:
+    def __init__(self, maxlen: int, cap: int) -> None:
         self.entries: deque[StreamMessage] = deque()
         self.maxlen = maxlen
+        self.cap = max(cap, maxlen)
         self.last = 0
         self.last_ms = 0
         self.groups: dict[str, _Group] = {}
@@ -61,17 +63,26 @@ class _Stream:
         return self.last - len(self.entries) + 1
 
     def append(self, names: Sequence[str], rows: Sequence[Sequence[str]], now_ms: int) -> dict[str, int]:
-        """Add entries, oldest make room. Returns what groups lost by it."""
+        """Add entries; the oldest make room. Returns what groups lost by it."""
         self.last_ms = max(self.last_ms, now_ms)
         lost: dict[str, int] = {}
         for row in rows:
             self.last += 1
             self.entries.append(StreamMessage(f"{self.last_ms}-{self.last}", dict(zip(names, row, strict=True))))
-            if len(self.entries) > self.maxlen:
+        excess = len(self.entries) - self.maxlen
+        if excess > 0:
+            done = self._first_needed() - self.first
+            for _ in range(max(min(excess, done), len(self.entries) - self.cap)):
                 self._trim_first(lost)
         self.changed.set()
         self.changed = asyncio.Event()
         return lost
+
+    def _first_needed(self) -> int:
+        """Ordinal of the oldest entry that some group has not read, or not acknowledged."""
+        needed = [group.next for group in self.groups.values()]
+        needed += [_ordinal(self, entry_id) for group in self.groups.values() for entry_id in group.pending]
+        return min(needed, default=self.last + 1)
 
     def _trim_first(self, lost: dict[str, int]) -> None:
         number = self.first
@@ -97,7 +108,7 @@ class MemoryBroker:
         clock: Callable[[], float] = monotonic,
         now_ms: Callable[[], int] = lambda: time_ns() // 1_000_000,
     ) -> None:
-        self._maxlen = settings.memory_maxlen
+        self._lengths = (settings.memory_maxlen, settings.memory_cap)
         self._metrics = metrics
         self._clock = clock
         self._now_ms = now_ms
@@ -126,6 +137,10 @@ class MemoryBroker:
     async def append(self, stream: str, fields: Mapping[str, str]) -> None:
         """See `Streams.append`."""
         self._append(stream, list(fields), [list(fields.values())])
+
+    async def extend(self, stream: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """See `Streams.extend`."""
+        self._append(stream, names, rows)
 
     def _is_published(self, publication: Publication) -> bool:
         row = (publication.outbox_id, publication.stored_us)
@@ -235,7 +250,7 @@ class MemoryBroker:
     def _stream(self, name: str) -> _Stream:
         stream = self._streams.get(name)
         if stream is None:
-            stream = self._streams[name] = _Stream(self._maxlen)
+            stream = self._streams[name] = _Stream(*self._lengths)
         return stream
 
 

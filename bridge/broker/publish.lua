@@ -3,8 +3,9 @@
 -- KEYS  1 hash: instance -> "<outbox id>:<stored_us>" of the last row published for it
 --       2 sorted set: "<outbox id>:<stored_us>" of rows of instance 0, by outbox id
 --       3… the streams
--- ARGV  1 instance (empty: no outbox row, always add)  2 outbox id  3 stored_us  4 length to trim to
---       5 msgpack: [[[instance, outbox id], …] to wait for, [[field names, rows], …] for each stream]
+-- ARGV  1 instance (empty: no outbox row, always add)  2 outbox id  3 stored_us
+--       4 length to trim to  5 length to which groups may hold a stream that they have not read
+--       6 msgpack: [[[instance, outbox id], …] to wait for, [[field names, rows], …] for each stream]
 -- Returns {1, stream, group, lost, …} when added, with the entries trimmed before a group had read
 -- them; {2} when this row was added before; {0} when a row to wait for is not there yet.
 --
@@ -16,8 +17,9 @@ local MARKS_KEPT = 1000       -- beyond it, marks of processes long gone are for
 local MARK_AGE_US = 7 * 86400 * 1e6
 
 local marks, singles = KEYS[1], KEYS[2]
-local instance, outbox_id, stored_us, maxlen = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local payload = cmsgpack.unpack(ARGV[5])
+local instance, outbox_id, stored_us = ARGV[1], ARGV[2], ARGV[3]
+local maxlen, cap = tonumber(ARGV[4]), tonumber(ARGV[5])
+local payload = cmsgpack.unpack(ARGV[6])
 
 -- A mark with a lower stored_us is of another life of the database (made anew, or restored).
 local function is_published()
@@ -82,6 +84,21 @@ local function look_at(stream)
     return {ms = ms, ordinal = ordinal, first = first and select(2, parts(first[1]))}
 end
 
+-- How many entries to keep: what the slowest group has not read, or not acknowledged, is kept up to the cap.
+local function length_to_keep(stream, last)
+    local first = last + 1
+    for _, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+        local group = as_map(flat)
+        local _, read = parts(group['last-delivered-id'])
+        first = math.min(first, read + 1)
+        if group.pending > 0 then
+            local _, oldest = parts(redis.call('XPENDING', stream, group.name)[2])
+            first = math.min(first, oldest)
+        end
+    end
+    return math.max(maxlen, math.min(last - first + 1, cap))
+end
+
 local function count_lost(stream, first_before, removed, lost)
     local head = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)
     local _, first = parts(head[1][1])
@@ -113,7 +130,11 @@ local function add(stream, state, now_ms, names, rows, lost)
         end
         redis.call(unpack(command))
     end
-    local removed = redis.call('XTRIM', stream, 'MAXLEN', '~', maxlen)
+    if redis.call('XLEN', stream) <= maxlen then
+        return
+    end
+    local keep = length_to_keep(stream, state.ordinal + #rows)
+    local removed = redis.call('XTRIM', stream, 'MAXLEN', '~', string.format('%.0f', keep))
     if removed > 0 then
         count_lost(stream, state.first or state.ordinal + 1, removed, lost)
     end

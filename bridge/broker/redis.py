@@ -21,7 +21,7 @@ import redis.asyncio as client
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
 
 from bridge.broker import events
 from bridge.broker.message import StreamMessage
@@ -46,10 +46,14 @@ PENDING_PAGE = 1_000
 class RedisBroker:
     """`open` needs no Redis yet: connections are made, and made again, when they are needed."""
 
-    def __init__(self, redis: RedisSettings, broker: BrokerSettings, metrics: Metrics) -> None:
+    def __init__(
+        self, redis: RedisSettings, broker: BrokerSettings, metrics: Metrics, *, shard: int | None = None
+    ) -> None:
         self._redis = redis
-        self._settings = broker
+        self._lengths = [str(max(1, length // broker.shards)) for length in (broker.stream_maxlen, broker.stream_cap)]
         self._metrics = metrics
+        # All keys of a shard have one hash tag, so that a script may touch them together on a cluster.
+        self._suffix = "" if shard is None else f":{{{shard}}}"
         self._script = (Path(__file__).parent / "publish.lua").read_text()
         self._leave_script = (Path(__file__).parent / "leave.lua").read_text()
         self._sha = sha1(self._script.encode(), usedforsecurity=False).hexdigest()
@@ -58,16 +62,21 @@ class RedisBroker:
         self._blocking = self._connect(None)
 
     def _connect(self, timeout_s: float | None) -> Any:
-        return client.from_url(
-            self._redis.url,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=self._redis.timeout_s,
-            decode_responses=True,
-            encoding_errors="replace",
-            protocol=2,
-            # One silent second try replaces a pooled connection that died with the last Redis.
-            retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
-        )
+        options: dict[str, Any] = {
+            "socket_timeout": timeout_s,
+            "socket_connect_timeout": self._redis.timeout_s,
+            "decode_responses": True,
+            "encoding_errors": "replace",
+            "protocol": 2,
+        }
+        if self._redis.cluster:
+            return client.RedisCluster.from_url(self._redis.url, **options)
+        # One silent second try replaces a pooled connection that died with the last Redis.
+        retry = Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
+        return client.from_url(self._redis.url, retry=retry, **options)
+
+    def _key(self, stream: str) -> str:
+        return stream + self._suffix
 
     async def open(self) -> None:
         """Nothing to do: see the class."""
@@ -105,11 +114,15 @@ class RedisBroker:
 
         Not idempotent: after BrokerUnavailable the entry may be there.
         """
-        await self._add((stream,), ("", 0, 0), self._encode(((), ((list(fields), [list(fields.values())]),))))
+        await self.extend(stream, list(fields), [list(fields.values())])
+
+    async def extend(self, stream: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """See `Streams.extend`."""
+        await self._add((stream,), ("", 0, 0), self._encode(((), ((names, rows),))))
 
     async def _add(self, streams: Sequence[str], mark: tuple[str, int, int], payload: bytes) -> int:
-        keys = (MARKS, SINGLES, *streams)
-        arguments = (len(keys), *keys, *mark, self._settings.stream_maxlen, payload)
+        keys = [self._key(name) for name in (MARKS, SINGLES, *streams)]
+        arguments = (len(keys), *keys, *mark, *self._lengths, payload)
         # Twice the client's own time-out: it may connect first.
         async with self._translated(2 * self._redis.timeout_s):
             try:
@@ -117,7 +130,7 @@ class RedisBroker:
             except NoScriptError:
                 answer = await self._commands.eval(self._script, *arguments)
         for stream, group, lost in zip(answer[1::3], answer[2::3], answer[3::3], strict=True):
-            self._metrics.stream_dropped.labels(stream, group).inc(lost)
+            self._metrics.stream_dropped.labels(stream.removesuffix(self._suffix), group).inc(lost)
         return int(answer[0])
 
     # -- Subscriber
@@ -126,7 +139,7 @@ class RedisBroker:
         """See `Subscriber.ensure_group`."""
         async with self._translated(2 * self._redis.timeout_s):
             try:
-                await self._commands.xgroup_create(stream, group, start, mkstream=True)
+                await self._commands.xgroup_create(self._key(stream), group, start, mkstream=True)
             except ResponseError as error:
                 if not _is(error, "BUSYGROUP"):
                     raise
@@ -134,7 +147,7 @@ class RedisBroker:
     async def read(self, stream: str, group: str, consumer: str, *, count: int, block_s: float) -> list[StreamMessage]:
         """See `Subscriber.read`."""
         block_ms = round(block_s * 1000) or None
-        arguments = {"streams": {stream: ">"}, "count": count, "block": block_ms}
+        arguments = {"streams": {self._key(stream): ">"}, "count": count, "block": block_ms}
         async with self._recreated(stream, group), self._translated(block_s + 2 * self._redis.timeout_s):
             answer = await self._blocking.xreadgroup(group, consumer, **arguments)
             return [entry for _, entries in answer or () for entry in _entries(entries)]
@@ -144,7 +157,7 @@ class RedisBroker:
         """See `Subscriber.acknowledge`."""
         if ids:
             async with self._translated(2 * self._redis.timeout_s):
-                await self._commands.xack(stream, group, *ids)
+                await self._commands.xack(self._key(stream), group, *ids)
 
     async def claim(
         self, stream: str, group: str, consumer: str, *, min_idle_s: float, count: int
@@ -158,7 +171,7 @@ class RedisBroker:
         cursor = "0-0"
         entries: list[StreamMessage] = []
         while not entries:  # a page may hold nothing but trimmed entries
-            answer = await self._commands.xautoclaim(stream, group, consumer, min_idle_ms, cursor, count)
+            answer = await self._commands.xautoclaim(self._key(stream), group, consumer, min_idle_ms, cursor, count)
             cursor, entries = answer[0], _entries(answer[1])
             trimmed = len(answer[2]) if answer[2:] else 0  # Redis 7 drops them from the pending entries and says so
             if len(entries) < len(answer[1]):
@@ -175,16 +188,18 @@ class RedisBroker:
         if not entries:
             return entries
         page = {"min": entries[0].id, "max": entries[-1].id, "count": len(entries) + PENDING_PAGE}
-        held = await self._commands.xpending_range(stream, group, consumername=consumer, **page)
+        held = await self._commands.xpending_range(self._key(stream), group, consumername=consumer, **page)
         times = {entry["message_id"]: entry["times_delivered"] for entry in held}
         return [msgspec.structs.replace(entry, deliveries=times.get(entry.id, 2)) for entry in entries]
 
     async def _drop_trimmed(self, stream: str, group: str, consumer: str) -> int:
         """Redis 6.2 hands out trimmed entries as nothing, without an id, for ever: acknowledge them."""
-        held = await self._commands.xpending_range(stream, group, "-", "+", PENDING_PAGE, consumername=consumer)
+        held = await self._commands.xpending_range(
+            self._key(stream), group, "-", "+", PENDING_PAGE, consumername=consumer
+        )
         ids = [entry["message_id"] for entry in held]
-        gone = [id for id in ids if not await self._commands.xrange(stream, id, id)]
-        return int(await self._commands.xack(stream, group, *gone)) if gone else 0
+        gone = [id for id in ids if not await self._commands.xrange(self._key(stream), id, id)]
+        return int(await self._commands.xack(self._key(stream), group, *gone)) if gone else 0
 
     # -- GroupKeeper
 
@@ -192,13 +207,13 @@ class RedisBroker:
         """See `GroupKeeper.renew`."""
         if ids:
             async with self._recreated(stream, group), self._translated(2 * self._redis.timeout_s):
-                await self._commands.xclaim(stream, group, consumer, 0, list(ids), justid=True)
+                await self._commands.xclaim(self._key(stream), group, consumer, 0, list(ids), justid=True)
 
     async def pending(self, stream: str, group: str) -> Pending:
         """See `GroupKeeper.pending`."""
         try:
             async with self._translated(2 * self._redis.timeout_s):
-                summary = await self._commands.xpending(stream, group)
+                summary = await self._commands.xpending(self._key(stream), group)
         except NoGroupError:
             return Pending(0, None)
         oldest = summary["min"]
@@ -207,34 +222,36 @@ class RedisBroker:
     async def leave(self, stream: str, group: str, consumer: str) -> None:
         """See `GroupKeeper.leave`."""
         async with self._translated(2 * self._redis.timeout_s):
-            await self._commands.eval(self._leave_script, 1, stream, group, consumer, LONG_GONE_MS)
+            await self._commands.eval(self._leave_script, 1, self._key(stream), group, consumer, LONG_GONE_MS)
 
     # -- plain readers
 
     async def length(self, stream: str) -> int:
         """Entries in the stream. Raises BrokerUnavailable."""
         async with self._translated(2 * self._redis.timeout_s):
-            return int(await self._commands.xlen(stream))
+            return int(await self._commands.xlen(self._key(stream)))
 
     async def tail(self, stream: str, count: int) -> list[StreamMessage]:
         """The newest `count` entries, oldest first. Raises BrokerUnavailable."""
         async with self._translated(2 * self._redis.timeout_s):
-            entries: list[StreamMessage] = _entries(await self._commands.xrevrange(stream, count=count))
+            entries: list[StreamMessage] = _entries(await self._commands.xrevrange(self._key(stream), count=count))
         return entries[::-1]
 
     async def read_after(self, stream: str, last_id: str, count: int, block_s: float) -> list[StreamMessage]:
         """Entries after `last_id` ("$": from now on); waits up to `block_s` for the first."""
         async with self._translated(block_s + 2 * self._redis.timeout_s):
-            answer = await self._blocking.xread({stream: last_id}, count=count, block=round(block_s * 1000) or None)
+            answer = await self._blocking.xread(
+                {self._key(stream): last_id}, count=count, block=round(block_s * 1000) or None
+            )
         return [entry for _, entries in answer or () for entry in _entries(entries)]
 
     async def lag(self, stream: str) -> dict[str, int]:
         """See `StreamReader.lag`. By ordinals, see publish.lua: Redis 6.2 does not say it."""
         async with self._translated(2 * self._redis.timeout_s):
-            if not await self._commands.exists(stream):
+            if not await self._commands.exists(self._key(stream)):
                 return {}
-            info = await self._commands.xinfo_stream(stream)
-            groups = await self._commands.xinfo_groups(stream)
+            info = await self._commands.xinfo_stream(self._key(stream))
+            groups = await self._commands.xinfo_groups(self._key(stream))
         last = _ordinal(info["last-generated-id"])
         return {group["name"]: max(0, last - _ordinal(group["last-delivered-id"])) for group in groups}
 
@@ -251,7 +268,7 @@ class RedisBroker:
             if _is(error, "NOGROUP"):
                 raise NoGroupError from error
             raise BrokerUnavailable(f"Redis refuses: {error}") from error
-        except (RedisError, OSError, TimeoutError) as error:
+        except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
             raise BrokerUnavailable(f"Redis does not answer: {error or type(error).__name__}") from error
 
     @asynccontextmanager

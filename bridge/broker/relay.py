@@ -90,6 +90,8 @@ class Relay:
         self._random = random
         self._now_us = now_us
         self._latency = metrics.stage.labels("publish")
+        self._to_stored = metrics.latency.labels("measured_to_stored")
+        self._to_published = metrics.latency.labels("stored_to_published")
         self._queue: deque[Publication] = deque()
         self._queued_readings = 0
         self._gap = False  # rows of ours are in the table that come after everything in the queue
@@ -237,6 +239,9 @@ class Relay:
             readings = publication.readings
             for i in range(0, len(readings), len(readings) // LATENCY_SAMPLES + 1):
                 self._latency.observe(max(0, now_us - readings[i].ts_us) / 1_000_000)
+                self._to_stored.observe(max(0, publication.stored_us - readings[i].ts_us) / 1_000_000)
+            if readings:
+                self._to_published.observe(max(0, now_us - publication.stored_us) / 1_000_000)
         return done
 
     async def _read_back(self) -> None:

@@ -1,14 +1,15 @@
-"""A share of the sensors on one broker, the rest on another: a gradual move. Implements `Streams`.
+"""Several brokers as one: each sensor belongs to one side. Implements `Streams`.
 
-A sensor's side depends on its id alone, so it is the same in every process and after a restart, and a
-larger share only ever adds sensors to the first side. Consumers see one stream: ids of group entries
-carry their side ("1:…", "2:…"), ids of plain readers the position on both ("…|…").
+For a share of the sensors on one broker and the rest on another (a gradual move), and for streams in shards (Redis
+Cluster). A sensor's side depends on its id alone, so it is the same in every process and after a restart, and its
+order is that of its side. Consumers see one stream: ids of group entries carry their side ("1:…", "2:…"), ids of
+plain readers the position on every side ("…|…").
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from zlib import crc32
 
 import msgspec
@@ -19,7 +20,7 @@ from bridge.pipeline.ports import Pending
 from bridge.reading import Publication
 
 POLL_S = 0.05
-"""How long one side is waited for before the other is looked at again."""
+"""How long one side is waited for before the others are looked at again."""
 
 
 def is_first(sensor_id: int, percent: int) -> bool:
@@ -27,13 +28,19 @@ def is_first(sensor_id: int, percent: int) -> bool:
     return crc32(str(sensor_id).encode()) % 100 < percent
 
 
-class SplitBroker:
-    """Readings and alerts of a sensor go to the same side: `percent` of sensors to `first`."""
+def shard_of(sensor_id: int, shards: int) -> int:
+    """The shard of a sensor. Another number of shards moves most sensors."""
+    return crc32(str(sensor_id).encode()) % shards
 
-    def __init__(self, first: Streams, second: Streams, percent: int) -> None:
-        self._sides = (first, second)
-        self._percent = percent
+
+class SplitBroker:
+    """`side_of` says, for a sensor, which of `sides` it belongs to; what has no sensor goes to the first."""
+
+    def __init__(self, sides: Sequence[Streams], side_of: Callable[[int], int]) -> None:
+        self._sides = tuple(sides)
+        self._side_of = side_of
         self._publishing = asyncio.Lock()
+        self._turn = 0  # the side that is read first, each in its turn
 
     async def ping(self) -> None:
         """See `Streams.ping`."""
@@ -48,54 +55,79 @@ class SplitBroker:
     # -- Publisher
 
     async def publish(self, publication: Publication) -> bool:
-        """See `Publisher.publish`. Both sides are told of every publication, so both can tell a repeated one.
-
-        The first side says whether it is this one's turn; the second follows it, one publication at a
-        time, and so comes to the same order without asking.
+        """See `Publisher.publish`. Every side is told of every publication, so each can tell a repeated one, and
+        whether it is this one's turn. One publication at a time: sides come to the same order.
         """
         async with self._publishing:
-            if not await self._sides[0].publish(self._part(publication, first=True)):
-                return False
-            return await self._sides[1].publish(msgspec.structs.replace(self._part(publication, first=False), after=()))
+            # The first side alone at first: where it is not this one's turn, the others need not be asked.
+            return all(await self._publish(publication, range(1))) and all(
+                await self._publish(publication, range(1, len(self._sides)))
+            )
+
+    async def _publish(self, publication: Publication, sides: Sequence[int]) -> list[bool]:
+        calls = [self._sides[number].publish(self._part(publication, number)) for number in sides]
+        answers = await asyncio.gather(*calls, return_exceptions=True)  # none is left running when one fails
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+        return [bool(answer) for answer in answers]
 
     async def append(self, stream: str, fields: Mapping[str, str]) -> None:
         """See `Streams.append`. Goes to the side of the sensor that `fields` names."""
-        sensor_id = fields.get("sensor_id", "")
-        side = 0 if not sensor_id.isdecimal() or is_first(int(sensor_id), self._percent) else 1
-        await self._sides[side].append(stream, fields)
+        await self._sides[self._side(fields.get("sensor_id", ""))].append(stream, fields)
 
-    def _part(self, publication: Publication, *, first: bool) -> Publication:
+    async def extend(self, stream: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """See `Streams.extend`."""
+        place = names.index("sensor_id") if "sensor_id" in names else None
+        parts: list[list[Sequence[str]]] = [[] for _ in self._sides]
+        for row in rows:
+            parts[self._side(row[place]) if place is not None else 0].append(row)
+        for side, part in zip(self._sides, parts, strict=True):
+            if part:
+                await side.extend(stream, names, part)
+
+    def _side(self, sensor_id: str) -> int:
+        return self._side_of(int(sensor_id)) if sensor_id.isdecimal() else 0
+
+    def _part(self, publication: Publication, number: int) -> Publication:
         places = [
-            place
-            for place, reading in enumerate(publication.readings)
-            if is_first(reading.sensor_id, self._percent) == first
+            place for place, reading in enumerate(publication.readings) if self._side_of(reading.sensor_id) == number
         ]
         return msgspec.structs.replace(
             publication,
             readings=[publication.readings[place] for place in places],
             classes=[publication.classes[place] for place in places],
-            alerts=[alert for alert in publication.alerts if is_first(alert.sensor_id, self._percent) == first],
+            alerts=[alert for alert in publication.alerts if self._side_of(alert.sensor_id) == number],
         )
 
     # -- Subscriber
 
     async def ensure_group(self, stream: str, group: str, *, start: str = "0") -> None:
         """See `Subscriber.ensure_group`."""
-        for side, at in zip(self._sides, _positions(start), strict=True):
+        for side, at in zip(self._sides, self._positions(start), strict=True):
             await side.ensure_group(stream, group, start=at)
 
     async def read(self, stream: str, group: str, consumer: str, *, count: int, block_s: float) -> list[StreamMessage]:
         """See `Subscriber.read`."""
         deadline_s = asyncio.get_running_loop().time() + block_s
         while True:
-            found = _marked(2, await self._sides[1].read(stream, group, consumer, count=count, block_s=0))
+            found: list[StreamMessage] = []
+            for place in range(len(self._sides)):
+                number = (self._turn + place) % len(self._sides)
+                if len(found) < count:
+                    found += await self._read(number, stream, group, consumer, count - len(found), 0)
+            self._turn = (self._turn + 1) % len(self._sides)
             left_s = deadline_s - asyncio.get_running_loop().time()
-            wait_s = 0.0 if found else max(0.0, min(POLL_S, left_s))
-            if len(found) < count:
-                more = await self._sides[0].read(stream, group, consumer, count=count - len(found), block_s=wait_s)
-                found += _marked(1, more)
+            if not found and left_s > 0:
+                found = await self._read(0, stream, group, consumer, count, min(POLL_S, left_s))
             if found or left_s <= 0:
                 return found
+
+    async def _read(
+        self, number: int, stream: str, group: str, consumer: str, count: int, block_s: float
+    ) -> list[StreamMessage]:
+        side = self._sides[number]
+        return _marked(number + 1, await side.read(stream, group, consumer, count=count, block_s=block_s))
 
     async def acknowledge(self, stream: str, group: str, ids: Sequence[str]) -> None:
         """See `Subscriber.acknowledge`."""
@@ -136,11 +168,11 @@ class SplitBroker:
     async def tail(self, stream: str, count: int) -> list[StreamMessage]:
         """See `StreamReader.tail`."""
         parts = [await side.tail(stream, count) for side in self._sides]
-        return _merged(parts, ["0", "0"])[-count:]
+        return _merged(parts, ["0"] * len(self._sides))[-count:]
 
     async def read_after(self, stream: str, last_id: str, count: int, block_s: float) -> list[StreamMessage]:
         """See `StreamReader.read_after`."""
-        start = _positions(last_id)
+        start = self._positions(last_id)
         deadline_s = asyncio.get_running_loop().time() + block_s
         if last_id == "$":  # one place in time, however often it is looked at from here on
             newest = [await side.tail(stream, 1) for side in self._sides]
@@ -164,10 +196,9 @@ class SplitBroker:
                 total[group] = total.get(group, 0) + entries
         return total
 
-
-def _positions(id: str) -> list[str]:
-    """Where both sides stand: "a|b", or the same for both ("0", "$")."""
-    return id.split("|") if "|" in id else [id, id]
+    def _positions(self, id: str) -> list[str]:
+        """Where the sides stand: "a|b", or the same for all ("0", "$")."""
+        return id.split("|") if "|" in id else [id] * len(self._sides)
 
 
 def _marked(side: int, messages: Sequence[StreamMessage]) -> list[StreamMessage]:
@@ -180,7 +211,7 @@ def _of_side(side: int, ids: Sequence[str]) -> list[str]:
 
 
 def _merged(parts: Sequence[Sequence[StreamMessage]], start: Sequence[str]) -> list[StreamMessage]:
-    """Entries of both sides in order of time, each with the position on both sides once it is read."""
+    """Entries of all sides in order of time, each with the position on every side once it is read."""
     at = list(start)
     merged = []
     dated = [(int(message.id.partition("-")[0]), side, message) for side, part in enumerate(parts) for message in part]

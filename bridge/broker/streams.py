@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from bridge.broker.message import StreamMessage
@@ -39,6 +40,10 @@ class Streams(Publisher, ConsumerGroups, StreamReader, Protocol):
         self, stream: str, group: str, consumer: str, *, min_idle_s: float, count: int
     ) -> list[StreamMessage]:
         """See `Subscriber.claim`."""
+        ...
+
+    async def extend(self, stream: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """`append` for many entries of the same fields, in one step."""
         ...
 
     async def ping(self) -> None:

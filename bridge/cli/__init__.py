@@ -18,10 +18,12 @@ from bridge.cli import (
     device,
     gateway,
     importer,
+    job,
     learn,
     ledger,
     mqtt,
     quarantine,
+    replay,
     sensor,
     serve,
     simulate,
@@ -57,6 +59,8 @@ def build() -> typer.Typer:
         importer,
         learn,
         consume,
+        replay,
+        job,
     ):
         noun.register(app)
     return app

@@ -53,6 +53,7 @@ def show_settings(config: Config = None, data_dir: DataDir = None, json: Json = 
         settings[section][key] = "(hidden)" if settings[section][key] else ""
     for section in ("database", "redis", "mqtt"):
         settings[section]["url"] = hide_password(settings[section]["url"])
+    settings["explain"]["token"] = "(hidden)" if settings["explain"]["token"] else ""
     for channel in settings["notifier"]["channels"]:
         channel |= {key: "(hidden)" for key in ("url", "webhook", "secret") if channel[key]}
     if json:

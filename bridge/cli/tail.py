@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,11 +13,7 @@ from bridge.cli.console import Config, DataDir, Json, settings, show
 from bridge.errors import ConfigError
 
 if TYPE_CHECKING:
-    import redis
-
     from bridge.settings import Settings
-
-Entry = tuple[str, dict[str, str]]
 
 
 class Stream(StrEnum):
@@ -39,55 +37,41 @@ def tail(
 
     Example: iot-bridge tail readings --count 5 --data-dir var/bridge
     """
-    import redis
+    import asyncio
 
-    from bridge.errors import BrokerUnavailable
+    with settings(config, data_dir, streams=count is not None) as found, suppress(KeyboardInterrupt):
+        if found.broker.kind == "memory":
+            raise ConfigError(['broker.kind = "memory": the streams are in the service\'s own memory, not in Redis'])
+        if not found.redis.url:
+            raise ConfigError(
+                ["no Redis to read: set redis.url; what an embedded service that is stopped keeps, --count N reads"]
+            )
+        asyncio.run(_tail(found, f"iot:{stream.value}", count, json))
 
-    with settings(config, data_dir, streams=count is not None) as found:
-        client = redis.Redis.from_url(
-            _url(found), decode_responses=True, encoding_errors="replace", socket_connect_timeout=5
-        )
-        try:
-            entries = _newest(client, f"iot:{stream.value}", count or 10)
-            if json and count is not None:
-                show([{"id": entry, **fields} for entry, fields in entries], json)
+
+async def _tail(found: Settings, stream: str, count: int | None, json: bool) -> None:
+    from bridge.broker.build import redis_streams
+    from bridge.telemetry import Metrics
+
+    streams = redis_streams(found, Metrics())
+    try:
+        entries = await streams.tail(stream, count or 10)
+        if json and count is not None:
+            show([{"id": entry.id, **entry.fields} for entry in entries], json)
+            return
+        after = "0"
+        while True:
+            for entry in entries:
+                _line(entry.id, entry.fields, json)
+                after = entry.id
+            if count is not None:
                 return
-            for entry, fields in entries:
-                _line(entry, fields, json)
-            if count is None:
-                _follow(client, f"iot:{stream.value}", entries[-1][0] if entries else "0", json)
-        except redis.RedisError as error:
-            raise BrokerUnavailable(f"Redis: {error}") from error
-        except KeyboardInterrupt:
-            pass
-        finally:
-            client.close()
+            entries = await streams.read_after(stream, after, 100, 1.0)
+    finally:
+        await streams.close()
 
 
-def _url(found: Settings) -> str:
-    if found.broker.kind == "memory":
-        raise ConfigError(['broker.kind = "memory": the streams are in the service\'s own memory, not in Redis'])
-    if not found.redis.url:
-        raise ConfigError(
-            ["no Redis to read: set redis.url; what an embedded service that is stopped keeps, --count N reads"]
-        )
-    return found.redis.url
-
-
-def _newest(client: redis.Redis, stream: str, count: int) -> list[Entry]:
-    entries: list[Entry] = client.xrevrange(stream, count=count)  # type: ignore[assignment]
-    return entries[::-1]
-
-
-def _follow(client: redis.Redis, stream: str, after: str, json: bool) -> None:
-    while True:
-        answer: Any = client.xread({stream: after}, count=100, block=1000)
-        for entry, fields in (entry for _, entries in answer or () for entry in entries):
-            _line(entry, fields, json)
-            after = entry
-
-
-def _line(entry: str, fields: dict[str, str], json: bool) -> None:
+def _line(entry: str, fields: Mapping[str, str], json: bool) -> None:
     if json:
         show({"id": entry, **fields}, json)
     else:

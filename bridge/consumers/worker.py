@@ -35,6 +35,8 @@ CLAIMS_PER_IDLE = 4
 SUSPECT_DELIVERIES = 3
 """Entries handed out as often are handled one by one: perhaps one of them kills whoever handles it."""
 MAX_ERROR_CHARS = 500
+LATENCY_SAMPLES = 20
+"""Most events of a batch whose age is measured."""
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -50,7 +52,7 @@ class Stopping(Exception):
 
 
 class Worker:
-    """`run` is its task. `clock` is monotonic, in seconds."""
+    """`run` is its task. `clock` is monotonic, in seconds; `now_us` is the time of day."""
 
     def __init__(
         self,
@@ -61,6 +63,7 @@ class Worker:
         metrics: Metrics,
         random: Random,
         clock: Callable[[], float],
+        now_us: Callable[[], int],
         *,
         alone: bool = False,
     ) -> None:
@@ -72,6 +75,7 @@ class Worker:
         self._labels = (place.stream, place.group)
         self._random = random
         self._clock = clock
+        self._now_us = now_us
         self._log = log.bind(stream=place.stream, group=place.group)
         self._stop = asyncio.Event()
         self._held: dict[str, None] = {}  # ids of entries that we have and have not acknowledged
@@ -171,7 +175,9 @@ class Worker:
     def _without_repeated(self, events: list[Event]) -> list[Event]:
         fresh: dict[str, Event] = {}
         for event in events:
-            if event.event_id in self._remembered or event.event_id in fresh:
+            if event.fields.get("replay_for", self._place.group) != self._place.group:
+                self._settle(event, "repeated")  # added again for a group that had lost it
+            elif event.event_id in self._remembered or event.event_id in fresh:
                 self._settle(event, "repeated")
             else:
                 fresh[event.event_id] = event
@@ -195,6 +201,7 @@ class Worker:
                 self._metrics.consumer_seconds.labels(*self._labels).observe(self._clock() - started_s)
                 for event in events:
                     self._settle(event, "handled")
+                self._measure(events)
                 return None
             self._metrics.consumer_retries.labels(*self._labels).inc()
             await self._back_off(tries)
@@ -231,6 +238,19 @@ class Worker:
         self._remembered[event.event_id] = None
         if len(self._remembered) > self._settings.remembered:
             del self._remembered[next(iter(self._remembered))]
+
+    def _measure(self, events: Sequence[Event]) -> None:
+        """How old events are when they are handled; of a large batch, some of them."""
+        now_s = self._now_us() / 1e6
+        observe = self._metrics.consumer_latency.labels
+        for event in events[:: len(events) // LATENCY_SAMPLES + 1]:
+            published_s = (
+                int(event.id.rpartition(":")[2].partition("-")[0]) / 1e3
+            )  # the split writes its side before it
+            observe(*self._labels, "published_to_handled").observe(max(0.0, now_s - published_s))
+            measured = event.fields.get("timestamp") or event.fields.get("triggered_at") or event.fields.get("at")
+            with suppress(TypeError, ValueError):
+                observe(*self._labels, "measured_to_handled").observe(max(0.0, now_s - float(measured or "")))
 
     async def _bury(self, event: Event, error: str, attempts: int) -> None:
         """To the dead letters first: an entry must never be in neither stream."""

@@ -6,6 +6,7 @@ The run with a million is part of `make soak`; what they cost is in `bench/senso
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 from urllib.request import Request, urlopen
 
 import psycopg
@@ -58,7 +59,7 @@ def test_look_up_of_sensors_reads_indexes_only(postgres_url: str, by: str) -> No
         ids = _spread(postgres_url)
         rows = connection.execute("SELECT sensor_uuid::text FROM sensors WHERE id = ANY (%s)", [ids]).fetchall()
         names = [row[0] for row in rows]
-        arguments = (ids, [], []) if by == "ids" else ([], names, [])
+        arguments: tuple[list[Any], ...] = (ids, [], []) if by == "ids" else ([], names, [])
         query = b"EXPLAIN " + queries.load("service")["find_sensors"].encode()
         plan = "\n".join(row[0] for row in connection.execute(query, arguments))
     assert "Seq Scan on sensors" not in plan, plan

@@ -20,14 +20,17 @@ from tests.publications import event_ids, publication, reading
 from tests.redis_process import RedisProcess
 
 GROUP = "ml-worker-group"
-MAXLEN = 300
+MAXLEN, CAP = 300, 600
 SENSORS = (1, 2, 3, 4, 5, 6)
 KINDS = {
-    "memory": BrokerSettings(kind="memory", memory_maxlen=MAXLEN),
-    "redis": BrokerSettings(stream_maxlen=MAXLEN),
-    "throttled memory": BrokerSettings(kind="memory", memory_maxlen=MAXLEN, throttle_interval_s=0.5),
-    "throttled redis": BrokerSettings(stream_maxlen=MAXLEN, throttle_interval_s=0.5),
-    "split": BrokerSettings(stream_maxlen=MAXLEN, memory_maxlen=MAXLEN, redis_percent=50),
+    "memory": BrokerSettings(kind="memory", memory_maxlen=MAXLEN, memory_cap=CAP),
+    "redis": BrokerSettings(stream_maxlen=MAXLEN, stream_cap=CAP),
+    "throttled memory": BrokerSettings(kind="memory", memory_maxlen=MAXLEN, memory_cap=CAP, throttle_interval_s=0.5),
+    "throttled redis": BrokerSettings(stream_maxlen=MAXLEN, stream_cap=CAP, throttle_interval_s=0.5),
+    "sharded": BrokerSettings(stream_maxlen=2 * MAXLEN, stream_cap=2 * CAP, shards=2),
+    "split": BrokerSettings(
+        stream_maxlen=MAXLEN, stream_cap=CAP, memory_maxlen=MAXLEN, memory_cap=CAP, redis_percent=50
+    ),
 }
 
 
@@ -159,7 +162,7 @@ async def test_publish_many_rows_of_other_instances(broker: Broker) -> None:
     assert sorted(await all_ids(broker)) == sorted(event_ids(*rows))
 
 
-@pytest.mark.parametrize("broker", ["redis", "throttled redis", "split"], indirect=True)
+@pytest.mark.parametrize("broker", ["redis", "throttled redis", "sharded", "split"], indirect=True)
 async def test_publish_waits_for_what_must_come_first(broker: Broker) -> None:
     later = publication(7, instance=2, after=[(1, 5), (0, 6)])
     assert not await broker.publisher.publish(later)
@@ -309,7 +312,7 @@ async def test_claim_of_trimmed_entries_drops_and_counts_them(broker: Broker, me
     await broker.streams.ensure_group(READINGS, GROUP)
     await broker.publisher.publish(publication(1, sensors=range(100)))
     await read_all(broker, "dead")
-    for outbox_id in range(2, 12):
+    for outbox_id in range(2, 32):
         await broker.publisher.publish(publication(outbox_id, sensors=range(100)))
     while await broker.streams.claim(READINGS, GROUP, "heir", min_idle_s=0.2, count=1000):
         pass
@@ -319,22 +322,60 @@ async def test_claim_of_trimmed_entries_drops_and_counts_them(broker: Broker, me
     assert value(metrics, "iot_bridge_stream_dropped_total", stream=READINGS, group=GROUP) >= 100
 
 
-async def test_trimming_counts_what_a_group_has_not_read(broker: Broker, metrics: Metrics) -> None:
+async def test_trimming_waits_for_the_slowest_group(broker: Broker, metrics: Metrics) -> None:
     await broker.streams.ensure_group(READINGS, GROUP)
     await broker.streams.ensure_group(READINGS, "quick")
-    rows = [publication(i, sensors=range(100)) for i in range(1, 12)]
+    rows = [publication(i, sensors=range(100)) for i in range(1, 6)]
+    for row in rows:
+        await broker.publisher.publish(row)
+        assert sorted(await drain(broker, "quick")) == sorted(event_ids(row))
+    assert await broker.streams.length(READINGS) == 500
+    held = await read_all(broker, "a")
+    assert sorted(message.fields["event_id"] for message in held) == sorted(event_ids(*rows))
+    await broker.publisher.publish(publication(6, sensors=range(100)))
+    assert await broker.streams.length(READINGS) == 600  # read, and not acknowledged
+    await broker.streams.acknowledge(READINGS, GROUP, [message.id for message in held])
+    for number in range(7, 20):
+        await drain(broker, "quick")
+        await drain(broker)
+        await broker.publisher.publish(publication(number, sensors=range(100)))
+    assert await broker.streams.length(READINGS) < 1_000  # of either side of the split, up to 400
+    for group in (GROUP, "quick"):
+        assert value(metrics, "iot_bridge_stream_dropped_total", stream=READINGS, group=group) == 0
+
+
+async def test_trimming_at_the_cap_counts_what_a_group_has_not_read(broker: Broker, metrics: Metrics) -> None:
+    await broker.streams.ensure_group(READINGS, GROUP)
+    await broker.streams.ensure_group(READINGS, "quick")
+    rows = [publication(i, sensors=range(100)) for i in range(1, 21)]
     for place, row in enumerate(rows):
         await broker.publisher.publish(row)
         assert sorted(await drain(broker, "quick")) == sorted(event_ids(row))
         if place == 0:
             assert sorted(await drain(broker)) == sorted(event_ids(row))
     length = await broker.streams.length(READINGS)
-    assert length < 1100
+    assert 600 <= length < 1_500
     left = await drain(broker)
     assert len(left) == length
     lost = value(metrics, "iot_bridge_stream_dropped_total", stream=READINGS, group=GROUP)
-    assert lost == 1000 - length
+    assert lost == 1_900 - length
     assert value(metrics, "iot_bridge_stream_dropped_total", stream=READINGS, group="quick") == 0
+
+
+async def test_stream_without_groups_is_trimmed(broker: Broker) -> None:
+    for number in range(1, 21):
+        await broker.publisher.publish(publication(number, sensors=range(100)))
+    assert await broker.streams.length(READINGS) < 1_000
+
+
+async def test_extend_adds_many_entries_in_order(broker: Broker) -> None:
+    rows = [[f"e{number}", str(number % 5)] for number in range(200)]
+    await broker.streams.extend(DECISIONS, ["event_id", "sensor_id"], rows)
+    found = [dict(message.fields) for message in await broker.streams.tail(DECISIONS, 1_000)]
+    expected = [dict(zip(("event_id", "sensor_id"), row, strict=True)) for row in rows]
+    for sensor in range(5):
+        mine = [fields for fields in found if fields["sensor_id"] == str(sensor)]
+        assert mine == [fields for fields in expected if fields["sensor_id"] == str(sensor)]
 
 
 async def test_lag_is_what_a_group_has_not_been_handed(broker: Broker) -> None:

@@ -9,11 +9,12 @@ from urllib.request import urlopen
 
 import pytest
 
+from bridge.broker.build import redis_streams
 from bridge.broker.events import READINGS
 from bridge.broker.redis import RedisBroker
 from bridge.consumer_app import find
 from bridge.errors import ConfigError
-from bridge.settings import BrokerSettings, RedisSettings
+from bridge.settings import BrokerSettings, RedisSettings, Settings
 from bridge.telemetry import Metrics
 from tests.consumer_process import ConsumerProcess, install
 from tests.publications import event_ids, publication
@@ -138,6 +139,22 @@ async def test_redis_restarted_and_then_empty(notes: Notes) -> None:
     await until(lambda: notes.has(event_ids(third)), 30)
     assert worker.stop() == 0, worker.log
     await notes.broker.close()
+
+
+async def test_streams_in_shards_are_read_in_the_order_of_each_sensor(notes: Notes) -> None:
+    settings = Settings.model_validate({"redis": {"url": notes.redis.url}, "broker": {"shards": 3}})
+    streams = redis_streams(settings, Metrics())
+    worker = notes.start(broker__shards="3")
+    rows = [publication(number, sensors=range(1, 41)) for number in range(1, 11)]
+    for row in rows:
+        assert await streams.publish(row)
+    await until(lambda: notes.has(event_ids(*rows)), 30)
+    for sensor in range(1, 41):
+        mine = [event for event in notes.handled if event.startswith(f"{sensor}-")]
+        assert mine == [event for event in event_ids(*rows) if event.startswith(f"{sensor}-")]
+    assert worker.stop() == 0, worker.log
+    assert (await streams.pending(READINGS, GROUP)).entries == 0
+    await streams.close()
 
 
 async def test_stop_leaves_nothing_pending_and_no_name_behind(notes: Notes) -> None:

@@ -125,6 +125,10 @@ async def test_publish_latency_is_from_measured_to_published() -> None:
         await bench.relay.drain(1.0)
     labels = {"stage": "publish"}
     assert bench.metrics.registry.get_sample_value("iot_bridge_stage_seconds_sum", labels) == 59.0
+    for stage, seconds in (("measured_to_stored", 0.0), ("stored_to_published", 59.0)):  # stored when measured
+        labels = {"stage": stage}
+        assert bench.metrics.registry.get_sample_value("iot_bridge_latency_seconds_sum", labels) == seconds
+        assert bench.metrics.registry.get_sample_value("iot_bridge_latency_seconds_count", labels) == 1.0
 
 
 async def test_broker_away_for_a_while_loses_nothing() -> None:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from random import Random
-from time import monotonic
+from time import monotonic, time_ns
 
 import msgspec
 import pytest
@@ -25,6 +25,10 @@ QUICK = ConsumerSettings(
     batch=10, block_s=0.02, claim_after_s=0.2, max_attempts=3, retry_min_s=0.001, retry_max_s=0.002, remembered=50
 )
 SLOW_CLAIMS = QUICK.model_copy(update={"claim_after_s": 60.0})
+
+
+def now_us() -> int:
+    return time_ns() // 1_000
 
 
 class Recorder:
@@ -66,7 +70,7 @@ class Stage:
 
     def worker(self, recorder: Recorder, settings: ConsumerSettings = QUICK, name: str = "a") -> Worker:
         place = Place(STREAM, GROUP, name)
-        return Worker(self.broker, place, recorder.handle, settings, self.metrics, Random(1), monotonic)
+        return Worker(self.broker, place, recorder.handle, settings, self.metrics, Random(1), monotonic, now_us)
 
     @asynccontextmanager
     async def working(
@@ -98,6 +102,22 @@ async def test_worker_acknowledges_what_is_handled(stage: Stage) -> None:
     assert stage.count("iot_bridge_consumer_events_total", outcome="handled") == 25
 
 
+async def test_worker_measures_how_old_events_are(stage: Stage) -> None:
+    recorder = Recorder()
+    for second in range(100):
+        measured = f"{now_us() / 1e6 - 40:.6f}"
+        fields = {"event_id": f"e{second}", "sensor_id": "1", "timestamp": measured}
+        await stage.broker.append(STREAM, fields)
+    async with stage.working(recorder):
+        await eventually(lambda: len(recorder.handled) == 100, 20)
+    name = "iot_bridge_consumer_latency_seconds"
+    samples = stage.count(f"{name}_count", stage="published_to_handled")
+    assert 0 < samples <= 100
+    assert stage.count(f"{name}_count", stage="measured_to_handled") == samples
+    assert stage.count(f"{name}_sum", stage="measured_to_handled") >= 40 * samples
+    assert stage.count(f"{name}_bucket", stage="published_to_handled", le="30.0") == samples
+
+
 async def test_worker_passes_over_events_handled_before(stage: Stage) -> None:
     recorder = Recorder()
     await stage.add("e1", "e2", "e1")
@@ -108,6 +128,16 @@ async def test_worker_passes_over_events_handled_before(stage: Stage) -> None:
     assert recorder.handled == ["e1", "e2", "e3"]
     assert await stage.pending() == 0
     assert stage.count("iot_bridge_consumer_events_total", outcome="repeated") == 2
+
+
+async def test_worker_passes_over_what_is_replayed_for_another_group(stage: Stage) -> None:
+    recorder = Recorder()
+    for event_id, group in (("theirs", "other"), ("ours", GROUP)):
+        await stage.broker.append(STREAM, {"event_id": event_id, "sensor_id": "1", "replay_for": group})
+    async with stage.working(recorder):
+        await eventually(lambda: "ours" in recorder.handled, 20)
+    assert recorder.handled == ["ours"]
+    assert await stage.pending() == 0
 
 
 async def test_worker_remembers_only_so_many_events(stage: Stage) -> None:

@@ -1409,6 +1409,10 @@ CREATE UNIQUE INDEX quarantine_identity ON public.quarantine USING btree (identi
 
 CREATE INDEX registry_changes_at ON public.registry_changes USING btree (changed_at);
 
+CREATE INDEX sensor_readings_ingested ON ONLY public.sensor_readings USING brin (ingested_at);
+
+CREATE INDEX sensor_readings_default_ingested_at_idx ON public.sensor_readings_default USING brin (ingested_at);
+
 CREATE UNIQUE INDEX sensor_readings_identity ON ONLY public.sensor_readings USING btree (sensor_id, "timestamp", sequence) NULLS NOT DISTINCT;
 
 CREATE UNIQUE INDEX sensor_readings_default_sensor_id_timestamp_sequence_idx ON public.sensor_readings_default USING btree (sensor_id, "timestamp", sequence) NULLS NOT DISTINCT;
@@ -1416,6 +1420,8 @@ CREATE UNIQUE INDEX sensor_readings_default_sensor_id_timestamp_sequence_idx ON 
 CREATE INDEX sensors_device ON public.sensors USING btree (device_id);
 
 CREATE UNIQUE INDEX sensors_external_id ON public.sensors USING btree (external_id) WHERE (external_id IS NOT NULL);
+
+ALTER INDEX public.sensor_readings_ingested ATTACH PARTITION public.sensor_readings_default_ingested_at_idx;
 
 ALTER INDEX public.sensor_readings_identity ATTACH PARTITION public.sensor_readings_default_sensor_id_timestamp_sequence_idx;
 

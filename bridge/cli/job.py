@@ -1,0 +1,58 @@
+"""`iot-bridge job`: batch jobs, for a timer."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+
+from bridge.cli.console import Config, DataDir, Json, settings, show
+from bridge.errors import ConfigError
+
+
+def register(app: typer.Typer) -> None:
+    noun = typer.Typer(no_args_is_help=True, help="Batch jobs, for a timer.")
+    noun.command("predictions")(predictions)
+    noun.command("explain")(explain)
+    app.add_typer(noun, name="job")
+
+
+def predictions(
+    hours: Annotated[float, typer.Option(min=0.1, help="Readings of how many hours are learned from.")] = 24.0,
+    config: Config = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Predict for sensors that have no prediction of what is to come: what the online worker has missed.
+
+    Example: iot-bridge job predictions --hours 48
+    """
+    from bridge.jobs import predict
+    from bridge.store.jobs import connect
+
+    with settings(config, data_dir) as found, connect(found.database.url) as table:
+        done = predict(table, found.ml, hours, time.time_ns() // 1_000)
+    show({"sensors": done.sensors, "forecasts": done.forecasts, "anomalies": done.anomalies}, json)
+
+
+def explain(
+    limit: Annotated[int, typer.Option(min=1, help="At most so many anomalies.")] = 1_000,
+    config: Config = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Have anomalies explained by the service that explain.url names; those it cannot are left to the next run.
+
+    Example: iot-bridge job explain --limit 100
+    """
+    from bridge.jobs import Explainer
+    from bridge.jobs import explain as run
+    from bridge.store.jobs import connect
+
+    with settings(config, data_dir) as found:
+        if not found.explain.url:
+            raise ConfigError(["explain.url is not set: the external explainer"])
+        with connect(found.database.url) as table:
+            done = run(table, Explainer(found.explain), limit)
+    show({"explained": done.explained, "skipped": done.skipped, "problem": done.problem}, json)

@@ -1,0 +1,72 @@
+"""`iot-bridge replay`: give a consumer group what it has lost."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from bridge.cli.console import Config, DataDir, Json, settings, show
+from bridge.errors import ConfigError
+
+_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+
+class Stream(StrEnum):
+    READINGS = "readings"
+    ALERTS = "alerts"
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(replay)
+
+
+def replay(
+    group: Annotated[str, typer.Option(help="Consumer group that is to get the entries; others pass them over.")],
+    since: Annotated[str, typer.Option("--from", help="Stored from then on: ISO 8601, or 90m, 2h, 3d ago.")],
+    until: Annotated[str | None, typer.Option(help="Stored before then, in the same form; without it, now.")] = None,
+    stream: Annotated[Stream, typer.Option(help="Which stream.")] = Stream.READINGS,
+    config: Config = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Add to a stream again, from the database, what a group has lost: trimmed unread, or gone with Redis.
+
+    Example: iot-bridge replay --group ml-worker-group --from 2h
+    """
+    import asyncio
+
+    from bridge.replay import Plan, Progress
+    from bridge.replay import replay as run
+
+    now_s = time.time()
+    plan = Plan(f"iot:{stream.value}", group, _us(since, now_s), _us(until, now_s) if until else round(now_s * 1e6))
+
+    def seen(progress: Progress) -> None:
+        if sys.stderr.isatty():
+            waiting = f", waiting for the group to read {progress.waiting}" if progress.waiting else ""
+            print(f"\r{progress.entries} added{waiting}\033[K", end="", file=sys.stderr, flush=True)
+
+    with settings(config, data_dir) as found:
+        if not found.redis.url:
+            raise ConfigError(["no Redis to add to: redis.url is not set, or the embedded service is not running"])
+        done = asyncio.run(run(found, plan, seen))
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+    show({"stream": plan.stream, "group": group, "added": done.entries}, json)
+
+
+def _us(text: str, now_s: float) -> int:
+    """A time, or how long ago. Raises ConfigError."""
+    if ago := re.fullmatch(r"(\d+)([smhd])", text):
+        return round((now_s - int(ago[1]) * _SECONDS[ago[2]]) * 1e6)
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ConfigError([f"{text!r} is no time: ISO 8601, or how long ago: 90m, 2h, 3d"]) from error
+    return round((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1e6)

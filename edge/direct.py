@@ -77,10 +77,10 @@ class DirectLink:
             ),
         )
 
-    def close(self) -> None:
-        """See `Link.close`."""
+    async def close(self) -> None:
+        """See `Link.close`. What is committed and not published stays in the outbox table, for a running service."""
         if self._parts is not None:
-            self._parts.stop()
+            await self._parts.close()
             self._parts = None
 
     async def _settled(self, pipeline: Pipeline, batch: HandedBatch) -> Sequence[Receipt]:
@@ -135,7 +135,6 @@ class _Parts:
         self.pipeline = pipeline
         works = (pipeline.intake.run, relay.run, relay.sweep_forever, pipeline.housekeeping()["changes"])
         self._tasks = [asyncio.create_task(work(), name="direct") for work in works]
-        self._closing: asyncio.Task[None] | None = None
 
     @classmethod
     async def open(cls, settings: Settings, name: str) -> _Parts:
@@ -157,13 +156,9 @@ class _Parts:
         relay = Relay(broker.publisher, PostgresOutbox(store), settings.broker, metrics, Random(), now_us)
         return cls(store, broker, relay, Pipeline(settings, store, relay, metrics))
 
-    def stop(self) -> None:
-        """Let go; what is committed and not published stays in the outbox table, for a running service."""
+    async def close(self) -> None:
         for task in self._tasks:
             task.cancel()
-        self._closing = asyncio.create_task(self._close(), name="direct-close")
-
-    async def _close(self) -> None:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._broker.close()
         await self._store.close()

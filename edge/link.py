@@ -57,7 +57,7 @@ class Link(Protocol):
         """Raises ServiceAway, LinkDenied, LinkTooLarge, LinkRefused. May be called for two lanes at a time."""
         ...
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Let go of every connection."""
         ...
 
@@ -103,7 +103,7 @@ class HttpsLink:
         answer = await self._clients["registry"].request("POST", f"/gateways/{self._name}/key", headers=self._identity)
         return _understood(answer, _enrolled).gateway_key
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """See `Link.close`."""
         for client in self._clients.values():
             client.close()

@@ -89,7 +89,7 @@ class UplinkSettings(Section):
     """A batch of the backlog that takes longer is made smaller; one that takes half of it, larger."""
     live_every_s: float = Field(default=0.5, ge=0, le=60)
     """Least time between two batches of live readings; more of them go together."""
-    backlog_share: float = Field(default=0.75, gt=0, le=1)
+    backlog_share: float = Field(default=0.9, gt=0, le=1)
     """Most of the time that the backlog keeps the service busy while there are live readings as well."""
     report_every_s: Positive = 30.0
     """How often state and books go to the service, with a batch or without; and the registry is asked for."""

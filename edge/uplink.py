@@ -143,7 +143,7 @@ class Uplink:
                 tasks.create_task(self._live_forever(), name="uplink-live")
                 tasks.create_task(self._backlog_forever(), name="uplink-backlog")
         finally:
-            self._link.close()
+            await self._link.close()
 
     # -- the lanes
 

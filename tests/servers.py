@@ -242,7 +242,8 @@ class TcpProxy:
         """Reset every connection, losing what is under way."""
         for writer in list(self._writers):
             # Linger of 0 s: a reset, where a plain close would be an orderly end.
-            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            with suppress(OSError):  # it has ended by itself meanwhile
+                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
 
     def half_close(self) -> None:

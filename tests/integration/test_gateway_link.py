@@ -103,8 +103,9 @@ async def test_link_takes_retry_after_from_the_answer() -> None:
 
 async def test_link_takes_an_answer_that_speaks_of_every_record() -> None:
     async with saying(json('{"stored":1,"duplicates":[2]}')) as port:
-        with closing(https_link(f"http://127.0.0.1:{port}")) as link:
-            answer = await link.hand_over("live", BATCH)
+        link = https_link(f"http://127.0.0.1:{port}")
+        answer = await link.hand_over("live", BATCH)
+        await link.close()
     assert answer.duplicates == (2,)
 
 
@@ -178,7 +179,7 @@ class Refresh:
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-            self.link.close()
+            await self.link.close()
 
 
 async def test_registry_follows_the_service(tmp_path: Path) -> None:
@@ -233,7 +234,7 @@ async def test_registry_signed_by_another_is_not_taken(tmp_path: Path) -> None:
     async with open_gateway_door(FakeIntake(), directory) as service:
         link = https_link(service.url)
         found = await link.registry("")
-        link.close()
+        await link.close()
     assert found is not None
     with pytest.raises(DecodeError):
         Registry(tmp_path / "registry.json").adopt(found[0], "00" * 32, link.key_hash)

@@ -47,7 +47,7 @@ class FakeLink:
         self.taken += batch.records
         return answer or BatchAnswer(len(batch.records))
 
-    def close(self) -> None:
+    async def close(self) -> None:
         pass
 
     def ids(self, lane: str = "") -> list[int]:

@@ -70,8 +70,15 @@ def connect(path: str) -> sqlite3.Connection:
     return sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
 
 
+def any_text(data: bytes) -> str:
+    """Text that damage has made something else than UTF-8 is for its row's CRC to find, not for the driver."""
+    return data.decode(errors="replace")
+
+
 def translate(error: Exception) -> BridgeError:
     """Ours for sqlite3's, by result code."""
+    if isinstance(error, UnicodeDecodeError):  # SQLite's message quotes a schema that is no text any more
+        return Damaged(f"not text where there should be: {error}")
     if not isinstance(error, sqlite3.Error):
         return StoreRefused(f"the spool cannot keep this: {error}")
     code = getattr(error, "sqlite_errorcode", None)
@@ -119,6 +126,7 @@ class SpoolFile:
         self.log_found = self.log_bytes > 0
         try:
             connection = self._connection = self._connect(str(self.path))
+            connection.text_factory = any_text
             connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")  # these two: of a new file only
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
@@ -130,7 +138,7 @@ class SpoolFile:
                 self._create(connection)
             self._check_form()
             self.keep_reserve()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             self.close()
             raise translate(error) from error
         except BridgeError:
@@ -253,7 +261,7 @@ class SpoolFile:
             raise StoreUnavailable("the spool is not open")
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise self._failed(error, committing=False) from error
 
     def _failed(self, error: Exception, *, committing: bool) -> BridgeError:

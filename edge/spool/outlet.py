@@ -13,17 +13,18 @@ import structlog
 from bridge.reading import Outcome
 from edge.record import Record, Settlement
 from edge.spool.books import Page, account_of
+from edge.spool.file import Damaged
 from edge.spool.hashes import hash_of
 from edge.spool.rows import (
     PAYLOAD,
     READING_COLUMNS,
-    SOURCE_BITS,
     Row,
     identity,
     is_whole,
     reading_record,
     refused_identity,
     refused_record,
+    source_in,
 )
 from edge.spool.state import SpoolState, encode
 
@@ -54,17 +55,22 @@ class SpoolOutlet:
 
     def peek(self, above: int, upto: int, count: int, max_bytes: int) -> list[Record]:
         """The same; but what was read may be shed."""
-        damaged: list[Row] = []
-        with self._state.guarded():
-            with self._state.file.reading():
-                rows = self._state.file.execute("read_records", (above, upto, count)).fetchall()
-                if len(rows) == count:
-                    upto = rows[-1][0]
-                refused = self._read_refused(above, upto, count, max_bytes)
-            records = self._records(rows, damaged) + self._records(refused, damaged)
-            if damaged:
+        while True:
+            damaged: list[Row] = []
+            with self._state.guarded():
+                records = self._look(above, upto, count, max_bytes, damaged)
+                if not damaged:
+                    return records
                 self._lose(damaged)
-                return self.peek(above, upto, count, max_bytes)
+
+    def _look(self, above: int, upto: int, count: int, max_bytes: int, damaged: list[Row]) -> list[Record]:
+        """What there is; rows that are not what was written go to `damaged`."""
+        with self._state.file.reading():
+            rows = self._state.file.execute("read_records", (above, upto, count)).fetchall()
+            if len(rows) == count:
+                upto = rows[-1][0]
+            refused = self._read_refused(above, upto, count, max_bytes)
+        records = self._records(rows, damaged) + self._records(refused, damaged)
         records.sort(key=lambda record: record.id)
         return _first(records, count, max_bytes)
 
@@ -74,7 +80,7 @@ class SpoolOutlet:
         size = 0
         for row in self._state.file.execute("read_refused", (above, upto, count)):
             rows.append(row)
-            size += len(row[PAYLOAD])
+            size += len(row[PAYLOAD]) if isinstance(row[PAYLOAD], bytes) else 0
             if size > max_bytes:
                 break
         return rows
@@ -102,9 +108,11 @@ class SpoolOutlet:
         for row in readings:
             page.count("lost", state.account(row[1], row[8]))
         for row in refused:
-            page.count("lost", account_of(row[1], row[6] & SOURCE_BITS))
+            page.count("lost", account_of(row[1], source_in(row[6])))
         with state.file.transaction():
             oldest = state.drop([row[0] for row in readings], [row[0] for row in refused], page)
+            if state.present([row[0] for row in rows]):
+                raise Damaged("rows that cannot be deleted")
         state.dropped(page, oldest, len(rows))
         state.metrics.lost.inc(len(rows))
         log.error("spool_rows_damaged", rows=len(rows), first_id=rows[0][0])
@@ -125,7 +133,7 @@ class SpoolOutlet:
                 for row in readings:
                     self._hand_over(row, outcomes[row[0]], page, hashes)
                 for row_id, device_id, flags, _ in refused:
-                    page.hand_over(account_of(device_id, flags & SOURCE_BITS), outcomes[row_id])
+                    page.hand_over(account_of(device_id, source_in(flags)), outcomes[row_id])
                     hashes.append(hash_of(refused_identity(row_id)))
                 gone = [row[0] for row in readings]
                 oldest = state.drop(gone, [row[0] for row in refused], page)

@@ -22,7 +22,7 @@ from edge.shed import plan
 from edge.spool.books import Page, account_of
 from edge.spool.file import PAGE_BYTES, SpoolFull
 from edge.spool.outlet import SpoolOutlet
-from edge.spool.rows import SOURCE_BITS, Row, label_of, source_number
+from edge.spool.rows import Row, label_of, source_in, source_number
 from edge.spool.state import MAX_ID, Oldest, SpoolState
 
 log = structlog.get_logger("spool")
@@ -182,7 +182,7 @@ class Room:
             rows = state.file.execute("oldest_of_refused", (wanted + len(state.leased),)).fetchall()
         rows = [row for row in rows if row[0] not in state.leased][:wanted]
         if rows:
-            self._remove([], [(row[0], account_of(row[1], row[2] & SOURCE_BITS)) for row in rows], reason)
+            self._remove([], [(row[0], account_of(row[1], source_in(row[2]))) for row in rows], reason)
             state.refused_bytes -= sum(row[3] for row in rows)
         return len(rows)
 

@@ -131,8 +131,14 @@ def is_whole(row: Row) -> bool:
     """Whether a reading's row is as it was written."""
     try:
         return bool(reading_crc(row) == row[10])
-    except StoreRefused:
+    except (StoreRefused, TypeError, AttributeError):  # values of other types than ours
         return False
+
+
+def source_in(flags: object) -> int:
+    """The source of a row's flags, as its place in SOURCES; the first where the flags are damaged."""
+    number = flags & SOURCE_BITS if isinstance(flags, int) else 0
+    return number if number < len(SOURCES) else 0
 
 
 def refused_row(row: QuarantineRow, row_id: int, mono_us: int, boot: int, *, clock_set: bool) -> Row:
@@ -152,6 +158,14 @@ def refused_row(row: QuarantineRow, row_id: int, mono_us: int, boot: int, *, clo
         row.index,
     )
     return (*columns, refused_crc(columns))
+
+
+def is_whole_refused(row: Row) -> bool:
+    """Whether a quarantined row is as it was written."""
+    try:
+        return bool(refused_crc(row[:12]) == row[12])
+    except (struct.error, TypeError):
+        return False
 
 
 def refused_crc(row: Row) -> int:

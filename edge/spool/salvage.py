@@ -23,15 +23,16 @@ from edge.spool.pages import DamagedFile
 from edge.spool.pages import Row as RawRow
 from edge.spool.rows import (
     FIRST_DELIVERY,
-    SOURCE_BITS,
     Boot,
     Row,
     SensorName,
     identity,
     is_whole,
+    is_whole_refused,
     reading_crc,
     refused_crc,
     refused_identity,
+    source_in,
 )
 from edge.spool.state import BOOKS_TAKEN, BOOKS_WANTED, Salvage, SpoolState
 
@@ -158,7 +159,7 @@ class Salvager:
             name, boot = survey.sensors.get(row[1]), survey.boots.get(row[7])
             if name is None or boot is None or not is_whole(row):
                 continue
-            account = account_of(name.device_id, row[8] & SOURCE_BITS)
+            account = account_of(name.device_id, source_in(row[8]))
             hashed = hash_of(identity(name, row[3], row[4], row[9]))
             if state.identities.has(hashed, keyed=row[9] is not None and not row[8] & FIRST_DELIVERY):
                 known[account] += 1
@@ -173,7 +174,7 @@ class Salvager:
     def _refused(self, raw: list[RawRow]) -> Iterator[Row]:
         for row in raw:
             boot = self._survey.boots.get(row[5]) if len(row) == _REFUSED else None
-            if boot is not None and isinstance(row[10], bytes) and refused_crc(row[:12]) == row[12]:
+            if boot is not None and is_whole_refused(row):
                 if self._state.identities.has(hash_of(refused_identity(row[0])), keyed=False):
                     continue  # of a page that is free, and was found by its looks
                 moved = (*row[:5], self._state.boots.ref(boot.boot_id), *row[6:12])

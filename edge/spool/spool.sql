@@ -162,6 +162,10 @@ SELECT * FROM refused WHERE id > ? AND id <= ? ORDER BY id LIMIT ?
 -- name: these_records
 SELECT * FROM record WHERE id IN (SELECT value FROM json_each(?))
 
+-- name: present
+SELECT id FROM record WHERE id IN (SELECT value FROM json_each(?1))
+UNION ALL SELECT id FROM refused WHERE id IN (SELECT value FROM json_each(?1))
+
 -- name: these_refused
 SELECT id, device_id, flags, length(payload) FROM refused WHERE id IN (SELECT value FROM json_each(?))
 

@@ -26,7 +26,7 @@ from edge.spool.books import Ledger, Page, account_of
 from edge.spool.file import Connect, Damaged, SpoolFile, connect, set_aside
 from edge.spool.identities import KnownIdentities
 from edge.spool.names import Boots, Names
-from edge.spool.rows import SOURCE_BITS, reading_record, refused_record
+from edge.spool.rows import reading_record, refused_record, source_in
 from edge.telemetry import SpoolMetrics
 
 log = structlog.get_logger("spool")
@@ -102,6 +102,7 @@ class SpoolState:
         with file.transaction():
             meta = file.execute("get_meta").fetchone()
             (newest,) = file.execute("newest").fetchone()
+            self._check_books(meta)
             if meta is None:
                 self._found(self.newest_id)
             else:
@@ -126,6 +127,18 @@ class SpoolState:
         self.last_id = max(self.last_id, newest)
         self._begun = True
         self.depth = sum(self.ledger.pending().values())
+
+    def _check_books(self, meta: tuple[object, ...] | None) -> None:
+        """These few rows have no CRC; but where they are of other types than ours, nothing can be built on them."""
+        rows = {
+            "meta": meta is None or (isinstance(meta[0], str) and isinstance(meta[1], int)),
+            "ledger": all(isinstance(value, int) for row in self.file.execute("ledger") for value in row),
+            "boot": all(isinstance(row[2], int | None) for row in self.file.execute("boots")),
+            "delivered": all(isinstance(row[1], bytes) for row in self.file.execute("all_delivered")),
+        }
+        for table, whole in rows.items():
+            if not whole:
+                raise Damaged(f"the table {table} is not what was written")
 
     def _found(self, after_id: int) -> None:
         """Begin an empty file: an epoch of its own, ids above all that were given before as far as is known."""
@@ -211,7 +224,7 @@ class SpoolState:
     def account(self, sensor: int, flags: int) -> int:
         """The ledger's account of a reading's row."""
         name = self.names.by_ref.get(sensor)
-        return account_of(name.device_id if name else UNKNOWN_DEVICE, flags & SOURCE_BITS)
+        return account_of(name.device_id if name else UNKNOWN_DEVICE, source_in(flags))
 
     def drop(self, readings: Sequence[int], refused: Sequence[int], page: Page) -> Oldest:
         """Within a transaction: delete rows by their ids, and enter into the ledger why. To be given to `dropped`."""
@@ -242,8 +255,8 @@ class SpoolState:
         return Oldest(reading[0], record.received_us if record is not None and record.clock_set else None)
 
     def present(self, ids: Sequence[int]) -> set[int]:
-        """Which of these readings are in the spool. Raises sqlite3.Error."""
-        return {row[0] for row in self.file.execute("these_records", (encode(ids),))}
+        """Within a transaction: which of these rows are in the spool."""
+        return {row_id for (row_id,) in self.file.execute("present", (encode(ids),))}
 
     def reload_boots(self) -> None:
         """Others have been entered. Raises StoreUnavailable."""

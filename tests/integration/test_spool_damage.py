@@ -47,10 +47,18 @@ async def fill(folder: Path) -> list[Record]:
     return left
 
 
+class Filled:
+    """A spool's files, and what is in them. Not a tuple: its representation would be a megabyte."""
+
+    def __init__(self, folder: Path, records: list[Record]) -> None:
+        self.folder = folder
+        self.records = records
+
+
 @pytest.fixture(scope="module")
-def filled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Record]]:
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Filled:
     folder = tmp_path_factory.mktemp("filled")
-    return folder, asyncio.run(fill(folder))
+    return Filled(folder, asyncio.run(fill(folder)))
 
 
 def copy_of(filled: Path, folder: Path) -> Path:
@@ -134,11 +142,9 @@ def content(record: Record) -> tuple[object, ...]:
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-async def test_damaged_spool_is_set_aside_and_salvaged(
-    tmp_path: Path, filled: tuple[Path, list[Record]], name: str
-) -> None:
+async def test_damaged_spool_is_set_aside_and_salvaged(tmp_path: Path, filled: Filled, name: str) -> None:
     damage, least = DAMAGES[name]
-    source, before = filled
+    source, before = filled.folder, filled.records
     damage(copy_of(source, tmp_path))
     spool = make_spool(tmp_path)
     await spool.open()
@@ -167,11 +173,11 @@ async def test_damaged_spool_is_set_aside_and_salvaged(
 )
 def test_flipped_bytes_never_make_another_reading(
     tmp_path_factory: pytest.TempPathFactory,
-    filled: tuple[Path, list[Record]],
+    filled: Filled,
     flips: list[tuple[float, int]],
     file: str,
 ) -> None:
-    source, before = filled
+    source, before = filled.folder, filled.records
     folder = tmp_path_factory.mktemp("flipped")
     copy_of(source, folder)
     data = bytearray((folder / file).read_bytes())
@@ -203,8 +209,8 @@ def test_flipped_bytes_never_make_another_reading(
     shutil.rmtree(folder)
 
 
-async def test_spool_without_its_log_gives_no_id_again(tmp_path: Path, filled: tuple[Path, list[Record]]) -> None:
-    source, before = filled
+async def test_spool_without_its_log_gives_no_id_again(tmp_path: Path, filled: Filled) -> None:
+    source, before = filled.folder, filled.records
     copy_of(source, tmp_path)
     (tmp_path / "spool.db-wal").unlink()
     spool = make_spool(tmp_path)
@@ -216,8 +222,8 @@ async def test_spool_without_its_log_gives_no_id_again(tmp_path: Path, filled: t
     await spool.close()
 
 
-async def test_salvage_goes_on_after_a_restart(tmp_path: Path, filled: tuple[Path, list[Record]]) -> None:
-    source, before = filled
+async def test_salvage_goes_on_after_a_restart(tmp_path: Path, filled: Filled) -> None:
+    source, before = filled.folder, filled.records
     without_log(DAMAGES["header of zeros"][0])(copy_of(source, tmp_path))
     for _ in range(4):
         spool = make_spool(tmp_path)

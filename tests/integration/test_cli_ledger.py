@@ -239,7 +239,7 @@ def test_tail(books: Books, commands: Commands) -> None:
 
 def test_tail_without_redis(books: Books, commands: Commands, redis_server: RedisProcess) -> None:
     redis_server.stop()
-    assert commands.problems("tail", "readings", "--count", "1", expect=3)[0].startswith("Redis: ")
+    assert commands.problems("tail", "readings", "--count", "1", expect=3)[0].startswith("Redis does not answer")
     commands.set(redis__url="")
     assert "set redis.url" in commands.problems("tail", "readings", "--count", "1")[0]
 

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.errors import DecodeError
@@ -71,6 +71,7 @@ def test_decode_any_bytes(body: bytes) -> None:
     check_invariant(body)
 
 
+@settings(max_examples=40)  # each is a tree that takes time to draw
 @given(near_misses)
 def test_decode_near_misses(body: bytes) -> None:
     check_invariant(body)

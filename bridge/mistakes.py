@@ -30,6 +30,9 @@ def describe(
     lines = []
     for error in errors:
         place = [str(part) for part in error["loc"]]
+        if not place:  # of sections that do not fit together
+            lines.append(str(error["ctx"]["error"]))
+            continue
         key = ".".join(place[:2])
         name = by_key.get(key) or (by_key.get(place[0]) if key not in fields else None) or ".".join(place)
         if _is_of_unknown_variable(".".join(place), fields, by_key):

@@ -254,7 +254,9 @@ class Consolidation:
 
 
 def human_s(seconds: float) -> str:
-    """A duration in words: 45 s, 12 min, 3.5 h."""
+    """A duration in words: 0.5 s, 45 s, 12 min, 3.5 h."""
+    if seconds < 9.95:
+        return f"{seconds:.2g} s"
     if seconds < 120:
         return f"{seconds:.0f} s"
     if seconds < 7200:

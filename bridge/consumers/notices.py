@@ -33,6 +33,7 @@ VARIABLES = (
 """Names that templates may use, as in $device."""
 TITLE = "$severity: $device / $sensor $what"
 BODY = "$what: $device / $sensor is at $value $unit ($severity), $at. $reason"
+DECISION = "$what: $device / $sensor ($severity), $at. $reason"
 DIGEST_LINES = 20
 """Notifications that a digest names; of the rest it says how many."""
 

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from bridge.consumers.notices import BODY, RANKS, TITLE, fill, unknown_variables, variables
+from bridge.consumers.notices import BODY, DECISION, RANKS, TITLE, fill, unknown_variables, variables
 from bridge.errors import ConfigError
 from bridge.notification import Intention, Notice, Subject
 from bridge.settings import NotifierSettings, RuleSettings
@@ -65,7 +65,7 @@ class RuleBook:
             channel,
             rule.name,
             fill(rule.title or TITLE, values),
-            fill(rule.body or BODY, values),
+            fill(rule.body or (DECISION if notice.kind == "decision" else BODY), values),
             msgspec.json.encode(values | {"event_id": notice.event_id}).decode(),
             due_us,
             digest,

@@ -10,7 +10,6 @@ from contextlib import suppress
 from typing import Any
 
 from bridge.errors import Unavailable
-from bridge.http import problems
 
 GRACE_S = 1.0
 """Writing the answers takes no longer."""
@@ -33,6 +32,8 @@ class Dismissal:
         except asyncio.CancelledError:
             if not self._dismissed:
                 raise
+            from bridge.http import problems  # with Starlette, which a gateway without the door does not load
+
             answer = problems.of_error(Unavailable("the service is stopping; send the same again"))
             with suppress(RuntimeError):  # its own answer has begun
                 await answer(scope, receive, send)

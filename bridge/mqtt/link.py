@@ -295,9 +295,14 @@ class Link:
         if self._wire is not None:
             self._wire.acknowledge(mid, qos)
 
+    @property
+    def backed_up(self) -> bool:
+        """Whether the broker has not taken what was sent before."""
+        return self._wire is not None and self._wire.backed_up
+
     def publish(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False) -> bool:
-        """Send now or not at all: False while we are not connected, or the broker does not keep up."""
-        if self._wire is None or not self.connected.is_set() or self._wire.backed_up:
+        """Send now or not at all: False while we are not connected."""
+        if self._wire is None or not self.connected.is_set():
             return False
         self._wire.publish(topic, payload, qos=qos, retain=retain)
         return True

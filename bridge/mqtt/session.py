@@ -101,7 +101,7 @@ class MqttSession:
 
     def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool) -> bool:
         """Send to the broker; False where it cannot go out at once: nothing waits here for a connection."""
-        return self._link.publish(topic, payload, qos=qos, retain=retain)
+        return not self._link.backed_up and self._link.publish(topic, payload, qos=qos, retain=retain)
 
     def pause(self) -> None:
         """Take nothing more in; what is settled is still acknowledged."""

@@ -238,4 +238,4 @@ def test_state_is_kept_and_read_back(story: Story) -> None:
 
 
 def test_human_durations() -> None:
-    assert [human_s(seconds) for seconds in (45, 600, 10_000)] == ["45 s", "10 min", "2.8 h"]
+    assert [human_s(seconds) for seconds in (0.1, 4, 45, 600, 10_000)] == ["0.1 s", "4 s", "45 s", "10 min", "2.8 h"]

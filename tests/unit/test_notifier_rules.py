@@ -97,6 +97,10 @@ def test_texts_are_filled_in() -> None:
     [standard] = sent(book({}), told())
     assert standard.title == "critical: pump-north / inlet alert"
     assert standard.body == "alert: pump-north / inlet is at 99.5 °C (critical), 2026-03-01T12:00:00+00:00."
+    [decision] = sent(book({"kinds": ["decision"]}), told("decision"))
+    assert decision.body == (
+        "device offline: pump-north / inlet (critical), 2026-03-01T12:00:00+00:00. silent for 5 min"
+    )
     [own] = sent(book({"title": "$$ $device_id $what", "body": "${reason}"}, timezone=ZURICH), told())
     assert own.title == "$ 3 alert"
     details = msgspec.json.decode(own.details)

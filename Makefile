@@ -37,6 +37,8 @@ chaos: install  ## CHAOS_SECONDS of a bad link between gateway and service, and 
 bench: install  ## readings per second, as ratios to ceilings of the same run
 	@scripts/servers
 	$(BIN)/python -m bench
+	$(BIN)/python -m bench.converters
+	$(BIN)/python -m bench.spool
 
 check: install  ## ruff, mypy, import-linter
 	scripts/check

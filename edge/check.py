@@ -151,7 +151,10 @@ async def _service(settings: EdgeSettings) -> AsyncIterator[Finding]:
         tls = tls_context(settings.uplink.ca_file) if address.tls else None
     except ConfigError as error:
         yield Finding(
-            "service", False, error.detail, "on the service: iot-bridge gateway add NAME; here: iot-edge enrol"
+            "service",
+            False,
+            error.detail,
+            "on the service: iot-bridge gateway add NAME --device …; here: iot-edge enrol",
         )
         return
     try:
@@ -193,7 +196,7 @@ async def _key(name: str, key: str, address: Address, tls: ssl.SSLContext | None
     try:
         await HttpsLink(name, key, {"registry": client}).registry("")
     except LinkDenied as error:
-        return Finding("key", False, error.detail, "on the service: iot-bridge gateway show; then iot-edge enrol")
+        return Finding("key", False, error.detail, "on the service: iot-bridge gateway code NAME; then iot-edge enrol")
     except (ServiceAway, LinkRefused, BridgeError) as error:
         return Finding("key", False, error.detail, "try again; the service may be busy")
     finally:

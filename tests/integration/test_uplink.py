@@ -180,6 +180,22 @@ async def test_uplink_that_fails_in_the_middle_goes_back(tmp_path: Path) -> None
     assert sorted(record.id for record in link.taken) == list(range(1, 301))
 
 
+async def test_uplink_keeps_the_order_of_what_failed_before(tmp_path: Path) -> None:
+    failures = [ServiceAway("broken", "cut")] * 3
+
+    def answer(_: str, batch: HandedBatch) -> BatchAnswer | None:
+        if batch.records and failures:
+            raise failures.pop()
+        return None
+
+    link = FakeLink(answer)
+    bench = Bench(tmp_path, link)
+    await bench.spool_readings(0, 35)
+    async with bench.running():
+        await bench.drained()
+    assert [record.id for record in link.taken] == list(range(1, 36))
+
+
 async def test_uplink_splits_until_the_bad_record_is_found_and_hands_it_over_as_quarantined(tmp_path: Path) -> None:
     def answer(_: str, batch: HandedBatch) -> BatchAnswer | None:
         if any(record.value == 13 and record.code is None for record in batch.records):

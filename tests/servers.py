@@ -238,6 +238,11 @@ class TcpProxy:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def lead_to(self, upstream: tuple[str, int] | str) -> None:
+        """Stand before another server from now on; connections to the one before are reset."""
+        self._upstream = upstream
+        self.cut()
+
     def cut(self) -> None:
         """Reset every connection, losing what is under way."""
         for writer in list(self._writers):

@@ -268,7 +268,8 @@ class RedisBroker:
             if _is(error, "NOGROUP"):
                 raise NoGroupError from error
             raise BrokerUnavailable(f"Redis refuses: {error}") from error
-        except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
+        # RuntimeError: how uvloop says that a pooled connection was reset meanwhile.
+        except (RedisError, RedisClusterException, OSError, TimeoutError, RuntimeError) as error:
             raise BrokerUnavailable(f"Redis does not answer: {error or type(error).__name__}") from error
 
     @asynccontextmanager

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
+from redis import Redis
 
 from bridge.broker.build import redis_streams
 from bridge.broker.events import READINGS
@@ -18,7 +20,7 @@ from bridge.settings import BrokerSettings, RedisSettings, Settings
 from bridge.telemetry import Metrics
 from tests.consumer_process import ConsumerProcess, install
 from tests.publications import event_ids, publication
-from tests.servers import RedisServer, until, wait_until
+from tests.servers import RedisServer, TcpProxy, until, wait_until
 
 GROUP = "notes-group"
 CLAIM_AFTER_S = 1.0
@@ -61,6 +63,7 @@ class Notes:
         install(self.path, "notes", "notes_consumer:notes", NOTES)
         monkeypatch.setenv("NOTES", str(folder))
         self.redis = redis
+        self.url = redis.url
         self.broker = RedisBroker(RedisSettings(url=redis.url), BrokerSettings(), Metrics())
         self.workers: list[ConsumerProcess] = []
 
@@ -69,7 +72,7 @@ class Notes:
             self.folder,
             "notes",
             self.path,
-            redis__url=self.redis.url,
+            redis__url=self.url,
             consumers__claim_after_s=str(CLAIM_AFTER_S),
             consumers__batch="50",
             consumers__block_s="0.2",
@@ -139,6 +142,36 @@ async def test_redis_restarted_and_then_empty(notes: Notes) -> None:
     await until(lambda: notes.has(event_ids(third)), 30)
     assert worker.stop() == 0, worker.log
     await notes.broker.close()
+
+
+async def test_redis_that_fails_over_to_its_replica(notes: Notes, tmp_path: Path) -> None:
+    """The address stays, as with a proxy or a name before the two: the replica has what the group had read."""
+    folder = tmp_path / "replica"
+    folder.mkdir()
+    replica = RedisServer(folder)
+    replica.start()
+    async with TcpProxy(("127.0.0.1", notes.redis.port)) as proxy:
+        notes.url = f"redis://127.0.0.1:{proxy.port}/0"
+        broker = RedisBroker(RedisSettings(url=notes.url), BrokerSettings(), Metrics())
+        with Redis(port=replica.port, decode_responses=True) as second:
+            second.replicaof("127.0.0.1", str(notes.redis.port))
+            await until(lambda: second.info("replication")["master_link_status"] == "up", 30)
+            worker = notes.start()
+            first, later = (publication(number, sensors=range(1, 41)) for number in (1, 2))
+            await broker.publish(first)
+            await until(lambda: notes.has(event_ids(first)), 30)
+            await until(partial(_none_pending, notes), 30)
+            with Redis(port=notes.redis.port) as master:
+                master.wait(1, 20_000)
+            notes.redis.kill()
+            second.replicaof("NO", "ONE")
+        proxy.lead_to(("127.0.0.1", replica.port))
+        await broker.publish(later)
+        await until(lambda: notes.has(event_ids(later)), 30)
+        assert worker.stop() == 0, worker.log
+        assert sorted(notes.handled) == sorted(event_ids(first, later))
+        await broker.close()
+    replica.stop()
 
 
 async def test_streams_in_shards_are_read_in_the_order_of_each_sensor(notes: Notes) -> None:

@@ -171,6 +171,7 @@ async def test_redis_that_fails_over_to_its_replica(notes: Notes, tmp_path: Path
         assert worker.stop() == 0, worker.log
         assert sorted(notes.handled) == sorted(event_ids(first, later))
         await broker.close()
+    await notes.broker.close()
     replica.stop()
 
 

@@ -47,14 +47,13 @@ from bridge.store.outbox import PostgresOutbox
 from bridge.store.postgres import PostgresStore
 from bridge.store.registry import Registry
 from bridge.store.subscriptions import SubscriptionTable
+from bridge.supervise import Work, running, supervised
 from bridge.telemetry import Metrics
 
 log = structlog.get_logger("app")
 
 A = TypeVar("A")
 B = TypeVar("B")
-Work = Callable[[], Coroutine[Any, Any, None]]
-
 CHANGES_BACK_S = 15.0
 """How far back the change feed is read each time: transactions commit later than they write."""
 CHANGES_KEPT_S = 3_000.0
@@ -230,38 +229,16 @@ async def open_pipeline(settings: Settings) -> AsyncIterator[Pipeline]:
     await store.open()
     pipeline = Pipeline(settings, store, LeftInTable(), Metrics())
     try:
-        async with _running({"pipeline": pipeline.intake.run}):
+        async with running({"pipeline": pipeline.intake.run}):
             yield pipeline
             await _drain(pipeline, settings.service.shutdown_s)
     finally:
         await store.close()
 
 
-@asynccontextmanager
-async def _running(works: dict[str, Work]) -> AsyncIterator[None]:
-    """Run tasks beside the body."""
-    tasks = [asyncio.create_task(_supervised(name, work), name=name) for name, work in works.items()]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
 async def _drain(pipeline: Pipeline, deadline_s: float) -> None:
     if not await pipeline.intake.drain(deadline_s):
         log.warning("not_drained", readings=pipeline.intake.queued)
-
-
-async def _supervised(name: str, work: Work) -> None:
-    """The one place that catches everything: a task that ends unexpectedly ends the process."""
-    try:
-        await work()
-    except Exception:
-        log.exception("task_failed", task=name)
-        signal.raise_signal(signal.SIGTERM)
-        raise
 
 
 def serve(settings: Settings, *, embedded: bool) -> int:
@@ -301,7 +278,7 @@ async def _serve(settings: Settings, stack: EmbeddedStack | None) -> int:
     if emqx is not None:
         works["emqx"] = partial(pipeline.every, settings.pipeline.change_poll_s, emqx.follow)
     try:
-        async with _running(works):
+        async with running(works):
             await _run_doors(pipeline, relay, stop, stack)
             await _drain(pipeline, settings.service.shutdown_s * DRAIN_SHARE)
             if not await relay.drain(settings.service.shutdown_s * PUBLISH_SHARE):
@@ -346,7 +323,7 @@ async def _run_doors(pipeline: Pipeline, relay: Relay, stop: asyncio.Event, stac
         if http is not None:
             urls["http"] = await http.start()
         if mqtt is not None:
-            session = asyncio.create_task(_supervised("mqtt", partial(run_mqtt, pipeline, mqtt)), name="mqtt")
+            session = asyncio.create_task(supervised("mqtt", partial(run_mqtt, pipeline, mqtt)), name="mqtt")
             urls["mqtt"] = mqtt.address
             await _first(mqtt.wait_connected(), stop.wait())
         if stack is not None:
@@ -432,7 +409,7 @@ async def run_mqtt(pipeline: Pipeline, mqtt: MqttSession) -> None:
         "commands": partial(downlink.publish_forever, mqtt.hand_over, lambda: mqtt.connected),
         "results": downlink.answer_forever,
     }
-    async with _running(works):
+    async with running(works):
         await mqtt.run()
 
 

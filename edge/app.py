@@ -34,6 +34,7 @@ from bridge.http.server import HttpServer
 from bridge.mqtt.session import MqttSession
 from bridge.pipeline.resolve import Resolver
 from bridge.pipeline.runner import Intake
+from bridge.supervise import Work, running, supervised
 from bridge.telemetry import Metrics
 from edge import files
 from edge.clock import host_clock
@@ -44,7 +45,6 @@ from edge.settings import EdgeSettings
 from edge.site import Site
 from edge.spool import Spool
 from edge.status import Parts, document, gateway_state
-from edge.supervise import Work, running, supervised
 from edge.systemd import Notifier
 from edge.telemetry import SiteMetrics, SpoolMetrics, UplinkMetrics
 from edge.way import Way

@@ -12,6 +12,7 @@ from typing import Literal
 
 import msgspec
 
+from bridge import topic_filter
 from bridge.http.keys import KeyRing, hash_key
 from bridge.pipeline.decode import normal_uuid
 
@@ -23,6 +24,7 @@ DEVICE_TTL_S = 60.0
 """How long a device is believed to be one that may connect; changes arrive through `forget` long before."""
 ACCOUNTS_TTL_S = 5.0
 
+_PUBLISHER_PUBLISHES = ("iot/sensors/+/readings",)
 _BRIDGE_PUBLISHES = ("devices/+/rejected", "devices/+/commands/+", "bridge/+/status", "spBv1.0/+/NCMD/+")
 
 
@@ -40,16 +42,16 @@ def may(account: Account, action: Action, topic: str) -> bool:
         # No wildcard can stand for a UUID: "+" and "#" are none.
         return len(levels) > 2 and levels[0] == "devices" and normal_uuid(levels[1]) == account.name
     if account.role == "publisher":
-        return action == "publish" and matches("iot/sensors/+/readings", topic)
-    return action == "subscribe" or any(matches(pattern, topic) for pattern in _BRIDGE_PUBLISHES)
+        return action == "publish" and _is_one_of(_PUBLISHER_PUBLISHES, topic)
+    return action == "subscribe" or _is_one_of(_BRIDGE_PUBLISHES, topic)
 
 
-def matches(pattern: str, topic: str) -> bool:
-    """Whether a topic without wildcards matches a filter with `+` in it."""
-    wanted, levels = pattern.split("/"), topic.split("/")
-    if "+" in topic or "#" in topic or len(wanted) != len(levels):
+def _is_one_of(patterns: Sequence[str], topic: str) -> bool:
+    """Whether a topic, which is no filter, matches one of the patterns."""
+    if "+" in topic or "#" in topic:
         return False
-    return all(want in ("+", level) for want, level in zip(wanted, levels, strict=True))
+    levels = topic.split("/")
+    return any(topic_filter.match(tuple(pattern.split("/")), levels) is not None for pattern in patterns)
 
 
 class Access:

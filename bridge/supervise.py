@@ -1,4 +1,4 @@
-"""Tasks of the gateway's process. The one place that catches everything: a task that ends unexpectedly ends it."""
+"""Tasks of a process. The one place that catches everything: a task that ends unexpectedly ends the process."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from bridge.pipeline.handover import GatewayBooks, GatewayState
 from bridge.pipeline.snapshot import Snapshot
 from bridge.settings import HttpSettings, KeySettings, LimitSettings
 from bridge.store import admin
-from bridge.store.gateway_secrets import new_gateway_key
+from bridge.store.secret import new_key
 from bridge.telemetry import Metrics
 from tests.gateway_site import GATEWAY, GATEWAY_KEY, snapshot
 from tests.http_door import Key, Service, key_of, open_service
@@ -55,7 +55,7 @@ class FakeDirectory:
         return (GATEWAY, GATEWAY_KEY) if code == self.code else None
 
     async def rotate(self, gateway_id: int, present_hash: str) -> str:
-        text, _ = new_gateway_key()
+        text, _ = new_key("gk")
         self.key = key_of(text, kind="gateway", device_id=1, device_uuid=None)
         return text
 

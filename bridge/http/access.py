@@ -14,6 +14,7 @@ import msgspec
 
 from bridge import topic_filter
 from bridge.http.keys import KeyRing, hash_key
+from bridge.pipeline.bounded import put
 from bridge.pipeline.decode import normal_uuid
 
 Action = Literal["publish", "subscribe"]
@@ -111,7 +112,5 @@ class Access:
         if entry is not None and entry[0] > self._now():
             return entry[1]
         answer = await self._find_device(device_uuid)
-        if len(self._devices) >= DEVICES_KEPT:
-            del self._devices[next(iter(self._devices))]
-        self._devices[device_uuid] = (self._now() + DEVICE_TTL_S, answer)
+        put(self._devices, device_uuid, (self._now() + DEVICE_TTL_S, answer), DEVICES_KEPT)
         return answer

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import Protocol
 
+from bridge.pipeline.bounded import put
 from bridge.pipeline.snapshot import Snapshot, encode
 
 KNOWN_TTL_S = 60.0
@@ -13,8 +14,6 @@ SNAPSHOT_TTL_S = 5.0
 """How long a snapshot is answered from memory: thresholds are not in the change feed."""
 SNAPSHOTS_KEPT = 64
 GATEWAYS_KEPT = 10_000
-
-T = TypeVar("T")
 
 
 class GatewayInfo(Protocol):
@@ -49,7 +48,7 @@ class KnownGateways:
             return entry[1]
         found = await self._lookup.gateway(gateway_id)
         if found is not None:
-            _put(self._gateways, gateway_id, (self._now() + KNOWN_TTL_S, found), GATEWAYS_KEPT)
+            put(self._gateways, gateway_id, (self._now() + KNOWN_TTL_S, found), GATEWAYS_KEPT)
         return found
 
     async def snapshot(self, gateway_id: int) -> bytes | None:
@@ -61,17 +60,10 @@ class KnownGateways:
         if snapshot is None:
             return None
         body = encode(snapshot)
-        _put(self._snapshots, gateway_id, (self._now() + SNAPSHOT_TTL_S, body), SNAPSHOTS_KEPT)
+        put(self._snapshots, gateway_id, (self._now() + SNAPSHOT_TTL_S, body), SNAPSHOTS_KEPT)
         return body
 
     def forget(self) -> None:
         """Something about gateways, devices, sensors or keys has changed."""
         self._gateways.clear()
         self._snapshots.clear()
-
-
-def _put(cache: dict[int, T], key: int, entry: T, size: int) -> None:
-    cache.pop(key, None)
-    while len(cache) >= size:
-        del cache[next(iter(cache))]
-    cache[key] = entry

@@ -10,15 +10,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from hashlib import sha256
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from bridge.errors import BridgeError, Unavailable
+from bridge.pipeline.bounded import put
 from bridge.settings import KeySettings
 from bridge.telemetry import Metrics
 
 MAX_KEY_LENGTH = 512
-
-T = TypeVar("T")
 
 
 class KeyOwner(Protocol):
@@ -151,16 +150,8 @@ class KeyRing:
         for digest, future in batch.items():
             owner = found.get(digest)
             if owner is not None:
-                _put(self._known, digest, (now + self._settings.cache_ttl_s, owner), size)
+                put(self._known, digest, (now + self._settings.cache_ttl_s, owner), size)
             else:
                 self._known.pop(digest, None)
-                _put(self._unknown, digest, now + self._settings.negative_ttl_s, size)
+                put(self._unknown, digest, now + self._settings.negative_ttl_s, size)
             future.set_result(owner)
-
-
-def _put(cache: dict[str, T], digest: str, entry: T, size: int) -> None:
-    """Insert as the newest; the oldest entry leaves when the cache is full."""
-    cache.pop(digest, None)
-    if len(cache) >= size:
-        del cache[next(iter(cache))]
-    cache[digest] = entry

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final
 
+from bridge.pipeline.bounded import put
 from bridge.pipeline.ports import SensorLookup
 from bridge.reading import ExternalId, Sensor, SensorRef
 from bridge.settings import PipelineSettings
@@ -78,10 +79,10 @@ class Resolver:
             hit = found.get(ref)
             if hit is not None:
                 self._unknown.pop(ref, None)
-                _put(self._known, ref, (now + self._ttl_s, hit), self._size)
+                put(self._known, ref, (now + self._ttl_s, hit), self._size)
             else:
                 self._known.pop(ref, None)
-                _put(self._unknown, ref, now + self._negative_ttl_s, self._size)
+                put(self._unknown, ref, now + self._negative_ttl_s, self._size)
         self._entries.set(len(self._known))
         return found
 
@@ -99,11 +100,3 @@ class Resolver:
         """Forget everything."""
         self._known.clear()
         self._unknown.clear()
-
-
-def _put(cache: dict[SensorRef, object] | dict, ref: SensorRef, entry: object, size: int) -> None:  # type: ignore[type-arg]
-    """Insert as the newest; the oldest entry leaves when the cache is full."""
-    cache.pop(ref, None)
-    if len(cache) >= size:
-        del cache[next(iter(cache))]
-    cache[ref] = entry

@@ -5,11 +5,9 @@ Flows in: checked arguments. Flows out: rows as dictionaries. Raises StoreUnavai
 
 from __future__ import annotations
 
-import secrets
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from hashlib import sha256
 from typing import Any
 
 import psycopg
@@ -17,16 +15,10 @@ from psycopg.rows import dict_row
 
 from bridge.store import queries
 from bridge.store.faults import translate
-from bridge.store.gateway_secrets import new_code
 from bridge.store.passwords import mosquitto_hash
+from bridge.store.secret import new_code, new_key
 
 Row = dict[str, Any]
-
-
-def new_key(prefix: str) -> tuple[str, str]:
-    """A new key and its SHA-256: `<prefix>_<id>_<43 characters>`, 256 random bits."""
-    text = f"{prefix}_{secrets.token_hex(4)}_{secrets.token_urlsafe(32)}"
-    return text, sha256(text.encode()).hexdigest()
 
 
 class Admin:

@@ -11,9 +11,9 @@ from psycopg.types.json import Jsonb
 from bridge.pipeline.handover import GatewayBooks, GatewayState
 from bridge.pipeline.snapshot import Snapshot, SnapshotDevice, SnapshotKey, SnapshotSensor, SnapshotThreshold
 from bridge.store import queries
-from bridge.store.gateway_secrets import code_hash, new_gateway_key
 from bridge.store.postgres import PostgresStore
 from bridge.store.registry import KeyRow
+from bridge.store.secret import code_hash, new_key
 
 
 class GatewayRow(msgspec.Struct, frozen=True):
@@ -44,13 +44,13 @@ class Gateways:
 
     async def enrol(self, code: str, version: str) -> tuple[str, str] | None:
         """(name, key) for a one-time code; None where it is not one, was used, or has expired."""
-        key, digest = new_gateway_key()
+        key, digest = new_key("gk")
         rows = await self._fetch("enrol", code=code_hash(code), hash=digest, version=version)
         return (rows[0][0], key) if rows else None
 
     async def rotate(self, gateway_id: int, present_hash: str) -> str:
         """A new key. The present one works until the new one is used."""
-        key, digest = new_gateway_key()
+        key, digest = new_key("gk")
         await self._fetch("rotate", gateway=gateway_id, hash=digest, present=present_hash)
         return key
 

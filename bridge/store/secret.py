@@ -1,4 +1,4 @@
-"""Keys and one-time codes of gateways."""
+"""Keys and one-time codes: made here, in clear this once; what is kept is their SHA-256."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ CODE_ALPHABET = "ABCDEFGHJKMNPQRSTUVWXYZ23456789"
 CODE_LENGTH = 12
 
 
-def new_gateway_key() -> tuple[str, str]:
-    """A key and its SHA-256: 256 random bits."""
-    text = f"gk_{secrets.token_hex(4)}_{secrets.token_urlsafe(32)}"
+def new_key(prefix: str) -> tuple[str, str]:
+    """A new key and its SHA-256: `<prefix>_<id>_<43 characters>`, 256 random bits."""
+    text = f"{prefix}_{secrets.token_hex(4)}_{secrets.token_urlsafe(32)}"
     return text, sha256(text.encode()).hexdigest()
 
 

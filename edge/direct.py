@@ -13,8 +13,9 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from bridge.errors import ConfigError, Unavailable
-from bridge.pipeline.handover import BatchAnswer, HandedBatch, HandedRecord, RefusedRecord, body_of, draft_of
-from bridge.reading import Delivery, Outcome, Packet, Receipt, Refusal
+from bridge.pipeline.gather import Gathering
+from bridge.pipeline.handover import BatchAnswer, HandedBatch, answer_of, delivery_of
+from bridge.reading import Outcome, Receipt
 from bridge.settings import Settings
 from bridge.telemetry import Metrics
 from edge.client import ServiceAway
@@ -66,16 +67,7 @@ class DirectLink:
             raise ServiceAway("timeout", "the database is too slow") from None
         if any(receipt.outcome == Outcome.FAILED for receipt in receipts):
             raise ServiceAway("store_unavailable", "the database is away")
-        pairs = list(zip(batch.records, receipts, strict=True))
-        return BatchAnswer(
-            sum(receipt.outcome == Outcome.STORED for receipt in receipts),
-            tuple(record.id for record, receipt in pairs if receipt.outcome == Outcome.DUPLICATE),
-            tuple(
-                RefusedRecord(record.id, str(receipt.code), receipt.detail)
-                for record, receipt in pairs
-                if receipt.outcome == Outcome.QUARANTINED
-            ),
-        )
+        return answer_of(batch.records, receipts)
 
     async def close(self) -> None:
         """See `Link.close`. What is committed and not published stays in the outbox table, for a running service."""
@@ -84,46 +76,11 @@ class DirectLink:
             self._parts = None
 
     async def _settled(self, pipeline: Pipeline, batch: HandedBatch) -> Sequence[Receipt]:
-        receipts: list[Receipt] = [Receipt(0, Outcome.FAILED)] * len(batch.records)
-        missing = len(batch.records)
-        done = asyncio.Event()
-
-        def settle(place: int, settled: Sequence[Receipt]) -> None:
-            nonlocal missing
-            receipts[place] = settled[0]
-            missing -= 1
-            if not missing:
-                done.set()
-
+        gathering = Gathering(len(batch.records))
         for place, record in enumerate(batch.records):
-            pipeline.intake.offer(self._delivery(batch.epoch, record, partial(settle, place)))
-        if batch.records:
-            await done.wait()
-        return receipts
-
-    def _delivery(self, epoch: str, record: HandedRecord, settle: partial[None]) -> Delivery:
-        identity = record.identity
-        if record.code is None:
-            packet = Packet((draft_of(record),))
-            topic, payload = body_of(record)
-        else:
-            packet = Packet((), (Refusal(0, record.code, record.detail),))
-            topic, payload = record.topic, record.payload
-            identity = f"q-{self._name}-{epoch}-{record.id}"
-        return Delivery(
-            packet,
-            record.source,
-            payload,
-            record.received_us,
-            settle,
-            device_uuid=record.device_uuid,
-            gateway=self._name,
-            topic=topic,
-            retained=not record.fresh,
-            redelivered=record.redelivered,
-            identity=identity,
-            ts_quality=record.ts_quality,
-        )
+            settle = partial(gathering.settle, place)
+            pipeline.intake.offer(delivery_of(record, batch.epoch, self._name, record.received_us, settle))
+        return await gathering.wait()
 
 
 class _Parts:

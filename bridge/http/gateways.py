@@ -23,20 +23,19 @@ from bridge.http.gateway_cache import GatewayInfo, KnownGateways
 from bridge.http.headers import header
 from bridge.http.ingest import Intake
 from bridge.http.problems import Problem
+from bridge.pipeline.gather import FAILED, Gathering
 from bridge.pipeline.handover import (
-    BatchAnswer,
     Enrolled,
     Enrolment,
     GatewayBooks,
     GatewayState,
     HandedRecord,
-    RefusedRecord,
-    body_of,
+    answer_of,
     decode_batch,
-    draft_of,
+    delivery_of,
 )
 from bridge.pipeline.snapshot import etag, signature
-from bridge.reading import Code, Delivery, Outcome, Packet, Receipt, Refusal
+from bridge.reading import Code, Delivery, Outcome, Receipt
 from bridge.settings import HttpSettings
 
 MAX_BATCH_BYTES = 16 * 1_048_576
@@ -106,16 +105,7 @@ class GatewayDoor:
         received = decode_batch(inflate(request, raw, MAX_BATCH_BYTES))
         outcomes = await self._settled(received.epoch, received.records, gateway)
         await self._directory.report(sender.key.device_id, received.state, received.books)
-        answer = BatchAnswer(
-            stored=sum(receipt.outcome == Outcome.STORED for receipt in outcomes),
-            duplicates=_ids(received.records, outcomes, Outcome.DUPLICATE),
-            rejected=tuple(
-                RefusedRecord(record.id, str(receipt.code), receipt.detail)
-                for record, receipt in zip(received.records, outcomes, strict=True)
-                if receipt.outcome == Outcome.QUARANTINED
-            ),
-            registry_etag=etag(await self._snapshot(sender.key.device_id)),
-        )
+        answer = answer_of(received.records, outcomes, etag(await self._snapshot(sender.key.device_id)))
         return _json(answer, limit_headers(sender.verdict))
 
     async def registry(self, request: Request, name: str) -> Response:
@@ -142,38 +132,25 @@ class GatewayDoor:
 
     async def _settled(self, epoch: str, records: Sequence[HandedRecord], gateway: GatewayInfo) -> Sequence[Receipt]:
         """One receipt a record. Raises Unavailable where any of them could not be settled."""
-        receipts: list[Receipt | None] = [None] * len(records)
-        missing = len(records)
-        done = asyncio.Event()
-
-        def settle(place: int, settled: Sequence[Receipt]) -> None:
-            nonlocal missing
-            receipts[place] = settled[0]
-            missing -= 1
-            if not missing:
-                done.set()
-
+        gathering = Gathering(len(records))
         now_us = self._now_us()
         for place, record in enumerate(records):
             try:
-                self._intake.offer(self._delivery(epoch, record, gateway, now_us, partial(settle, place)))
+                self._intake.offer(self._delivery(epoch, record, gateway, now_us, partial(gathering.settle, place)))
             except Unavailable as error:
-                failed = [Receipt(0, Outcome.FAILED)]
-                for rest in range(place, len(records)):
-                    settle(rest, failed)
                 if place == 0 or not isinstance(error, Backpressure):
                     raise
+                for rest in range(place, len(records)):
+                    gathering.settle(rest, [FAILED])
                 break
-        if missing:
-            try:
-                async with asyncio.timeout(self._http.ack_timeout_s):
-                    await done.wait()
-            except TimeoutError:
-                raise Unavailable("the database is too slow; send the same again", retry_after_s=2) from None
-        answered = [receipt for receipt in receipts if receipt is not None]
-        if any(receipt.outcome == Outcome.FAILED for receipt in answered):
+        try:
+            async with asyncio.timeout(self._http.ack_timeout_s):
+                receipts = await gathering.wait()
+        except TimeoutError:
+            raise Unavailable("the database is too slow; send the same again", retry_after_s=2) from None
+        if any(receipt.outcome == Outcome.FAILED for receipt in receipts):
             raise Unavailable("not all of it is stored; send the same again")
-        return answered
+        return receipts
 
     def _delivery(
         self,
@@ -183,34 +160,11 @@ class GatewayDoor:
         now_us: int,
         settle: Callable[[Sequence[Receipt]], None],
     ) -> Delivery:
-        identity = record.identity
-        if record.code is None:
-            packet = Packet((draft_of(record),))
-            topic, payload = body_of(record)
-        else:
-            packet = Packet((), (Refusal(0, record.code, record.detail[:500]),))
-            topic, payload = record.topic[:1_000], record.payload
-            identity = f"q-{gateway.name}-{epoch}-{record.id}"
-        return Delivery(
-            packet,
-            record.source,
-            payload,
-            min(record.received_us, now_us),  # a gateway whose clock is ahead does not make the future acceptable
-            settle,
-            device_uuid=record.device_uuid,
-            gateway=gateway.name,
-            topic=topic,
-            retained=not record.fresh,
-            redelivered=record.redelivered,
-            devices=gateway.devices,
-            identity=identity,
-            ts_quality=record.ts_quality,
-            in_unit=record.resolved,
-        )
-
-
-def _ids(records: Sequence[HandedRecord], receipts: Sequence[Receipt], outcome: Outcome) -> tuple[int, ...]:
-    return tuple(record.id for record, receipt in zip(records, receipts, strict=True) if receipt.outcome == outcome)
+        if record.code is not None:
+            record = msgspec.structs.replace(record, detail=record.detail[:500], topic=record.topic[:1_000])
+        # A gateway whose clock is ahead does not make the future acceptable.
+        received_us = min(record.received_us, now_us)
+        return delivery_of(record, epoch, gateway.name, received_us, settle, gateway.devices)
 
 
 def _json(answer: Any, headers: dict[str, str] | None = None) -> Response:

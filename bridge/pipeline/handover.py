@@ -9,12 +9,13 @@ This module is the contract between `edge/uplink` and `bridge/http/gateways`: fi
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Container, Sequence
 
 import msgspec
 
 from bridge.errors import DecodeError
 from bridge.pipeline.decode import normal_uuid
-from bridge.reading import Code, Draft, ExternalId, Source, TsQuality
+from bridge.reading import Code, Delivery, Draft, ExternalId, Outcome, Packet, Receipt, Refusal, Source, TsQuality
 
 MAX_RECORDS = 5_000
 MAX_ID_CHARACTERS = 100
@@ -167,6 +168,54 @@ def body_of(record: HandedRecord) -> tuple[str, bytes]:
     item = {"sensor_uuid": record.sensor, "value": record.value, "sensor_ts": seconds}
     path = f"devices/{record.device_uuid}/readings"
     return path if mqtt else f"/{path}", msgspec.json.encode({"readings": [item | _sequence(record)]})
+
+
+def delivery_of(
+    record: HandedRecord,
+    epoch: str,
+    gateway: str,
+    received_us: int,
+    settle: Callable[[Sequence[Receipt]], None],
+    devices: Container[str] | None = None,
+) -> Delivery:
+    """A record on its way into the pipeline, as one of `gateway`, which may speak for `devices` (None: every one)."""
+    if record.code is None:
+        packet, identity = Packet((draft_of(record),)), record.identity
+        topic, payload = body_of(record)
+    else:
+        packet, identity = Packet((), (Refusal(0, record.code, record.detail),)), f"q-{gateway}-{epoch}-{record.id}"
+        topic, payload = record.topic, record.payload
+    return Delivery(
+        packet,
+        record.source,
+        payload,
+        received_us,
+        settle,
+        device_uuid=record.device_uuid,
+        gateway=gateway,
+        topic=topic,
+        retained=not record.fresh,
+        redelivered=record.redelivered,
+        devices=devices,
+        identity=identity,
+        ts_quality=record.ts_quality,
+        in_unit=record.resolved,
+    )
+
+
+def answer_of(records: Sequence[HandedRecord], receipts: Sequence[Receipt], registry_etag: str = "") -> BatchAnswer:
+    """What became of `records`, by their receipts in the same order."""
+    pairs = list(zip(records, receipts, strict=True))
+    return BatchAnswer(
+        stored=sum(receipt.outcome == Outcome.STORED for receipt in receipts),
+        duplicates=tuple(record.id for record, receipt in pairs if receipt.outcome == Outcome.DUPLICATE),
+        rejected=tuple(
+            RefusedRecord(record.id, str(receipt.code), receipt.detail)
+            for record, receipt in pairs
+            if receipt.outcome == Outcome.QUARANTINED
+        ),
+        registry_etag=registry_etag,
+    )
 
 
 def _sequence(record: HandedRecord) -> dict[str, object]:

@@ -175,13 +175,15 @@ class Pipeline:
         self._changes_problem = ""
         self.changes_read_s = started_s
         changes = self._feed.due(found, started_s)
-        if back_s > CHANGES_KEPT_S or any(kind != "sensor" for kind, _ in changes):
+        kinds = {kind for kind, _ in changes}
+        missed = back_s > CHANGES_KEPT_S
+        if missed or kinds - {"sensor"}:
             self.access.forget()
-        if back_s > CHANGES_KEPT_S or changes:
+        if missed or kinds:
             self.known_gateways.forget()
-        if back_s > CHANGES_KEPT_S or any(kind == "gateway" for kind, _ in changes):
+        if missed or "gateway" in kinds:
             self.gateway_keys.clear()
-        if back_s > CHANGES_KEPT_S or any(kind == "all" for kind, _ in changes):
+        if missed or "all" in kinds:
             self.resolver.clear()
             self.keys.clear()
             return

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+from tests.process import OwnProcess
+
 READY_S = 30.0
 
 
-class ConsumerProcess:
+class ConsumerProcess(OwnProcess):
     """One `iot-bridge consume NAME`. `start` returns once it is ready."""
 
     def __init__(self, folder: Path, name: str, path: Path | None = None, **settings: str) -> None:
@@ -25,14 +26,8 @@ class ConsumerProcess:
         }
         if path is not None:
             self._environment["PYTHONPATH"] = str(path)
-        self._process: subprocess.Popen[str] | None = None
         self.ready = ""
         """The line it said when it was ready."""
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
 
     @property
     def log(self) -> str:
@@ -72,24 +67,6 @@ class ConsumerProcess:
     def ended(self) -> bool:
         """Whether it has ended by itself."""
         return self._process is not None and self._process.poll() is not None
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        self._end(signal.SIGKILL)
-
-    def stop(self) -> int:
-        """SIGTERM; the exit code."""
-        return self._end(signal.SIGTERM)
-
-    def _end(self, number: signal.Signals) -> int:
-        if self._process is None:
-            return 0
-        self._process.send_signal(number)
-        code = self._process.wait(30)
-        assert self._process.stdout is not None
-        self._process.stdout.close()
-        self._process = None
-        return code
 
 
 def install(folder: Path, name: str, target: str, source: str) -> Path:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from tests.process import OwnProcess
 from tests.redis_process import free_port
 
 READY_S = 30.0
 
 
-class GatewayProcess:
+class GatewayProcess(OwnProcess):
     """One gateway in a folder of its own; `start` after `kill` comes back on the same port."""
 
     def __init__(self, folder: Path, mqtt: str = "", **settings: str) -> None:
@@ -42,17 +42,11 @@ class GatewayProcess:
             "IOT_EDGE_LOG__FORMAT": "json",
             **{f"IOT_EDGE_{name.upper()}": value for name, value in settings.items()},
         }
-        self._process: subprocess.Popen[str] | None = None
         self.started_s = 0.0
 
     @property
     def log(self) -> str:
         return self.log_file.read_text()
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
 
     def spawn(self, *arguments: str) -> None:
         """Begin to start."""
@@ -78,29 +72,6 @@ class GatewayProcess:
                 assert self._process.poll() is None, self.log
                 await asyncio.sleep(0.01)
         return time.monotonic() - self.started_s
-
-    def kill(self) -> None:
-        """SIGKILL: the plug."""
-        self._end(signal.SIGKILL)
-
-    def stop(self) -> int:
-        """SIGTERM; the exit code."""
-        return self._end(signal.SIGTERM)
-
-    def _end(self, number: signal.Signals) -> int:
-        if self._process is None:
-            return 0
-        self._process.send_signal(number)
-        code = self._process.wait(30)
-        assert self._process.stdout is not None
-        self._process.stdout.close()
-        self._process = None
-        return code
-
-    def memory_kib(self) -> int:
-        """Resident memory."""
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1])
 
     async def command(self, *arguments: str, expect: int | None = 0) -> Any:
         """Run a command on this gateway with --json; its document."""

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from tests.process import OwnProcess
 from tests.redis_process import free_port
 
 READY_S = 40.0
 
 
-class Service:
+class Service(OwnProcess):
     """One service over given servers; `start` after `kill` comes back on the same port."""
+
+    _end_s = 20.0
 
     def __init__(self, folder: Path, database: str, redis: str, mqtt: str = "", **settings: str) -> None:
         self.port = free_port()
@@ -35,13 +37,6 @@ class Service:
             "IOT_BRIDGE_LOG__FORMAT": "json",
             **{f"IOT_BRIDGE_{name.upper()}": value for name, value in settings.items()},
         }
-        self._process: subprocess.Popen[str] | None = None
-        self._log: IO[str] | None = None
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
 
     @property
     def log(self) -> str:
@@ -49,14 +44,14 @@ class Service:
 
     def start(self) -> None:
         """Returns once it has printed that it is ready."""
-        self._log = (self._folder / "service.log").open("a")
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "bridge", "serve"],
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            text=True,
-        )
+        with (self._folder / "service.log").open("a") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "bridge", "serve"],
+                env=self.environment,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
         try:
             self._await_ready()
         except BaseException:
@@ -75,32 +70,6 @@ class Service:
             line = self._process.stdout.readline()
             if not line:
                 time.sleep(0.01)
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        self._end(signal.SIGKILL)
-
-    def stop(self) -> int:
-        """SIGTERM; the exit code."""
-        return self._end(signal.SIGTERM)
-
-    def _end(self, number: signal.Signals) -> int:
-        if self._process is None:
-            return 0
-        self._process.send_signal(number)
-        code = self._process.wait(20)
-        assert self._process.stdout is not None
-        self._process.stdout.close()
-        if self._log is not None:
-            self._log.close()
-        self._process = None
-        return code
-
-    def memory_kib(self) -> int:
-        """Resident memory."""
-        assert self._process is not None
-        status = Path(f"/proc/{self._process.pid}/status").read_text()
-        return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1])
 
     def command(self, *arguments: str, expect: int | None = 0) -> Any:
         """Run a command against the same servers with --json; its document."""

@@ -37,11 +37,6 @@ def second_of(number: int, start_us: int, random: Random) -> Publication:
     return Publication(1, number + 1, readings, [0] * SENSORS, ts_us + 10)
 
 
-def resident_kib(pid: int) -> int:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1])
-
-
 @pytest.mark.soak
 @pytest.mark.timeout(1_200)
 async def test_an_hour_of_readings_leaves_lag_bounded_and_memory_flat(
@@ -74,7 +69,7 @@ async def test_an_hour_of_readings_leaves_lag_bounded_and_memory_flat(
                 found = await broker.lag(READINGS)
                 for name, group in GROUPS.items():
                     lags[name] = max(lags[name], found[group])
-                    memory[name].append(resident_kib(consumers[name].pid))
+                    memory[name].append(consumers[name].memory_kib())
         took_s = time.monotonic() - began_s
 
         async def caught_up() -> bool:

@@ -10,11 +10,11 @@ import asyncio
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from random import Random
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import structlog
 import uvloop
@@ -47,7 +47,7 @@ from bridge.store.outbox import PostgresOutbox
 from bridge.store.postgres import PostgresStore
 from bridge.store.registry import Registry
 from bridge.store.subscriptions import SubscriptionTable
-from bridge.supervise import Work, running, supervised
+from bridge.supervise import Work, end, first_of, running, supervised
 from bridge.telemetry import Metrics
 
 log = structlog.get_logger("app")
@@ -327,7 +327,7 @@ async def _run_doors(pipeline: Pipeline, relay: Relay, stop: asyncio.Event, stac
         if mqtt is not None:
             session = asyncio.create_task(supervised("mqtt", partial(run_mqtt, pipeline, mqtt)), name="mqtt")
             urls["mqtt"] = mqtt.address
-            await _first(mqtt.wait_connected(), stop.wait())
+            await first_of([mqtt.wait_connected(), stop.wait()])
         if stack is not None:
             stack.note({"http": urls.get("http", "")})
         if not stop.is_set():
@@ -351,8 +351,7 @@ async def _close_doors(
     await pipeline.intake.drain(deadline_s * SETTLE_SHARE)
     if mqtt is not None and session is not None:
         await mqtt.close(deadline_s * MQTT_SHARE)
-        session.cancel()
-        await asyncio.gather(session, return_exceptions=True)
+        await end([session])
 
 
 def _degraded(relay: Relay, mqtt: MqttSession | None) -> list[str]:
@@ -413,12 +412,3 @@ async def run_mqtt(pipeline: Pipeline, mqtt: MqttSession) -> None:
     }
     async with running(works):
         await mqtt.run()
-
-
-async def _first(*works: Coroutine[Any, Any, Any]) -> None:
-    """Return when the first of `works` does; the others are cancelled."""
-    tasks = [asyncio.create_task(work) for work in works]
-    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,6 +13,8 @@ import structlog
 log = structlog.get_logger("app")
 
 Work = Callable[[], Coroutine[Any, Any, None]]
+CANCEL_AGAIN_S = 3.0
+"""A cancelled task that still runs is cancelled again."""
 
 
 @asynccontextmanager
@@ -22,9 +24,32 @@ async def running(works: Mapping[str, Work]) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        for task in tasks:
+        await end(tasks)
+
+
+async def end(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Cancel tasks until they have ended.
+
+    A cancellation can get lost on its way: `asyncio.wait_for` returns a result that came in the same turn (until
+    Python 3.12), and an error in a `finally` takes its place. A process that waited for such a task would never stop.
+    """
+    left: Collection[asyncio.Task[Any]] = [task for task in tasks if not task.done()]
+    while left:
+        for task in left:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_S)
+        for task in left:
+            log.warning("task_still_runs", task=task.get_name(), at=[str(frame) for frame in task.get_stack()])
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def first_of(works: Iterable[Awaitable[Any]], wait_s: float | None = None) -> None:
+    """Until one of `works` is done, or the time is over; the others are cancelled."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        await asyncio.wait(tasks, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await end(tasks)
 
 
 async def supervised(name: str, work: Work) -> None:

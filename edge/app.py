@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,7 @@ from bridge.http.server import HttpServer
 from bridge.mqtt.session import MqttSession
 from bridge.pipeline.resolve import Resolver
 from bridge.pipeline.runner import Intake
-from bridge.supervise import Work, running, supervised
+from bridge.supervise import Work, end, first_of, running, supervised
 from bridge.telemetry import Metrics
 from edge import files
 from edge.clock import host_clock
@@ -182,7 +182,7 @@ async def _run_doors(gateway: Gateway, stop: asyncio.Event, notifier: Notifier) 
         if mqtt is not None:
             session = asyncio.create_task(supervised("mqtt", mqtt.run), name="mqtt")
             urls["mqtt"] = mqtt.address
-            await _first(mqtt.wait_connected(), stop.wait(), asyncio.sleep(BROKER_WAIT_S))
+            await first_of([mqtt.wait_connected(), stop.wait()], BROKER_WAIT_S)
         _note(settings.gateway.data_dir, urls)
         notifier.tell("READY=1")
         sys.stdout.write(" ".join(["ready", *(f"{name}={url}" for name, url in urls.items())]) + "\n")
@@ -206,8 +206,7 @@ async def _close_doors(
     await gateway.intake.drain(deadline_s * 0.3)
     if mqtt is not None and session is not None:
         await mqtt.close(deadline_s * 0.1)
-        session.cancel()
-        await asyncio.gather(session, return_exceptions=True)
+        await end([session])
 
 
 def _mqtt_door(gateway: Gateway) -> MqttSession:
@@ -273,13 +272,3 @@ def _note(data_dir: Path, urls: dict[str, str]) -> None:
     """Where this process is, for commands."""
     with suppress(OSError):
         files.replace(data_dir / RUNNING_FILE, msgspec.json.encode({"pid": os.getpid(), **urls}), mode=0o644)
-
-
-async def _first(*works: Coroutine[Any, Any, Any] | Awaitable[Any]) -> None:
-    tasks = [asyncio.ensure_future(work) for work in works]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -17,6 +17,7 @@ from bridge.pipeline.gather import Gathering
 from bridge.pipeline.handover import BatchAnswer, HandedBatch, answer_of, delivery_of
 from bridge.reading import Outcome, Receipt
 from bridge.settings import Settings
+from bridge.supervise import end
 from bridge.telemetry import Metrics
 from edge.client import ServiceAway
 from edge.settings import EdgeSettings
@@ -114,8 +115,6 @@ class _Parts:
         return cls(store, broker, relay, Pipeline(settings, store, relay, metrics))
 
     async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
         await self._broker.close()
         await self._store.close()

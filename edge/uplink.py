@@ -15,11 +15,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import msgspec
 import structlog
@@ -34,6 +33,7 @@ from bridge.pipeline.handover import (
     RefusedRecord,
 )
 from bridge.reading import Code, Outcome
+from bridge.supervise import first_of
 from edge.client import ServiceAway
 from edge.handed import condemned, handed
 from edge.link import Link, LinkDenied, LinkRefused, LinkTooLarge
@@ -210,7 +210,7 @@ class Uplink:
         """Until something is spooled, the link is down, or a report is due."""
         self._recover()
         works = (self._outlet.wait_above(self._live.cursor), self._until_down())
-        await _first(works, max(0.0, min(self._next_report_s - self._now(), IDLE_S)))
+        await first_of(works, max(0.0, min(self._next_report_s - self._now(), IDLE_S)))
 
     async def _until_down(self) -> None:
         await self._pace.went_down.wait()
@@ -353,14 +353,3 @@ def _code(text: str) -> Code | None:
 
 
 _CODES = frozenset(Code)
-
-
-async def _first(works: Sequence[Coroutine[Any, Any, None]], wait_s: float) -> None:
-    """Until one of them is done, or the time is over."""
-    tasks = [asyncio.create_task(work) for work in works]
-    try:
-        await asyncio.wait(tasks, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -17,6 +17,7 @@ import structlog
 
 from bridge.errors import ConfigError
 from bridge.pipeline.handover import GatewayState
+from bridge.supervise import end
 from edge.client import ServiceClient, parse_url, tls_context
 from edge.enrolment import Enrolment, EnrolmentFile
 from edge.link import HttpsLink, Link
@@ -96,9 +97,7 @@ class Way:
             try:
                 done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+                await end(tasks)
             for task in done:
                 task.result()
             log.info("enrolment_changed")

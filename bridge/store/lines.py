@@ -43,16 +43,25 @@ def connect_options(settings: DatabaseSettings, name: str) -> dict[str, Any]:
 
 
 class Line:
-    """A connection that answers in time, or is broken off."""
+    """A connection that answers in time, or is broken off.
+
+    `abandoned`: broken off because the task that asked was cancelled. What fails on it after that, as the
+    tidying up in a `finally` does, is the cancellation and no fault of the database.
+    """
 
     def __init__(self, connection: Connection, patience_s: float) -> None:
         self.connection = connection
+        self.abandoned = False
         self._patience_s = patience_s
 
     async def execute(self, query: str, arguments: Any = None, *, prepare: bool | None = None) -> Cursor:
         """psycopg's, but it raises OperationalError after `patience_s`."""
         statement = self.connection.execute(query.encode(), arguments, prepare=prepare)
-        return await _answered(self.connection, statement, self._patience_s)
+        try:
+            return await _answered(self.connection, statement, self._patience_s)
+        except asyncio.CancelledError:
+            self.abandoned = True
+            raise
 
     async def close(self) -> None:
         await self.connection.close()

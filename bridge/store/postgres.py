@@ -9,6 +9,7 @@ holds the lock knows that no earlier session of this process can commit anything
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -117,13 +118,17 @@ class PostgresStore:
 
     @asynccontextmanager
     async def pooled(self) -> AsyncIterator[Line]:
-        """A pooled connection, in autocommit. Database errors come out as ours."""
+        """A pooled connection, in autocommit. Database errors come out as ours, unless the task was cancelled."""
         if self._pool is None:
             raise StoreUnavailable("the store is not open")
+        line: Line | None = None
         try:
             async with self._pool.connection() as connection:
-                yield Line(connection, self._patience_s)
+                line = Line(connection, self._patience_s)
+                yield line
         except (psycopg.Error, PoolTimeout) as error:
+            if line is not None and line.abandoned:
+                raise asyncio.CancelledError from error
             raise translate(error, sent=False) from error
 
     async def _connected_writer(self) -> Line:

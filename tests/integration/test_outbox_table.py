@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from random import Random
 
 import psycopg
@@ -79,6 +80,28 @@ async def test_rows_of_dead_processes_and_other_programs_are_swept(postgres_url:
     assert [entry["gateway"] for entry in fields] == ["", "site-1", "site-1", "site-1"]
     assert {entry["sensor_type"] for entry in fields} == {"temperature"}
     assert {entry["device_id"] for entry in fields} == {str(device)}
+
+
+async def test_sweep_that_is_cancelled_in_the_middle_ends(postgres_url: str) -> None:
+    living = await opened(postgres_url, "living")
+    broker = MemoryBroker(BrokerSettings(), Metrics())
+    relay = Relay(broker, PostgresOutbox(living), BrokerSettings(), Metrics(), Random(1), lambda: 0)
+    async with await psycopg.AsyncConnection.connect(postgres_url) as other:
+        await other.execute("LOCK TABLE ingest_outbox IN ACCESS EXCLUSIVE MODE")
+        sweep = asyncio.create_task(relay.sweep_forever())
+        await until(partial(is_waiting_for_a_lock, postgres_url))
+        sweep.cancel()
+        await asyncio.wait({sweep}, timeout=10)
+        assert sweep.cancelled()
+    await living.close()
+
+
+async def is_waiting_for_a_lock(url: str) -> bool:
+    async with await psycopg.AsyncConnection.connect(url) as connection:
+        asked = await connection.execute(
+            "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        return await asked.fetchone() is not None
 
 
 async def shows(broker: MemoryBroker, values: list[str]) -> None:

@@ -92,8 +92,13 @@ class Wire:
 
     async def open(self) -> None:
         """Connect. Raises OSError, ssl.SSLError."""
-        # Resolving, connecting and the TLS handshake block, so they get a thread.
-        await asyncio.to_thread(self._connect)
+        # Resolving, connecting and the TLS handshake block, so they get a thread, which cannot be stopped.
+        connecting = self._loop.run_in_executor(None, self._connect)
+        try:
+            await asyncio.shield(connecting)
+        except asyncio.CancelledError:
+            connecting.add_done_callback(self._leave_late)
+            raise
         self._housekeeping = asyncio.create_task(self._keep_alive(), name="mqtt-keepalive")
 
     async def close(self) -> None:
@@ -115,6 +120,11 @@ class Wire:
             with suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)
             self._client.loop_write()
+
+    def _leave_late(self, connecting: asyncio.Future[None]) -> None:
+        """Nobody waits for this connection any more."""
+        if connecting.exception() is None:
+            self.leave()
 
     @property
     def connected(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -17,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import CapturingLogger
 
+from bridge.mqtt.wire import Wire
 from bridge.reading import Code, Delivery, Outcome, Receipt
 from tests.acceptance.service import Service
 from tests.mqtt_door import (
@@ -164,6 +166,23 @@ async def test_unsettled_messages_come_again_in_the_next_session(mosquitto: Mosq
     assert again.payloads == [b"2", b"3", b"4", b"99"]
     assert [delivery.redelivered for delivery in again.taken] == [True, True, True, False]
     assert [delivery.key for delivery in again.taken[:3]] == [delivery.key for delivery in intake.held[2:]]
+
+
+async def test_session_that_ends_while_it_connects_leaves_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    connect, began, may_go_on = Wire._connect, threading.Event(), threading.Event()
+
+    def slowly(wire: Wire) -> None:
+        began.set()
+        assert may_go_on.wait(10)
+        connect(wire)
+
+    monkeypatch.setattr(Wire, "_connect", slowly)
+    async with FakeBroker() as broker:
+        async with open_door(broker.url, FakeIntake()):
+            await until(began.is_set)
+        may_go_on.set()
+        await broker.wait_connections(1)
+        await until(lambda: broker.open == 0)
 
 
 async def test_message_settled_after_its_connection_ended_is_not_acknowledged_on_the_next() -> None:

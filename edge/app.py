@@ -237,8 +237,8 @@ def _http_front(gateway: Gateway, mqtt: MqttSession | None) -> HttpServer:
 
 
 def _door_app(gateway: Gateway, mqtt: MqttSession | None) -> App:
-    """The service's own door, over the spool. It costs 8 MB, so only who wants it loads it."""
-    from bridge.http import app as door
+    """The service's own door, over the spool. Only who wants it loads it: its memory is counted."""
+    from bridge.http import door
     from bridge.http.keys import KeyRing
 
     settings = gateway.settings
@@ -252,7 +252,7 @@ def _door_app(gateway: Gateway, mqtt: MqttSession | None) -> App:
     async def sensor_status(sensor_id: int) -> dict[str, Any] | None:
         return gateway.site.status_of(sensor_id)
 
-    return door.build_app(
+    return door.plain_app(
         door.Parts(
             http=settings.http,
             limits=settings.limits,

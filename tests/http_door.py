@@ -15,6 +15,7 @@ import msgspec
 from bridge.app import Pipeline, http_door
 from bridge.errors import StoreUnavailable
 from bridge.http.app import Parts, build_app
+from bridge.http.door import App
 from bridge.http.keys import KeyRing
 from bridge.http.server import HttpServer
 from bridge.pipeline.unpublished import LeftInTable
@@ -131,13 +132,14 @@ async def open_door(
     limits: LimitSettings | None = None,
     sensor_status: Callable[[int], Awaitable[dict[str, Any] | None]] = _no_status,
     now: Callable[[], float] = time.monotonic,
+    make_app: Callable[[Parts], App] = build_app,
     **http: Any,
 ) -> AsyncIterator[Door]:
     """A door over fakes; `http` are its settings."""
     settings = HttpSettings(port=0, **http)
     metrics = Metrics()
     ring = KeyRing((keys or FakeKeys(*KEYS)).find, KeySettings(), metrics, now, lambda: NOW_US, settings.ack_timeout_s)
-    app = build_app(
+    app = make_app(
         Parts(
             http=settings,
             limits=limits or LimitSettings(),

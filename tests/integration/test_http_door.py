@@ -7,19 +7,33 @@ import gzip
 import itertools
 import json
 import socket
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
 
+from bridge.http.app import Parts, build_app
+from bridge.http.door import App, plain_app
 from bridge.reading import Code, Outcome
 from bridge.settings import LimitSettings
-from tests.http_door import KEYS, READINGS, SENSOR, Door, FakeKeys, open_door, until_closed
+from tests import http_door
+from tests.http_door import KEYS, READINGS, SENSOR, Door, FakeKeys, until_closed
 from tests.mqtt_door import NOW_US, FakeIntake
 from tests.servers import listens, until
 
+pytestmark = pytest.mark.usefixtures("make_app")
+apps: dict[str, Callable[[Parts], App]] = {"service": build_app, "gateway": plain_app}
+open_door = http_door.open_door
 SHORT: dict[str, Any] = {"header_timeout_s": 0.2, "body_timeout_s": 0.2}
 BODY = json.dumps({"readings": [{"sensor_uuid": SENSOR, "value": 20.5}]}).encode()
+
+
+@pytest.fixture(params=list(apps))
+def make_app(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test is of both doors."""
+    monkeypatch.setitem(globals(), "open_door", partial(http_door.open_door, make_app=apps[request.param]))
 
 
 def post(body: bytes = BODY, *headers: str, path: str = READINGS, length: int | None = None) -> bytes:

@@ -21,7 +21,10 @@ from hypothesis import strategies as st
 from schemathesis import Case, GenerationMode
 from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import negative_data_rejection
+from starlette.responses import JSONResponse
 
+from bridge.http.app import Parts, build_app
+from bridge.http.door import App, Door, plain_app
 from bridge.store.admin import Admin
 from tests.http_door import Service, open_service
 from tests.integration.test_http_service import Site
@@ -179,10 +182,33 @@ def sent(service: Service, raw: bytes, *, end: bool = False) -> int:
 # -- OpenAPI
 
 
+def gateway_app(parts: Parts) -> App:
+    """What a gateway serves, and what is said of the same endpoints on a service."""
+    document = build_app(parts).openapi()
+    door = Door(parts)
+    app = plain_app(parts)
+    described = {*door.ingest, *door.questions} & {*document["paths"]}  # /metrics is not
+    document["paths"] = {path: document["paths"][path] for path in sorted(described)}
+
+    async def describing(scope: Any, receive: Any, send: Any) -> None:
+        answer = JSONResponse(document) if scope["path"] == "/openapi.json" else app
+        await answer(scope, receive, send)
+
+    return describing
+
+
+@pytest.mark.parametrize(("make_app", "operations"), [(build_app, 10), (gateway_app, 7)])
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
 async def test_openapi_is_what_is_done(
-    site: Site, postgres_url: str, caplog: pytest.LogCaptureFixture, mode: GenerationMode
+    site: Site,
+    postgres_url: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: GenerationMode,
+    make_app: Callable[[Parts], App],
+    operations: int,
 ) -> None:
+    monkeypatch.setattr("bridge.app.build_app", make_app)
     async with attacked(site, postgres_url, caplog) as service:
         async with service.client() as client:
             document: dict[str, Any] = (await client.get("/openapi.json")).json()
@@ -198,7 +224,7 @@ async def test_openapi_is_what_is_done(
                     continue  # takes nothing that could be wrong
                 named = {"device_uuid": site.device} if "{device_uuid}" in operation.path else None
                 await on_a_thread(every(operation.as_strategy(mode, path_parameters=named), service, session))
-        assert len(called) == sum(len(path) for path in document["paths"].values()) == 10
+        assert len(called) == sum(len(path) for path in document["paths"].values()) == operations
 
 
 def every(cases: st.SearchStrategy[AnyCase], service: Service, session: requests.Session) -> Callable[[], None]:

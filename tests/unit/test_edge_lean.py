@@ -23,7 +23,7 @@ def test_gateway_loads_nothing_heavy() -> None:
 
 
 def test_gateway_with_the_http_door_loads_nothing_of_the_service() -> None:
-    assert loaded("import edge.app, bridge.http.app, bridge.http.keys", SERVICE) == []
+    assert loaded("import edge.app, bridge.http.door, bridge.http.keys", (*SERVICE, "fastapi", "rich")) == []
 
 
 def test_edge_extra_brings_nothing_of_the_service() -> None:

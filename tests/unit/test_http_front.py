@@ -40,7 +40,8 @@ def fronted() -> tuple[Front, Behind]:
         return PlainTextResponse(f"device {device_uuid}")
 
     behind = Behind()
-    return Front(behind, [route for route in app.routes if isinstance(route, APIRoute)]), behind
+    routes = [route for route in app.routes if isinstance(route, APIRoute)]
+    return Front(behind, routes, {route.path: route.endpoint for route in routes}), behind
 
 
 async def ask(app: Any, method: str, path: str, body: bytes = b"") -> Answer:

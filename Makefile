@@ -22,7 +22,7 @@ test: install  ## everything, on real servers
 	@scripts/servers
 	$(BIN)/python -m pytest -q -m "not soak" -n 4 --dist worksteal
 
-soak: install  ## 200,000 readings through ten kills, and the long faults; about 12 minutes, prints figures
+soak: install  ## the long faults at full size: ten kills, two weeks offline, ...; about 45 minutes, prints figures
 	@scripts/servers
 	$(BIN)/python -m pytest -q -s -m soak tests/acceptance
 

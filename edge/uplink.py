@@ -32,7 +32,7 @@ from bridge.pipeline.handover import (
     HandedRecord,
     RefusedRecord,
 )
-from bridge.reading import Code, Outcome
+from bridge.reading import Code, Outcome, Source
 from bridge.supervise import first_of
 from edge.client import ServiceAway
 from edge.handed import condemned, handed
@@ -256,12 +256,17 @@ class Uplink:
             lane.busy = False
 
     async def _deliver(self, lane: Lane, records: Sequence[Record]) -> None:
-        """Records of one epoch, until each is answered for."""
+        """Records of one epoch, until each is answered for, with the books that know of them.
+
+        Books that came later would tell the service, until then, that more was handed over than was taken in.
+        """
+        accounts = {(record.device_id, record.source) for record in records}
+        books = await self._books_of(accounts.__contains__)
         waiting = deque([records])
         while waiting:
             part = waiting.popleft()
             try:
-                answer = await self._send(lane, part[0].epoch, [handed(record, self._name) for record in part])
+                answer = await self._send(lane, part[0].epoch, [handed(record, self._name) for record in part], books)
             except LinkRefused as error:
                 self._metrics.splits.inc()
                 if isinstance(error, LinkTooLarge):
@@ -290,11 +295,17 @@ class Uplink:
 
     async def _report(self) -> None:
         """State and books without records: a sign of life."""
-        fields = GatewayBooks.__struct_fields__
-        totals = await self._books.totals()
-        books = [GatewayBooks(**{name: getattr(each, name) for name in fields}) for each in totals]
-        await self._send(self._live, "-", (), books)
+        await self._send(self._live, "-", (), await self._books_of(lambda _: True))
         self._next_report_s = self._now() + self._settings.report_every_s
+
+    async def _books_of(self, wanted: Callable[[tuple[int, Source]], bool]) -> list[GatewayBooks]:
+        """The totals of the accounts that are `wanted`. Raises StoreUnavailable."""
+        fields = GatewayBooks.__struct_fields__
+        return [
+            GatewayBooks(**{name: getattr(each, name) for name in fields})
+            for each in await self._books.totals()
+            if wanted((each.device_id, each.source))
+        ]
 
     async def _settle(self, lane: Lane, records: Sequence[Record], answer: BatchAnswer) -> None:
         duplicates = set(answer.duplicates)

@@ -32,7 +32,9 @@ START_S = 15.0
 STEP_S = 0.005
 
 
-async def until(condition: Callable[[], Any | Awaitable[Any]], timeout_s: float = 10.0) -> Any:
+async def until(
+    condition: Callable[[], Any | Awaitable[Any]], timeout_s: float = 10.0, *, step_s: float = STEP_S
+) -> Any:
     """The first truthy answer of `condition`, a plain or an async function. Raises TimeoutError."""
     async with asyncio.timeout(timeout_s):
         while True:
@@ -41,7 +43,7 @@ async def until(condition: Callable[[], Any | Awaitable[Any]], timeout_s: float 
                 answer = await answer
             if answer:
                 return answer
-            await asyncio.sleep(STEP_S)
+            await asyncio.sleep(step_s)
 
 
 def wait_until(condition: Callable[[], Any], timeout_s: float = 10.0) -> Any:

@@ -103,8 +103,9 @@ class GatewayDoor:
         sender, gateway = await self.sender(request, name)
         raw = await receive_body(request, self._http)
         received = decode_batch(inflate(request, raw, MAX_BATCH_BYTES))
-        outcomes = await self._settled(received.epoch, received.records, gateway)
+        # Before the records, of which the books know: at no moment has more come than the gateway says it took in.
         await self._directory.report(sender.key.device_id, received.state, received.books)
+        outcomes = await self._settled(received.epoch, received.records, gateway)
         answer = answer_of(received.records, outcomes, etag(await self._snapshot(sender.key.device_id)))
         return _json(answer, limit_headers(sender.verdict))
 

@@ -47,6 +47,19 @@ async def test_gateway_whose_plug_is_pulled_loses_and_doubles_nothing(
         await pull_plugs(field, 4, seed=1)
 
 
+async def test_books_come_with_the_readings_that_they_know_of(
+    postgres_url: str, mosquitto: MosquittoProcess, tmp_path: Path
+) -> None:
+    async with open_field(postgres_url, mosquitto, tmp_path, uplink__report_every_s="3600") as field:
+        async with field.sending():
+            await until(lambda: len(field.stored("mqtt")) > 5, 30)
+            field.gateway.kill()
+            await field.gateway.start()  # and report, this once
+            at_start = len(field.stored("mqtt"))
+            await until(lambda: len(field.stored("mqtt")) > at_start + 50, 30)
+        assert field.service.imbalance() == []
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(1_800)
 async def test_gateway_whose_plug_is_pulled_a_hundred_times(

@@ -215,6 +215,22 @@ def test_a_batch_warms_up_and_raises_in_one_call(connection: Connection) -> None
     assert plant.state == ("ALERT", 3)
 
 
+def test_the_ids_of_a_batch_rise_in_the_order_of_arrival(plant: Plant) -> None:
+    sensors = [plant.sensor, *(plant.add_sensor() for _ in range(39))]
+    plant.connection.execute("SET enable_hashjoin = off; SET enable_nestloop = off")  # a plan that sorts by sensor
+    turns = 50
+    plant.one(
+        "SELECT * FROM sp_insert_readings(%(sensors)s, %(values)s, %(times)s)",
+        sensors=sensors * turns,
+        values=[float(turn) for turn in range(turns) for _ in sensors],
+        times=[us(turn) for turn in range(turns) for _ in sensors],
+    )
+    by_id = plant.all(
+        "SELECT sensor_id, value FROM sensor_readings WHERE sensor_id = ANY(%(ids)s) ORDER BY id", ids=sensors
+    )
+    assert [(row["sensor_id"], row["value"]) for row in by_id] == [(s, turn) for turn in range(turns) for s in sensors]
+
+
 # Thresholds
 
 LIMITS = [

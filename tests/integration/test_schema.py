@@ -22,7 +22,7 @@ from tests.plant import START, Connection, Plant, connect
 from tests.schema_dump import SCHEMA_FILE, dumped
 from tests.servers import PostgresServer, wait_until
 
-REVISIONS = ["0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009"]
+REVISIONS = ["0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010"]
 
 CONTRACT = {
     "devices": "id device_uuid name status last_seen_at",

@@ -489,12 +489,15 @@ BEGIN
     v_outbox := nextval(pg_get_serial_sequence('ingest_outbox', 'id'));
 
     WITH input AS MATERIALIZED (
-        SELECT nextval('sensor_readings_id_seq') AS id, i.ord::integer, i.sensor_id, i.value, i.ts_us, i.sequence,
-               i.received_us, i.device_time, s.device_id, s.operational_state, s.valid_readings_count,
-               s.min_readings_for_normal
-        FROM unnest(p_sensor_ids, p_values, p_ts_us, p_sequences, p_received_us, p_device_time)
-             WITH ORDINALITY AS i (sensor_id, value, ts_us, sequence, received_us, device_time, ord)
-        JOIN sensors s ON s.id = i.sensor_id
+        SELECT nextval('sensor_readings_id_seq') AS id, a.*
+        FROM (
+            SELECT i.ord::integer, i.sensor_id, i.value, i.ts_us, i.sequence, i.received_us, i.device_time, s.device_id,
+                   s.operational_state, s.valid_readings_count, s.min_readings_for_normal
+            FROM unnest(p_sensor_ids, p_values, p_ts_us, p_sequences, p_received_us, p_device_time)
+                 WITH ORDINALITY AS i (sensor_id, value, ts_us, sequence, received_us, device_time, ord)
+            JOIN sensors s ON s.id = i.sensor_id
+            ORDER BY i.ord
+        ) a
     ), inserted AS (
         INSERT INTO sensor_readings (id, sensor_id, value, "timestamp", device_timestamp, ingested_at, sequence)
         SELECT id, sensor_id, value, from_us(ts_us),

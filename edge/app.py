@@ -37,6 +37,7 @@ from bridge.pipeline.runner import Intake
 from bridge.supervise import Work, end, first_of, running, supervised
 from bridge.telemetry import Metrics
 from edge import files
+from edge.alarm_file import AlarmFile
 from edge.clock import host_clock
 from edge.limits import Alarms, LocalJudge
 from edge.page import App, Front
@@ -91,6 +92,7 @@ class Gateway:
             self.alarms,
             settings.site,
             SiteMetrics(metrics.registry),
+            AlarmFile(data_dir / "alarms.json"),
         )
         self.resolver = Resolver(self.registry, settings.pipeline, metrics, time.monotonic)
         self.intake = Intake(

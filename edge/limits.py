@@ -7,7 +7,7 @@ things are the service's alone: warm-up (it knows a sensor's history) and deltas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -74,6 +74,14 @@ class Alarms:
         self._thresholds = thresholds
         self._latest_us: dict[int, int] = {}
         self.active: dict[int, Active] = {}
+        self.changes = 0
+        """Goes up with every alert that begins or ends."""
+
+    def resume(self, active: Iterable[Active]) -> None:
+        """What was not resolved when the gateway ended."""
+        for alert in active:
+            self.active[alert.sensor_id] = alert
+            self._latest_us[alert.sensor_id] = alert.triggered_at_us
 
     def step(self, reading: Reading) -> list[AlertEvent]:
         """What a spooled reading begins or ends; nothing where it is older than its sensor's latest.
@@ -94,10 +102,12 @@ class Alarms:
         if active is None and hit is not None:
             self.active[sensor_id] = Active(sensor_id, hit.threshold_id, hit.severity, reading.value, reading.ts_us)
             events.append(self._event("alert", reading, hit.severity, hit.threshold_id))
+        self.changes += len(events)
         return events
 
     def forget_all_but(self, sensors: Mapping[int, object]) -> None:
         """Sensors have left the registry."""
+        self.changes += not self.active.keys() <= sensors.keys()
         for kept in (self._latest_us, self.active):
             for sensor_id in [sensor_id for sensor_id in kept if sensor_id not in sensors]:
                 del kept[sensor_id]

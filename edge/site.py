@@ -17,6 +17,7 @@ import structlog
 
 from bridge.broker.memory import MemoryBroker
 from bridge.reading import CLASS_NAMES, AlertEvent, Publication, Reading, ReadingClass
+from edge.alarm_file import AlarmFile
 from edge.limits import Alarms
 from edge.registry import Registry
 from edge.settings import SiteSettings
@@ -61,6 +62,7 @@ class Site:
         alarms: Alarms,
         settings: SiteSettings,
         metrics: SiteMetrics,
+        alarm_file: AlarmFile,
     ) -> None:
         self._gateway = gateway
         self._broker = broker
@@ -68,6 +70,8 @@ class Site:
         self._alarms = alarms
         self._settings = settings
         self._metrics = metrics
+        self._alarm_file = alarm_file
+        self._kept = 0  # the changes of alarms that are in the file
         self._queue: deque[Publication] = deque()
         self._alerts: deque[AlertEvent] = deque()
         self._due: dict[int, None] = {}  # sensors whose latest value is to be published
@@ -141,11 +145,13 @@ class Site:
 
     async def run(self) -> None:
         """Publish for ever. Ends by cancellation."""
+        self._alarms.resume(self._alarm_file.load())
         loop = asyncio.get_running_loop()
         next_s = 0.0
         while True:
             while self._queue:
                 await self._broker.publish(self._queue.popleft())
+            await self._keep_alarms()
             self._send_alerts()
             if loop.time() >= next_s:
                 self._send_latest()
@@ -156,6 +162,11 @@ class Site:
                     await self._wake.wait()
             except TimeoutError:
                 pass
+
+    async def _keep_alarms(self) -> None:
+        if self._kept != self._alarms.changes:
+            self._kept = self._alarms.changes
+            await asyncio.to_thread(self._alarm_file.save, list(self._alarms.active.values()))
 
     def _note(self, reading: Reading, label: int) -> None:
         if reading.device_uuid is not None:

@@ -17,6 +17,7 @@ from bridge.pipeline.snapshot import SnapshotThreshold
 from bridge.settings import BrokerSettings
 from bridge.telemetry import Metrics
 from edge import site as module
+from edge.alarm_file import AlarmFile
 from edge.limits import Alarms
 from edge.settings import SiteSettings
 from edge.site import Site
@@ -48,8 +49,11 @@ class Bench:
         self.broker = MemoryBroker(BrokerSettings(kind="memory"), Metrics())
         self.metrics = SiteMetrics()
         alarms = Alarms("north", lambda: self.registry.thresholds)
+        self.alarm_file = folder / "alarms.json"
         settings = SiteSettings(publish_every_s=0.01)
-        self.site = Site("north", self.broker, self.registry, alarms, settings, self.metrics)
+        self.site = Site(
+            "north", self.broker, self.registry, alarms, settings, self.metrics, AlarmFile(self.alarm_file)
+        )
         self.mqtt = FakeMqtt()
         self.site.mqtt = self.mqtt
 
@@ -143,6 +147,29 @@ async def test_site_forgets_sensors_that_left_the_registry(tmp_path: Path) -> No
     bench.site.forget_unknown()
     assert list(bench.site.latest) == [1]
     assert bench.site.status_of(2) is None
+
+
+async def test_site_that_starts_again_goes_on_with_its_alerts(tmp_path: Path) -> None:
+    before = Bench(tmp_path, above(30))
+    async with before.running():
+        before.site.offer(published(1, reading(1, value=31)))
+        await wait(before.alarm_file.exists)
+    after = Bench(tmp_path, above(30))
+    async with after.running():
+        await wait(lambda: after.site.status_of(1)["alert_active"])  # type: ignore[index]
+        after.site.offer(published(2, reading(2, value=32), reading(3, value=20)))
+        await wait(lambda: after.mqtt.topics().count("site/alerts") == 1)
+        assert [body["kind"] for topic, body, *_ in after.mqtt.sent if topic == "site/alerts"] == ["resolved"]
+        await wait(lambda: after.alarm_file.read_bytes() == b"[]")
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"{}", b'[{"sensor_id": 1}]', b"[" * 100_000])
+async def test_site_does_without_alerts_that_cannot_be_read(tmp_path: Path, content: bytes) -> None:
+    bench = Bench(tmp_path, above(30))
+    bench.alarm_file.write_bytes(content)
+    async with bench.running():
+        bench.site.offer(published(1, reading(1, value=31)))
+        await wait(lambda: "site/alerts" in bench.mqtt.topics())
 
 
 async def test_site_status_has_the_active_alert(tmp_path: Path) -> None:

@@ -111,7 +111,8 @@ def _reading(
     return Reading(
         sensor_id=sensor.sensor_id,
         value=value,
-        ts_us=delivery.received_us if draft.ts_us is None else draft.ts_us,
+        # By their places, or two untimed readings of a sensor in one packet would be one.
+        ts_us=delivery.received_us + draft.index if draft.ts_us is None else draft.ts_us,
         received_us=delivery.received_us,
         device_id=sensor.device_id,
         sensor_type=sensor.sensor_type,

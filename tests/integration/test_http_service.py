@@ -92,6 +92,18 @@ async def store_one(client: httpx.AsyncClient, site: Site, key: str = "key-1", *
     return await client.post(f"/devices/{site.device}/readings", json=body, headers={"X-Device-Key": key, **headers})
 
 
+async def test_readings_of_a_sensor_without_a_time_in_one_packet_are_all_stored(site: Site, postgres_url: str) -> None:
+    readings = [{"sensor_uuid": site.sensor, "value": value} for value in (20.5, 20.5, 21)]
+    async with open_service(postgres_url) as service, service.client(**{"X-Device-Key": "key-1"}) as client:
+        for _ in range(2):  # sent again, they are known by the key
+            answer = await client.post(
+                f"/devices/{site.device}/readings", json={"readings": readings}, headers={"Idempotency-Key": "p-1"}
+            )
+            assert answer.status_code == 200
+        assert (answer.json()["inserted"], answer.json()["duplicates"]) == (0, 3)
+    assert site.stored() == 3
+
+
 # -- PostgreSQL away
 
 

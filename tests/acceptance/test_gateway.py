@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from pathlib import Path
 
 import httpx
@@ -16,6 +17,7 @@ from tests.mqtt_door import Device
 from tests.servers import MosquittoProcess, free_port, until
 
 pytestmark = pytest.mark.timeout(300)
+MOST_KIB = 60 * 1024
 
 
 async def pull_plugs(field: Field, kills: int, seed: int) -> None:
@@ -68,6 +70,30 @@ async def test_gateway_whose_plug_is_pulled_a_hundred_times(
     async with open_field(postgres_url, mosquitto, tmp_path) as field:
         await pull_plugs(field, 100, seed=2)
         sys.stderr.write(f"acknowledged: { {name: len(got) for name, got in field.acknowledged.items()} }\n")
+
+
+@pytest.mark.soak
+async def test_gateway_at_200_readings_a_second_stays_under_60_mb(
+    postgres_url: str, mosquitto: MosquittoProcess, tmp_path: Path
+) -> None:
+    async with open_field(postgres_url, mosquitto, tmp_path, spool__recent_identities="10000") as field:
+        memory = [field.gateway.memory_kib()]
+        with Device(mosquitto.port) as device:
+            async with httpx.AsyncClient(headers={"X-Device-Key": DEVICE_KEY}, base_url=field.gateway.http) as client:
+                began_s = time.monotonic()
+                for second in range(200):
+                    values = [b'{"value": 21.5, "ts": %.6f}' % (time.time() - n / 1_000) for n in range(190)]
+                    await device.publish(*values, topic=f"devices/{field.device}/sensors/{field.sensors['mqtt']}")
+                    readings = [{"sensor_uuid": field.sensors["http"], "value": 20, "sequence": n} for n in range(10)]
+                    packet = {"ts": time.time(), "readings": readings}
+                    assert (await client.post(f"/devices/{field.device}/readings", json=packet)).status_code == 202
+                    await asyncio.sleep(max(0.0, began_s + second + 1 - time.monotonic()))
+                    memory.append(field.gateway.memory_kib())
+        sys.stderr.write(
+            f"{memory[0]} KiB at first, then {memory[10]}, {memory[100]}, {memory[-1]}, most {max(memory)}\n"
+        )
+        assert max(memory) < MOST_KIB
+        assert len(field.stored("mqtt")) + len(field.stored("http")) > 39_000
 
 
 async def test_gateway_that_boots_without_a_network_serves_devices(

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from bridge.mqtt.converters.select import Converters
-from bridge.settings import ConverterSettings, MqttSettings
+from bridge.settings.mqtt import ConverterSettings, MqttSettings
 
 GOLDEN = Path(__file__).parent.parent / "tests" / "golden"
 DEVICE = "5f0c1f5e-0000-4000-8000-00000000000a"

@@ -12,7 +12,7 @@ from typing import Any
 import uvloop
 
 from bridge.http.server import HttpServer
-from bridge.settings import HttpSettings
+from bridge.settings.http import HttpSettings
 from bridge.telemetry import Metrics
 
 ANSWER = b'{"inserted":1,"duplicates":0,"rejected":[],"unknown_sensors":[],"ingested_ts":1769594400.1}'

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bridge.consumers.predictor import Baseline
-from bridge.settings import MlSettings
+from bridge.settings.consumers import MlSettings
 
 YEAR_S = 365.2425 * 86_400
 WARM = 0.25

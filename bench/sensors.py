@@ -19,7 +19,8 @@ from bench import cpu, fleet
 from bench.plant import postgres_pid, postgres_server, redis_server
 from bench.timed import Clock, measure
 from bridge.pipeline.resolve import Resolver
-from bridge.settings import DatabaseSettings, PipelineSettings
+from bridge.settings.process import PipelineSettings
+from bridge.settings.stores import DatabaseSettings
 from bridge.store.postgres import PostgresStore
 from bridge.telemetry import Metrics
 from tests.acceptance.service import Service

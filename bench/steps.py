@@ -21,7 +21,8 @@ from bridge.pipeline.runner import Intake
 from bridge.pipeline.unpublished import LeftInTable
 from bridge.pipeline.validate import Validator
 from bridge.reading import Batch, Committed, Delivery, Draft, Packet, Publication, Reading, Sensor, Source
-from bridge.settings import BrokerSettings, PipelineSettings, RedisSettings
+from bridge.settings.process import PipelineSettings
+from bridge.settings.stores import BrokerSettings, RedisSettings
 from bridge.telemetry import Metrics
 
 PACKET = 100

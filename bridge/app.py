@@ -39,7 +39,7 @@ from bridge.pipeline.runner import Intake
 from bridge.pipeline.unpublished import LeftInTable
 from bridge.pipeline.validate import Validator
 from bridge.reading import Delivery, ExternalId, Packet, Refusal, Source
-from bridge.settings import Settings
+from bridge.settings.service import Settings
 from bridge.store.commands import CommandTable
 from bridge.store.gateways import Gateways
 from bridge.store.migrate import migrate

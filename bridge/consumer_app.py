@@ -28,7 +28,8 @@ from bridge.broker.streams import Streams
 from bridge.consumers.api import Consumer, Event, Handler, Tools
 from bridge.consumers.worker import Place, Worker
 from bridge.errors import BrokerUnavailable, ConfigError, StoreUnavailable, Unavailable
-from bridge.settings import ConsumerSettings, Settings
+from bridge.settings.consumers import ConsumerSettings
+from bridge.settings.service import Settings
 from bridge.store.consumer_states import Turn
 from bridge.telemetry import Metrics
 

@@ -17,7 +17,7 @@ import msgspec
 from bridge.consumers.predictor import Baseline
 from bridge.errors import BridgeError
 from bridge.prediction import Prediction
-from bridge.settings import ExplainSettings, MlSettings
+from bridge.settings.consumers import ExplainSettings, MlSettings
 from bridge.store.jobs import Anomaly, JobTable
 
 SENSORS_AT_ONCE = 500

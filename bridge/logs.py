@@ -11,7 +11,7 @@ import sys
 
 import structlog
 
-from bridge.settings import LogSettings
+from bridge.settings.process import LogSettings
 
 
 def configure(settings: LogSettings) -> None:

@@ -111,8 +111,9 @@ def _is_table(field: FieldInfo) -> bool:
 
 
 def _shown(place: list[str], value: Any) -> str:
-    if any(word in part for part in place for word in ("password", "secret", "token")) or place[0] == "notifier":
-        return "(hidden)"  # the URLs of the notifier's channels are tokens
+    of_channels = place[0] == "notifier" and place[1:2] in ([], ["channels"])  # whose URLs are tokens
+    if of_channels or any(word in part for part in place for word in ("password", "secret", "token")):
+        return "(hidden)"
     shown = hide_password(repr(value))
     return shown if len(shown) <= 200 else f"{shown[:200]}…"
 

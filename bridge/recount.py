@@ -17,7 +17,7 @@ from bridge.broker.events import ALERTS, READINGS
 from bridge.broker.message import StreamMessage
 from bridge.broker.redis import RedisBroker
 from bridge.broker.split import is_first
-from bridge.settings import BrokerSettings, RedisSettings
+from bridge.settings.stores import BrokerSettings, RedisSettings
 from bridge.telemetry import Metrics
 
 PAGE = 5_000

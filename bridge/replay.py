@@ -16,7 +16,7 @@ from bridge.broker.build import redis_streams
 from bridge.broker.events import ALERT_FIELDS, ALERTS, READING_FIELDS, READINGS, unix_seconds
 from bridge.broker.streams import Streams
 from bridge.errors import ConfigError
-from bridge.settings import Settings
+from bridge.settings.service import Settings
 from bridge.store.replay import stored
 from bridge.telemetry import Metrics
 

@@ -15,7 +15,8 @@ from bridge.consumers.orchestrator import Orchestrator
 from bridge.consumers.predictor import Predictor
 from bridge.consumers.senders import sender
 from bridge.errors import ConfigError, StoreUnavailable
-from bridge.settings import MlSettings, Settings
+from bridge.settings.consumers import MlSettings
+from bridge.settings.service import Settings
 from bridge.store.consumer_states import PostgresConsumerStates
 from bridge.store.notifications import PostgresNotifications
 from bridge.store.postgres import PostgresStore

@@ -28,7 +28,6 @@ import uvloop
 from bridge import logs
 from bridge.broker.memory import MemoryBroker
 from bridge.embedded.children import Child
-from bridge.embedded.stack import start_mqtt
 from bridge.errors import ConfigError, StoreUnavailable
 from bridge.http.server import HttpServer
 from bridge.mqtt.session import MqttSession
@@ -142,6 +141,8 @@ def run(settings: EdgeSettings, *, embedded_broker: bool) -> int:
     broker: Child | None = None
     try:
         if embedded_broker and not settings.mqtt.url:
+            from bridge.embedded.broker import start_mqtt
+
             broker, url = start_mqtt(data_dir.resolve(), settings.mqtt.port)
             settings = settings.model_copy(update={"mqtt": settings.mqtt.model_copy(update={"url": url})})
         return uvloop.run(_run(settings))

@@ -16,7 +16,7 @@ from bridge.errors import ConfigError, Unavailable
 from bridge.pipeline.gather import Gathering
 from bridge.pipeline.handover import BatchAnswer, HandedBatch, answer_of, delivery_of
 from bridge.reading import Outcome, Receipt
-from bridge.settings import Settings
+from bridge.settings.service import Settings
 from bridge.supervise import end
 from bridge.telemetry import Metrics
 from edge.client import ServiceAway

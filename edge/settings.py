@@ -1,4 +1,4 @@
-"""Settings of the gateway's own parts; units are in the names. See bridge/settings.py for the rest."""
+"""Settings of the gateway's own parts; units are in the names. See bridge/settings for the rest."""
 
 from __future__ import annotations
 
@@ -10,22 +10,12 @@ from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from bridge.errors import ConfigError
-from bridge.settings import (
-    BrokerSettings,
-    Count,
-    DatabaseSettings,
-    HttpSettings,
-    KeySettings,
-    LimitSettings,
-    LogSettings,
-    MqttSettings,
-    PipelineSettings,
-    Positive,
-    RedisSettings,
-    Section,
-    SectionedSettings,
-    read,
-)
+from bridge.settings.http import HttpSettings, KeySettings, LimitSettings
+from bridge.settings.mqtt import MqttSettings
+from bridge.settings.process import LogSettings, PipelineSettings
+from bridge.settings.section import Count, Positive, Section
+from bridge.settings.sources import SectionedSettings, read
+from bridge.settings.stores import BrokerSettings, DatabaseSettings, RedisSettings
 
 SpoolBytes = Annotated[int, Field(ge=16 * 1024 * 1024)]
 

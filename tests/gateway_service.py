@@ -18,7 +18,7 @@ from bridge.http.keys import KeyOwner, KeyRing
 from bridge.http.server import HttpServer
 from bridge.pipeline.handover import GatewayBooks, GatewayState
 from bridge.pipeline.snapshot import Snapshot
-from bridge.settings import HttpSettings, KeySettings, LimitSettings
+from bridge.settings.http import HttpSettings, KeySettings, LimitSettings
 from bridge.store import admin
 from bridge.store.secret import new_key
 from bridge.telemetry import Metrics

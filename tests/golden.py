@@ -13,7 +13,7 @@ from typing import Any
 from bridge.mqtt.converters.learn import moment
 from bridge.mqtt.converters.select import Conversion, Converters
 from bridge.reading import ExternalId
-from bridge.settings import ConverterSettings, MqttSettings
+from bridge.settings.mqtt import ConverterSettings, MqttSettings
 
 FOLDER = Path(__file__).parent / "golden"
 RECEIVED_US = 1_769_594_400_000_000  # 2026-01-28T10:00:00Z

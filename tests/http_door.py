@@ -19,7 +19,10 @@ from bridge.http.door import App
 from bridge.http.keys import KeyRing
 from bridge.http.server import HttpServer
 from bridge.pipeline.unpublished import LeftInTable
-from bridge.settings import DatabaseSettings, HttpSettings, KeySettings, LimitSettings, PipelineSettings, Settings
+from bridge.settings.http import HttpSettings, KeySettings, LimitSettings
+from bridge.settings.process import PipelineSettings
+from bridge.settings.service import Settings
+from bridge.settings.stores import DatabaseSettings
 from bridge.store.postgres import PostgresStore
 from bridge.telemetry import Metrics
 from tests.mqtt_door import NOW_US, FakeIntake

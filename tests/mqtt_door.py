@@ -18,7 +18,8 @@ from bridge.errors import Backpressure
 from bridge.mqtt.session import Answers, MqttSession
 from bridge.mqtt.subscriptions import Memory
 from bridge.reading import Delivery, Outcome, Receipt
-from bridge.settings import LimitSettings, MqttSettings
+from bridge.settings.http import LimitSettings
+from bridge.settings.mqtt import MqttSettings
 from bridge.telemetry import Metrics
 from tests.servers import until
 

@@ -17,7 +17,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings
 
-from bridge.settings import ENV_PREFIX, Settings, keys
+from bridge.settings.service import ENV_PREFIX, Settings
+from bridge.settings.sources import keys
 from bridge.telemetry import Metrics
 from edge.settings import EdgeSettings
 from edge.telemetry import SiteMetrics, UplinkMetrics

@@ -25,7 +25,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
-from bridge.embedded.stack import write_mosquitto_conf
+from bridge.embedded.broker import write_mosquitto_conf
 from tests.redis_process import RedisProcess, free_port
 
 START_S = 15.0

@@ -12,15 +12,10 @@ import httpx
 from bridge.app import Pipeline, http_door, mqtt_door, run_mqtt
 from bridge.mqtt.session import MqttSession
 from bridge.pipeline.unpublished import LeftInTable
-from bridge.settings import (
-    CommandSettings,
-    DatabaseSettings,
-    HttpSettings,
-    LimitSettings,
-    MqttSettings,
-    ServiceSettings,
-    Settings,
-)
+from bridge.settings.http import HttpSettings, LimitSettings
+from bridge.settings.mqtt import MqttSettings
+from bridge.settings.service import CommandSettings, ServiceSettings, Settings
+from bridge.settings.stores import DatabaseSettings
 from bridge.store.postgres import PostgresStore
 from bridge.telemetry import Metrics
 from tests.servers import until

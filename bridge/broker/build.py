@@ -12,7 +12,7 @@ from bridge.broker.streams import Streams
 from bridge.broker.throttle import ThrottledPublisher
 from bridge.errors import BrokerUnavailable
 from bridge.pipeline.ports import Publisher
-from bridge.settings import Settings
+from bridge.settings.service import Settings
 from bridge.telemetry import Metrics
 
 WATCH_S = 5.0

@@ -18,7 +18,7 @@ from bridge.broker import events
 from bridge.broker.message import StreamMessage
 from bridge.pipeline.ports import Pending
 from bridge.reading import Publication
-from bridge.settings import BrokerSettings
+from bridge.settings.stores import BrokerSettings
 from bridge.telemetry import Metrics
 
 SINGLES_KEPT = 10_000

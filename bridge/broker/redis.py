@@ -28,7 +28,7 @@ from bridge.broker.message import StreamMessage
 from bridge.errors import BrokerUnavailable
 from bridge.pipeline.ports import Pending
 from bridge.reading import Publication
-from bridge.settings import BrokerSettings, RedisSettings
+from bridge.settings.stores import BrokerSettings, RedisSettings
 from bridge.telemetry import Metrics
 
 MARKS = "iot:relay"

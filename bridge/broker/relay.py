@@ -28,7 +28,7 @@ from bridge.errors import BrokerUnavailable, StoreUnavailable
 from bridge.pipeline.backoff import delay_s
 from bridge.pipeline.ports import Publisher
 from bridge.reading import Publication
-from bridge.settings import BrokerSettings
+from bridge.settings.stores import BrokerSettings
 from bridge.telemetry import Metrics
 
 log = structlog.get_logger("relay")

@@ -75,7 +75,7 @@ def about() -> None:
     Example: iot-bridge serve --embedded --data-dir var/bridge
     """
     from bridge import logs
-    from bridge.settings import LogSettings
+    from bridge.settings.process import LogSettings
 
     # Before anything logs: structlog's own default is standard output, which is for documents.
     logs.configure(LogSettings(level="warning"))

@@ -23,7 +23,7 @@ def check(config: Config = None, data_dir: DataDir = None, json: Json = False) -
     Example: iot-bridge config check --config bridge.toml
     """
     from bridge.mqtt.address import parse_address, tls_context
-    from bridge.settings import load
+    from bridge.settings.service import load
 
     problems: list[str] = []
     try:
@@ -46,7 +46,7 @@ def show_settings(config: Config = None, data_dir: DataDir = None, json: Json = 
     Example: iot-bridge config show --json
     """
     from bridge.mistakes import hide_password
-    from bridge.settings import load
+    from bridge.settings.service import load
 
     settings = load(config).model_dump(mode="json")
     for section, key in (("mqtt", "password"), ("hooks", "secret"), ("emqx", "secret")):

@@ -15,7 +15,7 @@ import typer
 from bridge.errors import BridgeError, ConfigError, Unavailable
 
 if TYPE_CHECKING:
-    from bridge.settings import Settings
+    from bridge.settings.service import Settings
     from bridge.store.admin import Admin
 
 OK, FAILED, USAGE, UNAVAILABLE, NOT_FOUND = 0, 1, 2, 3, 4
@@ -38,7 +38,7 @@ class Told(SystemExit):
 @contextmanager
 def settings(config: Path | None, data_dir: Path | None, *, streams: bool = False) -> Iterator[Settings]:
     """The settings of the service that the command is about; `streams`: with its Redis. Raises ConfigError."""
-    from bridge.settings import load
+    from bridge.settings.service import load
 
     loaded = load(config)
     if data_dir is not None:

@@ -29,7 +29,7 @@ def consume(
     from bridge.consumer_app import consume as run
     from bridge.consumer_app import names
     from bridge.embedded.stack import attached
-    from bridge.settings import Settings, load
+    from bridge.settings.service import Settings, load
 
     if name is None:
         show([{"consumer": each} for each in names()], json)

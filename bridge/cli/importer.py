@@ -16,7 +16,7 @@ from bridge.errors import ConfigError, Unavailable
 
 if TYPE_CHECKING:
     from bridge.backfill import Bookmark, Plan, Totals
-    from bridge.settings import Settings
+    from bridge.settings.service import Settings
 
 
 class Interrupted(Unavailable):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from bridge.mqtt.address import BrokerAddress
     from bridge.mqtt.converters.learn import Finding, Learner
-    from bridge.settings import MqttSettings
+    from bridge.settings.mqtt import MqttSettings
 
 CONNECT_S = 10.0
 COLUMNS = ("format", "filter", "messages", "with_readings", "refused", "devices", "channels", "problem")
@@ -66,7 +66,7 @@ def learn(
 
 
 def _settings(url: str | None, config: Path | None, data_dir: Path | None) -> MqttSettings:
-    from bridge.settings import load
+    from bridge.settings.service import load
 
     loaded = load(config)
     if url is not None:

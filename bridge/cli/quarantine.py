@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bridge.app import Pipeline
     from bridge.mqtt.converters.select import Converters
     from bridge.reading import Packet, Receipt
-    from bridge.settings import Settings
+    from bridge.settings.service import Settings
     from bridge.store.admin import Admin
 
 Ids = Annotated[list[int] | None, typer.Argument(help="Ids, as list shows them.")]

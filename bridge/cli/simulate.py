@@ -17,7 +17,7 @@ from bridge.cli.console import FAILED, Config, DataDir, Json, settings, show
 from bridge.errors import ConfigError
 
 if TYPE_CHECKING:
-    from bridge.settings import MqttSettings
+    from bridge.settings.mqtt import MqttSettings
     from bridge.simulation.fleet import Tally
 
 SHOW_EVERY_S = 0.5
@@ -50,7 +50,7 @@ def simulate(
 
     Example: iot-bridge simulate --devices 20 --rate 200 --seconds 30 --data-dir var/bridge
     """
-    from bridge.settings import MqttSettings
+    from bridge.settings.mqtt import MqttSettings
 
     ready, broker = _registered(registered) if registered else None, MqttSettings()
     if ready is None or not (http or mqtt):

@@ -13,7 +13,7 @@ from bridge.cli.console import Config, DataDir, Json, settings, show
 from bridge.errors import ConfigError
 
 if TYPE_CHECKING:
-    from bridge.settings import Settings
+    from bridge.settings.service import Settings
 
 
 class Stream(StrEnum):

@@ -18,7 +18,7 @@ from typing import Protocol
 import msgspec
 
 from bridge.pipeline.ports import Appender
-from bridge.settings import Settings
+from bridge.settings.service import Settings
 from bridge.telemetry import Metrics
 
 

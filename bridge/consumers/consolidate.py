@@ -13,7 +13,7 @@ import msgspec
 
 from bridge.consumers.api import Event
 from bridge.consumers.rhythm import Rhythm
-from bridge.settings import OrchestratorSettings
+from bridge.settings.consumers import OrchestratorSettings
 
 LEVELS = ("normal", "info", "warning", "critical")
 NOT_ALIVE = ("import", "replay")

@@ -19,7 +19,7 @@ from bridge.consumers.api import Event
 from bridge.consumers.predictor import Judgement, Predictor
 from bridge.consumers.tables import PredictionTable, StateTable
 from bridge.prediction import Prediction
-from bridge.settings import MlSettings
+from bridge.settings.consumers import MlSettings
 from bridge.telemetry import Metrics
 
 log = structlog.get_logger("ml")

@@ -24,7 +24,7 @@ from bridge.consumers.senders import DeliveryFailed, Sender
 from bridge.errors import StoreUnavailable
 from bridge.notification import Backlog, Intention, Letter, Message, Subject
 from bridge.pipeline.backoff import delay_s
-from bridge.settings import ChannelSettings, NotifierSettings
+from bridge.settings.consumers import ChannelSettings, NotifierSettings
 from bridge.telemetry import Metrics
 
 log = structlog.get_logger("notifier")

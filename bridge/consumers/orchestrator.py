@@ -19,7 +19,7 @@ from bridge.consumers.api import Event
 from bridge.consumers.consolidate import Consolidation, Decision, SensorState
 from bridge.consumers.tables import SilenceTable, StateTable
 from bridge.pipeline.ports import Appender
-from bridge.settings import OrchestratorSettings
+from bridge.settings.consumers import OrchestratorSettings
 from bridge.telemetry import Metrics
 
 log = structlog.get_logger("orchestrator")

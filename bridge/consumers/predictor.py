@@ -15,7 +15,7 @@ from typing import Protocol
 
 import msgspec
 
-from bridge.settings import MlSettings
+from bridge.settings.consumers import MlSettings
 
 WEIGHTS = (1.0, 0.3, 0.05)
 """Of the newest value in the mean. 1: the last value itself."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from bridge.settings import OrchestratorSettings
+from bridge.settings.consumers import OrchestratorSettings
 
 WEIGHT = 0.05
 """Of the newest interval in the average: about the last forty count."""

@@ -12,7 +12,7 @@ import msgspec
 from bridge.consumers.notices import BODY, DECISION, RANKS, TITLE, fill, unknown_variables, variables
 from bridge.errors import ConfigError
 from bridge.notification import Intention, Notice, Subject
-from bridge.settings import NotifierSettings, RuleSettings
+from bridge.settings.consumers import NotifierSettings, RuleSettings
 
 
 class RuleBook:

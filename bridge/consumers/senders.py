@@ -21,7 +21,7 @@ import msgspec
 
 from bridge.errors import BridgeError, ConfigError
 from bridge.notification import Message
-from bridge.settings import ChannelSettings
+from bridge.settings.consumers import ChannelSettings
 
 MAX_EVENTS_POSTED = 1_000
 """Events a webhook is told of one by one; `count` says how many there are."""

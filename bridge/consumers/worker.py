@@ -25,7 +25,7 @@ from bridge.consumers.api import Event
 from bridge.errors import BridgeError, BrokerUnavailable
 from bridge.pipeline.backoff import delay_s
 from bridge.pipeline.ports import ConsumerGroups, Message
-from bridge.settings import ConsumerSettings
+from bridge.settings.consumers import ConsumerSettings
 from bridge.telemetry import Metrics
 
 log = structlog.get_logger("consumer")

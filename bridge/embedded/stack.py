@@ -11,9 +11,6 @@ import fcntl
 import json
 import os
 import shutil
-import socket
-import sys
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -22,13 +19,12 @@ from typing import IO, Any
 
 import structlog
 
+from bridge.embedded.broker import free_port, start_mqtt, wait_port
 from bridge.embedded.children import Child, start_child
 from bridge.errors import ConfigError, Unavailable
-from bridge.settings import Settings
+from bridge.settings.service import Settings
 
 log = structlog.get_logger("embedded")
-
-START_S = 15.0
 
 
 class EmbeddedStack:
@@ -98,27 +94,6 @@ class EmbeddedStack:
         return url
 
 
-def start_mqtt(data_dir: Path, port: int) -> tuple[Child, str]:
-    """An MQTT broker on loopback, with its URL. Port 0 takes a free one. Raises ConfigError, Unavailable."""
-    port = port or free_port()
-    if _listens(port):
-        raise ConfigError([f"mqtt.port = {port}: something listens there already; choose another, or 0"])
-    program = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-    if program is not None:
-        folder = data_dir / "mosquitto"
-        folder.mkdir(exist_ok=True)
-        command = [program, "-c", str(write_mosquitto_conf(folder, port))]
-    else:
-        command = [sys.executable, "-m", "bridge.embedded.amqtt_broker", str(port)]
-    child = start_child("mqtt", command, data_dir)
-    try:
-        _wait_port(port, "the MQTT broker", data_dir / "mqtt.log")
-    except Unavailable:
-        child.stop()
-        raise
-    return child, f"mqtt://127.0.0.1:{port}"
-
-
 @contextmanager
 def attached(data_dir: Path, settings: Settings, *, streams: bool = False) -> Iterator[Settings]:
     """The settings of the embedded service in `data_dir`, for a command.
@@ -163,33 +138,6 @@ def redis_command(program: str, port: int, folder: Path) -> list[str]:
     return [program, *(part for name, value in options.items() for part in (f"--{name}", str(value)))]
 
 
-def write_mosquitto_conf(folder: Path, port: int) -> Path:
-    """A Mosquitto on loopback, without passwords, that keeps sessions and messages in `folder`."""
-    path = folder / "mosquitto.conf"
-    path.write_text(
-        f"listener {port} 127.0.0.1\n"
-        "allow_anonymous true\n"
-        "persistence true\n"
-        f"persistence_location {folder}/\n"
-        "autosave_interval 5\n"
-        # The default drops messages of a session that is away after 1,000.
-        "max_queued_messages 0\n"
-        f"user {_user()}\n"
-    )
-    return path
-
-
-def free_port() -> int:
-    """A port of the loopback address that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _user() -> str:
-    return "root" if os.geteuid() == 0 else str(os.environ.get("USER", "nobody"))
-
-
 def _lock(folder: Path) -> IO[str]:
     lock = (folder / "lock").open("w")
     try:
@@ -220,7 +168,7 @@ def _start_redis(data_dir: Path) -> tuple[Child, str] | None:
     port = free_port()
     child = start_child("redis", redis_command(program, port, folder), data_dir)
     try:
-        _wait_port(port, "Redis", data_dir / "redis.log")
+        wait_port(port, "Redis", data_dir / "redis.log")
     except Unavailable:
         child.stop()
         raise
@@ -235,28 +183,3 @@ def _redis_program() -> str | None:
         if bundled.exists():
             return str(bundled)
     return shutil.which("redis-server")
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(1)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def _wait_port(port: int, what: str, log_file: Path) -> None:
-    deadline = time.monotonic() + START_S
-    while not _listens(port):
-        if time.monotonic() > deadline:
-            raise Unavailable(f"{what} did not start; see {log_file}")
-        time.sleep(0.02)
-
-
-__all__ = [
-    "EmbeddedStack",
-    "attached",
-    "free_port",
-    "redis_command",
-    "running_urls",
-    "start_mqtt",
-    "write_mosquitto_conf",
-]

@@ -19,7 +19,7 @@ from bridge.http.problems import Problem
 from bridge.http.proxy import ClientAddress
 from bridge.pipeline.limits import SlidingWindow, Verdict, check
 from bridge.reading import Packet
-from bridge.settings import HttpSettings, LimitSettings
+from bridge.settings.http import HttpSettings, LimitSettings
 from bridge.telemetry import Metrics
 
 STRANGER_WEIGHT = 10

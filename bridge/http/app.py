@@ -23,7 +23,7 @@ from bridge.http.gateways import Directory, GatewayDoor, add_gateway_routes
 from bridge.http.hooks import add_hook_routes
 from bridge.http.keys import KeyRing
 from bridge.http.page import INDEX
-from bridge.settings import CommandSettings, HookSettings
+from bridge.settings.service import CommandSettings, HookSettings
 
 
 class GatewayParts(msgspec.Struct, frozen=True):

@@ -20,7 +20,8 @@ from bridge.http.ingest import idempotency_key
 from bridge.http.problems import Problem
 from bridge.pipeline.decode import normal_uuid
 from bridge.reading import Code
-from bridge.settings import CommandSettings, HttpSettings
+from bridge.settings.http import HttpSettings
+from bridge.settings.service import CommandSettings
 
 T = TypeVar("T")
 

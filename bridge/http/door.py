@@ -30,7 +30,7 @@ from bridge.http.keys import KeyRing
 from bridge.http.problems import Problem
 from bridge.pipeline.decode import decode_api_bulk, decode_api_reading, decode_packet, normal_uuid
 from bridge.reading import Code, Packet
-from bridge.settings import HttpSettings, LimitSettings
+from bridge.settings.http import HttpSettings, LimitSettings
 from bridge.telemetry import Metrics
 
 _BIGINT = 1 << 63

@@ -36,7 +36,7 @@ from bridge.pipeline.handover import (
 )
 from bridge.pipeline.snapshot import etag, signature
 from bridge.reading import Code, Delivery, Outcome, Receipt
-from bridge.settings import HttpSettings
+from bridge.settings.http import HttpSettings
 
 MAX_BATCH_BYTES = 16 * 1_048_576
 """Of a batch after inflation: 5,000 records, some of them with quarantined bytes."""

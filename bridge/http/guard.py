@@ -15,7 +15,7 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from bridge.settings import HttpSettings
+from bridge.settings.http import HttpSettings
 from bridge.telemetry import Metrics
 
 _RAW_PER_BODY = 8

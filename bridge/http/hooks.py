@@ -22,7 +22,8 @@ from bridge.http.body import inflate, receive_body
 from bridge.http.problems import Problem
 from bridge.pipeline.decode import normal_uuid
 from bridge.pipeline.limits import SlidingWindow, check
-from bridge.settings import HookSettings, HttpSettings
+from bridge.settings.http import HttpSettings
+from bridge.settings.service import HookSettings
 
 READ, WRITE, READ_WRITE, SUBSCRIBE = 1, 2, 3, 4
 """`acc` of mosquitto-go-auth: mosquitto_plugin.h, MOSQ_ACL_…"""

@@ -22,7 +22,7 @@ from bridge.http.headers import header
 from bridge.http.problems import Problem
 from bridge.pipeline.limits import Verdict
 from bridge.reading import Code, Delivery, Outcome, Packet, Receipt, Refusal, Source
-from bridge.settings import HttpSettings
+from bridge.settings.http import HttpSettings
 
 MAX_IDEMPOTENCY_KEY = 255
 

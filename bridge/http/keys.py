@@ -14,7 +14,7 @@ from typing import Protocol
 
 from bridge.errors import BridgeError, Unavailable
 from bridge.pipeline.bounded import put
-from bridge.settings import KeySettings
+from bridge.settings.http import KeySettings
 from bridge.telemetry import Metrics
 
 MAX_KEY_LENGTH = 512

@@ -12,7 +12,7 @@ import uvicorn
 from bridge.errors import ConfigError
 from bridge.http.dismissal import Dismissal
 from bridge.http.guard import guarded_protocol
-from bridge.settings import HttpSettings
+from bridge.settings.http import HttpSettings
 from bridge.telemetry import Metrics
 
 

@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from bridge.errors import ConfigError
-from bridge.settings import MqttSettings
+from bridge.settings.mqtt import MqttSettings
 
 
 class BrokerAddress(msgspec.Struct, frozen=True):

@@ -21,7 +21,7 @@ import structlog
 from bridge.errors import BridgeError, StoreUnavailable, Unavailable
 from bridge.mqtt.wire import NO_SUBSCRIBERS, REFUSAL
 from bridge.pipeline.limits import SlidingWindow, check
-from bridge.settings import CommandSettings
+from bridge.settings.service import CommandSettings
 from bridge.telemetry import Metrics
 
 log = structlog.get_logger("downlink")

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import httpx
 import structlog
 
-from bridge.settings import EmqxSettings
+from bridge.settings.service import EmqxSettings
 
 log = structlog.get_logger("emqx")
 

@@ -23,7 +23,7 @@ from bridge.mqtt.subscriptions import Memory
 from bridge.mqtt.takeover import STEADY_S, Contest
 from bridge.mqtt.wire import REFUSAL, End, Wire
 from bridge.pipeline.backoff import delay_s
-from bridge.settings import MqttSettings
+from bridge.settings.mqtt import MqttSettings
 from bridge.telemetry import Metrics
 
 log = structlog.get_logger("mqtt")

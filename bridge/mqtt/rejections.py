@@ -13,7 +13,7 @@ import msgspec
 
 from bridge.pipeline.limits import SlidingWindow, check
 from bridge.reading import Packet, Receipt
-from bridge.settings import LimitSettings
+from bridge.settings.http import LimitSettings
 from bridge.telemetry import Metrics
 
 

@@ -24,7 +24,8 @@ from bridge.mqtt.subscriptions import Memory, NoMemory
 from bridge.mqtt.topics import parse_result
 from bridge.pipeline.limits import SlidingWindow, check
 from bridge.reading import Code, Delivery, Outcome, Packet, Receipt, Refusal, Source
-from bridge.settings import LimitSettings, MqttSettings
+from bridge.settings.http import LimitSettings
+from bridge.settings.mqtt import MqttSettings
 from bridge.telemetry import Metrics
 
 BACKPRESSURE_RETRY_S = 0.05

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from bridge.mqtt.converters.formats import FORMATS
-from bridge.settings import MqttSettings
+from bridge.settings.mqtt import MqttSettings
 
 RESULTS = "devices/+/commands/+/result"
 """Where devices answer commands."""

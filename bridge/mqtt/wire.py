@@ -22,7 +22,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from bridge.mqtt.address import BrokerAddress
-from bridge.settings import MqttSettings
+from bridge.settings.mqtt import MqttSettings
 
 CONNECT_TIMEOUT_S = 10.0
 _TCP_CLOSE_WAIT = 8

@@ -15,7 +15,7 @@ from typing import Final
 from bridge.pipeline.bounded import put
 from bridge.pipeline.ports import SensorLookup
 from bridge.reading import ExternalId, Sensor, SensorRef
-from bridge.settings import PipelineSettings
+from bridge.settings.process import PipelineSettings
 from bridge.telemetry import Metrics
 
 

@@ -43,7 +43,7 @@ from bridge.reading import (
     SensorRef,
     Source,
 )
-from bridge.settings import PipelineSettings
+from bridge.settings.process import PipelineSettings
 from bridge.telemetry import Metrics
 
 log = structlog.get_logger("pipeline")

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from hashlib import blake2b
 
 from bridge.reading import Code, Delivery, Draft, ExternalId, Reading, Refusal, Sensor, TsQuality
-from bridge.settings import PipelineSettings
+from bridge.settings.process import PipelineSettings
 
 
 class Validator:

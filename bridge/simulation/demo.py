@@ -27,7 +27,8 @@ from bridge.embedded.children import Child, start_child
 from bridge.embedded.stack import running_urls
 from bridge.errors import BrokerUnavailable, Unavailable
 from bridge.recount import recount
-from bridge.settings import BrokerSettings, MqttSettings, RedisSettings
+from bridge.settings.mqtt import MqttSettings
+from bridge.settings.stores import BrokerSettings, RedisSettings
 from bridge.simulation.device import Character
 from bridge.simulation.fleet import Fleet, connect_members
 from bridge.simulation.registration import register, simulated

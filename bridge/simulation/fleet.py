@@ -18,7 +18,7 @@ import structlog
 
 from bridge.errors import Unavailable
 from bridge.pipeline.backoff import delay_s
-from bridge.settings import MqttSettings
+from bridge.settings.mqtt import MqttSettings
 from bridge.simulation.device import Body, SimulatedDevice
 from bridge.simulation.links import TIMEOUT_S, HttpLink, Link, MqttLink
 

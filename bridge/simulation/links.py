@@ -14,7 +14,7 @@ import msgspec
 
 from bridge.errors import Unavailable
 from bridge.mqtt.address import parse_address, tls_context
-from bridge.settings import MqttSettings
+from bridge.settings.mqtt import MqttSettings
 from bridge.simulation.device import Body, SimulatedDevice
 
 TIMEOUT_S = 10.0

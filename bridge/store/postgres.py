@@ -20,7 +20,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from bridge.errors import BooksClosed, StoreUnavailable
 from bridge.reading import AlertEvent, Batch, Committed, Sensor, TsQuality
-from bridge.settings import DatabaseSettings
+from bridge.settings.stores import DatabaseSettings
 from bridge.store import queries
 from bridge.store.faults import translate
 from bridge.store.lines import Connection, Line, check_alive, connect_options

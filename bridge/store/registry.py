@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from bridge.settings import DatabaseSettings
+from bridge.settings.stores import DatabaseSettings
 from bridge.store.postgres import PostgresStore
 
 

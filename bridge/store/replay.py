@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 
 from bridge.errors import StoreUnavailable
-from bridge.settings import DatabaseSettings
+from bridge.settings.stores import DatabaseSettings
 from bridge.store import queries
 from bridge.store.faults import translate
 

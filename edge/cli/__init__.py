@@ -28,7 +28,7 @@ def about() -> None:
     Example: iot-edge run --config /etc/iot-edge/edge.toml
     """
     from bridge import logs
-    from bridge.settings import LogSettings
+    from bridge.settings.process import LogSettings
 
     logs.configure(LogSettings(level="warning"))
 

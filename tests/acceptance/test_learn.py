@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.settings import load
+from bridge.settings.service import load
 from tests.mqtt_door import Device
 from tests.servers import MosquittoProcess
 from tests.unit.test_converters_golden import check_sample

@@ -13,7 +13,7 @@ import pytest
 from bridge.broker.events import READINGS
 from bridge.broker.redis import RedisBroker
 from bridge.reading import Publication, Reading, Source
-from bridge.settings import BrokerSettings, RedisSettings
+from bridge.settings.stores import BrokerSettings, RedisSettings
 from bridge.telemetry import Metrics
 from tests.consumer_process import ConsumerProcess
 from tests.servers import RedisServer, until

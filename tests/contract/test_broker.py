@@ -14,7 +14,8 @@ from bridge.broker.events import ALERTS, DECISIONS, READINGS
 from bridge.broker.message import StreamMessage
 from bridge.broker.split import is_first
 from bridge.pipeline.ports import Pending
-from bridge.settings import BrokerSettings, RedisSettings, Settings
+from bridge.settings.service import Settings
+from bridge.settings.stores import BrokerSettings, RedisSettings
 from bridge.telemetry import Metrics
 from tests.publications import event_ids, publication, reading
 from tests.redis_process import RedisProcess

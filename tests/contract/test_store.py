@@ -13,7 +13,7 @@ import pytest
 from bridge.errors import StoreRefused
 from bridge.pipeline.ports import Store
 from bridge.reading import Batch, Outcome, Reading, Source, TsQuality
-from bridge.settings import DatabaseSettings
+from bridge.settings.stores import DatabaseSettings
 from bridge.store.postgres import PostgresStore
 from tests.spool_site import NOW_US, junk, make_spool
 

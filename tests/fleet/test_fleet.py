@@ -7,7 +7,7 @@ import time
 from contextlib import AsyncExitStack
 from itertools import chain
 
-from bridge.settings import LimitSettings
+from bridge.settings.http import LimitSettings
 from tests.fleet.devices import RawDevice, send_all
 from tests.fleet.plant import Plant
 from tests.servers import TcpProxy, until

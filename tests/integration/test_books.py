@@ -5,7 +5,7 @@ from __future__ import annotations
 import psycopg
 
 from bridge.reading import Batch, LedgerLine, Reading, Source
-from bridge.settings import DatabaseSettings
+from bridge.settings.stores import DatabaseSettings
 from bridge.store.postgres import PostgresStore
 from bridge.store.registry import Registry
 from tests.plant import Plant, us

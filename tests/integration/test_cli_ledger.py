@@ -18,7 +18,7 @@ import redis
 from bridge.app import now_us
 from bridge.broker.redis import RedisBroker
 from bridge.broker.relay import Relay
-from bridge.settings import BrokerSettings, DatabaseSettings, RedisSettings
+from bridge.settings.stores import BrokerSettings, DatabaseSettings, RedisSettings
 from bridge.store.outbox import PostgresOutbox
 from bridge.store.postgres import PostgresStore
 from bridge.telemetry import Metrics

@@ -13,7 +13,7 @@ import paho.mqtt.client as mqtt
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
-from bridge.settings import MqttSettings
+from bridge.settings.mqtt import MqttSettings
 from tests.certificates import Authority
 from tests.reference import ROOT
 from tests.servers import free_port, listens, mosquitto_program, wait_until

@@ -16,7 +16,8 @@ from bridge.broker.events import READINGS
 from bridge.broker.redis import RedisBroker
 from bridge.consumer_app import find
 from bridge.errors import ConfigError
-from bridge.settings import BrokerSettings, RedisSettings, Settings
+from bridge.settings.service import Settings
+from bridge.settings.stores import BrokerSettings, RedisSettings
 from bridge.telemetry import Metrics
 from tests.consumer_process import ConsumerProcess, install
 from tests.publications import event_ids, publication

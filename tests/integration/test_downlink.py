@@ -10,7 +10,7 @@ import httpx
 import psycopg
 import pytest
 
-from bridge.settings import CommandSettings
+from bridge.settings.service import CommandSettings
 from bridge.store.admin import Admin, connect
 from tests.commands import Commands
 from tests.mqtt_door import Device

@@ -10,7 +10,8 @@ import pytest
 
 from bridge.pipeline.resolve import Resolver
 from bridge.reading import ExternalId, Sensor, SensorRef
-from bridge.settings import DatabaseSettings, PipelineSettings
+from bridge.settings.process import PipelineSettings
+from bridge.settings.stores import DatabaseSettings
 from bridge.store.postgres import PostgresStore
 from bridge.telemetry import Metrics
 from tests.plant import Connection, Plant, connect

@@ -17,7 +17,7 @@ import pytest
 from bridge.http.app import Parts, build_app
 from bridge.http.door import App, plain_app
 from bridge.reading import Code, Outcome
-from bridge.settings import LimitSettings
+from bridge.settings.http import LimitSettings
 from tests import http_door
 from tests.http_door import KEYS, READINGS, SENSOR, Door, FakeKeys, until_closed
 from tests.mqtt_door import NOW_US, FakeIntake

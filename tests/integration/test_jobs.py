@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bridge.jobs import FAILURES_IN_A_ROW, Explainer, Predicted, explain, predict
-from bridge.settings import ExplainSettings, MlSettings
+from bridge.settings.consumers import ExplainSettings, MlSettings
 from bridge.store import jobs
 from tests.acceptance.service import Service
 from tests.plant import Plant, connect

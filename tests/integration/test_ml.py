@@ -17,7 +17,8 @@ from bridge.consumers.api import Event
 from bridge.consumers.ml import MlWorker
 from bridge.consumers.predictor import Baseline
 from bridge.errors import ConfigError, StoreUnavailable
-from bridge.settings import BrokerSettings, DatabaseSettings, MlSettings, RedisSettings
+from bridge.settings.consumers import MlSettings
+from bridge.settings.stores import BrokerSettings, DatabaseSettings, RedisSettings
 from bridge.shipped import predictor
 from bridge.store.consumer_states import PostgresConsumerStates
 from bridge.store.postgres import PostgresStore

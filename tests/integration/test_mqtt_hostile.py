@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from bridge.app import now_us
 from bridge.mqtt.session import MqttSession
-from bridge.settings import MqttSettings
+from bridge.settings.mqtt import MqttSettings
 from bridge.store.admin import Admin
 from tests.http_door import Service, open_service
 from tests.integration.test_http_service import Site

@@ -14,7 +14,7 @@ from structlog.testing import CapturingLogger
 
 from bridge.errors import ConfigError
 from bridge.mqtt.address import tls_context
-from bridge.settings import MqttSettings
+from bridge.settings.mqtt import MqttSettings
 from tests.certificates import Authority
 from tests.mqtt_door import TOPIC, Device, Door, FakeBroker, FakeIntake, numbered, open_door, publication
 from tests.servers import MosquittoProcess, TcpProxy, free_port, until

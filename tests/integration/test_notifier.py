@@ -18,7 +18,9 @@ from bridge.consumers.api import Event, Handler, Tools
 from bridge.consumers.senders import DeliveryFailed, WebhookSender, signature
 from bridge.errors import StoreUnavailable
 from bridge.notification import Letter, Message
-from bridge.settings import BrokerSettings, ChannelSettings, RedisSettings, Settings
+from bridge.settings.consumers import ChannelSettings
+from bridge.settings.service import Settings
+from bridge.settings.stores import BrokerSettings, RedisSettings
 from bridge.shipped import notifier
 from bridge.telemetry import Metrics
 from tests.consumer_process import ConsumerProcess

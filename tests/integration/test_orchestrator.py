@@ -14,7 +14,8 @@ from bridge.broker.redis import RedisBroker
 from bridge.consumers.api import Event
 from bridge.consumers.orchestrator import Orchestrator
 from bridge.errors import BrokerUnavailable
-from bridge.settings import BrokerSettings, DatabaseSettings, OrchestratorSettings, RedisSettings
+from bridge.settings.consumers import OrchestratorSettings
+from bridge.settings.stores import BrokerSettings, DatabaseSettings, RedisSettings
 from bridge.store.consumer_states import PostgresConsumerStates
 from bridge.store.postgres import PostgresStore
 from bridge.store.registry import Registry

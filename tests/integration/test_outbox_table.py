@@ -12,7 +12,7 @@ from bridge.broker.events import READINGS
 from bridge.broker.memory import MemoryBroker
 from bridge.broker.relay import Relay
 from bridge.reading import Batch, Reading, Source
-from bridge.settings import BrokerSettings, DatabaseSettings
+from bridge.settings.stores import BrokerSettings, DatabaseSettings
 from bridge.store.outbox import PostgresOutbox
 from bridge.store.postgres import PostgresStore
 from bridge.telemetry import Metrics

@@ -11,7 +11,7 @@ import pytest
 
 from bridge.errors import BooksClosed, StoreUnavailable
 from bridge.reading import Batch, LedgerLine, Reading, Source
-from bridge.settings import DatabaseSettings
+from bridge.settings.stores import DatabaseSettings
 from bridge.store.postgres import PostgresStore
 from tests.plant import Plant, connect
 from tests.servers import PostgresServer, TcpProxy, until

@@ -17,7 +17,7 @@ import pytest
 from bridge.broker.build import Broker, redis_streams
 from bridge.broker.events import READINGS
 from bridge.errors import BrokerUnavailable, ConfigError
-from bridge.settings import Settings, load
+from bridge.settings.service import Settings, load
 from bridge.telemetry import Metrics
 from tests.publications import event_ids, publication
 from tests.redis_process import binary, free_port

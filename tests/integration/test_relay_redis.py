@@ -15,7 +15,7 @@ from bridge.broker.redis import RedisBroker
 from bridge.broker.relay import Relay
 from bridge.errors import BrokerUnavailable
 from bridge.reading import Publication
-from bridge.settings import BrokerSettings, RedisSettings
+from bridge.settings.stores import BrokerSettings, RedisSettings
 from bridge.telemetry import Metrics
 from tests.outbox_table import MemoryOutboxTable
 from tests.publications import START_US, event_ids, publication

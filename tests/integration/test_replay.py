@@ -16,7 +16,7 @@ from bridge.broker.events import ALERTS, READINGS, unix_seconds
 from bridge.broker.redis import RedisBroker
 from bridge.errors import ConfigError
 from bridge.replay import Plan, Progress, replay
-from bridge.settings import Settings
+from bridge.settings.service import Settings
 from bridge.telemetry import Metrics
 from tests.plant import Plant, connect, us
 from tests.redis_process import RedisProcess

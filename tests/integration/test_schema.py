@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from bridge.errors import StoreUnavailable
-from bridge.settings import DatabaseSettings
+from bridge.settings.stores import DatabaseSettings
 from bridge.store import admin
 from bridge.store.migrate import migrate, pending
 from bridge.store.postgres import PostgresStore

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from bridge.broker.build import redis_streams
-from bridge.settings import Settings
+from bridge.settings.service import Settings
 from bridge.telemetry import Metrics
 from tests.publications import event_ids, publication
 from tests.servers import RedisServer

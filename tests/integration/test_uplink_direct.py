@@ -12,7 +12,7 @@ import redis
 from psycopg.conninfo import conninfo_to_dict
 
 from bridge.errors import ConfigError
-from bridge.settings import DatabaseSettings, RedisSettings
+from bridge.settings.stores import DatabaseSettings, RedisSettings
 from bridge.store import admin
 from edge.direct import DirectLink
 from edge.settings import EdgeSettings

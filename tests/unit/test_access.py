@@ -8,7 +8,7 @@ import msgspec
 
 from bridge.http.access import ACCOUNTS_TTL_S, DEVICE_TTL_S, Access, Account
 from bridge.http.keys import KeyRing, hash_key
-from bridge.settings import KeySettings
+from bridge.settings.http import KeySettings
 from bridge.telemetry import Metrics
 
 DEVICE = "5f0c1f5e-0000-4000-8000-00000000000a"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bridge.app import CHANGES_BACK_S
 from bridge.pipeline.changes import LOOKUP_S, ChangeFeed
-from bridge.settings import DatabaseSettings
+from bridge.settings.stores import DatabaseSettings
 
 
 def test_change_is_due_at_first_sight_and_when_no_older_look_up_can_be_under_way() -> None:

@@ -10,7 +10,7 @@ from bridge.consumers.api import Event
 from bridge.consumers.consolidate import Consolidation, Decision, SensorState, human_s
 from bridge.consumers.orchestrator import decode, encode
 from bridge.consumers.rhythm import Rhythm
-from bridge.settings import OrchestratorSettings
+from bridge.settings.consumers import OrchestratorSettings
 
 SETTINGS = OrchestratorSettings(flap_changes=4, flap_window_s=100, silence_min_s=10, max_sensors=1_000)
 S = 1_000_000

@@ -8,7 +8,8 @@ import pytest
 
 from bridge.errors import ConfigError
 from bridge.mqtt.converters.formats import FORMATS
-from bridge.settings import ConverterSettings, load
+from bridge.settings.mqtt import ConverterSettings
+from bridge.settings.service import load
 
 
 def loaded(tmp_path: Path, text: str) -> list[str]:

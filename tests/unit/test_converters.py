@@ -18,7 +18,7 @@ from bridge.errors import DecodeError
 from bridge.mqtt.converters.message import MAX_FIELDS, MAX_ID, walk
 from bridge.mqtt.converters.select import Conversion, Converters
 from bridge.reading import Code, ExternalId, Packet, SensorRef
-from bridge.settings import ConverterSettings, MqttSettings
+from bridge.settings.mqtt import ConverterSettings, MqttSettings
 from tests.golden import RECEIVED_US, converters_of, load, payload_of, samples
 from tests.sparkplug import encode, metric
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bridge.errors import ConfigError
-from bridge.settings import keys
+from bridge.settings.sources import keys
 from edge.install import template
 from edge.settings import EdgeSettings, load
 from tests import reference

@@ -7,7 +7,7 @@ import pytest
 from bridge.pipeline.handover import HandedRecord, delivery_of
 from bridge.pipeline.validate import Validator
 from bridge.reading import Reading, Sensor, Source
-from bridge.settings import PipelineSettings
+from bridge.settings.process import PipelineSettings
 
 DEVICE = "5f0c1f5e-0000-4000-8000-00000000000a"
 SENSOR = Sensor(

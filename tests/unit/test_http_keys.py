@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bridge.errors import StoreUnavailable
 from bridge.http.keys import MAX_KEY_LENGTH, KeyRing
-from bridge.settings import KeySettings
+from bridge.settings.http import KeySettings
 from bridge.telemetry import Metrics
 from tests.http_door import DEVICE, FakeKeys, key_of
 from tests.mqtt_door import NOW_US

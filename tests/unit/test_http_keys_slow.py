@@ -10,7 +10,7 @@ import pytest
 
 from bridge.errors import Unavailable
 from bridge.http.keys import KeyRing, hash_key
-from bridge.settings import KeySettings
+from bridge.settings.http import KeySettings
 from bridge.telemetry import Metrics
 from tests.waiting import eventually
 

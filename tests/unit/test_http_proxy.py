@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from bridge.http.proxy import ClientAddress
-from bridge.settings import HttpSettings
+from bridge.settings.http import HttpSettings
 
 TRUSTED = ClientAddress(["10.0.0.0/8", "fd00::/8", "192.0.2.7"])
 PROXY, OTHER_PROXY, CLIENT, SPOOFED = "10.0.0.1", "192.0.2.7", "203.0.113.9", "198.51.100.1"

@@ -14,7 +14,7 @@ from bridge.errors import StoreRefused, StoreUnavailable, Unavailable
 from bridge.mqtt import downlink as module
 from bridge.mqtt.downlink import Downlink, message_of, read_result
 from bridge.mqtt.wire import NO_SUBSCRIBERS
-from bridge.settings import CommandSettings
+from bridge.settings.service import CommandSettings
 from bridge.telemetry import Metrics
 from tests.servers import until
 

@@ -15,7 +15,7 @@ from bridge.errors import ConfigError, DecodeError
 from bridge.mqtt.address import parse_address, tls_context
 from bridge.mqtt.topics import Route, decode_message, parse_topic
 from bridge.reading import Code, Draft
-from bridge.settings import MqttSettings
+from bridge.settings.mqtt import MqttSettings
 
 DEVICE = "5f0c1f5e-0000-4000-8000-00000000000a"
 SENSOR = "5f0c1f5e-0000-4000-8000-00000000000b"

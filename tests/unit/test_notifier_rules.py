@@ -15,7 +15,8 @@ from bridge.consumers.notices import digest, notice
 from bridge.consumers.rules import RuleBook, quiet_until_us, with_cooldown
 from bridge.errors import ConfigError
 from bridge.notification import Intention, Letter, Notice, Subject
-from bridge.settings import NotifierSettings, load
+from bridge.settings.consumers import NotifierSettings
+from bridge.settings.service import load
 
 ZURICH = "Europe/Zurich"
 SUBJECT = Subject(7, "inlet", "temperature", "°C", 3, "5f0c1f5e-0000-4000-8000-000000000001", "pump-north")
@@ -170,7 +171,10 @@ def test_digest_says_how_many_of_what_and_names_the_worst() -> None:
     ("text", "problem"),
     [
         ('[[notifier.rules]]\nname = "a"\nchannels = ["mail"]', "notifier: rule 'a': no channel 'mail'"),
-        ('[notifier]\ntimezone = "Mars/North"', "notifier: no time zone 'Mars/North'"),
+        (
+            '[notifier]\ntimezone = "Mars/North"',
+            "notifier.timezone = 'Mars/North': no such time zone; name one of the tz database, e.g. Europe/Madrid",
+        ),
         (
             '[[notifier.channels]]\nname = "a"\nwebhook = "http://x"',
             "notifier.channels.0: a webhook needs a secret, which its posts are signed with",

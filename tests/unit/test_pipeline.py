@@ -24,7 +24,7 @@ from bridge.reading import (
     Sensor,
     Source,
 )
-from bridge.settings import PipelineSettings
+from bridge.settings.process import PipelineSettings
 from bridge.telemetry import Metrics
 from tests.waiting import eventually
 

@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from bridge.consumers.predictor import Baseline
-from bridge.settings import MlSettings
+from bridge.settings.consumers import MlSettings
 
 HOUR_US = 3_600_000_000
 SECOND_US = 1_000_000

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from prometheus_client import generate_latest
 
-from bridge.settings import keys, load
+from bridge.settings.service import Settings, load
+from bridge.settings.sources import keys
 from bridge.telemetry import Metrics
 from tests import reference
 
@@ -21,7 +22,7 @@ MONITORING = (
 
 def test_configuration_page_has_every_setting_as_it_is() -> None:
     page = reference.CONFIGURATION.read_text()
-    assert [key for key in keys() if f"| `{key}` |" not in page] == [], "run scripts/reference"
+    assert [key for key in keys(Settings) if f"| `{key}` |" not in page] == [], "run scripts/reference"
     assert page == reference.with_part(page, "settings", reference.settings_tables()), "run scripts/reference"
 
 
@@ -35,7 +36,7 @@ def test_metrics_page_has_every_metric_as_it_is() -> None:
 
 
 def test_example_configuration_is_the_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for key in keys():
+    for key in keys(Settings):
         monkeypatch.delenv(reference.environment_name(key), raising=False)
     example = reference.EXAMPLE.read_text()
     assert example == reference.example_file(), "run scripts/reference"
@@ -43,7 +44,7 @@ def test_example_configuration_is_the_defaults(tmp_path: Path, monkeypatch: pyte
     in_force.write_text(reference.uncommented(example))
     assert load(reference.EXAMPLE) == load(in_force) == load(None)
     named = re.findall(r"^#? *(\w+) = ", example, re.MULTILINE)
-    assert sorted(named) == sorted(key.partition(".")[2] for key in keys())
+    assert sorted(named) == sorted(key.partition(".")[2] for key in keys(Settings))
 
 
 @pytest.mark.parametrize("path", MONITORING, ids=lambda path: path.name)

@@ -15,7 +15,7 @@ from bridge.broker import relay as relay_module
 from bridge.broker.relay import Relay
 from bridge.errors import BrokerUnavailable
 from bridge.reading import Publication
-from bridge.settings import BrokerSettings
+from bridge.settings.stores import BrokerSettings
 from bridge.telemetry import Metrics
 from tests.outbox_table import MemoryOutboxTable
 from tests.publications import START_US, publication

@@ -9,7 +9,7 @@ import pytest
 
 from bridge.errors import ConfigError
 from bridge.mistakes import hide_password
-from bridge.settings import Settings, load
+from bridge.settings.service import Settings, load
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ import pytest
 
 from bridge.pipeline.decode import decode_packet
 from bridge.reading import UNITS
-from bridge.settings import PipelineSettings
+from bridge.settings.process import PipelineSettings
 from bridge.simulation.device import MOST_WAITING, Character, SimulatedDevice
 from bridge.simulation.signals import SHAPES, Signal
 from bridge.simulation.watch import parse, quantile_s, rate

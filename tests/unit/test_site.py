@@ -14,7 +14,7 @@ import pytest
 from bridge.broker.events import ALERTS, READINGS
 from bridge.broker.memory import MemoryBroker
 from bridge.pipeline.snapshot import SnapshotThreshold
-from bridge.settings import BrokerSettings
+from bridge.settings.stores import BrokerSettings
 from bridge.telemetry import Metrics
 from edge import site as module
 from edge.alarm_file import AlarmFile

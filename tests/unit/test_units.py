@@ -10,7 +10,7 @@ from bridge.cli.units import conversion
 from bridge.errors import ConfigError
 from bridge.pipeline.validate import Validator
 from bridge.reading import Delivery, Draft, Packet, Reading, Sensor, Source
-from bridge.settings import PipelineSettings
+from bridge.settings.process import PipelineSettings
 
 
 @pytest.mark.parametrize(

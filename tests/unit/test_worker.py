@@ -16,7 +16,8 @@ from bridge.broker.message import StreamMessage
 from bridge.consumers.api import Event
 from bridge.consumers.worker import Place, Worker
 from bridge.errors import BrokerUnavailable, StoreUnavailable
-from bridge.settings import BrokerSettings, ConsumerSettings
+from bridge.settings.consumers import ConsumerSettings
+from bridge.settings.stores import BrokerSettings
 from bridge.telemetry import Metrics
 from tests.waiting import eventually
 

@@ -11,7 +11,7 @@ from bridge.mqtt.converters.message import Message
 from bridge.mqtt.converters.senml import senml
 from bridge.mqtt.converters.sparkplug import make_sparkplug
 from bridge.reading import Packet
-from bridge.settings import ConverterSettings
+from bridge.settings.mqtt import ConverterSettings
 
 Decoder = Callable[[Message], Packet]
 """Raises DecodeError. Nothing else, whatever the bytes: a property test holds it."""

@@ -16,7 +16,7 @@ from bridge.mqtt.converters.message import NOTHING
 from bridge.mqtt.converters.recognise import recognise
 from bridge.mqtt.converters.select import Conversion, Converters
 from bridge.reading import ExternalId
-from bridge.settings import ConverterSettings, MqttSettings
+from bridge.settings.mqtt import ConverterSettings, MqttSettings
 
 MAX_CHANNELS = 20_000
 MAX_UNKNOWN = 1_000

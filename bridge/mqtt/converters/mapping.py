@@ -16,7 +16,7 @@ from bridge.errors import DecodeError
 from bridge.mqtt.converters.message import MAX_FIELDS, Message, Readings
 from bridge.pipeline.decode import decode_any
 from bridge.reading import Code, Packet
-from bridge.settings import ConverterSettings
+from bridge.settings.mqtt import ConverterSettings
 
 
 def make_mapping(settings: ConverterSettings) -> Callable[[Message], Packet]:

@@ -20,7 +20,7 @@ import msgspec
 from bridge.errors import DecodeError
 from bridge.pipeline.decode import decode_any, parse_time
 from bridge.reading import Code, Draft, ExternalId, Packet, Refusal
-from bridge.settings import ConverterSettings
+from bridge.settings.mqtt import ConverterSettings
 
 NOTHING = Packet(())
 """A message that is known, and is no reading."""

@@ -14,7 +14,7 @@ from bridge.mqtt.converters.formats import FORMATS, Decoder
 from bridge.mqtt.converters.message import Ask, Message
 from bridge.mqtt.topics import decode_message, is_ours, parse_topic
 from bridge.reading import Code, Packet, Refusal
-from bridge.settings import ConverterSettings, MqttSettings
+from bridge.settings.mqtt import ConverterSettings, MqttSettings
 
 MAX_READINGS = 5_000
 REMEMBERED_TOPICS = 10_000

@@ -1,0 +1,160 @@
+"""The MQTT door, and what the messages of other formats are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
+
+from bridge import topic_filter
+from bridge.settings.section import Count, Port, Positive, Section, TimeZone
+
+
+def _checked_filter(text: str) -> str:
+    wrong = topic_filter.problem(text)
+    if wrong is not None:
+        raise ValueError(wrong)
+    return text
+
+
+class ConverterSettings(Section):
+    """What the messages of one topic filter are, for devices that do not speak our formats."""
+
+    filter: Annotated[str, AfterValidator(_checked_filter)]
+    """Topic filter; it is subscribed to. Our own topics never come to a converter."""
+    format: Literal[
+        "packet",
+        "value",
+        "legacy",
+        "tasmota",
+        "zigbee2mqtt",
+        "shelly1",
+        "shelly2",
+        "esphome",
+        "homie",
+        "chirpstack",
+        "ttn",
+        "senml",
+        "rtl_433",
+        "sparkplug",
+        "mapping",
+        "ignore",
+    ]
+    """The form of the payload; docs/converters.md has each."""
+    namespace: str = Field(default="", pattern=r"^$|^[A-Za-z0-9_.-]{1,32}$")
+    """First part of the external ids; empty: the format's name."""
+    zone: TimeZone = "UTC"
+    """Time zone of times that name none."""
+    clock: Literal["device", "receipt"] = "device"
+    """receipt: the times in the messages are not believed, the time of receipt stands in."""
+    retained: Literal["skip", "take"] = "skip"
+    """What to do with retained messages that carry no time: they are old, and nobody knows how old."""
+    decimal: Literal["point", "comma"] = "point"
+    """What stands before the decimals of numbers that are sent as text."""
+    take: tuple[str, ...] = ()
+    """Channels to take, as patterns with * and ?; none: whatever is a number. What is named here must be one."""
+    skip: tuple[str, ...] | None = None
+    """Channels to leave out, as patterns; unset: the format's own list of what says nothing of the world."""
+    each: str = ""
+    """mapping: JMESPath of a list in the message, each item of which is a reading; empty: the message is one."""
+    device: str = ""
+    """mapping: JMESPath of the device's name."""
+    sensor: str = ""
+    """mapping: JMESPath of the channel's name."""
+    value: str = ""
+    """mapping: JMESPath of the value."""
+    time: str = ""
+    """mapping: JMESPath of the time; empty: the time of receipt."""
+
+    @model_validator(mode="after")
+    def _check_mapping(self) -> Self:
+        """Expressions are there where they are needed, and are JMESPath."""
+        given = {name: getattr(self, name) for name in ("each", "device", "sensor", "value", "time")}
+        if self.format != "mapping":
+            extra = [name for name, text in given.items() if text]
+            if extra:
+                raise ValueError(f"{', '.join(extra)}: only for format = 'mapping'")
+            return self
+        from jmespath import compile as compile_jmespath  # a cost that only mappings need to pay
+        from jmespath.exceptions import JMESPathError
+
+        wrong = [f"{name} is missing" for name in ("device", "sensor", "value") if not given[name]]
+        for name, text in given.items():
+            try:
+                if text:
+                    compile_jmespath(text)
+            except JMESPathError as error:
+                wrong.append(f"{name} is not JMESPath: {str(error).splitlines()[0]}")
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return self
+
+
+class MqttSettings(Section):
+    enabled: bool = True
+    """Whether the MQTT door is open."""
+    url: str = Field(default="", pattern=r"^$|^mqtts?://")
+    """Broker: mqtt://[user:password@]host[:1883] or mqtts://…; empty with --embedded takes the embedded broker."""
+    port: Port = 1883
+    """Port of the embedded broker; 0 takes a free one."""
+    client_id: str = ""
+    """Stable client id of the persistent session; empty: iot-bridge-<service.name>."""
+    protocol: Literal["3.1.1", "5"] = "3.1.1"
+    """MQTT version to speak."""
+    username: str = ""
+    """User name, where it is not in the URL."""
+    password: str = Field(default="", repr=False)
+    """Password, where it is not in the URL."""
+    ca_file: Path | None = None
+    """CA certificates to trust for mqtts; none: the system's."""
+    cert_file: Path | None = None
+    """Our client certificate for mqtts, PEM, with its chain."""
+    key_file: Path | None = None
+    """Its key, PEM, without a password; none: it stands in cert_file."""
+    keep_alive_s: int = Field(default=60, ge=5, le=65535)
+    """MQTT keep alive."""
+    session_expiry_s: int = Field(default=7 * 86_400, ge=0)
+    """MQTT 5: how long the broker keeps the session while we are away."""
+    share: str = Field(default="", pattern=r"^[^/+#$]{0,100}$")
+    """MQTT 5: group of processes that share one load ($share/<group>/…); empty: this process takes everything."""
+    takeover_wait_s: Positive = 300.0
+    """How long to stay away after another process has connected with our client id."""
+    max_inflight: Count = 2_000
+    """Messages held unacknowledged; beyond it nothing more is read from the broker."""
+    max_payload_bytes: Count = 262_144
+    """Largest message; a larger one goes to quarantine, cut."""
+    reconnect_min_s: Positive = 0.5
+    """First reconnect delay; doubles, with jitter."""
+    reconnect_max_s: Positive = 30.0
+    """Longest reconnect delay."""
+    topics: tuple[str, ...] = (
+        "devices/+/readings",
+        "devices/+/sensors/+",
+        "iot/sensors/+/readings",
+    )
+    """Topic filters to subscribe to, at QoS 1. What was subscribed before and is not among them is unsubscribed."""
+    converters: tuple[ConverterSettings, ...] = ()
+    """Formats of other topics; the first whose filter matches is taken. They are subscribed to, too."""
+
+    @field_validator("share")
+    @classmethod
+    def _is_of_mqtt_5(cls, share: str, info: ValidationInfo) -> str:
+        if share and info.data.get("protocol") == "3.1.1":
+            raise ValueError('shared subscriptions are of MQTT 5: set mqtt.protocol = "5"')
+        return share
+
+    @field_validator("key_file")
+    @classmethod
+    def _has_certificate(cls, key_file: Path | None, info: ValidationInfo) -> Path | None:
+        if key_file is not None and info.data.get("cert_file") is None:
+            raise ValueError("set mqtt.cert_file as well")
+        return key_file
+
+    @property
+    def subscriptions(self) -> list[str]:
+        """Every filter to subscribe to; none that another contains."""
+        filters = list(dict.fromkeys([*self.topics, *(converter.filter for converter in self.converters)]))
+        return [
+            one for one in filters if not any(one != other and topic_filter.covers(other, one) for other in filters)
+        ]

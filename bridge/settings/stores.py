@@ -1,0 +1,64 @@
+"""PostgreSQL, Redis, and the streams."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from bridge.settings.section import Count, Positive, Section
+
+
+class DatabaseSettings(Section):
+    url: str = Field(default="", pattern=r"^$|^postgres(ql)?://")
+    """postgresql://…; empty with --embedded takes the embedded server."""
+    pool_size: Count = 4
+    """Connections for look-ups; the writer has one of its own."""
+    connect_timeout_s: Positive = 5.0
+    """Time to connect."""
+    statement_timeout_s: Positive = 10.0
+    """Longest run of one statement."""
+    partition_days_ahead: Count = 45
+    """Partitions of sensor_readings are made this far ahead."""
+    retention_days: int = Field(default=0, ge=0)
+    """Partitions older than this are dropped; 0 keeps everything."""
+    quarantine_days: int = Field(default=90, ge=0)
+    """Quarantined rows older than this are dropped; 0 keeps everything."""
+
+
+class RedisSettings(Section):
+    url: str = Field(default="", pattern=r"^$|^(redis|rediss|unix)://")
+    """redis://… of the streams; empty with --embedded takes the embedded server."""
+    timeout_s: Positive = 5.0
+    """Time to connect, and for one command."""
+    cluster: bool = False
+    """Whether the URL is of a node of a Redis Cluster; it needs broker.shards above 1."""
+
+
+class BrokerSettings(Section):
+    kind: Literal["memory", "redis"] = "redis"
+    """Which broker carries the streams."""
+    redis_percent: int = Field(default=100, ge=0, le=100)
+    """Share of sensors on Redis, the rest in memory; stable per sensor (gradual move)."""
+    throttle_interval_s: float = Field(default=0.0, ge=0)
+    """At most one reading per sensor per interval goes to the stream; 0 is off. Alerts are never throttled."""
+    stream_maxlen: Count = 100_000
+    """Approximate length to which streams are trimmed."""
+    stream_cap: Count = 1_000_000
+    """Length up to which a stream keeps what a group is not done with; an entry takes about 150 bytes."""
+    memory_maxlen: Count = 10_000
+    """Entries kept per stream by the in-memory broker."""
+    memory_cap: Count = 50_000
+    """The same as stream_cap, for the in-memory broker; an entry takes about 250 bytes."""
+    shards: int = Field(default=1, ge=1, le=64)
+    """Shards that streams on Redis are divided into by sensor, for Redis Cluster; the same in every process."""
+    relay_queue_readings: Count = 50_000
+    """Readings held in memory for publishing, about 500 bytes each; more wait in the outbox table."""
+    relay_sweep_s: Positive = 1.0
+    """How often the outbox table is looked at for rows nobody publishes."""
+
+    @model_validator(mode="after")
+    def _whole_in_shards(self) -> BrokerSettings:
+        if self.shards > 1 and (self.kind != "redis" or self.redis_percent != 100):
+            raise ValueError('shards above 1 need kind = "redis" and redis_percent = 100')
+        return self

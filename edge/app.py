@@ -23,7 +23,6 @@ from typing import Any
 
 import msgspec
 import structlog
-import uvloop
 
 from bridge import logs
 from bridge.broker.memory import MemoryBroker
@@ -145,7 +144,8 @@ def run(settings: EdgeSettings, *, embedded_broker: bool) -> int:
 
             broker, url = start_mqtt(data_dir.resolve(), settings.mqtt.port)
             settings = settings.model_copy(update={"mqtt": settings.mqtt.model_copy(update={"url": url})})
-        return uvloop.run(_run(settings))
+        # Not uvloop: 2 MB more, for a third less CPU of a process that takes 5 % of a core.
+        return asyncio.run(_run(settings))
     finally:
         if broker is not None:
             broker.stop()

@@ -10,11 +10,12 @@ real sensors out.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from time import perf_counter
 from typing import Final
 
 from bridge.pipeline.bounded import put
 from bridge.pipeline.ports import SensorLookup
-from bridge.reading import ExternalId, Sensor, SensorRef
+from bridge.reading import Draft, ExternalId, Sensor, SensorRef
 from bridge.settings.process import PipelineSettings
 from bridge.telemetry import Metrics
 
@@ -24,6 +25,8 @@ class Miss:
 
 
 MISS: Final = Miss()
+Answers = dict[SensorRef, Sensor | None]
+"""What sensors are: None where there is none."""
 
 
 class Resolver:
@@ -43,6 +46,7 @@ class Resolver:
         self._misses = metrics.cache.labels("sensor", "miss")
         self._negatives = metrics.cache.labels("sensor", "negative")
         self._entries = metrics.cache_size.labels("sensor")
+        self._latency = metrics.stage.labels("resolve")
 
     def get(self, ref: SensorRef) -> Sensor | Miss | None:
         """The sensor, None where it is known that there is none, or MISS."""
@@ -55,9 +59,39 @@ class Resolver:
             return None
         return MISS
 
-    def count_hits(self, hits: int) -> None:
-        """Book hits; by the batch, since a counter costs more than the look-up."""
+    def known(self, drafts: Iterable[Draft]) -> Answers | None:
+        """The cache's answers for all drafts; None where it misses one. Asked once: an answer may expire."""
+        get = self.get
+        answers: Answers = {}
+        hits = 0
+        for draft in drafts:
+            answer = get(draft.sensor)
+            if isinstance(answer, Miss):
+                return None
+            answers[draft.sensor] = answer
+            hits += answer is not None
+        self._hits.inc(hits)  # by the batch: a counter costs more than the look-up
+        return answers
+
+    async def answers(self, refs: Iterable[SensorRef]) -> Answers:
+        """Answers for all of `refs`: from the cache, and in one query for what it misses. Raises StoreUnavailable."""
+        answers: Answers = {}
+        misses: set[SensorRef] = set()
+        hits = 0
+        for ref in refs:
+            answer = self.get(ref)
+            if isinstance(answer, Miss):
+                misses.add(ref)
+            else:
+                answers[ref] = answer
+                hits += answer is not None
         self._hits.inc(hits)
+        if misses:
+            started_s = perf_counter()
+            loaded = await self.load(misses)
+            self._latency.observe(perf_counter() - started_s)
+            answers.update((ref, loaded.get(ref)) for ref in misses)
+        return answers
 
     async def load(self, refs: Collection[SensorRef]) -> Mapping[SensorRef, Sensor]:
         """Look `refs` up in one query and remember the answers, also the negative ones.

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from random import Random
 from time import perf_counter
 
@@ -25,22 +25,20 @@ import structlog
 from bridge.errors import Backpressure, BooksClosed, StoreRefused, StoreUnavailable
 from bridge.pipeline.backoff import delay_s
 from bridge.pipeline.batch import Entry, Row, accounts, condemn, make_entry, split
-from bridge.pipeline.ledger import Account, DoorLedger
+from bridge.pipeline.doubt import Doubts
+from bridge.pipeline.ledger import DoorLedger
 from bridge.pipeline.ports import Outbox, Store
-from bridge.pipeline.resolve import Miss, Resolver
+from bridge.pipeline.resolve import Answers, Resolver
 from bridge.pipeline.validate import Validator
 from bridge.reading import (
     Batch,
     Committed,
     Delivery,
-    Draft,
     Outcome,
     Publication,
     QuarantineRow,
     Reading,
     Receipt,
-    Sensor,
-    SensorRef,
     Source,
 )
 from bridge.settings.process import PipelineSettings
@@ -49,26 +47,12 @@ from bridge.telemetry import Metrics
 log = structlog.get_logger("pipeline")
 
 OUTCOMES = tuple(Outcome)
-Answers = dict[SensorRef, Sensor | None]
-"""What sensors are: None where there is none."""
-
 IDLE_FLUSH_S = 1.0
 """Ledger totals that no batch has carried are written after this long."""
 HEARTBEAT_S = 5.0
 """The store is asked this often when nothing comes in: `problem` must not wait for the first reading."""
 STALLED_S = 3.0
 """A call of the store that takes longer is a problem to be told, before it fails."""
-
-
-class _Doubt:
-    """A batch that may have been committed: whose rows were failed, and whose are tried again."""
-
-    __slots__ = ("failed", "number", "retried")
-
-    def __init__(self, number: int, failed: Mapping[Account, int], retried: Mapping[Account, int]) -> None:
-        self.number = number
-        self.failed = failed
-        self.retried = retried
 
 
 class Intake:
@@ -110,13 +94,12 @@ class Intake:
         self._failure = ""
         self._writing_since: float | None = None
         self._asked_at = 0.0
-        self._doubts: list[_Doubt] = []
+        self._doubts = Doubts(store, self._ledger, outbox)
         self._number = 0
         self._queued = 0
         self._received = {source: metrics.received.labels(source) for source in Source}
         self._door_latency = metrics.stage.labels("door")
         self._store_latency = metrics.stage.labels("store")
-        self._resolve_latency = metrics.stage.labels("resolve")
         metrics.queued.set_function(lambda: self._queued)
         metrics.store_up.set(1)
 
@@ -155,7 +138,7 @@ class Intake:
             raise Backpressure(f"{self._queued} readings are waiting for the database")
         self._received[delivery.source].inc(size)
         self._queued += size
-        answers = None if self._waiting else self._known(packet.drafts)
+        answers = None if self._waiting else self._resolver.known(packet.drafts)
         if answers is None:
             self._waiting.append(delivery)
             self._wake_resolver.set()
@@ -182,27 +165,14 @@ class Intake:
 
     # -- resolve
 
-    def _known(self, drafts: tuple[Draft, ...]) -> Answers | None:
-        """The cache's answers for all drafts; None where it misses one. Asked once: an answer may expire."""
-        get = self._resolver.get
-        answers: Answers = {}
-        hits = 0
-        for draft in drafts:
-            answer = get(draft.sensor)
-            if isinstance(answer, Miss):
-                return None
-            answers[draft.sensor] = answer
-            hits += answer is not None
-        self._resolver.count_hits(hits)
-        return answers
-
     async def _resolve_forever(self) -> None:
         attempt = 0
         while True:
             await self._wake_resolver.wait()
             await self._up.wait()
             try:
-                answers = await self._look_up()
+                waiting = {draft.sensor for delivery in self._waiting for draft in delivery.packet.drafts}
+                answers = await self._resolver.answers(waiting)
             except StoreUnavailable as error:
                 self._mark_down(error)
                 await asyncio.sleep(self._delay_s(attempt))
@@ -214,26 +184,6 @@ class Intake:
                 self._admit(self._waiting.popleft(), answers)
             if not self._waiting:
                 self._wake_resolver.clear()
-
-    async def _look_up(self) -> Answers:
-        """Answers for everything that waits: from the cache, and in one query for what it misses."""
-        answers: Answers = {}
-        misses: set[SensorRef] = set()
-        hits = 0
-        for ref in {draft.sensor for delivery in self._waiting for draft in delivery.packet.drafts}:
-            answer = self._resolver.get(ref)
-            if isinstance(answer, Miss):
-                misses.add(ref)
-            else:
-                answers[ref] = answer
-                hits += answer is not None
-        self._resolver.count_hits(hits)
-        if misses:
-            started = perf_counter()
-            loaded = await self._resolver.load(misses)
-            self._resolve_latency.observe(perf_counter() - started)
-            answers.update((ref, loaded.get(ref)) for ref in misses)
-        return answers
 
     def _admit(self, delivery: Delivery, answers: Answers) -> None:
         """Resolved as far as it can be: validate, enter into the ledger, queue for the store.
@@ -260,7 +210,7 @@ class Intake:
             elif not self._ready:
                 await self._idle()
             try:
-                await self._settle_doubts()
+                await self._doubts.settle()
                 await self._write_next()
             except StoreUnavailable as error:
                 if isinstance(error, BooksClosed):
@@ -344,7 +294,7 @@ class Intake:
             self._ledger.put_back(lines)
             self._outbox.give_back(published)
             if isinstance(error, StoreUnavailable) and error.in_doubt:
-                self._doubt(rows)
+                self._doubts.add(self._number, rows)
             raise
         finally:
             self._writing_since = None
@@ -421,29 +371,6 @@ class Intake:
             self._ledger.give_back(device_id, source, count)
         self._queued -= len(entry.todo)
         entry.fail()
-
-    def _doubt(self, rows: list[Row]) -> None:
-        """Keep the books of a batch that may have been committed open until we can ask."""
-        failed = accounts(row for row in rows if not row.entry.delivery.patient)
-        retried = accounts(row for row in rows if row.entry.delivery.patient)
-        for row in rows:
-            row.in_doubt = True
-        self._doubts.append(_Doubt(self._number, failed, retried))
-
-    async def _settle_doubts(self) -> None:
-        """Ask what became of batches left in doubt. Raises StoreUnavailable."""
-        while self._doubts:
-            doubt = self._doubts[0]
-            if await self._store.was_committed(doubt.number):
-                # The database has counted these rows. Those that are retried come in a second time.
-                for (device_id, source), count in doubt.retried.items():
-                    self._ledger.receive(device_id, source, count)
-                self._outbox.recover()
-            else:
-                for (device_id, source), count in doubt.failed.items():
-                    self._ledger.give_back(device_id, source, count)
-            log.info("batch_doubt_settled", number=doubt.number)
-            del self._doubts[0]
 
     def _begin_books(self) -> None:
         """Ours were closed as a dead process's: balanced, whatever became of batches in doubt.

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from time import perf_counter
 
 import structlog
 
@@ -42,7 +43,10 @@ STEPS_A_CALL = 4
 QUARANTINE_STEP = 50
 """Quarantined rows shed in one transaction: they may have 64 KiB each."""
 EXPIRE_BYTES = 4 * 1024 * 1024
-VACUUM_PAGES = 2_000
+VACUUM_PAGES = (16, 2_000)
+"""Least and most pages that one step gives back."""
+VACUUM_STEP_S = 0.02
+"""What one step should take, unless others need the disk: a page may cost 0.2 ms, and readings wait behind it."""
 VACUUM_SHARE = 0.75
 """Free share of the file from which it is made smaller. The emptier it is the fewer pages have to be moved."""
 VACUUM_LEAST_PAGES = 4_096
@@ -72,7 +76,8 @@ class Room:
         self._file_pages = 0
         self._unmeasured_rows = 0
         self._told = False
-        self._disk_is_short = False
+        self.disk_is_short = False
+        self._vacuum_pages = VACUUM_PAGES[0]
         self.used_pages = 0
         self._most_pages = state.file.most_pages
         self.limit_pages = self._most_pages
@@ -98,7 +103,7 @@ class Room:
         except OSError:
             spare = 0  # the file itself will say what is wrong
         self.limit_pages = max(0, min(self._most_pages, pages + spare // PAGE_BYTES))
-        self._disk_is_short = spare < 0
+        self.disk_is_short = spare < 0
 
     @property
     def is_full(self) -> bool:
@@ -237,20 +242,26 @@ class Room:
 
     # -- giving back
 
-    def vacuum(self) -> bool:
-        """A step of making the file smaller; False where there is nothing to gain. Raises StoreUnavailable."""
+    def vacuum(self) -> int:
+        """A step of making the file smaller; how many pages it gave back at most. Raises StoreUnavailable."""
         self.measure()
         free = self._file_pages - self.used_pages
-        if self._disk_is_short:
-            spared = VACUUM_SHORT_PAGES
+        least, most = VACUUM_PAGES
+        step = self._vacuum_pages
+        if self.disk_is_short:
+            spared, step = VACUUM_SHORT_PAGES, most
         elif free >= max(VACUUM_LEAST_PAGES, self._file_pages * VACUUM_SHARE):
             spared = VACUUM_LEAST_PAGES // 2
         else:
-            return False
+            return 0
         if free <= spared:
-            return False
-        self._state.file.vacuum(min(VACUUM_PAGES, free - spared))
-        return True
+            return 0
+        pages = min(step, free - spared)
+        started_s = perf_counter()
+        self._state.file.vacuum(pages)
+        aim = pages * VACUUM_STEP_S / max(perf_counter() - started_s, 1e-4)
+        self._vacuum_pages = max(least, min(most, 2 * self._vacuum_pages, round(aim)))
+        return pages
 
     def look_again(self) -> None:
         """Older rows have come: start from the old end again."""

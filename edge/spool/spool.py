@@ -37,6 +37,10 @@ T = TypeVar("T")
 BYTES_A_ROW = 170
 """What a reading adds to the log, with its part of the index and the ledger, when many are committed together."""
 BYTES_A_COMMIT = 4_096
+BYTES_A_PAGE_MOVED = 4_096
+"""The page, its parent, and those that keep count of both."""
+REST = 3
+"""What a step of maintenance takes, it rests so many times as long: readings come first."""
 
 
 class Spool:
@@ -64,6 +68,7 @@ class Spool:
         self._arrived = asyncio.Event()
         self._next_commit_s = 0.0
         self._log_estimate = 0
+        self._shrinking = False
         self._problem = "the spool is not open"
         metrics.records.set_function(lambda: self._state.depth)
         metrics.bytes.set_function(lambda: self._room.used_bytes)
@@ -82,11 +87,15 @@ class Spool:
         """Call `maintain` for ever. Ends by cancellation."""
         while True:
             busy = False
+            started_s = perf_counter()
             try:
                 busy = await self.maintain()
             except StoreUnavailable as error:
                 log.debug("spool_unavailable", detail=error.detail)  # the pipeline says so, and `backlog`
-            await asyncio.sleep(0 if busy else self._settings.maintain_every_s)
+            rest_s = REST * (perf_counter() - started_s)
+            await asyncio.sleep(
+                min(rest_s, self._settings.maintain_every_s) if busy else self._settings.maintain_every_s
+            )
 
     async def maintain(self) -> bool:
         """A step of what must be done beside the main job; True where more of it is waiting.
@@ -231,8 +240,11 @@ class Spool:
             busy = True
             room.look_again()
         with state.guarded():
-            if room.vacuum():
-                busy = True
+            if pages := room.vacuum():
+                busy = self._shrinking = True
+                self._log_estimate += pages * BYTES_A_PAGE_MOVED
+            if self._shrinking and (not pages or room.disk_is_short):  # it is the checkpoint that cuts the file off
+                self._shrinking = bool(pages)
                 self._log_estimate = self._settings.checkpoint_bytes
         if self._log_estimate >= self._settings.checkpoint_bytes:
             self._log_estimate = 0

@@ -27,13 +27,7 @@ def start_mqtt(data_dir: Path, port: int) -> tuple[Child, str]:
         command = [program, "-c", str(write_mosquitto_conf(folder, port))]
     else:
         command = [sys.executable, "-m", "bridge.embedded.amqtt_broker", str(port)]
-    child = start_child("mqtt", command, data_dir)
-    try:
-        wait_port(port, "the MQTT broker", data_dir / "mqtt.log")
-    except Unavailable:
-        child.stop()
-        raise
-    return child, f"mqtt://127.0.0.1:{port}"
+    return start_server("mqtt", "the MQTT broker", command, data_dir, port), f"mqtt://127.0.0.1:{port}"
 
 
 def write_mosquitto_conf(folder: Path, port: int) -> Path:
@@ -69,10 +63,13 @@ def _listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def wait_port(port: int, what: str, log_file: Path) -> None:
-    """Raises Unavailable."""
+def start_server(name: str, what: str, command: list[str], data_dir: Path, port: int) -> Child:
+    """A child that listens on its port. Raises Unavailable."""
+    child = start_child(name, command, data_dir)
     deadline = time.monotonic() + START_S
     while not _listens(port):
         if time.monotonic() > deadline:
-            raise Unavailable(f"{what} did not start; see {log_file}")
+            child.stop()
+            raise Unavailable(f"{what} did not start; see {data_dir / f'{name}.log'}")
         time.sleep(0.02)
+    return child

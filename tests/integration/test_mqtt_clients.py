@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,11 @@ import psycopg
 import pytest
 
 from bridge.store.admin import connect
+from tests import needs
 from tests.servers import MosquittoProcess, until
 from tests.whole_bridge import open_bridge
 
 PAGE = Path(__file__).parents[2] / "docs" / "mqtt-sessions.md"
-CLIENTS = {"mosquitto_pub": "mosquitto-clients", "paho_c_pub": "paho.mqtt.c-examples"}
 
 
 def lines(section: str) -> str:
@@ -30,11 +29,8 @@ def lines(section: str) -> str:
 
 @pytest.fixture
 def registered(postgres_url: str) -> Iterator[dict[str, Any]]:
-    for program, package in CLIENTS.items():
-        if shutil.which(program) is None:
-            if os.environ.get("CI") == "true":
-                pytest.fail(f"{program} is missing: scripts/servers installs it (apt-get install {package})")
-            pytest.skip(f"{program} is not installed; scripts/servers installs it")
+    needs.program(needs.MOSQUITTO_PUB)
+    needs.program(needs.PAHO_C_PUB)
     with connect(postgres_url) as admin:
         yield admin.add_device("pump", [("air", "temperature", None)])
 

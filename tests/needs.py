@@ -1,0 +1,67 @@
+"""What tests need of the machine and cannot bring themselves: programs of the system, and root.
+
+A test whose need is not met is left out, and the run says so in one line at its end (`conftest.py`). In CI it fails:
+there `scripts/servers` has installed everything.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterable
+from typing import NamedTuple, NoReturn
+
+import pytest
+
+
+class Need(NamedTuple):
+    """A program, with Debian's package of it; or root, which is no package."""
+
+    name: str
+    package: str = ""
+
+    @property
+    def reason(self) -> str:
+        return f"needs {self.name}"
+
+
+MOSQUITTO = Need("mosquitto", "mosquitto")
+MOSQUITTO_PASSWD = Need("mosquitto_passwd", "mosquitto")
+MOSQUITTO_PUB = Need("mosquitto_pub", "mosquitto-clients")
+PAHO_C_PUB = Need("paho_c_pub", "paho.mqtt.c-examples")
+PROMTOOL = Need("promtool", "prometheus")
+SYSTEMD_ANALYZE = Need("systemd-analyze", "systemd")
+ROOT = Need("root")
+ALL = (MOSQUITTO, MOSQUITTO_PASSWD, MOSQUITTO_PUB, PAHO_C_PUB, PROMTOOL, SYSTEMD_ANALYZE, ROOT)
+
+
+def find(need: Need) -> str | None:
+    """Where the program is; Debian keeps some where users' PATH does not look."""
+    return shutil.which(need.name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+
+
+def program(need: Need) -> str:
+    """Where the program is. Leaves the test out where it is not installed."""
+    return find(need) or leave_out(need)
+
+
+def leave_out(need: Need) -> NoReturn:
+    """End the test: left out by itself, failed in CI."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{need.reason}, and in CI nothing is left out")
+    pytest.skip(need.reason)
+
+
+def told(reasons: Iterable[str]) -> list[str]:
+    """The lines that say what was skipped: one for all that was left out, and one for each other reason."""
+    counts = Counter(reasons)
+    left_out = {need: counts.pop(need.reason) for need in ALL if need.reason in counts}
+    lines = [f"skipped {count}: {reason}" for reason, count in sorted(counts.items())]
+    if left_out:
+        packages = " ".join(dict.fromkeys(need.package for need in left_out if need.package))
+        remedies = [f"apt-get install {packages}"] if packages else []
+        remedies += ["run as root"] if ROOT in left_out else []
+        wanted = ", ".join(need.name for need in left_out)
+        lines.append(f"left out {sum(left_out.values())} for want of {wanted}; to have them: {', and '.join(remedies)}")
+    return lines

@@ -23,7 +23,8 @@ settings.load_profile("bridge")
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say what was left out, before pytest's own last line."""
     skipped = terminalreporter.stats.get("skipped", [])
-    for line in needs.told(str(report.longrepr[2]).removeprefix("Skipped: ") for report in skipped):
+    reasons = [str(report.longrepr[2]).removeprefix("Skipped: ") for report in skipped]
+    for line in needs.told(reasons, needs.absent()):
         terminalreporter.write_line(line, yellow=True)
 
 

@@ -46,6 +46,11 @@ def program(need: Need) -> str:
     return find(need) or leave_out(need)
 
 
+def absent() -> list[Need]:
+    """The programs that are not installed here."""
+    return [need for need in ALL if need.package and find(need) is None]
+
+
 def leave_out(need: Need) -> NoReturn:
     """End the test: left out by itself, failed in CI."""
     if os.environ.get("CI") == "true":
@@ -53,15 +58,21 @@ def leave_out(need: Need) -> NoReturn:
     pytest.skip(need.reason)
 
 
-def told(reasons: Iterable[str]) -> list[str]:
-    """The lines that say what was skipped: one for all that was left out, and one for each other reason."""
+def told(reasons: Iterable[str], missing: Iterable[Need]) -> list[str]:
+    """The lines that say what was skipped: one for all that was left out, and one for each other reason.
+
+    `missing` is what the machine lacks: a test that needs several programs has asked for the first alone.
+    """
     counts = Counter(reasons)
     left_out = {need: counts.pop(need.reason) for need in ALL if need.reason in counts}
     lines = [f"skipped {count}: {reason}" for reason, count in sorted(counts.items())]
     if left_out:
-        packages = " ".join(dict.fromkeys(need.package for need in left_out if need.package))
+        wanted = [need for need in ALL if need in left_out or need in missing]
+        packages = " ".join(dict.fromkeys(need.package for need in wanted if need.package))
         remedies = [f"apt-get install {packages}"] if packages else []
-        remedies += ["run as root"] if ROOT in left_out else []
-        wanted = ", ".join(need.name for need in left_out)
-        lines.append(f"left out {sum(left_out.values())} for want of {wanted}; to have them: {', and '.join(remedies)}")
+        remedies += ["run as root"] if ROOT in wanted else []
+        names = ", ".join(need.name for need in wanted)
+        lines.append(
+            f"left out {sum(left_out.values())} test(s) for want of {names}; to have them: {', and '.join(remedies)}"
+        )
     return lines

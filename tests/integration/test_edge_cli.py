@@ -39,6 +39,10 @@ class EdgeCommands:
         for name, value in variables.items():
             self._monkeypatch.setenv(f"IOT_EDGE_{name.upper()}", value)
 
+    def stand_in(self, environment: Path) -> None:
+        """Run as from this virtual environment, wherever the tests' own stands: a checkout is often in a home."""
+        self._monkeypatch.setattr(sys, "executable", str(environment / "bin" / "python"))
+
     def run(self, *arguments: str, expect: int = 0) -> str:
         self._monkeypatch.setattr(sys, "argv", ["iot-edge", *arguments])
         self._capsys.readouterr()
@@ -169,31 +173,49 @@ def test_check_of_a_service_that_is_not_there(edge: EdgeCommands) -> None:
 # -- install
 
 
-def test_install_writes_below_a_root_and_keeps_what_is_there(edge: EdgeCommands, tmp_path: Path) -> None:
+@pytest.fixture
+def outside(edge: EdgeCommands, tmp_path: Path) -> EdgeCommands:
+    """Commands of an environment that stands in no home folder, as the unit asks."""
+    program = tmp_path / "opt" / "bin" / "iot-edge"
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    edge.stand_in(program.parents[1])
+    return edge
+
+
+def test_install_from_a_home_folder_is_refused(edge: EdgeCommands, tmp_path: Path) -> None:
+    edge.stand_in(Path("/home/pi/venv"))
+    error = edge.json("install", "--root", str(tmp_path / "image"), expect=2)["error"]
+    assert "stands in a home folder" in error["problems"][0]
+    assert not (tmp_path / "image").exists()
+
+
+def test_install_writes_below_a_root_and_keeps_what_is_there(outside: EdgeCommands, tmp_path: Path) -> None:
     root = tmp_path / "image"
-    written = edge.json("install", "--root", str(root))
+    written = outside.json("install", "--root", str(root))
     assert all(file["written"] for file in written["files"])
     assert "systemctl enable --now iot-edge" in written["to_do"]
     settings, unit = root / "etc/iot-edge/edge.toml", root / "etc/systemd/system/iot-edge.service"
     settings.write_text("# ours\n")
     unit.write_text("# ours\n")
-    assert not any(file["written"] for file in edge.json("install", "--root", str(root))["files"])
-    edge.run("upgrade", "--root", str(root))
+    assert not any(file["written"] for file in outside.json("install", "--root", str(root))["files"])
+    outside.run("upgrade", "--root", str(root))
     assert (settings.read_text(), unit.read_text() == "# ours\n") == ("# ours\n", False)
     assert (root / "etc/iot-edge/credentials").stat().st_mode & 0o777 == 0o700
-    edge.run("uninstall", "--root", str(root))
+    outside.run("uninstall", "--root", str(root))
     assert (settings.exists(), unit.exists()) == (True, False)
-    edge.run("uninstall", "--root", str(root))
+    outside.run("uninstall", "--root", str(root))
 
 
-def test_install_without_mosquitto_leaves_the_broker_alone(edge: EdgeCommands, tmp_path: Path) -> None:
-    edge.run("install", "--root", str(tmp_path), "--no-mosquitto")
+def test_install_without_mosquitto_leaves_the_broker_alone(outside: EdgeCommands, tmp_path: Path) -> None:
+    outside.run("install", "--root", str(tmp_path), "--no-mosquitto")
     assert not (tmp_path / "etc/mosquitto").exists()
 
 
-def test_installed_unit_is_valid_and_hardened(edge: EdgeCommands, tmp_path: Path) -> None:
+def test_installed_unit_is_valid_and_hardened(outside: EdgeCommands, tmp_path: Path) -> None:
     needs.program(needs.SYSTEMD_ANALYZE)
-    edge.run("install", "--root", str(tmp_path))
+    outside.run("install", "--root", str(tmp_path))
     unit = tmp_path / "etc/systemd/system/iot-edge.service"
     done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
@@ -207,10 +229,10 @@ def test_installed_unit_is_valid_and_hardened(edge: EdgeCommands, tmp_path: Path
 
 
 @pytest.fixture
-def installed_broker(edge: EdgeCommands, tmp_path: Path) -> Iterator[int]:
+def installed_broker(outside: EdgeCommands, tmp_path: Path) -> Iterator[int]:
     """Mosquitto by the files that install writes, on a port of its own."""
     program = needs.program(needs.MOSQUITTO)
-    edge.run("install", "--root", str(tmp_path))
+    outside.run("install", "--root", str(tmp_path))
     conf = tmp_path / "etc/mosquitto/conf.d/iot-edge.conf"
     port = free_port()
     text = conf.read_text().replace("/etc/mosquitto/iot-edge.acl", str(tmp_path / "etc/mosquitto/iot-edge.acl"))

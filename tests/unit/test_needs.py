@@ -10,25 +10,25 @@ ABSENT = Need("no-such-program", "no-such-package")
 
 
 def test_nothing_left_out_says_nothing() -> None:
-    assert told([]) == []
+    assert told([], [MOSQUITTO]) == []
 
 
 def test_programs_and_root_are_told_in_one_line() -> None:
-    reasons = [MOSQUITTO.reason] * 3 + [MOSQUITTO_PUB.reason, ROOT.reason]
-    assert told(reasons) == [
-        "left out 5 for want of mosquitto, mosquitto_pub, root; "
+    reasons = [MOSQUITTO.reason] * 3 + [ROOT.reason]
+    assert told(reasons, [MOSQUITTO, MOSQUITTO_PUB]) == [
+        "left out 4 test(s) for want of mosquitto, mosquitto_pub, root; "
         "to have them: apt-get install mosquitto mosquitto-clients, and run as root"
     ]
 
 
 def test_root_alone_names_no_package() -> None:
-    assert told([ROOT.reason]) == ["left out 1 for want of root; to have them: run as root"]
+    assert told([ROOT.reason], []) == ["left out 1 test(s) for want of root; to have them: run as root"]
 
 
 def test_other_reasons_are_told_apart() -> None:
-    assert told(["slow", PROMTOOL.reason, "slow"]) == [
+    assert told(["slow", PROMTOOL.reason, "slow"], [PROMTOOL]) == [
         "skipped 2: slow",
-        "left out 1 for want of promtool; to have them: apt-get install prometheus",
+        "left out 1 test(s) for want of promtool; to have them: apt-get install prometheus",
     ]
 
 

@@ -1,7 +1,7 @@
 """The seams of the gateway: every Protocol its parts are handed. Imports only domain types.
 
 The doors and the pipeline see the spool as a `bridge.pipeline.ports.Store`; the uplink sees it as an
-`Outlet`. Implementations do not inherit from these.
+`SpoolQueue`. Implementations do not inherit from these.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from bridge.reading import Reading
+from bridge.model.reading import Reading
 from edge.record import Backlog, LedgerTotals, Record, Settlement
 
 
-class Outlet(Protocol):
+class SpoolQueue(Protocol):
     """The way out of the spool.
 
     Lanes are ranges of ids. The uplink notes `backlog().newest_id` when it comes up: what is above it
@@ -49,15 +49,15 @@ class Outlet(Protocol):
         ...
 
 
-class Judge(Protocol):
+class Classifier(Protocol):
     """The gateway's own limits: what a reading is before the service has seen it."""
 
-    def judge(self, readings: Sequence[Reading]) -> Sequence[int]:
+    def classify(self, readings: Sequence[Reading]) -> Sequence[int]:
         """The ReadingClass of each. Called before the commit, again if that fails: keeps no state."""
         ...
 
 
-class Books(Protocol):
+class SpoolTotals(Protocol):
     """The gateway's ledger."""
 
     async def totals(self) -> Sequence[LedgerTotals]:

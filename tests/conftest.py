@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.commands import Commands
-from tests.servers import MosquittoProcess, PostgresServer, RedisServer, mosquitto_program
+from tests.support.commands import Commands
+from tests.support.servers import MosquittoProcess, PostgresServer, RedisServer, mosquitto_program
 
 # Tests do not depend on how fast the machine is: an example that takes long is no mistake.
 settings.register_profile("bridge", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -16,8 +16,8 @@ import msgspec
 
 from bridge.broker import events
 from bridge.broker.message import StreamMessage
+from bridge.model.reading import Publication
 from bridge.pipeline.ports import Pending
-from bridge.reading import Publication
 from bridge.settings.stores import BrokerSettings
 from bridge.telemetry import Metrics
 

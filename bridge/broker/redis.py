@@ -26,8 +26,8 @@ from redis.exceptions import NoScriptError, RedisClusterException, RedisError, R
 from bridge.broker import events
 from bridge.broker.message import StreamMessage
 from bridge.errors import BrokerUnavailable
+from bridge.model.reading import Publication
 from bridge.pipeline.ports import Pending
-from bridge.reading import Publication
 from bridge.settings.stores import BrokerSettings, RedisSettings
 from bridge.telemetry import Metrics
 
@@ -102,7 +102,7 @@ class RedisBroker:
         answer = await self._add(
             (events.READINGS, events.ALERTS),
             (str(publication.instance), publication.outbox_id, publication.stored_us),
-            self._encode((publication.after, streams)),
+            self._encode((publication.depends_on, streams)),
         )
         if answer == ADDED:
             self._metrics.published.labels(events.READINGS).inc(len(publication.readings))

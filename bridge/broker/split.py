@@ -16,8 +16,8 @@ import msgspec
 
 from bridge.broker.message import StreamMessage
 from bridge.broker.streams import Streams
+from bridge.model.reading import Publication
 from bridge.pipeline.ports import Pending
-from bridge.reading import Publication
 
 POLL_S = 0.05
 """How long one side is waited for before the others are looked at again."""

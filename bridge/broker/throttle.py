@@ -14,8 +14,8 @@ from time import monotonic
 
 import msgspec
 
+from bridge.model.reading import Publication
 from bridge.pipeline.ports import Publisher
-from bridge.reading import Publication
 from bridge.telemetry import Metrics
 
 MAX_SENSORS = 1_000_000

@@ -41,8 +41,8 @@ def replay(
     """
     import asyncio
 
-    from bridge.replay import Plan, Progress
-    from bridge.replay import replay as run
+    from bridge.maintenance.stream_replay import Plan, Progress
+    from bridge.maintenance.stream_replay import replay as run
 
     now_s = time.time()
     plan = Plan(f"iot:{stream.value}", group, _us(since, now_s), _us(until, now_s) if until else round(now_s * 1e6))

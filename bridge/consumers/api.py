@@ -80,7 +80,7 @@ class Consumer(msgspec.Struct, frozen=True):
     group: str
     open: Callable[[Tools], AbstractAsyncContextManager[Handler]]
     tick_s: float = 1.0
-    alone: bool = False  # its state is in one memory: one process works, others stand by
+    single_active: bool = False  # its state is in one memory: one process works, others stand by
 
 
 Handle = Callable[[Sequence[Event], Tools], Awaitable[None]]

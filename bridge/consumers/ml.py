@@ -18,7 +18,7 @@ import structlog
 from bridge.consumers.api import Event
 from bridge.consumers.predictor import Judgement, Predictor
 from bridge.consumers.tables import PredictionTable, StateTable
-from bridge.prediction import Prediction
+from bridge.model.prediction import Prediction
 from bridge.settings.consumers import MlSettings
 from bridge.telemetry import Metrics
 

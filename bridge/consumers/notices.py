@@ -9,7 +9,7 @@ from datetime import datetime, tzinfo
 from string import Template
 
 from bridge.consumers.api import Event
-from bridge.notification import Letter, Message, Notice, Subject
+from bridge.model.notification import ChannelMessage, Notice, QueuedNotification, Subject
 
 RANKS = {"info": 0, "warning": 1, "critical": 2}
 """Severities, the least first."""
@@ -95,22 +95,26 @@ def unknown_variables(template: str) -> list[str]:
     return [name for name in found.get_identifiers() if name not in VARIABLES]
 
 
-def single(letters: Sequence[Letter]) -> Message:
+def single(notifications: Sequence[QueuedNotification]) -> ChannelMessage:
     """One notification on its own."""
-    [letter] = letters
-    return Message(letter.event_id, letter.title, letter.body, letters)
+    [notification] = notifications
+    return ChannelMessage(notification.event_id, notification.title, notification.body, notifications)
 
 
-def digest(letters: Sequence[Letter]) -> Message:
+def digest(notifications: Sequence[QueuedNotification]) -> ChannelMessage:
     """Many in one: how many of what, the worst first."""
-    if len(letters) == 1:
-        return single(letters)
-    counts = Counter((letter.severity, letter.kind) for letter in letters)
+    if len(notifications) == 1:
+        return single(notifications)
+    counts = Counter((notification.severity, notification.kind) for notification in notifications)
     worst = sorted(counts, key=lambda pair: (-RANKS.get(pair[0], 0), pair[1]))
     summary = ", ".join(f"{counts[pair]:,} {pair[0]} {pair[1]}" for pair in worst)
-    named = sorted(letters, key=lambda letter: (-RANKS.get(letter.severity, 0), letter.id))[:DIGEST_LINES]
-    lines = [letter.body for letter in named]
-    if len(letters) > len(named):
-        lines.append(f"… and {len(letters) - len(named):,} more; they are all in alert_notifications.")
-    title = f"{len(letters):,} notifications: {summary}"
-    return Message(f"digest-{letters[0].id}-{letters[-1].id}", title, "\n".join(lines), letters)
+    named = sorted(notifications, key=lambda notification: (-RANKS.get(notification.severity, 0), notification.id))[
+        :DIGEST_LINES
+    ]
+    lines = [notification.body for notification in named]
+    if len(notifications) > len(named):
+        lines.append(f"… and {len(notifications) - len(named):,} more; they are all in alert_notifications.")
+    title = f"{len(notifications):,} notifications: {summary}"
+    return ChannelMessage(
+        f"digest-{notifications[0].id}-{notifications[-1].id}", title, "\n".join(lines), notifications
+    )

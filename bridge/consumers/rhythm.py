@@ -21,7 +21,7 @@ OUTAGE = 10.0
 LEARNED = 5
 
 
-class Pace(msgspec.Struct, omit_defaults=True):
+class IntervalAverage(msgspec.Struct, omit_defaults=True):
     """Intervals between times that something happened, in seconds."""
 
     average_s: float = 0.0
@@ -42,8 +42,8 @@ class Rhythm(msgspec.Struct, omit_defaults=True):
 
     seen_us: int = 0  # when it was last heard
     measured_us: int = 0  # the newest time of measurement
-    heard_pace: Pace = msgspec.field(default_factory=Pace)
-    measured_pace: Pace = msgspec.field(default_factory=Pace)
+    heard_pace: IntervalAverage = msgspec.field(default_factory=IntervalAverage)
+    measured_pace: IntervalAverage = msgspec.field(default_factory=IntervalAverage)
     count: int = 0
 
     def heard(self, measured_us: int, seen_us: int) -> None:

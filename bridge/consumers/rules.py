@@ -11,7 +11,7 @@ import msgspec
 
 from bridge.consumers.notices import BODY, DECISION, RANKS, TITLE, fill, unknown_variables, variables
 from bridge.errors import ConfigError
-from bridge.notification import Intention, Notice, Subject
+from bridge.model.notification import Notice, NotificationDraft, Subject
 from bridge.settings.consumers import NotifierSettings, RuleSettings
 
 
@@ -32,9 +32,9 @@ class RuleBook:
         if problems:
             raise ConfigError(problems)
 
-    def intentions(self, notice: Notice, subject: Subject, now_us: int) -> list[Intention]:
+    def drafts(self, notice: Notice, subject: Subject, now_us: int) -> list[NotificationDraft]:
         """What is to be sent of a notice: to each channel once, by the first rule that fits."""
-        found: dict[str, Intention] = {}
+        found: dict[str, NotificationDraft] = {}
         for rule in self._rules:
             if self._fits(rule, notice, subject):
                 for channel in rule.channels:
@@ -50,7 +50,9 @@ class RuleBook:
         patterns = [*rule.devices, *(pattern for group in rule.groups for pattern in self._groups[group])]
         return not (rule.devices or rule.groups) or _is_one_of(subject, patterns)
 
-    def _intention(self, rule: RuleSettings, channel: str, notice: Notice, subject: Subject, now_us: int) -> Intention:
+    def _intention(
+        self, rule: RuleSettings, channel: str, notice: Notice, subject: Subject, now_us: int
+    ) -> NotificationDraft:
         values = variables(notice, subject, self._zone)
         due_us, digest = now_us, False
         if rule.digest_s:
@@ -60,7 +62,7 @@ class RuleBook:
         if rule.quiet and not is_loud:
             ends_us = quiet_until_us(rule.quiet, due_us, self._zone)
             due_us, digest = (ends_us, True) if ends_us is not None else (due_us, digest)
-        return Intention(
+        return NotificationDraft(
             notice,
             channel,
             rule.name,
@@ -87,11 +89,11 @@ def quiet_until_us(span: str, at_us: int, zone: ZoneInfo) -> int | None:
 
 
 def with_cooldown(
-    intentions: Iterable[Intention], last_us: dict[tuple[int, str, str, str], int], now_us: int
-) -> list[Intention]:
+    drafts: Iterable[NotificationDraft], last_us: dict[tuple[int, str, str, str], int], now_us: int
+) -> list[NotificationDraft]:
     """The same, those suppressed whose sensor was notified within their cool-down. Keeps `last_us` up to date."""
-    decided: list[Intention] = []
-    for each in intentions:
+    decided: list[NotificationDraft] = []
+    for each in drafts:
         key = (each.notice.sensor_id, each.channel, each.notice.kind, each.notice.severity)
         since_us = now_us - last_us.get(key, -(2**62))
         if each.cooldown_s and since_us < each.cooldown_s * 1_000_000:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from bridge.prediction import Prediction
+from bridge.model.prediction import Prediction
 
 
 class StateTable(Protocol):

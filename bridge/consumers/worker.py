@@ -23,9 +23,9 @@ import structlog
 
 from bridge.consumers.api import Event
 from bridge.errors import BridgeError, BrokerUnavailable
-from bridge.pipeline.backoff import delay_s
-from bridge.pipeline.ports import ConsumerGroups, Message
+from bridge.pipeline.ports import ConsumerGroups, StreamEntry
 from bridge.settings.consumers import ConsumerSettings
+from bridge.tasks import delay_s
 from bridge.telemetry import Metrics
 
 log = structlog.get_logger("consumer")
@@ -39,7 +39,7 @@ LATENCY_SAMPLES = 20
 """Most events of a batch whose age is measured."""
 
 
-class Place(msgspec.Struct, frozen=True):
+class ConsumerIdentity(msgspec.Struct, frozen=True):
     """Where a worker reads, and under which name: one of its own for each process."""
 
     stream: str
@@ -57,7 +57,7 @@ class Worker:
     def __init__(
         self,
         broker: ConsumerGroups,
-        place: Place,
+        place: ConsumerIdentity,
         handle: Callable[[Sequence[Event]], Awaitable[None]],
         settings: ConsumerSettings,
         metrics: Metrics,
@@ -65,7 +65,7 @@ class Worker:
         clock: Callable[[], float],
         now_us: Callable[[], int],
         *,
-        alone: bool = False,
+        single_active: bool = False,
     ) -> None:
         self._broker = broker
         self._place = place
@@ -82,7 +82,9 @@ class Worker:
         self._done: list[str] = []  # of those, the handled ones
         self._remembered: dict[str, None] = {}  # event ids handled lately, oldest first
         self._claim_at_s = clock()
-        self._alone = alone  # nobody else works: what is pending at the start is of the dead, and comes first
+        self._single_active = (
+            single_active  # nobody else works: what is pending at the start is of the dead, and comes first
+        )
         self._failures = 0
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -114,19 +116,19 @@ class Worker:
 
     # -- entries
 
-    async def _take(self) -> Sequence[Message]:
+    async def _take(self) -> Sequence[StreamEntry]:
         """Entries of dead consumers before new ones."""
         stream, group, consumer = msgspec.structs.astuple(self._place)
         settings = self._settings
         now_s = self._clock()
         if now_s >= self._claim_at_s:
-            idle_s = 0.0 if self._alone else settings.claim_after_s
+            idle_s = 0.0 if self._single_active else settings.claim_after_s
             claimed = await self._broker.claim(stream, group, consumer, min_idle_s=idle_s, count=settings.batch)
             if claimed:  # and there may be more
                 self._metrics.consumer_claimed.labels(*self._labels).inc(len(claimed))
                 self._log.info("claimed", entries=len(claimed))
                 return claimed
-            self._alone = False
+            self._single_active = False
             self._claim_at_s = now_s + settings.claim_after_s / CLAIMS_PER_IDLE
         wait_s = min(settings.block_s, settings.claim_after_s / CLAIMS_PER_IDLE)
         return await self._broker.read(stream, group, consumer, count=settings.batch, block_s=wait_s)
@@ -158,13 +160,15 @@ class Worker:
 
     # -- work
 
-    async def _work(self, messages: Sequence[Message]) -> None:
+    async def _work(self, messages: Sequence[StreamEntry]) -> None:
         events = [Event(self._place.stream, m.id, m.fields, m.deliveries) for m in messages]
         self._held = dict.fromkeys(event.id for event in events)
         events = self._without_repeated(events)
         if events and events[0].deliveries > self._settings.max_attempts:
             # The oldest is the one that was in hand whenever its worker died.
-            await self._bury(events.pop(0), "its workers died while they handled it", self._settings.max_attempts)
+            await self._dead_letter(
+                events.pop(0), "its workers died while they handled it", self._settings.max_attempts
+            )
         if any(event.deliveries >= SUSPECT_DELIVERIES for event in events):
             await self._one_by_one(events)
         elif events and (error := await self._attempt(events)) is not None:
@@ -221,7 +225,7 @@ class Worker:
                 elif error := await self._attempt([event]):
                     failed[event.id] = failed.get(event.id, 0) + 1
                     if failed[event.id] >= self._settings.max_attempts:
-                        await self._bury(event, error, failed[event.id])
+                        await self._dead_letter(event, error, failed[event.id])
                         continue
                     self._metrics.consumer_retries.labels(*self._labels).inc()
                     waiting.add(event.sensor_id)
@@ -252,7 +256,7 @@ class Worker:
             with suppress(TypeError, ValueError):
                 observe(*self._labels, "measured_to_handled").observe(max(0.0, now_s - float(measured or "")))
 
-    async def _bury(self, event: Event, error: str, attempts: int) -> None:
+    async def _dead_letter(self, event: Event, error: str, attempts: int) -> None:
         """To the dead letters first: an entry must never be in neither stream."""
         fields = dict(event.fields) | {
             "error": error,

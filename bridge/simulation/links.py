@@ -34,7 +34,7 @@ class Answer(msgspec.Struct, frozen=True):
         return 400 <= self.status < 500
 
 
-class Link(Protocol):
+class DeviceTransport(Protocol):
     """A device's way to the service."""
 
     async def send(self, body: Body) -> Answer:
@@ -44,7 +44,7 @@ class Link(Protocol):
     async def close(self) -> None: ...
 
 
-class HttpLink:
+class HttpDeviceTransport:
     """`POST /devices/{device_uuid}/readings` over a client that all devices share."""
 
     def __init__(self, client: httpx.AsyncClient, url: str, device: SimulatedDevice) -> None:
@@ -72,7 +72,7 @@ class HttpLink:
         """The client is closed by whoever made it."""
 
 
-class MqttLink:
+class MqttDeviceTransport:
     """A session with the broker, as the device; connects when there is something to send."""
 
     def __init__(self, settings: MqttSettings, device: SimulatedDevice) -> None:

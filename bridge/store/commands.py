@@ -17,11 +17,11 @@ from bridge.store.postgres import PostgresStore
 
 
 class Added(msgspec.Struct, frozen=True):
-    """What became of a new command. `refusal` is a reason code, or empty."""
+    """What became of a new command. `rejection` is a reason code, or empty."""
 
     command_id: str
     is_new: bool
-    refusal: str
+    rejection: str
 
 
 class Due(msgspec.Struct, frozen=True):

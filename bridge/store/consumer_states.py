@@ -66,7 +66,7 @@ class PostgresConsumerStates:
             return await cursor.fetchall() if cursor.description else []
 
 
-class Turn:
+class LeaderLock:
     """The right to work alone: an advisory lock on a connection of its own. All raise StoreUnavailable."""
 
     def __init__(self, settings: DatabaseSettings, consumer: str) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 from psycopg.types.json import Jsonb
 
-from bridge.pipeline.handover import GatewayBooks, GatewayState
-from bridge.pipeline.snapshot import Snapshot, SnapshotDevice, SnapshotKey, SnapshotSensor, SnapshotThreshold
+from bridge.gateway_protocol.batches import GatewayLedger, GatewayState
+from bridge.gateway_protocol.snapshot import Snapshot, SnapshotDevice, SnapshotKey, SnapshotSensor, SnapshotThreshold
 from bridge.store import queries
 from bridge.store.postgres import PostgresStore
 from bridge.store.registry import KeyRow
@@ -58,7 +58,7 @@ class Gateways:
         """This key was used: older ones end."""
         await self._fetch("settle_rotation", gateway=gateway_id, present=present_hash)
 
-    async def report(self, gateway_id: int, state: GatewayState | None, books: Sequence[GatewayBooks]) -> None:
+    async def report(self, gateway_id: int, state: GatewayState | None, books: Sequence[GatewayLedger]) -> None:
         """Keep what a gateway says of itself."""
         said = None if state is None else Jsonb(msgspec.to_builtins(state))
         await self._fetch("report", gateway=gateway_id, state=said)

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from bridge.reading import Publication, Reading, Source
+from bridge.model.reading import Publication, Reading, Source
 from bridge.store import queries
 from bridge.store.postgres import PostgresStore, alert_event
 

@@ -23,7 +23,7 @@ class KeyRow(msgspec.Struct, frozen=True):
     disabled: bool
 
 
-class Registry:
+class PostgresRegistry:
     """Queries of `sql/service.sql` on the store's pooled connections. All raise StoreUnavailable."""
 
     def __init__(self, store: PostgresStore) -> None:

@@ -1,4 +1,4 @@
-"""What MQTT sessions are subscribed to, by client id and broker. Implements `mqtt.subscriptions.Memory`."""
+"""What MQTT sessions are subscribed to, by client id and broker. Implements `mqtt.subscriptions.SubscriptionStore`."""
 
 from __future__ import annotations
 

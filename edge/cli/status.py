@@ -61,7 +61,7 @@ def status(
 async def ask(settings: EdgeSettings) -> dict[str, Any]:
     """The document of the gateway that runs with these settings. Raises NotRunning."""
     from edge.app import RUNNING_FILE
-    from edge.client import ServiceAway, ServiceClient, parse_url
+    from edge.service_api.http_client import ServiceAway, ServiceClient, parse_url
 
     if not settings.page.enabled:
         raise ConfigError(["page.enabled = false: there is nothing to ask"])

@@ -26,7 +26,7 @@ import httpx
 import msgspec
 
 from bridge.store.admin import connect
-from tests.servers import until
+from tests.support.servers import until
 
 TICK_S = 0.02
 TIMEOUT_S = 60.0

@@ -22,8 +22,8 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from tests.acceptance.service import Service
-from tests.certificates import Authority
-from tests.servers import free_port, listens, mosquitto_program, until, wait_until
+from tests.support.certificates import Authority
+from tests.support.servers import free_port, listens, mosquitto_program, until, wait_until
 
 SECRET = "a secret of the hooks"
 

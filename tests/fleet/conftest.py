@@ -12,7 +12,7 @@ from typing import Any
 import aiomqtt
 import pytest
 
-from tests.servers import MosquittoProcess, free_port, mosquitto_program
+from tests.support.servers import MosquittoProcess, free_port, mosquitto_program
 
 
 @pytest.fixture(autouse=True)

@@ -14,8 +14,8 @@ import psycopg
 import pytest
 
 from bridge.store.admin import connect
-from tests.servers import MosquittoProcess, until
-from tests.whole_bridge import open_bridge
+from tests.support.servers import MosquittoProcess, until
+from tests.support.whole_bridge import open_bridge
 
 PAGE = Path(__file__).parents[2] / "docs" / "mqtt-sessions.md"
 CLIENTS = {"mosquitto_pub": "mosquitto-clients", "paho_c_pub": "paho.mqtt.c-examples"}

@@ -15,18 +15,18 @@ import pytest
 from bridge.broker.events import ALERTS
 from bridge.broker.redis import RedisBroker
 from bridge.consumers.api import Event, Handler, Tools
+from bridge.consumers.builtin import notifier
 from bridge.consumers.senders import DeliveryFailed, WebhookSender, signature
 from bridge.errors import StoreUnavailable
-from bridge.notification import Letter, Message
+from bridge.model.notification import ChannelMessage, QueuedNotification
 from bridge.settings.consumers import ChannelSettings
 from bridge.settings.service import Settings
 from bridge.settings.stores import BrokerSettings, RedisSettings
-from bridge.shipped import notifier
 from bridge.telemetry import Metrics
-from tests.consumer_process import ConsumerProcess
-from tests.plant import Plant, connect
-from tests.receivers import MailServer, WebhookReceiver
-from tests.servers import PostgresServer, RedisServer, until
+from tests.support.consumer_process import ConsumerProcess
+from tests.support.plant import Plant, connect
+from tests.support.receivers import MailServer, WebhookReceiver
+from tests.support.servers import PostgresServer, RedisServer, until
 
 SECRET = "not much of a secret"
 
@@ -273,9 +273,9 @@ async def test_old_rows_are_dropped(postgres_url: str, plant: Plant, hook: Webho
 
 async def test_webhook_that_does_not_answer_is_a_failed_delivery() -> None:
     channel = ChannelSettings(name="h", webhook="http://127.0.0.1:9/x", secret=SECRET, timeout_s=2)
-    letter = Letter(1, "a-1", "alert", "info", "t", "b", "{}")
+    notification = QueuedNotification(1, "a-1", "alert", "info", "t", "b", "{}")
     with pytest.raises(DeliveryFailed):
-        await WebhookSender(channel).send(Message("a-1", "t", "b", [letter]))
+        await WebhookSender(channel).send(ChannelMessage("a-1", "t", "b", [notification]))
 
 
 async def test_process_killed_and_started_again_tells_everything_once(

@@ -17,10 +17,10 @@ from bridge.settings.stores import DatabaseSettings
 from bridge.store import admin
 from bridge.store.migrate import migrate, pending
 from bridge.store.postgres import PostgresStore
-from bridge.store.registry import Registry
-from tests.plant import START, Connection, Plant, connect
-from tests.schema_dump import SCHEMA_FILE, dumped
-from tests.servers import PostgresServer, wait_until
+from bridge.store.registry import PostgresRegistry
+from tests.support.plant import START, Connection, Plant, connect
+from tests.support.schema_dump import SCHEMA_FILE, dumped
+from tests.support.servers import PostgresServer, wait_until
 
 REVISIONS = ["0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010"]
 
@@ -167,7 +167,7 @@ async def maintained(url: str, settings: DatabaseSettings) -> None:
     store = PostgresStore(settings, "test")
     await store.open_pool()
     try:
-        await Registry(store).maintain(settings)
+        await PostgresRegistry(store).maintain(settings)
     finally:
         await store.close()
 

@@ -14,12 +14,12 @@ import pytest
 from bridge.broker.memory import MemoryBroker
 from bridge.broker.message import StreamMessage
 from bridge.consumers.api import Event
-from bridge.consumers.worker import Place, Worker
+from bridge.consumers.worker import ConsumerIdentity, Worker
 from bridge.errors import BrokerUnavailable, StoreUnavailable
 from bridge.settings.consumers import ConsumerSettings
 from bridge.settings.stores import BrokerSettings
 from bridge.telemetry import Metrics
-from tests.waiting import eventually
+from tests.support.waiting import eventually
 
 STREAM, GROUP = "iot:readings", "g"
 QUICK = ConsumerSettings(
@@ -70,7 +70,7 @@ class Stage:
         return found or 0.0
 
     def worker(self, recorder: Recorder, settings: ConsumerSettings = QUICK, name: str = "a") -> Worker:
-        place = Place(STREAM, GROUP, name)
+        place = ConsumerIdentity(STREAM, GROUP, name)
         return Worker(self.broker, place, recorder.handle, settings, self.metrics, Random(1), monotonic, now_us)
 
     @asynccontextmanager

@@ -38,8 +38,8 @@ log = structlog.get_logger("consumer")
 ENTRY_POINTS = "iot_bridge.consumers"
 WATCH_S = 5.0
 """How often lag and pending entries are measured."""
-TURN_S = 1.0
-"""How often a process that stands by asks for its turn, and one that works looks whether it still has it."""
+LEADER_CHECK_S = 1.0
+"""How often a process that stands by tries to take the leader lock, and the leader checks that it still holds it."""
 
 
 def names() -> list[str]:
@@ -98,31 +98,31 @@ async def _consume(settings: Settings, name: str, consumer: Consumer) -> int:
 
 @asynccontextmanager
 async def _single_active(consumer: Consumer, settings: Settings, stop: asyncio.Event) -> AsyncIterator[None]:
-    """Stand by until no other process of the consumer works. A turn that is lost ends the process.
+    """Stand by until no other process of the consumer works. A lock that is lost ends the process.
 
-    Raises StoreUnavailable, within its body, when the database goes away: another process may have the turn by now.
+    Raises StoreUnavailable, within its body, when the database goes away: another process may hold the lock by now.
     """
     if not consumer.single_active:
         yield
         return
     if not settings.database.url:
         raise ConfigError(["database.url is not set; this consumer needs it"])
-    turn = LeaderLock(settings.database, consumer.group)
+    leader = LeaderLock(settings.database, consumer.group)
     try:
-        await _until_ours(turn, stop)
+        await _until_ours(leader, stop)
         async with asyncio.TaskGroup() as tasks:
-            guard = tasks.create_task(_guard(turn))
+            guard = tasks.create_task(_guard(leader))
             yield
             guard.cancel()
     finally:
-        await turn.close()
+        await leader.close()
 
 
-async def _until_ours(turn: LeaderLock, stop: asyncio.Event) -> None:
+async def _until_ours(leader: LeaderLock, stop: asyncio.Event) -> None:
     told = ""
     while not stop.is_set():
         try:
-            if await turn.take():
+            if await leader.take():
                 return
             now = "another process works; standing by"
         except StoreUnavailable as error:
@@ -130,24 +130,24 @@ async def _until_ours(turn: LeaderLock, stop: asyncio.Event) -> None:
         if now != told:
             log.info("waiting", detail=now)
             told = now
-        await _stopped(stop, TURN_S)
+        await _stopped(stop, LEADER_CHECK_S)
 
 
-async def _guard(turn: LeaderLock) -> None:
+async def _guard(leader: LeaderLock) -> None:
     while True:
-        await asyncio.sleep(TURN_S)
-        await turn.check()
+        await asyncio.sleep(LEADER_CHECK_S)
+        await leader.check()
 
 
 async def run(
     consumer: Consumer, handler: Handler, broker: Streams, settings: Settings, metrics: Metrics, stop: asyncio.Event
 ) -> None:
     """One worker for each stream, until `stop`. The first task that fails ends all."""
-    turn = asyncio.Lock()
+    one_at_a_time = asyncio.Lock()
     me = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
 
     async def handle(events: Sequence[Event]) -> None:
-        async with turn:
+        async with one_at_a_time:
             await handler.handle(events)
 
     async with asyncio.TaskGroup() as tasks:
@@ -165,7 +165,7 @@ async def run(
             ).run(stop)
             for stream in consumer.streams
         ]
-        works.append(_tick_forever(handler, turn, consumer.tick_s, stop))
+        works.append(_tick_forever(handler, one_at_a_time, consumer.tick_s, stop))
         works.append(_watch_forever(consumer, broker, metrics, stop))
         running = [tasks.create_task(work) for work in works]
         await stop.wait()
@@ -176,10 +176,10 @@ async def run(
             task.cancel()
 
 
-async def _tick_forever(handler: Handler, turn: asyncio.Lock, every_s: float, stop: asyncio.Event) -> None:
+async def _tick_forever(handler: Handler, one_at_a_time: asyncio.Lock, every_s: float, stop: asyncio.Event) -> None:
     while not await _stopped(stop, every_s):
         try:
-            async with turn:
+            async with one_at_a_time:
                 await handler.tick()
         except Unavailable as error:
             log.warning("tick_postponed", detail=error.detail)

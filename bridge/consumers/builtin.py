@@ -40,7 +40,7 @@ async def _store(settings: Settings, name: str) -> AsyncIterator[PostgresStore]:
 
 @asynccontextmanager
 async def _open_notifier(tools: Tools) -> AsyncIterator[Handler]:
-    """events ─► Notifier ─► alert_notifications ─► one Postman a channel."""
+    """events ─► Notifier ─► alert_notifications ─► one ChannelWorker a channel."""
     settings = tools.settings.notifier
     if not settings.rules:
         raise ConfigError(["notifier.rules is empty: nothing would be sent; see docs/notifier.md"])

@@ -1,6 +1,6 @@
 """Tells people of alerts and decisions.
 
-iot:alerts, iot:decisions ─► rules ─► rows of alert_notifications ─► (acknowledged) ─► one postman a channel ─► senders
+iot:alerts, iot:decisions ─► rules ─► rows of alert_notifications ─► (acknowledged) ─► one worker a channel ─► senders
 
 The table is the queue: an event is acknowledged once its rows are committed, at most one for each channel,
 and a row is sent once it is due. A process that dies while it sends leaves a row that is sent again.
@@ -61,7 +61,7 @@ class Notifications(Protocol):
 
 
 class NotificationQueue(Protocol):
-    """What postmen ask of the same table. All raise StoreUnavailable."""
+    """What channel workers ask of the same table. All raise StoreUnavailable."""
 
     async def backlog(self, channel: str, forgotten_s: float) -> Backlog:
         """What is due, with what was taken `forgotten_s` ago and never settled."""

@@ -10,7 +10,7 @@ have the same ids when their events come again.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import islice
+from itertools import islice, zip_longest
 
 import msgspec
 import structlog
@@ -72,12 +72,12 @@ class Orchestrator:
 
     async def handle(self, events: Sequence[Event]) -> None:
         """See `Handler.handle`."""
-        fresh = [event for event in events if event.id not in self._applied]
-        for place, event in enumerate(fresh):
+        unapplied = [event for event in events if event.id not in self._applied]
+        for event, following in zip_longest(unapplied, unapplied[1:]):
             if event.stream == READINGS:
                 self._unsent += self._known.reading(event)
             else:
-                self._unsent += self._known.alert(event, fresh[place + 1] if place + 1 < len(fresh) else None)
+                self._unsent += self._known.alert(event, following)
             self._applied[event.id] = None
         for entry_id in list(islice(self._applied, max(0, len(self._applied) - APPLIED_KEPT))):
             del self._applied[entry_id]

@@ -39,7 +39,7 @@ class RuleBook:
             if self._fits(rule, notice, subject):
                 for channel in rule.channels:
                     if channel not in found:
-                        found[channel] = self._intention(rule, channel, notice, subject, now_us)
+                        found[channel] = self._draft(rule, channel, notice, subject, now_us)
         return list(found.values())
 
     def _fits(self, rule: RuleSettings, notice: Notice, subject: Subject) -> bool:
@@ -50,7 +50,7 @@ class RuleBook:
         patterns = [*rule.devices, *(pattern for group in rule.groups for pattern in self._groups[group])]
         return not (rule.devices or rule.groups) or _is_one_of(subject, patterns)
 
-    def _intention(
+    def _draft(
         self, rule: RuleSettings, channel: str, notice: Notice, subject: Subject, now_us: int
     ) -> NotificationDraft:
         values = variables(notice, subject, self._zone)

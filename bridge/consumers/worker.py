@@ -57,7 +57,7 @@ class Worker:
     def __init__(
         self,
         broker: ConsumerGroups,
-        place: ConsumerIdentity,
+        identity: ConsumerIdentity,
         handle: Callable[[Sequence[Event]], Awaitable[None]],
         settings: ConsumerSettings,
         metrics: Metrics,
@@ -68,33 +68,32 @@ class Worker:
         single_active: bool = False,
     ) -> None:
         self._broker = broker
-        self._place = place
+        self._identity = identity
         self._handle = handle
         self._settings = settings
         self._metrics = metrics
-        self._labels = (place.stream, place.group)
+        self._labels = (identity.stream, identity.group)
         self._random = random
         self._clock = clock
         self._now_us = now_us
-        self._log = log.bind(stream=place.stream, group=place.group)
+        self._log = log.bind(stream=identity.stream, group=identity.group)
         self._stop = asyncio.Event()
         self._held: dict[str, None] = {}  # ids of entries that we have and have not acknowledged
         self._done: list[str] = []  # of those, the handled ones
         self._remembered: dict[str, None] = {}  # event ids handled lately, oldest first
         self._claim_at_s = clock()
-        self._single_active = (
-            single_active  # nobody else works: what is pending at the start is of the dead, and comes first
-        )
+        # Nobody else works: what is pending at the start is of the dead, and comes first.
+        self._single_active = single_active
         self._failures = 0
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set and the batch in hand is done. Never raises for what a handler does."""
         self._stop = stop
-        alive = asyncio.create_task(self._renew_forever(), name=f"renew {self._place.stream}")
+        alive = asyncio.create_task(self._renew_forever(), name=f"renew {self._identity.stream}")
         try:
             while not stop.is_set():
                 try:
-                    await self._turn()
+                    await self._cycle()
                     self._failures = 0
                 except BrokerUnavailable as error:
                     self._log.warning("broker_unavailable", detail=error.detail)
@@ -107,7 +106,7 @@ class Worker:
             alive.cancel()
             await asyncio.gather(alive, return_exceptions=True)
 
-    async def _turn(self) -> None:
+    async def _cycle(self) -> None:
         await self._acknowledge()  # what could not be acknowledged earlier
         self._held.clear()
         messages = await self._take()
@@ -118,7 +117,7 @@ class Worker:
 
     async def _take(self) -> Sequence[StreamEntry]:
         """Entries of dead consumers before new ones."""
-        stream, group, consumer = msgspec.structs.astuple(self._place)
+        stream, group, consumer = msgspec.structs.astuple(self._identity)
         settings = self._settings
         now_s = self._clock()
         if now_s >= self._claim_at_s:
@@ -134,20 +133,20 @@ class Worker:
         return await self._broker.read(stream, group, consumer, count=settings.batch, block_s=wait_s)
 
     async def _try_acknowledge(self) -> None:
-        """Where the broker is away, the next turn does it first of all."""
+        """Where the broker is away, the next cycle does it first of all."""
         with suppress(BrokerUnavailable):
             await self._acknowledge()
 
     async def _acknowledge(self) -> None:
         if self._done:
-            await self._broker.acknowledge(self._place.stream, self._place.group, self._done)
+            await self._broker.acknowledge(self._identity.stream, self._identity.group, self._done)
             for entry_id in self._done:
                 self._held.pop(entry_id, None)
             self._done = []
 
     async def _renew_forever(self) -> None:
         """A batch may take longer than `claim_after_s`: say that we are alive, or others claim it."""
-        stream, group, consumer = msgspec.structs.astuple(self._place)
+        stream, group, consumer = msgspec.structs.astuple(self._identity)
         while True:
             await asyncio.sleep(self._settings.claim_after_s / CLAIMS_PER_IDLE)
             with suppress(BrokerUnavailable):
@@ -156,12 +155,12 @@ class Worker:
     async def _leave(self) -> None:
         with suppress(BrokerUnavailable):
             await self._acknowledge()
-            await self._broker.leave(*msgspec.structs.astuple(self._place))
+            await self._broker.leave(*msgspec.structs.astuple(self._identity))
 
     # -- work
 
     async def _work(self, messages: Sequence[StreamEntry]) -> None:
-        events = [Event(self._place.stream, m.id, m.fields, m.deliveries) for m in messages]
+        events = [Event(self._identity.stream, m.id, m.fields, m.deliveries) for m in messages]
         self._held = dict.fromkeys(event.id for event in events)
         events = self._without_repeated(events)
         if events and events[0].deliveries > self._settings.max_attempts:
@@ -177,15 +176,15 @@ class Worker:
         await self._try_acknowledge()
 
     def _without_repeated(self, events: list[Event]) -> list[Event]:
-        fresh: dict[str, Event] = {}
+        unseen: dict[str, Event] = {}
         for event in events:
-            if event.fields.get("replay_for", self._place.group) != self._place.group:
+            if event.fields.get("replay_for", self._identity.group) != self._identity.group:
                 self._settle(event, "repeated")  # added again for a group that had lost it
-            elif event.event_id in self._remembered or event.event_id in fresh:
+            elif event.event_id in self._remembered or event.event_id in unseen:
                 self._settle(event, "repeated")
             else:
-                fresh[event.event_id] = event
-        return list(fresh.values())
+                unseen[event.event_id] = event
+        return list(unseen.values())
 
     async def _attempt(self, events: Sequence[Event]) -> str | None:
         """Hand events to the handler: None once they are handled, else what it says is wrong with them.
@@ -261,13 +260,13 @@ class Worker:
         fields = dict(event.fields) | {
             "error": error,
             "attempts": str(attempts),
-            "group": self._place.group,
+            "group": self._identity.group,
             "entry": event.id,
         }
         tries = 0
         while True:
             try:
-                await self._broker.append(f"{self._place.stream}:dead", fields)
+                await self._broker.append(f"{self._identity.stream}:dead", fields)
                 break
             except BrokerUnavailable as away:
                 self._log.warning("broker_unavailable", detail=away.detail)

@@ -1,6 +1,6 @@
 """What flows through the notifier. A leaf: imports nothing of ours, does no I/O.
 
-stream entry --> Notice + Subject --rules--> Intention --table--> Letter… --> Message
+stream entry --> Notice + Subject --rules--> NotificationDraft --table--> QueuedNotification… --> ChannelMessage
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What consumers keep in the database, and the turn of those that work alone.
+"""What consumers keep in the database, and the leader lock of those of which one process works.
 
 Implements `StateTable` and `SilenceTable` of `bridge.consumers.tables`.
 """
@@ -67,7 +67,10 @@ class PostgresConsumerStates:
 
 
 class LeaderLock:
-    """The right to work alone: an advisory lock on a connection of its own. All raise StoreUnavailable."""
+    """The right to be the one process of a consumer that works: an advisory lock on a connection of its own.
+
+    All methods raise StoreUnavailable.
+    """
 
     def __init__(self, settings: DatabaseSettings, consumer: str) -> None:
         self._settings = settings
@@ -88,7 +91,7 @@ class LeaderLock:
                     keepalives_interval=5,
                     keepalives_count=3,
                 )
-            cursor = await self._connection.execute(self._sql["hold_turn"], {"consumer": self._consumer})
+            cursor = await self._connection.execute(self._sql["hold_leader_lock"], {"consumer": self._consumer})
             row = await cursor.fetchone()
         except psycopg.Error as error:
             await self.close()
@@ -96,9 +99,9 @@ class LeaderLock:
         return row is not None and bool(row[0])
 
     async def check(self) -> None:
-        """Raises StoreUnavailable where the connection, and with it the turn, is lost."""
+        """Raises StoreUnavailable where the connection, and with it the lock, is lost."""
         if self._connection is None:
-            raise StoreUnavailable("the turn is not held")
+            raise StoreUnavailable("the leader lock is not held")
         try:
             await self._connection.execute("SELECT 1")
         except psycopg.Error as error:
@@ -106,7 +109,7 @@ class LeaderLock:
             raise StoreUnavailable(translate(error, sent=False).detail) from error
 
     async def close(self) -> None:
-        """Give it up."""
+        """Release the lock."""
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()

@@ -62,7 +62,9 @@ class LocalPublisher:
         local_alerts: LocalAlerts,
         settings: SiteSettings,
         metrics: SiteMetrics,
-        alarm_file: AlertFile,
+        alert_file: AlertFile,
+        *,
+        max_heard: int = MAX_HEARD,
     ) -> None:
         self._gateway = gateway
         self._broker = broker
@@ -70,8 +72,9 @@ class LocalPublisher:
         self._local_alerts = local_alerts
         self._settings = settings
         self._metrics = metrics
-        self._alarm_file = alarm_file
-        self._kept = 0  # the changes of alarms that are in the file
+        self._alert_file = alert_file
+        self._max_heard = max_heard
+        self._kept = 0  # the changes of alerts that are in the file
         self._queue: deque[Publication] = deque()
         self._alerts: deque[AlertEvent] = deque()
         self._due: dict[int, None] = {}  # sensors whose latest value is to be published
@@ -145,13 +148,13 @@ class LocalPublisher:
 
     async def run(self) -> None:
         """Publish for ever. Ends by cancellation."""
-        self._local_alerts.resume(self._alarm_file.load())
+        self._local_alerts.resume(self._alert_file.load())
         loop = asyncio.get_running_loop()
         next_s = 0.0
         while True:
             while self._queue:
                 await self._broker.publish(self._queue.popleft())
-            await self._keep_alarms()
+            await self._keep_alerts()
             self._send_alerts()
             if loop.time() >= next_s:
                 self._send_latest()
@@ -163,15 +166,15 @@ class LocalPublisher:
             except TimeoutError:
                 pass
 
-    async def _keep_alarms(self) -> None:
+    async def _keep_alerts(self) -> None:
         if self._kept != self._local_alerts.changes:
             self._kept = self._local_alerts.changes
-            await asyncio.to_thread(self._alarm_file.save, list(self._local_alerts.active.values()))
+            await asyncio.to_thread(self._alert_file.save, list(self._local_alerts.active.values()))
 
     def _note(self, reading: Reading, label: int) -> None:
         if reading.device_uuid is not None:
             heard = self.heard_us.get(reading.device_uuid, 0)
-            if not heard and len(self.heard_us) >= MAX_HEARD:
+            if not heard and len(self.heard_us) >= self._max_heard:
                 del self.heard_us[next(iter(self.heard_us))]
             self.heard_us[reading.device_uuid] = max(heard, reading.received_us)
         if not reading.sensor_id:  # unknown here: its name may be made up, so nothing is kept of it

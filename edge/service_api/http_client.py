@@ -94,7 +94,7 @@ class ServiceClient:
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._machine = h11.Connection(h11.CLIENT)
-        self._turn = asyncio.Lock()
+        self._one_request = asyncio.Lock()
 
     async def request(
         self, method: str, path: str, *, headers: Mapping[str, str] | None = None, body: bytes = b""
@@ -103,7 +103,7 @@ class ServiceClient:
 
         On a connection that was kept open and is found closed it is sent again: everything we send may come twice.
         """
-        async with self._turn:
+        async with self._one_request:
             return await self._request(method, path, headers or {}, body)
 
     async def _request(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:

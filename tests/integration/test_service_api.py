@@ -24,7 +24,7 @@ from tests.support.certificates import Authority
 from tests.support.gateway_service import FakeDirectory, open_gateway_door
 from tests.support.gateway_site import GATEWAY, GATEWAY_KEY, above, snapshot
 from tests.support.mqtt_door import FakePipeline
-from tests.support.servers import free_port, until
+from tests.support.servers import TcpProxy, free_port, until
 from tests.support.uplink_bench import https_transport
 
 PROBLEM = 'application/problem+json\r\n\r\n{"status":%d,"code":"%s","detail":"why"}'
@@ -134,11 +134,13 @@ async def test_client_trusts_its_own_ca_and_no_other(tmp_path: Path) -> None:
 
 
 async def test_client_opens_a_new_connection_where_the_service_has_closed_the_old() -> None:
-    async with open_gateway_door(FakePipeline(), FakeDirectory(), keep_alive_s=1) as service:
-        with closing(ServiceClient(parse_url(service.url), None, 20)) as client:
+    async with (
+        open_gateway_door(FakePipeline(), FakeDirectory()) as service,
+        TcpProxy(("127.0.0.1", service.port)) as proxy,
+    ):
+        with closing(ServiceClient(parse_url(f"http://127.0.0.1:{proxy.port}"), None, 20)) as client:
             assert (await client.request("GET", "/health")).status == 200
-            assert client._writer is not None
-            client._writer.transport.abort()
+            proxy.cut()
             assert (await client.request("GET", "/health")).status == 200
 
 

@@ -11,7 +11,7 @@ ON CONFLICT (consumer, key) DO UPDATE SET state = excluded.state, updated_at = n
 -- name: forget_states
 DELETE FROM consumer_states WHERE consumer = %(consumer)s AND key = ANY (%(keys)s::bigint[])
 
--- name: hold_turn
+-- name: hold_leader_lock
 SELECT pg_try_advisory_lock(7005, hashtext(%(consumer)s))
 
 -- name: mark_silent_sensors

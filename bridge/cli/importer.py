@@ -15,7 +15,7 @@ from bridge.cli.device import find
 from bridge.errors import ConfigError, Unavailable
 
 if TYPE_CHECKING:
-    from bridge.maintenance.csv_import import Bookmark, Plan, Totals
+    from bridge.maintenance.csv_import import Bookmark, ImportPlan, Totals
     from bridge.settings.service import Settings
 
 
@@ -61,13 +61,13 @@ def import_file(
 
     Example: iot-bridge import may.csv --device 1 --map temp=5f0c1f5e-0000-4000-8000-000000000001 --time at
     """
-    from bridge.maintenance.csv_import import Bookmark, Plan
+    from bridge.maintenance.csv_import import Bookmark, ImportPlan
 
     _check(delimiter, time_zone)
     with settings(config, data_dir) as found:
         with connect_admin(found) as connection:
             owner = find(connection, device)
-        plan = Plan(
+        plan = ImportPlan(
             path=str(file.resolve()),
             device_uuid=owner["device_uuid"],
             device_id=owner["device_id"],
@@ -143,7 +143,7 @@ def columns_of(mapping: list[str], sensors: list[dict[str, Any]]) -> dict[str, s
     return columns
 
 
-def _run(settings: Settings, plan: Plan, bookmark: Bookmark, size: int) -> Totals:
+def _run(settings: Settings, plan: ImportPlan, bookmark: Bookmark, size: int) -> Totals:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bridge.store.admin import Admin
 
 Ids = Annotated[list[int] | None, typer.Argument(help="Ids, as list shows them.")]
-Code = Annotated[str | None, typer.Option(help="Only this reason code.")]
+CodeOption = Annotated[str | None, typer.Option(help="Only this reason code.")]
 ALL = 1_000_000
 PAGE = 500
 """Rows replayed, or dropped, at a time: their payloads are in memory together."""
@@ -37,7 +37,7 @@ def register(app: typer.Typer) -> None:
 
 
 def list_rows(
-    code: Code = None,
+    code: CodeOption = None,
     limit: Annotated[int, typer.Option(min=1)] = 100,
     config: Config = None,
     data_dir: DataDir = None,
@@ -73,7 +73,7 @@ def show_row(
 
 
 def drop(
-    ids: Ids = None, code: Code = None, config: Config = None, data_dir: DataDir = None, json: Json = False
+    ids: Ids = None, code: CodeOption = None, config: Config = None, data_dir: DataDir = None, json: Json = False
 ) -> None:
     """Delete quarantined readings; the ledger remembers how many.
 
@@ -88,7 +88,7 @@ def drop(
 
 
 def replay(
-    ids: Ids = None, code: Code = None, config: Config = None, data_dir: DataDir = None, json: Json = False
+    ids: Ids = None, code: CodeOption = None, config: Config = None, data_dir: DataDir = None, json: Json = False
 ) -> None:
     """Take quarantined bytes through the pipeline again, once their cause is mended.
 

@@ -22,7 +22,7 @@ from bridge.consumers.notices import digest, notice, single
 from bridge.consumers.rules import RuleBook, with_cooldown
 from bridge.consumers.senders import ChannelSender, DeliveryFailed
 from bridge.errors import StoreUnavailable
-from bridge.model.notification import Backlog, ChannelMessage, NotificationDraft, QueuedNotification, Subject
+from bridge.model.notification import ChannelBacklog, ChannelMessage, NotificationDraft, QueuedNotification, Subject
 from bridge.settings.consumers import ChannelSettings, NotifierSettings
 from bridge.tasks import delay_s
 from bridge.telemetry import Metrics
@@ -63,7 +63,7 @@ class Notifications(Protocol):
 class NotificationQueue(Protocol):
     """What channel workers ask of the same table. All raise StoreUnavailable."""
 
-    async def backlog(self, channel: str, forgotten_s: float) -> Backlog:
+    async def backlog(self, channel: str, forgotten_s: float) -> ChannelBacklog:
         """What is due, with what was taken `forgotten_s` ago and never settled."""
         ...
 
@@ -194,7 +194,7 @@ class ChannelWorker:
             return await self._deliver(digest, DIGEST_ROWS, in_digest=False)
         return POLL_S
 
-    def _is_digest_due(self, backlog: Backlog) -> bool:
+    def _is_digest_due(self, backlog: ChannelBacklog) -> bool:
         """A storm goes on for a while: one digest after it has gathered, and then not more than one in a while."""
         rested = backlog.since_digest_s is None or backlog.since_digest_s >= self._channel.digest_every_s
         return rested and backlog.waited_s >= self._channel.digest_wait_s

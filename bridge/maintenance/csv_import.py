@@ -34,7 +34,7 @@ INTEGER = re.compile(r"[+-]?\d{1,18}", re.ASCII)
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
-class Plan(msgspec.Struct, frozen=True):
+class ImportPlan(msgspec.Struct, frozen=True):
     """What is imported."""
 
     path: str
@@ -86,7 +86,7 @@ class Pipeline(Protocol):
 class Bookmark:
     """How far a file has been imported; a small file of its own."""
 
-    def __init__(self, path: Path, plan: Plan) -> None:
+    def __init__(self, path: Path, plan: ImportPlan) -> None:
         self.path = path
         self._file = Path(plan.path)
         self._state = _state(self._file)
@@ -133,7 +133,7 @@ def _state(path: Path) -> list[int]:
     return [found.st_size, found.st_mtime_ns, found.st_ino]
 
 
-def chunks(plan: Plan, skip_rows: int = 0) -> Iterator[Chunk]:
+def chunks(plan: ImportPlan, skip_rows: int = 0) -> Iterator[Chunk]:
     """The file in bodies of about a thousand readings. Raises ConfigError for what is not CSV."""
     readings: list[dict[str, Any]] = []
     rows = 0
@@ -158,7 +158,7 @@ def chunks(plan: Plan, skip_rows: int = 0) -> Iterator[Chunk]:
 
 
 async def backfill(
-    plan: Plan, bookmark: Bookmark, pipeline: Pipeline, now_us: Callable[[], int], seen: Callable[[Totals], None]
+    plan: ImportPlan, bookmark: Bookmark, pipeline: Pipeline, now_us: Callable[[], int], seen: Callable[[Totals], None]
 ) -> Totals:
     """Import; `seen` is called after each chunk. Raises ConfigError."""
     totals = Totals(bookmark.rows())
@@ -181,7 +181,7 @@ async def backfill(
     return totals
 
 
-def _submit(plan: Plan, chunk: Chunk, pipeline: Pipeline, received_us: int) -> asyncio.Future[Sequence[Receipt]]:
+def _submit(plan: ImportPlan, chunk: Chunk, pipeline: Pipeline, received_us: int) -> asyncio.Future[Sequence[Receipt]]:
     settled: asyncio.Future[Sequence[Receipt]] = asyncio.get_running_loop().create_future()
     packet = decode_packet(chunk.body, max_readings=len(chunk.body))
     if not packet.readings and not packet.rejections:
@@ -213,7 +213,7 @@ def _lines(raw: BinaryIO) -> Iterator[str]:
         encoding = "utf-8"
 
 
-def _check_columns(plan: Plan, there: Sequence[str]) -> None:
+def _check_columns(plan: ImportPlan, there: Sequence[str]) -> None:
     wanted = [*plan.columns, plan.time_column, *([plan.sequence_column] if plan.sequence_column else [])]
     columns = ", ".join(map(repr, there)) or "none"
     problems = [f"{plan.path}: no column {name!r}; there are {columns}" for name in wanted if name not in there]
@@ -222,7 +222,7 @@ def _check_columns(plan: Plan, there: Sequence[str]) -> None:
         raise ConfigError(problems)
 
 
-def _readings(plan: Plan, row: Mapping[str | None, Any], names: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _readings(plan: ImportPlan, row: Mapping[str | None, Any], names: Sequence[str]) -> Iterator[dict[str, Any]]:
     """The readings of one row. What is no number or no time goes on as text: the pipeline refuses it, with its code."""
     when = _when(plan, (row[plan.time_column] or "").strip())
     sequence = _cell(row[plan.sequence_column]) if plan.sequence_column else ""
@@ -238,7 +238,7 @@ def _readings(plan: Plan, row: Mapping[str | None, Any], names: Sequence[str]) -
         yield reading
 
 
-def _when(plan: Plan, text: str) -> float | str:
+def _when(plan: ImportPlan, text: str) -> float | str:
     """The time of a row as the pipeline reads it: Unix seconds, or ISO 8601 with its zone."""
     if plan.time_format is None and plan.time_zone is None:
         return _cell(text)

@@ -25,7 +25,7 @@ PART = 1_000
 WAIT_S = 0.2
 
 
-class Plan(msgspec.Struct, frozen=True):
+class ReplayPlan(msgspec.Struct, frozen=True):
     """What is replayed: entries stored from one time until before another, microseconds since the epoch."""
 
     stream: str  # READINGS or ALERTS
@@ -41,7 +41,7 @@ class Progress(msgspec.Struct, frozen=True):
     waiting: int = 0  # entries the group has still to read before more is added
 
 
-async def replay(settings: Settings, plan: Plan, seen: Callable[[Progress], None]) -> Progress:
+async def replay(settings: Settings, plan: ReplayPlan, seen: Callable[[Progress], None]) -> Progress:
     """Add the entries; `seen` is called after each part. Raises ConfigError, StoreUnavailable, BrokerUnavailable."""
     broker = redis_streams(settings, Metrics())
     names = [*(READING_FIELDS if plan.stream == READINGS else ALERT_FIELDS), "replay_for"]
@@ -63,7 +63,7 @@ async def replay(settings: Settings, plan: Plan, seen: Callable[[Progress], None
     return progress
 
 
-async def _check(broker: Streams, plan: Plan) -> None:
+async def _check(broker: Streams, plan: ReplayPlan) -> None:
     groups = await broker.lag(plan.stream)
     if plan.group not in groups:
         there = ", ".join(sorted(groups)) or "none"
@@ -86,4 +86,4 @@ def _alerts(rows: Sequence[Sequence[Any]]) -> list[list[str]]:
     ]
 
 
-__all__ = ["ALERTS", "READINGS", "Plan", "Progress", "replay"]
+__all__ = ["ALERTS", "READINGS", "Progress", "ReplayPlan", "replay"]

@@ -75,7 +75,7 @@ class ChannelMessage(msgspec.Struct, frozen=True):
     notifications: Sequence[QueuedNotification]
 
 
-class Backlog(msgspec.Struct, frozen=True):
+class ChannelBacklog(msgspec.Struct, frozen=True):
     """What a channel has sent lately and has to send."""
 
     sent_in_minute: int

@@ -19,7 +19,7 @@ import structlog
 from bridge.errors import Unavailable
 from bridge.settings.mqtt import MqttSettings
 from bridge.simulation.device import Body, SimulatedDevice
-from bridge.simulation.links import TIMEOUT_S, DeviceTransport, HttpDeviceTransport, MqttDeviceTransport
+from bridge.simulation.transports import TIMEOUT_S, DeviceTransport, HttpDeviceTransport, MqttDeviceTransport
 from bridge.tasks import delay_s
 
 log = structlog.get_logger("simulation")

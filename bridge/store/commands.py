@@ -16,7 +16,7 @@ import msgspec
 from bridge.store.postgres import PostgresStore
 
 
-class Added(msgspec.Struct, frozen=True):
+class AddedCommandRow(msgspec.Struct, frozen=True):
     """What became of a new command. `rejection` is a reason code, or empty."""
 
     command_id: str
@@ -24,7 +24,7 @@ class Added(msgspec.Struct, frozen=True):
     rejection: str
 
 
-class Due(msgspec.Struct, frozen=True):
+class DueCommandRow(msgspec.Struct, frozen=True):
     """A command that this process is to publish."""
 
     command_id: str
@@ -40,12 +40,14 @@ class CommandTable:
     def __init__(self, store: PostgresStore) -> None:
         self._store = store
 
-    async def add(self, device_uuid: str, payload: bytes, expires_s: float, key: str | None, most: int) -> Added:
+    async def add(
+        self, device_uuid: str, payload: bytes, expires_s: float, key: str | None, most: int
+    ) -> AddedCommandRow:
         """A new command, unless `most` of the device's are open; where `key` was used before, the command of then."""
         arguments = {"uuid": device_uuid, "payload": payload.decode(), "expires_s": expires_s, "key": key, "most": most}
         row = await self._store.fetch_one("add_command", arguments)
         assert row is not None
-        return Added(row[0] or "", row[1], row[2] or "")
+        return AddedCommandRow(row[0] or "", row[1], row[2] or "")
 
     async def show(self, device_uuid: str, command_id: str | None, limit: int) -> list[dict[str, Any]] | None:
         """Commands of a device as documents, the newest first; None where there is no such device."""
@@ -54,10 +56,10 @@ class CommandTable:
             return None
         return [document(row) for row in rows]
 
-    async def claim(self, limit: int, lease_s: float) -> list[Due]:
+    async def claim(self, limit: int, lease_s: float) -> list[DueCommandRow]:
         """Commands that are due, the oldest first: this process's for `lease_s`."""
         rows = await self._store.fetch("claim_commands", {"limit": limit, "lease_s": lease_s})
-        return sorted((Due(*row) for row in rows), key=lambda due: (due.created_us, due.command_id))
+        return sorted((DueCommandRow(*row) for row in rows), key=lambda due: (due.created_us, due.command_id))
 
     async def sent(self, command_id: str) -> None:
         """The broker has it."""

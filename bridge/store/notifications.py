@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from bridge.model.notification import Backlog, NotificationDraft, QueuedNotification, Subject
+from bridge.model.notification import ChannelBacklog, NotificationDraft, QueuedNotification, Subject
 from bridge.store import queries
 from bridge.store.postgres import PostgresStore
 
@@ -40,10 +40,10 @@ class PostgresNotifications:
             cursor = await connection.execute(self._sql["repeat"], {"channels": list(channels)})
             return cursor.rowcount
 
-    async def backlog(self, channel: str, forgotten_s: float) -> Backlog:
+    async def backlog(self, channel: str, forgotten_s: float) -> ChannelBacklog:
         """See `NotificationQueue.backlog`."""
         [row] = await self._fetch("backlog", channel=channel, forgotten_s=forgotten_s)
-        return Backlog(*row)
+        return ChannelBacklog(*row)
 
     async def take(self, channel: str, limit: int, *, in_digest: bool, forgotten_s: float) -> list[QueuedNotification]:
         """See `NotificationQueue.take`."""

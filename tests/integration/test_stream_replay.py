@@ -15,7 +15,7 @@ import pytest
 from bridge.broker.events import ALERTS, READINGS, unix_seconds
 from bridge.broker.redis import RedisBroker
 from bridge.errors import ConfigError
-from bridge.maintenance.stream_replay import Plan, Progress, replay
+from bridge.maintenance.stream_replay import Progress, ReplayPlan, replay
 from bridge.settings.service import Settings
 from bridge.telemetry import Metrics
 from tests.support.plant import Plant, connect, us
@@ -43,15 +43,15 @@ async def broker(settings: Settings) -> AsyncIterator[RedisBroker]:
     await broker.close()
 
 
-def everything(stream: str = READINGS, group: str = GROUP) -> Plan:
-    return Plan(stream, group, 0, time.time_ns() // 1_000 + 1_000_000)
+def everything(stream: str = READINGS, group: str = GROUP) -> ReplayPlan:
+    return ReplayPlan(stream, group, 0, time.time_ns() // 1_000 + 1_000_000)
 
 
 async def fields(broker: RedisBroker, stream: str = READINGS) -> list[dict[str, str]]:
     return [dict(message.fields) for message in await broker.tail(stream, 10_000)]
 
 
-async def replayed(settings: Settings, plan: Plan) -> Progress:
+async def replayed(settings: Settings, plan: ReplayPlan) -> Progress:
     return await replay(settings, plan, lambda _: None)
 
 
@@ -113,7 +113,7 @@ async def test_only_the_time_asked_for(settings: Settings, broker: RedisBroker, 
         plant.store(20.0, float(second))
     stored = [row["us"] for row in plant.all("SELECT to_us(ingested_at) AS us FROM sensor_readings ORDER BY 1")]
     await broker.ensure_group(READINGS, GROUP)
-    plan = Plan(READINGS, GROUP, stored[1], stored[2])
+    plan = ReplayPlan(READINGS, GROUP, stored[1], stored[2])
     assert (await replayed(settings, plan)).entries == 1
     [only] = await fields(broker)
     assert only["timestamp"] == unix_seconds(us(1.0))

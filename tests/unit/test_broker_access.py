@@ -23,7 +23,7 @@ class Owner(msgspec.Struct):
     disabled: bool = False
 
 
-class Registry:
+class FakeAccounts:
     def __init__(self) -> None:
         self.keys = {hash_key("good"): Owner(hash_key("good"))}
         self.accounts = [("weather", "publisher", hash_key("rain"))]
@@ -48,7 +48,7 @@ class Registry:
 
 
 async def test_login_with_the_right_key_of_the_right_device() -> None:
-    registry = Registry()
+    registry = FakeAccounts()
     access = registry.access()
     assert await access.login(DEVICE, "good") == Account("device", DEVICE)
     assert await access.login(DEVICE.upper(), "good") == Account("device", DEVICE)
@@ -64,7 +64,7 @@ async def test_login_with_the_right_key_of_the_right_device() -> None:
 
 
 async def test_login_of_a_disabled_device_or_an_api_key_is_refused() -> None:
-    registry = Registry()
+    registry = FakeAccounts()
     registry.keys[hash_key("off")] = Owner(hash_key("off"), disabled=True)
     registry.keys[hash_key("api")] = Owner(hash_key("api"), device_uuid=None, kind="api")
     access = registry.access()
@@ -73,7 +73,7 @@ async def test_login_of_a_disabled_device_or_an_api_key_is_refused() -> None:
 
 
 async def test_named_asks_once_and_again_after_a_change() -> None:
-    registry = Registry()
+    registry = FakeAccounts()
     access = registry.access()
     for _ in range(3):
         assert await access.named(DEVICE) == Account("device", DEVICE)
@@ -88,7 +88,7 @@ async def test_named_asks_once_and_again_after_a_change() -> None:
 
 
 async def test_named_asks_again_after_its_time() -> None:
-    registry = Registry()
+    registry = FakeAccounts()
     access = registry.access()
     await access.named(DEVICE)
     await access.named("weather")

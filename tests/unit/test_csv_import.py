@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from bridge.errors import ConfigError
-from bridge.maintenance.csv_import import CHUNK_READINGS, Bookmark, Chunk, Plan, Totals, backfill, chunks
+from bridge.maintenance.csv_import import CHUNK_READINGS, Bookmark, Chunk, ImportPlan, Totals, backfill, chunks
 from bridge.model.reading import Delivery, Outcome, Receipt
 from bridge.pipeline.decode import decode_packet
 
@@ -21,13 +21,13 @@ AIR = "5f0c1f5e-0000-4000-8000-000000000001"
 SOIL = "5f0c1f5e-0000-4000-8000-000000000002"
 
 
-def plan_of(path: Path, content: str | bytes, **settings: Any) -> Plan:
+def plan_of(path: Path, content: str | bytes, **settings: Any) -> ImportPlan:
     path.write_bytes(content.encode() if isinstance(content, str) else content)
-    plan = Plan(str(path), DEVICE, 1, {"air": AIR, "soil": SOIL}, "at")
+    plan = ImportPlan(str(path), DEVICE, 1, {"air": AIR, "soil": SOIL}, "at")
     return msgspec.structs.replace(plan, **settings)
 
 
-def readings_of(plan: Plan, skip_rows: int = 0) -> list[dict[str, Any]]:
+def readings_of(plan: ImportPlan, skip_rows: int = 0) -> list[dict[str, Any]]:
     return [reading for chunk in chunks(plan, skip_rows) for reading in msgspec.json.decode(chunk.body)["readings"]]
 
 
@@ -50,7 +50,7 @@ class FakePipeline:
         )
 
 
-async def run(plan: Plan, pipeline: FakePipeline, bookmark: Path | None = None) -> Totals:
+async def run(plan: ImportPlan, pipeline: FakePipeline, bookmark: Path | None = None) -> Totals:
     mark = Bookmark(bookmark or Path(plan.path + ".bookmark"), plan)
     return await backfill(plan, mark, pipeline, lambda: 1_800_000_000_000_000, lambda _: None)
 

@@ -20,7 +20,7 @@ from bridge.simulation.device import Body, SimulatedDevice
 TIMEOUT_S = 10.0
 
 
-class Answer(msgspec.Struct, frozen=True):
+class DeviceAnswer(msgspec.Struct, frozen=True):
     """What the service said; MQTT says nothing but that it has the message."""
 
     status: int = 200
@@ -37,7 +37,7 @@ class Answer(msgspec.Struct, frozen=True):
 class DeviceTransport(Protocol):
     """A device's way to the service."""
 
-    async def send(self, body: Body) -> Answer:
+    async def send(self, body: Body) -> DeviceAnswer:
         """Raises Unavailable when it is worth another try."""
         ...
 
@@ -52,7 +52,7 @@ class HttpDeviceTransport:
         self._url = f"{url.rstrip('/')}/devices/{device.uuid}/readings"
         self._headers = {"X-Device-Key": device.key, "Content-Type": "application/json"}
 
-    async def send(self, body: Body) -> Answer:
+    async def send(self, body: Body) -> DeviceAnswer:
         try:
             response = await self._client.post(self._url, content=body.payload, headers=self._headers)
         except httpx.HTTPError as error:
@@ -64,9 +64,9 @@ class HttpDeviceTransport:
                 retry_after_s=min(float(after_s), 60.0) if after_s.isdecimal() else 1.0,
             )
         if response.status_code != 200:
-            return Answer(response.status_code)
+            return DeviceAnswer(response.status_code)
         answer = response.json()
-        return Answer(200, answer["inserted"], answer.get("duplicates", 0), len(answer.get("rejected", [])))
+        return DeviceAnswer(200, answer["inserted"], answer.get("duplicates", 0), len(answer.get("rejected", [])))
 
     async def close(self) -> None:
         """The client is closed by whoever made it."""
@@ -82,7 +82,7 @@ class MqttDeviceTransport:
         self._client: aiomqtt.Client | None = None
         self._stack = AsyncExitStack()
 
-    async def send(self, body: Body) -> Answer:
+    async def send(self, body: Body) -> DeviceAnswer:
         try:
             if self._client is None:
                 self._client = await self._stack.enter_async_context(self._new_client())
@@ -90,7 +90,7 @@ class MqttDeviceTransport:
         except (aiomqtt.MqttError, OSError) as error:
             await self.close()
             raise Unavailable(f"{self._address}: {error}") from error
-        return Answer()
+        return DeviceAnswer()
 
     async def close(self) -> None:
         self._client = None

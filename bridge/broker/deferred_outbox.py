@@ -11,17 +11,17 @@ from bridge.model.reading import Publication
 
 
 class DeferredOutbox:
-    """Implements `Outbox`."""
+    """Leaves every row in the table; implements `Outbox`."""
 
     def enqueue(self, publication: Publication) -> None:
-        """It is in the table already."""
+        """Do nothing: the row is in the table already."""
 
     def take_published(self) -> list[int]:
-        """Nothing ever is."""
+        """Return nothing: nothing is published here."""
         return []
 
     def give_back(self, outbox_ids: Sequence[int]) -> None:
-        """Nothing was taken."""
+        """Do nothing: nothing was taken."""
 
     def recover(self) -> None:
-        """Everything is in the table."""
+        """Do nothing: everything is in the table."""

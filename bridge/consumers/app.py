@@ -43,12 +43,12 @@ LEADER_CHECK_S = 1.0
 
 
 def names() -> list[str]:
-    """Every consumer that is installed."""
+    """Return the names of all consumers that are installed."""
     return sorted({point.name for point in entry_points(group=ENTRY_POINTS)})
 
 
 def find(name: str) -> Consumer:
-    """The consumer that an entry point names. Raises ConfigError."""
+    """Return the consumer that an entry point names. Raises ConfigError."""
     for point in entry_points(group=ENTRY_POINTS, name=name):
         found = point.load()
         if not isinstance(found, Consumer):
@@ -142,7 +142,7 @@ async def _guard(leader: LeaderLock) -> None:
 async def run(
     consumer: Consumer, handler: Handler, broker: Streams, settings: Settings, metrics: Metrics, stop: asyncio.Event
 ) -> None:
-    """One worker for each stream, until `stop`. The first task that fails ends all."""
+    """Run one worker for each stream, until `stop`. The first task that fails ends all."""
     one_at_a_time = asyncio.Lock()
     me = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
 
@@ -186,7 +186,7 @@ async def _tick_forever(handler: Handler, one_at_a_time: asyncio.Lock, every_s: 
 
 
 async def _watch_forever(consumer: Consumer, broker: Streams, metrics: Metrics, stop: asyncio.Event) -> None:
-    """Keep the gauges of lag and of pending entries."""
+    """Measure lag and pending entries, for ever."""
     while True:
         with suppress(BrokerUnavailable):  # the workers say so; the last values stand
             for stream in consumer.streams:
@@ -206,7 +206,7 @@ async def measure(stream: str, group: str, broker: Streams, metrics: Metrics) ->
 
 
 async def _stopped(stop: asyncio.Event, seconds: float) -> bool:
-    """Wait; whether the ordered stop came meanwhile."""
+    """Wait, and return whether the ordered stop came meanwhile."""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await stop.wait()
@@ -218,7 +218,7 @@ def _now_us() -> int:
 
 
 def _serve_metrics(settings: ConsumerSettings, metrics: Metrics) -> str:
-    """What the ready line says of it."""
+    """Serve /metrics, and return what the ready line says of it."""
     if settings.metrics_port is None:
         return ""
     try:

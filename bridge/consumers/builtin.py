@@ -27,7 +27,7 @@ PREDICTORS = "iot_bridge.predictors"
 
 @asynccontextmanager
 async def _store(settings: Settings, name: str) -> AsyncIterator[PostgresStore]:
-    """The database, for a consumer. It need not be there yet."""
+    """Open the database for a consumer. It need not be there yet."""
     if not settings.database.url:
         raise ConfigError([f"database.url is not set; the {name} needs it"])
     store = PostgresStore(settings.database, f"{settings.service.name} {name}")
@@ -88,7 +88,7 @@ orchestrator = Consumer(
 
 
 def predictor(name: str, settings: MlSettings) -> Predictor:
-    """The predictor that an entry point makes. Raises ConfigError."""
+    """Make the predictor that an entry point names. Raises ConfigError."""
     for point in entry_points(group=PREDICTORS, name=name):
         made: Predictor = point.load()(settings)
         return made

@@ -39,7 +39,7 @@ DIGEST_LINES = 20
 
 
 def notice(event: Event) -> Notice:
-    """An entry of iot:alerts or iot:decisions. Raises KeyError or ValueError where it is not of their form."""
+    """Read an entry of iot:alerts or iot:decisions. Raises KeyError or ValueError where it is not of that form."""
     fields = event.fields
     decision = fields.get("decision", "")
     severity = fields.get("severity", "warning")
@@ -62,7 +62,7 @@ def notice(event: Event) -> Notice:
 
 
 def variables(told: Notice, subject: Subject, zone: tzinfo) -> dict[str, str]:
-    """What templates, and webhooks, are told."""
+    """Return the variables that templates and webhooks may use."""
     return {
         "kind": told.kind,
         "what": told.what.replace("_", " "),
@@ -83,12 +83,12 @@ def variables(told: Notice, subject: Subject, zone: tzinfo) -> dict[str, str]:
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:
-    """A template with its variables filled in; runs of spaces that empty ones leave become one."""
+    """Fill the variables into a template; runs of spaces that empty ones leave become one."""
     return re.sub(" {2,}", " ", Template(template).safe_substitute(values)).strip()
 
 
 def unknown_variables(template: str) -> list[str]:
-    """Names in a template that mean nothing."""
+    """Return the names in a template that are no variables."""
     found = Template(template)
     if not found.is_valid():
         return ["$"]
@@ -96,13 +96,13 @@ def unknown_variables(template: str) -> list[str]:
 
 
 def single(notifications: Sequence[QueuedNotification]) -> ChannelMessage:
-    """One notification on its own."""
+    """Make a message of one notification."""
     [notification] = notifications
     return ChannelMessage(notification.event_id, notification.title, notification.body, notifications)
 
 
 def digest(notifications: Sequence[QueuedNotification]) -> ChannelMessage:
-    """Many in one: how many of what, the worst first."""
+    """Make one message of many notifications: how many of what, the worst first."""
     if len(notifications) == 1:
         return single(notifications)
     counts = Counter((notification.severity, notification.kind) for notification in notifications)

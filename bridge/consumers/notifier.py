@@ -41,14 +41,14 @@ EXPIRE_TICKS = 360
 
 
 class Notifications(Protocol):
-    """The table alert_notifications. All raise StoreUnavailable."""
+    """Writes the table alert_notifications. All methods raise StoreUnavailable."""
 
     async def describe(self, sensor_ids: Collection[int]) -> list[Subject]:
-        """The registered sensors among `sensor_ids`."""
+        """Return the registered sensors among `sensor_ids`."""
         ...
 
     async def recent(self, sensor_ids: Collection[int], seconds: float) -> dict[tuple[int, str, str, str], int]:
-        """(sensor, channel, kind, severity) → when last notified, microseconds since the epoch."""
+        """Return (sensor, channel, kind, severity) → when last notified, microseconds since the epoch."""
         ...
 
     async def record(self, drafts: Sequence[NotificationDraft]) -> int:
@@ -61,27 +61,27 @@ class Notifications(Protocol):
 
 
 class NotificationQueue(Protocol):
-    """What channel workers ask of the same table. All raise StoreUnavailable."""
+    """Hands the rows of that table to channel workers. All methods raise StoreUnavailable."""
 
     async def backlog(self, channel: str, forgotten_s: float) -> ChannelBacklog:
-        """What is due, with what was taken `forgotten_s` ago and never settled."""
+        """Count what is due, with what was taken `forgotten_s` ago and never settled."""
         ...
 
     async def take(self, channel: str, limit: int, *, in_digest: bool, forgotten_s: float) -> list[QueuedNotification]:
-        """Due rows that are nobody else's from here on, until `forgotten_s` have passed."""
+        """Take rows that are due: nobody else gets them until `forgotten_s` have passed."""
         ...
 
     async def sent(self, ids: Sequence[int], message: str) -> None:
-        """These rows went out with a message."""
+        """Note that these rows went out with a message."""
         ...
 
     async def failed(self, ids: Sequence[int], error: str, retry_s: float, give_up_s: float) -> None:
-        """These did not: due again in `retry_s`; failed for good where they are older than `give_up_s`."""
+        """Note that these did not go out: due again in `retry_s`; failed for good once older than `give_up_s`."""
         ...
 
 
 class Notifier:
-    """The handler: events in, rows out. `wake` is called when there is something to send."""
+    """Turns events into rows of alert_notifications. `wake` is called when there is something to send."""
 
     def __init__(
         self,
@@ -158,11 +158,11 @@ class ChannelWorker:
         self._failures = 0  # of the channel, in a row
 
     def wake(self) -> None:
-        """There is something new."""
+        """Look for what is due now."""
         self._wake.set()
 
     def stop(self) -> None:
-        """End after the delivery in hand."""
+        """End after the message under way."""
         self._stopped.set()
         self._wake.set()
 
@@ -195,7 +195,7 @@ class ChannelWorker:
         return POLL_S
 
     def _is_digest_due(self, backlog: ChannelBacklog) -> bool:
-        """A storm goes on for a while: one digest after it has gathered, and then not more than one in a while."""
+        """Say whether a digest may go out: `digest_wait_s` after the first, and at most every `digest_every_s`."""
         rested = backlog.since_digest_s is None or backlog.since_digest_s >= self._channel.digest_every_s
         return rested and backlog.waited_s >= self._channel.digest_wait_s
 
@@ -224,7 +224,7 @@ class ChannelWorker:
         return 0.0
 
     async def _settle(self, ids: Sequence[int], message: str) -> None:
-        """It is out: only the database can make us say it twice, so it is told for as long as it takes."""
+        """Note that a message went out, trying until the database has it: what is not noted is sent twice."""
         while True:
             try:
                 await self._queue.sent(ids, message)

@@ -32,17 +32,17 @@ APPLIED_KEPT = 20_000
 
 
 def encode(state: SensorState) -> bytes:
-    """The form in which a sensor's state is kept."""
+    """Encode a sensor's state as it is kept."""
     return msgspec.msgpack.encode(state)
 
 
 def decode(kept: bytes) -> SensorState:
-    """The state that `encode` was given."""
+    """Decode the state that `encode` was given."""
     return msgspec.msgpack.decode(kept, type=SensorState)
 
 
 class Orchestrator:
-    """The handler. `start` first, `close` last."""
+    """Consolidates readings and alerts into iot:decisions. `start` first, `close` last."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Orchestrator:
         self._kept_us = now_us()
 
     async def start(self) -> None:
-        """Go on where the last process was. Raises StoreUnavailable."""
+        """Load the states where the last process left them. Raises StoreUnavailable."""
         kept = await self._states.load()
         self._known = Consolidation(self._settings, [(key, decode(state)) for key, state in kept])
         log.info("states_loaded", sensors=len(self._known))
@@ -97,7 +97,7 @@ class Orchestrator:
         self._metrics.cache_size.labels("orchestrator").set(len(self._known))
 
     async def keep(self) -> None:
-        """Keep every state that has changed. Raises StoreUnavailable."""
+        """Save every state that has changed. Raises StoreUnavailable."""
         self._kept_us = self._now_us()
         for part in _parts(dict.fromkeys(self._known.dirty, 0.0)):
             await self._keep(part)
@@ -114,7 +114,7 @@ class Orchestrator:
         await self._keep(self._known.urgent)
 
     async def _publish(self, *, keep: bool = True) -> None:
-        """Decisions first, then the states that they follow from: after a crash in between they come again."""
+        """Publish decisions, then save the states behind them: after a crash in between they come again."""
         while self._unsent:
             decision = self._unsent[0]
             await self._streams.append(DECISIONS, _fields(decision))

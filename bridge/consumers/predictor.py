@@ -45,7 +45,7 @@ class Forecast(msgspec.Struct, frozen=True):
 
 
 class Predictor(Protocol):
-    """A model of many sensors, in memory. Synchronous: some microseconds a call."""
+    """Models many sensors in memory. Synchronous: some microseconds a call."""
 
     model_id: str
 
@@ -54,11 +54,11 @@ class Predictor(Protocol):
         ...
 
     def predict(self, sensor_id: int, target_us: int) -> Forecast | None:
-        """The value at a time; None while too little is known, and for times before the newest reading."""
+        """Predict the value at a time; None while too little is known, and for times before the newest reading."""
         ...
 
     def export(self, sensor_id: int) -> bytes | None:
-        """What is known of a sensor, to be kept; None where it is nothing."""
+        """Return what is known of a sensor, to be kept; None where it is nothing."""
         ...
 
     def restore(self, sensor_id: int, kept: bytes) -> None:
@@ -66,12 +66,12 @@ class Predictor(Protocol):
         ...
 
     def forget(self, sensor_id: int) -> None:
-        """Make room."""
+        """Forget a sensor."""
         ...
 
 
 class SensorModel(msgspec.Struct, omit_defaults=True):
-    """What is known of one sensor. This is also the form in which it is kept."""
+    """Holds what is known of one sensor. This is also the form in which it is kept."""
 
     last: float = 0.0
     last_us: int = 0
@@ -86,7 +86,7 @@ class SensorModel(msgspec.Struct, omit_defaults=True):
 
 
 class Baseline:
-    """Implements `Predictor`. A sensor takes about 2 kB with a season of 24 parts, 1 kB without."""
+    """Predicts by level, trend and season. A sensor takes 1 kB, 2 kB with a season of 24 parts."""
 
     def __init__(self, settings: MlSettings) -> None:
         self.model_id = "baseline-1"

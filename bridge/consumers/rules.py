@@ -16,7 +16,7 @@ from bridge.settings.consumers import NotifierSettings, RuleSettings
 
 
 class RuleBook:
-    """The rules of the configuration. Raises ConfigError for templates that name what is not there."""
+    """Applies the rules of the configuration. Raises ConfigError for templates that name what is not there."""
 
     def __init__(self, settings: NotifierSettings) -> None:
         self._rules = settings.rules
@@ -33,7 +33,7 @@ class RuleBook:
             raise ConfigError(problems)
 
     def drafts(self, notice: Notice, subject: Subject, now_us: int) -> list[NotificationDraft]:
-        """What is to be sent of a notice: to each channel once, by the first rule that fits."""
+        """Return what is to be sent of a notice: to each channel once, by the first rule that fits."""
         found: dict[str, NotificationDraft] = {}
         for rule in self._rules:
             if self._fits(rule, notice, subject):
@@ -77,7 +77,7 @@ class RuleBook:
 
 
 def quiet_until_us(span: str, at_us: int, zone: ZoneInfo) -> int | None:
-    """When the quiet hours ("22:00-06:00") that `at_us` lies in end; None where it lies in none."""
+    """Return when the quiet hours ("22:00-06:00") that `at_us` lies in end; None where it lies in none."""
     at = datetime.fromtimestamp(at_us / 1_000_000, zone)
     begin, end = (datetime.strptime(text, "%H:%M").time() for text in span.split("-"))
     clock = at.time()
@@ -91,7 +91,7 @@ def quiet_until_us(span: str, at_us: int, zone: ZoneInfo) -> int | None:
 def with_cooldown(
     drafts: Iterable[NotificationDraft], last_us: dict[tuple[int, str, str, str], int], now_us: int
 ) -> list[NotificationDraft]:
-    """The same, those suppressed whose sensor was notified within their cool-down. Keeps `last_us` up to date."""
+    """Suppress the drafts whose sensor was notified within their cool-down. Keeps `last_us` up to date."""
     decided: list[NotificationDraft] = []
     for each in drafts:
         key = (each.notice.sensor_id, each.channel, each.notice.kind, each.notice.severity)

@@ -35,15 +35,15 @@ class DeliveryFailed(BridgeError):
 
 
 class ChannelSender(Protocol):
-    """One channel's way out."""
+    """Sends the messages of one channel."""
 
     async def send(self, message: ChannelMessage) -> None:
-        """Returns once the other side has taken the message. Raises DeliveryFailed."""
+        """Send; return once the other side has taken the message. Raises DeliveryFailed."""
         ...
 
 
 def sender(channel: ChannelSettings) -> ChannelSender:
-    """The sender that a channel asks for. Raises ConfigError."""
+    """Make the sender that a channel asks for. Raises ConfigError."""
     return WebhookSender(channel) if channel.webhook else AppriseSender(channel)
 
 
@@ -98,7 +98,7 @@ class WebhookSender:
 
 
 class _NoRedirect(HTTPRedirectHandler):
-    """A redirected POST would become a GET without its body."""
+    """Refuses redirects: a redirected POST would become a GET without its body."""
 
     def redirect_request(self, *arguments: Any) -> None:
         return None
@@ -135,7 +135,7 @@ class AppriseSender:
 
 
 class _Heard(logging.Handler):
-    """What Apprise logs in this thread: it tells its callers True or False only."""
+    """Collects what Apprise logs in this thread: it tells its callers True or False only."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)

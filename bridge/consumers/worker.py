@@ -40,7 +40,7 @@ LATENCY_SAMPLES = 20
 
 
 class ConsumerIdentity(msgspec.Struct, frozen=True):
-    """Where a worker reads, and under which name: one of its own for each process."""
+    """Names the stream and the group that a worker reads, and the consumer it is: one name for each process."""
 
     stream: str
     group: str
@@ -48,11 +48,11 @@ class ConsumerIdentity(msgspec.Struct, frozen=True):
 
 
 class Stopping(Exception):
-    """An ordered stop came while waiting; what is not done stays pending."""
+    """Raised where an ordered stop comes while waiting; what is not done stays pending."""
 
 
 class Worker:
-    """`run` is its task. `clock` is monotonic, in seconds; `now_us` is the time of day."""
+    """Reads a stream as one consumer of a group. `run` is its task. `clock` is monotonic, in seconds."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class Worker:
     # -- entries
 
     async def _take(self) -> Sequence[StreamEntry]:
-        """Entries of dead consumers before new ones."""
+        """Take entries of dead consumers before new ones."""
         stream, group, consumer = msgspec.structs.astuple(self._identity)
         settings = self._settings
         now_s = self._clock()
@@ -133,7 +133,7 @@ class Worker:
         return await self._broker.read(stream, group, consumer, count=settings.batch, block_s=wait_s)
 
     async def _try_acknowledge(self) -> None:
-        """Where the broker is away, the next cycle does it first of all."""
+        """Acknowledge; where the broker is away, the next cycle does it first of all."""
         with suppress(BrokerUnavailable):
             await self._acknowledge()
 
@@ -145,7 +145,7 @@ class Worker:
             self._done = []
 
     async def _renew_forever(self) -> None:
-        """A batch may take longer than `claim_after_s`: say that we are alive, or others claim it."""
+        """Renew what is held: a batch may take longer than `claim_after_s`, and others would claim it."""
         stream, group, consumer = msgspec.structs.astuple(self._identity)
         while True:
             await asyncio.sleep(self._settings.claim_after_s / CLAIMS_PER_IDLE)
@@ -211,7 +211,7 @@ class Worker:
             tries += 1
 
     async def _one_by_one(self, events: Sequence[Event]) -> None:
-        """Each for itself, so that one that fails takes no other with it. In rounds: one back-off for all that fail."""
+        """Handle each event alone, so that one that fails takes no other with it: one back-off a round."""
         failed: dict[str, int] = {}
         left = list(events)
         tries = 0
@@ -243,7 +243,7 @@ class Worker:
             del self._remembered[next(iter(self._remembered))]
 
     def _measure(self, events: Sequence[Event]) -> None:
-        """How old events are when they are handled; of a large batch, some of them."""
+        """Measure how old events are when they are handled; of a large batch, some of them."""
         now_s = self._now_us() / 1e6
         observe = self._metrics.consumer_latency.labels
         for event in events[:: len(events) // LATENCY_SAMPLES + 1]:
@@ -256,7 +256,7 @@ class Worker:
                 observe(*self._labels, "measured_to_handled").observe(max(0.0, now_s - float(measured or "")))
 
     async def _dead_letter(self, event: Event, error: str, attempts: int) -> None:
-        """To the dead letters first: an entry must never be in neither stream."""
+        """Append to the dead letters, then acknowledge: an entry must never be in neither stream."""
         fields = dict(event.fields) | {
             "error": error,
             "attempts": str(attempts),
@@ -277,7 +277,7 @@ class Worker:
         await self._try_acknowledge()
 
     async def _back_off(self, tries: int) -> None:
-        """Raises Stopping when an ordered stop comes first."""
+        """Wait before a retry. Raises Stopping when an ordered stop comes first."""
         seconds = delay_s(
             tries,
             minimum_s=self._settings.retry_min_s,

@@ -120,7 +120,7 @@ class EnrolmentRequest(msgspec.Struct, frozen=True):
 
 
 class Enrolled(msgspec.Struct, frozen=True):
-    """Its answer."""
+    """What the service answers to it."""
 
     name: str
     gateway_key: str
@@ -131,7 +131,7 @@ _answer = msgspec.json.Decoder(BatchAnswer)
 
 
 def decode_batch(body: bytes) -> UplinkBatch:
-    """Raises DecodeError, also for values that no gateway of ours sends."""
+    """Decode a batch. Raises DecodeError, also for values that no gateway of ours sends."""
     try:
         batch = _batch.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -151,7 +151,7 @@ def decode_batch(body: bytes) -> UplinkBatch:
 
 
 def decode_answer(body: bytes) -> BatchAnswer:
-    """Raises DecodeError."""
+    """Decode an answer. Raises DecodeError."""
     try:
         return _answer.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -159,7 +159,7 @@ def decode_answer(body: bytes) -> BatchAnswer:
 
 
 def decoded_of(record: UplinkRecord) -> DecodedReading:
-    """The reading in a record that is none quarantined."""
+    """Return the reading in a record that is not quarantined."""
     sensor = record.sensor
     assert sensor is not None
     named = ExternalId(str(sensor)) if record.external else sensor
@@ -167,7 +167,7 @@ def decoded_of(record: UplinkRecord) -> DecodedReading:
 
 
 def body_of(record: UplinkRecord) -> tuple[str, bytes]:
-    """(topic or path, payload) to replay a reading with: of good ones the gateway keeps no bytes."""
+    """Make (topic or path, payload) to replay a reading with: of good ones the gateway keeps no bytes."""
     seconds = record.ts_us / 1_000_000
     mqtt = record.source is Source.MQTT
     if isinstance(record.sensor, int):
@@ -189,7 +189,7 @@ def delivery_of(
     settle: Callable[[Sequence[Receipt]], None],
     devices: Container[str] | None = None,
 ) -> Delivery:
-    """A record on its way into the pipeline, as one of `gateway`, which may speak for `devices` (None: every one)."""
+    """Make a delivery of a record of `gateway`, which may speak for `devices` (None: every one)."""
     if record.code is None:
         packet, identity = Packet((decoded_of(record),)), record.identity
         topic, payload = body_of(record)
@@ -215,7 +215,7 @@ def delivery_of(
 
 
 def answer_of(records: Sequence[UplinkRecord], receipts: Sequence[Receipt], registry_etag: str = "") -> BatchAnswer:
-    """What became of `records`, by their receipts in the same order."""
+    """Say what became of `records`, by their receipts in the same order."""
     pairs = list(zip(records, receipts, strict=True))
     return BatchAnswer(
         stored=sum(receipt.outcome == Outcome.STORED for receipt in receipts),

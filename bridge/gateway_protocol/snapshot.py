@@ -62,7 +62,7 @@ class SnapshotThreshold(msgspec.Struct, frozen=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """Everything, in order of ids."""
+    """Holds everything that a gateway must know, in order of ids."""
 
     gateway: str
     devices: tuple[SnapshotDevice, ...] = ()
@@ -75,7 +75,7 @@ _decoder = msgspec.json.Decoder(Snapshot)
 
 
 def encode(snapshot: Snapshot) -> bytes:
-    """The bytes of a snapshot; the same for an equal one."""
+    """Encode a snapshot; equal ones give equal bytes."""
     return msgspec.json.encode(snapshot)
 
 

@@ -35,7 +35,7 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 class ImportPlan(msgspec.Struct, frozen=True):
-    """What is imported."""
+    """Says which file is imported, and how its columns are read."""
 
     path: str
     device_uuid: str
@@ -49,7 +49,7 @@ class ImportPlan(msgspec.Struct, frozen=True):
 
 
 class Chunk(msgspec.Struct, frozen=True):
-    """Some rows, as a body."""
+    """Holds some rows as one body."""
 
     body: bytes
     rows: int  # of the file, up to and with this chunk
@@ -57,7 +57,7 @@ class Chunk(msgspec.Struct, frozen=True):
 
 
 class Totals:
-    """What became of the readings of this run."""
+    """Counts what became of the readings of this run."""
 
     def __init__(self, skipped_rows: int) -> None:
         self.skipped_rows = skipped_rows
@@ -84,7 +84,7 @@ class Pipeline(Protocol):
 
 
 class Bookmark:
-    """How far a file has been imported; a small file of its own."""
+    """Keeps how far a file has been imported, in a small file of its own."""
 
     def __init__(self, path: Path, plan: ImportPlan) -> None:
         self.path = path
@@ -95,7 +95,7 @@ class Bookmark:
         self._of = {"head": head, "state": self._state, "plan": msgspec.to_builtins(plan)}
 
     def rows(self) -> int:
-        """Rows that are done; 0 where there is no bookmark of this file and plan."""
+        """Return the rows that are done; 0 where there is no bookmark of this file and plan."""
         with suppress(OSError, msgspec.DecodeError, TypeError, KeyError, ValueError):
             kept = msgspec.json.decode(self.path.read_bytes())
             if kept["of"] == self._of:
@@ -103,7 +103,7 @@ class Bookmark:
         return 0
 
     def keep(self, rows: int) -> None:
-        """Remember. Raises ConfigError where it cannot be written, or the file is not the one that was begun."""
+        """Remember how far it is. Raises ConfigError where it cannot be written, or the file is another one."""
         self._check_unchanged()
         new = self.path.with_name(self.path.name + ".new")
         try:
@@ -113,7 +113,7 @@ class Bookmark:
             raise ConfigError([f"{self.path}: {error.strerror}; name another place with --bookmark FILE"]) from error
 
     def drop(self) -> None:
-        """All is done. Raises ConfigError where the file is not the one that was begun."""
+        """Delete the bookmark. Raises ConfigError where the file is another one."""
         self._check_unchanged()
         self.path.unlink(missing_ok=True)
 
@@ -125,7 +125,7 @@ class Bookmark:
 
 
 def _state(path: Path) -> list[int]:
-    """Another one where the file has been written to, or replaced. Raises ConfigError."""
+    """Return the file's identity: another one where it has been written to, or replaced. Raises ConfigError."""
     try:
         found = path.stat()
     except OSError as error:
@@ -134,7 +134,7 @@ def _state(path: Path) -> list[int]:
 
 
 def chunks(plan: ImportPlan, skip_rows: int = 0) -> Iterator[Chunk]:
-    """The file in bodies of about a thousand readings. Raises ConfigError for what is not CSV."""
+    """Read the file as bodies of about a thousand readings. Raises ConfigError for what is not CSV."""
     readings: list[dict[str, Any]] = []
     rows = 0
     try:
@@ -160,7 +160,7 @@ def chunks(plan: ImportPlan, skip_rows: int = 0) -> Iterator[Chunk]:
 async def backfill(
     plan: ImportPlan, bookmark: Bookmark, pipeline: Pipeline, now_us: Callable[[], int], seen: Callable[[Totals], None]
 ) -> Totals:
-    """Import; `seen` is called after each chunk. Raises ConfigError."""
+    """Import a file; `seen` is called after each chunk. Raises ConfigError."""
     totals = Totals(bookmark.rows())
     bookmark.keep(totals.skipped_rows)  # what cannot be remembered is better said now than after an hour
     under_way: deque[tuple[Chunk, asyncio.Future[Sequence[Receipt]]]] = deque()
@@ -204,7 +204,7 @@ def _submit(plan: ImportPlan, chunk: Chunk, pipeline: Pipeline, received_us: int
 
 
 def _lines(raw: BinaryIO) -> Iterator[str]:
-    """Lines by hand: a text file does not tell where it is while it is iterated over."""
+    """Read lines with their position: a text file does not tell where it is while it is iterated over."""
     encoding = "utf-8-sig"  # spreadsheets begin a file with a byte order mark
     while line := raw.readline(MAX_LINE_BYTES):
         if len(line) == MAX_LINE_BYTES:
@@ -223,7 +223,7 @@ def _check_columns(plan: ImportPlan, there: Sequence[str]) -> None:
 
 
 def _readings(plan: ImportPlan, row: Mapping[str | None, Any], names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The readings of one row. What is no number or no time goes on as text: the pipeline refuses it, with its code."""
+    """Return the readings of one row. What is no number or no time goes on as text, for the pipeline to refuse."""
     when = _when(plan, (row[plan.time_column] or "").strip())
     sequence = _cell(row[plan.sequence_column]) if plan.sequence_column else ""
     # With cells to spare (a decimal comma, a forgotten quote) no cell is known to be what its column says.
@@ -239,7 +239,7 @@ def _readings(plan: ImportPlan, row: Mapping[str | None, Any], names: Sequence[s
 
 
 def _when(plan: ImportPlan, text: str) -> float | str:
-    """The time of a row as the pipeline reads it: Unix seconds, or ISO 8601 with its zone."""
+    """Return the time of a row as the pipeline reads it: Unix seconds, or ISO 8601 with its zone."""
     if plan.time_format is None and plan.time_zone is None:
         return _cell(text)
     if plan.time_format is None and NUMBER.fullmatch(text):

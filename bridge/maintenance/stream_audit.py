@@ -33,19 +33,19 @@ Key = tuple[int | str, ...]
 
 
 class Tables(Protocol):
-    """What is needed of the store's admin."""
+    """Reads tables: what is needed of the store's admin."""
 
     def fetch(self, query: str, **arguments: Any) -> list[dict[str, Any]]: ...
 
 
 class Reader(Protocol):
-    """What is needed of a broker."""
+    """Reads streams: what is needed of a broker."""
 
     async def read_after(self, stream: str, last_id: str, count: int, block_s: float) -> list[StreamMessage]: ...
 
 
 class StreamAudit(msgspec.Struct, frozen=True):
-    """What became of one stream."""
+    """Counts what one stream holds of what it should."""
 
     stream: str
     entries: int = 0  # that are on it now; 0: there is none, or it has been emptied
@@ -55,16 +55,16 @@ class StreamAudit(msgspec.Struct, frozen=True):
 
     @property
     def found(self) -> int:
-        """How much of what was expected is there."""
+        """Return how much of what was expected is there."""
         return self.expected - sum(self.missing.values())
 
     def of(self, device_id: int | None) -> StreamAudit:
-        """The same, with what is missing of one device alone."""
+        """Return the same audit with what is missing of one device alone."""
         missing = {device: n for device, n in self.missing.items() if device_id in (None, device)}
         return msgspec.structs.replace(self, missing=missing)
 
     def as_row(self) -> dict[str, str | int]:
-        """For people and scripts."""
+        """Return the audit as a row for people and scripts."""
         return {
             "stream": self.stream,
             "entries": self.entries,
@@ -74,13 +74,13 @@ class StreamAudit(msgspec.Struct, frozen=True):
         }
 
     def problems(self) -> list[str]:
-        """A line for each device of which something is missing."""
+        """Return a line for each device of which something is missing."""
         hint = "" if self.entries else "; the stream is empty: Redis has lost it, or it is another Redis"
         return [f"device {device}: {n} stored, but not on {self.stream}{hint}" for device, n in self.missing.items()]
 
 
 async def audit_stream(redis: RedisSettings, broker: BrokerSettings, tables: Tables) -> list[StreamAudit]:
-    """Hold both streams that the bridge writes against the tables. Raises BrokerUnavailable."""
+    """Compare both streams that the bridge writes with the tables. Raises BrokerUnavailable."""
     if broker.kind == "memory" or broker.redis_percent == 0:
         return [StreamAudit(stream, why_not="it is in the service's own memory") for stream in (READINGS, ALERTS)]
     if not redis.url:
@@ -118,7 +118,7 @@ async def audit_one_stream(stream: str, tables: Tables, reader: Reader, concerns
 
 
 async def _complete_since_us(stream: str, reader: Reader) -> int:
-    """From when on the stream holds all that was published; 0 where there is no stream."""
+    """Return from when on the stream holds all that was published; 0 where there is no stream."""
     first = await reader.read_after(stream, "0", 1, 0)
     if not first:
         return 0
@@ -129,7 +129,7 @@ async def _complete_since_us(stream: str, reader: Reader) -> int:
 
 
 def _stored(stream: str, tables: Tables, since_us: int, concerns: Callable[[int], bool]) -> dict[Key, tuple[int, int]]:
-    """(device_id, since when) of everything stored since, less what waits in the outbox."""
+    """Return (device_id, since when) of everything stored since, less what waits in the outbox."""
     rows = tables.fetch(
         "readings_since" if stream == READINGS else "alerts_since", since_us=since_us, limit=MOST_CHECKED
     )
@@ -150,7 +150,7 @@ def _key(stream: str, fields: Mapping[str, str]) -> Key:
 
 
 def _us(seconds: str) -> int:
-    """Exact, unlike a float: `1769594403.100000`."""
+    """Read `1769594403.100000` as microseconds, exactly, unlike a float."""
     whole, _, fraction = seconds.partition(".")
     micros = int(whole.lstrip("-")) * 1_000_000 + int(fraction.ljust(6, "0"))
     return -micros if whole.startswith("-") else micros

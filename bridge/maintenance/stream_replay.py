@@ -26,7 +26,7 @@ WAIT_S = 0.2
 
 
 class ReplayPlan(msgspec.Struct, frozen=True):
-    """What is replayed: entries stored from one time until before another, microseconds since the epoch."""
+    """Says what is replayed: entries stored from one time until before another, microseconds since the epoch."""
 
     stream: str  # READINGS or ALERTS
     group: str
@@ -35,14 +35,14 @@ class ReplayPlan(msgspec.Struct, frozen=True):
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """How far a replay is."""
+    """Says how far a replay is."""
 
     entries: int
     waiting: int = 0  # entries the group has still to read before more is added
 
 
 async def replay(settings: Settings, plan: ReplayPlan, seen: Callable[[Progress], None]) -> Progress:
-    """Add the entries; `seen` is called after each part. Raises ConfigError, StoreUnavailable, BrokerUnavailable."""
+    """Append the entries; `seen` is called after each part. Raises ConfigError, StoreUnavailable, BrokerUnavailable."""
     broker = redis_streams(settings, Metrics())
     names = [*(READING_FIELDS if plan.stream == READINGS else ALERT_FIELDS), "replay_for"]
     entries_of = _readings if plan.stream == READINGS else _alerts

@@ -141,7 +141,7 @@ class Rejection(msgspec.Struct, frozen=True):
 
 
 class Packet(msgspec.Struct, frozen=True):
-    """What a decoder makes of one body or message. Without drafts and refusals: nothing to store.
+    """Holds what a decoder makes of one body or message. Without readings and rejections: nothing to store.
 
     Indexes differ, and may have gaps: a foreign message numbers its fields from 1, whether they are
     taken or not, and refuses the message as a whole with index 0.
@@ -192,7 +192,7 @@ class Receipt(msgspec.Struct, frozen=True):
 
 
 class Delivery(msgspec.Struct, frozen=True):
-    """Readings on their way in, with the one way to settle them.
+    """Carries readings on their way in, with the one way to settle them.
 
     `settle` is called exactly once, on the event loop, with a receipt for every draft and refusal.
     If any receipt is FAILED the door must not acknowledge. A delivery that is never settled counts
@@ -245,7 +245,7 @@ class LedgerLine(msgspec.Struct, frozen=True):
 
 
 def account_of(source: Source, gateway: str | None) -> str:
-    """Where the ledger books what came in by a door: "mqtt", or "mqtt@north" for what a gateway handed over."""
+    """Return the ledger's name of a door: "mqtt", or "mqtt@north" for what a gateway handed over."""
     return source.value if gateway is None else f"{source.value}@{gateway}"
 
 
@@ -273,7 +273,7 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 class CommitResult(msgspec.Struct, frozen=True):
-    """What the store says of a committed batch. Sequences run parallel to `Batch.readings`."""
+    """Holds what the store says of a committed batch. Sequences run parallel to `Batch.readings`."""
 
     outcomes: Sequence[int]  # Outcome.STORED or Outcome.DUPLICATE
     classes: Sequence[int]  # ReadingClass; meaningless for duplicates

@@ -30,7 +30,7 @@ SERVER_KEEP_ALIVE = "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c t
 
 
 def connect_options(settings: DatabaseSettings, name: str) -> dict[str, Any]:
-    """Arguments of psycopg's connect."""
+    """Return the arguments of psycopg's connect."""
     statement_ms = round(settings.statement_timeout_s * 1000)
     return {
         "autocommit": True,
@@ -55,7 +55,7 @@ class TimedConnection:
         self._timeout_s = timeout_s
 
     async def execute(self, query: str, arguments: Any = None, *, prepare: bool | None = None) -> Cursor:
-        """psycopg's, but it raises OperationalError after `timeout_s`."""
+        """Execute a query as psycopg does, but raise OperationalError after `timeout_s`."""
         statement = self.connection.execute(query.encode(), arguments, prepare=prepare)
         try:
             return await _answered(self.connection, statement, self._timeout_s)
@@ -68,12 +68,12 @@ class TimedConnection:
 
 
 async def check_alive(connection: Connection) -> None:
-    """For the pool, before it hands a connection out. Raises OperationalError."""
+    """Check a connection before the pool hands it out. Raises OperationalError."""
     await _answered(connection, AsyncConnectionPool.check_connection(connection), CHECK_S)
 
 
 async def _answered(connection: Connection, question: Coroutine[Any, Any, T], within_s: float) -> T:
-    """The answer to a question on a connection; the connection is broken off where it takes longer, or is cancelled.
+    """Return the answer to a query; the connection is broken off where it takes longer, or is cancelled.
 
     Cancelling psycopg itself would make it wait for the server to cancel the statement: on a dead line, 10 s.
     """

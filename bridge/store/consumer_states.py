@@ -79,7 +79,7 @@ class LeaderLock:
         self._connection: psycopg.AsyncConnection[tuple[Any, ...]] | None = None
 
     async def take(self) -> bool:
-        """Whether it is ours now; False while another process has it."""
+        """Try to take the lock; False while another process has it."""
         try:
             if self._connection is None:
                 self._connection = await psycopg.AsyncConnection.connect(
@@ -99,7 +99,7 @@ class LeaderLock:
         return row is not None and bool(row[0])
 
     async def check(self) -> None:
-        """Raises StoreUnavailable where the connection, and with it the lock, is lost."""
+        """Check that the lock is held. Raises StoreUnavailable where the connection, and with it the lock, is lost."""
         if self._connection is None:
             raise StoreUnavailable("the leader lock is not held")
         try:

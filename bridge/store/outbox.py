@@ -12,7 +12,7 @@ from bridge.store.postgres import PostgresStore, alert_event
 
 
 class PostgresOutbox:
-    """Rows of `ingest_outbox`, on the store's pooled connections."""
+    """Reads and deletes rows of `ingest_outbox`, on the store's pooled connections."""
 
     def __init__(self, store: PostgresStore) -> None:
         self._store = store

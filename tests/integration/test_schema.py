@@ -181,6 +181,18 @@ def test_every_function_passes_the_validator_of_its_language(connection: Connect
         connection.execute(f"SELECT {row['validator']}({row['oid']})".encode())
 
 
+def test_a_function_without_a_version_hands_everything_on_to_version_1(connection: Connection) -> None:
+    rows = connection.execute(
+        "SELECT o.proname, o.prosrc, o.proargnames[1:o.pronargs] AS given, pg_get_function_arguments(o.oid) ="
+        " pg_get_function_arguments(n.oid) AND pg_get_function_result(o.oid) = pg_get_function_result(n.oid) AS same"
+        " FROM pg_proc o JOIN pg_proc n ON n.proname = o.proname || '_v1'"
+    ).fetchall()
+    assert len(rows) == 5
+    for row in rows:
+        assert row["same"], row["proname"]
+        assert re.findall(r"\b[pql]_\w+", row["prosrc"]) == row["given"]
+
+
 def test_functions_are_those_that_the_newest_migration_brings() -> None:
     script = ScriptDirectory(str(Path(functions.__file__).parent / "migrations"))
     digests = (getattr(revision.module, "functions", None) for revision in script.walk_revisions())

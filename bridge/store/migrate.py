@@ -16,6 +16,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.script.revision import ResolutionError
 from psycopg.errors import LockNotAvailable
 
 from bridge.errors import StoreUnavailable
@@ -62,7 +63,10 @@ def _install_functions(connection: sa.Connection) -> None:
 def _pending(connection: sa.Connection) -> list[str]:
     current = MigrationContext.configure(connection, opts={"version_table": "schema_version"}).get_current_revision()
     script = ScriptDirectory.from_config(_config(connection))
-    return [str(r.revision) for r in script.iterate_revisions("head", current or "base")][::-1]
+    try:
+        return [str(r.revision) for r in script.iterate_revisions("head", current or "base")][::-1]
+    except ResolutionError as error:
+        raise StoreUnavailable(f"the database is at revision {current} of a newer release: upgrade this one") from error
 
 
 def _config(connection: sa.Connection) -> Config:

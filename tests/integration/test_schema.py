@@ -142,6 +142,14 @@ def test_a_migration_gives_up_on_a_lock_that_another_session_holds(empty_url: st
     assert migrate(empty_url) == REVISIONS
 
 
+def test_a_database_of_a_newer_release_is_left_alone(postgres_url: str, connection: Connection) -> None:
+    """Its functions are newer, too."""
+    connection.execute("UPDATE schema_version SET version_num = '9999'")
+    for ask in (migrate, pending):
+        with pytest.raises(StoreUnavailable, match="revision 9999 of a newer release"):
+            ask(postgres_url)
+
+
 def test_a_database_that_is_not_there_is_unavailable(postgres_server: PostgresServer) -> None:
     with pytest.raises(StoreUnavailable, match="does not exist"):
         migrate(postgres_server.url_of("nowhere"))
@@ -191,6 +199,11 @@ def test_a_function_without_a_version_hands_everything_on_to_version_1(connectio
     for row in rows:
         assert row["same"], row["proname"]
         assert re.findall(r"\b[pql]_\w+", row["prosrc"]) == row["given"]
+
+
+def test_every_function_stands_in_the_docs() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "database.md").read_text()
+    assert set(functions.load()) - set(re.findall(r"`(\w+)`", page)) == set()
 
 
 def test_functions_are_those_that_the_newest_migration_brings() -> None:

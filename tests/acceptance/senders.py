@@ -327,6 +327,10 @@ class Load:
         """Nothing more falls due; `run` returns once what was due is acknowledged."""
         self._finish.set()
 
+    def also_to(self, url: str) -> None:
+        """Send to another service as well."""
+        self._http.append(url)
+
     def forget(self, url: str) -> None:
         """Send to the other services only."""
         self._http.remove(url)

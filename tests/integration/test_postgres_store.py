@@ -137,7 +137,7 @@ async def test_store_whose_books_were_closed_says_so_and_begins_new_ones(
     await store.write(batch(plant, 1))
     proxy.cut()
     await until(lambda: not plant.all(HELD.replace("%s", "%(id)s"), id=first), 20)
-    assert plant.one("SELECT fold_dead_instances(interval '0') AS folded") == {"folded": 1}
+    assert plant.one("SELECT fold_dead_instances_v1(interval '0') AS folded") == {"folded": 1}
     with pytest.raises(StoreUnavailable):
         await store.write(batch(plant, 2))
     with pytest.raises(InstanceExpired):

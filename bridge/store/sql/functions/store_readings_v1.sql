@@ -1,24 +1,28 @@
--- The ids of a batch rise in the order of arrival. They were drawn in the order of a join, any at all; but replay
--- and whoever else reads the table by id takes them for the order of a sensor's readings.
+-- Stores a batch in one call, with the same result as its rows stored one by one, in order. One set-based statement
+-- inserts, evaluates and moves `latest`; only rows of sensors whose state can change go through a loop, in order.
 --
--- The function is that of 0003, but for the order in `input`.
-
+-- Locks: the row of sensor_readings_latest is the mutex of a sensor. All are taken first, in order
+-- of sensor_id, then devices in order of id: two batches wait for each other and never deadlock.
+--
+-- Under ingest_batch_v1 and both contracts. NULL stands for the usual in every row: no sequence, received now, the
+-- device's own time, no key, fresh, redelivered, from `sql`, through no gateway.
+--
 -- Outcomes: 0 stored, 1 duplicate. Classes: 0 clean, 1 warning, 2 alert. `alerts` are the events
 -- for iot:alerts, in the order of their readings.
 -- Raises 22003 for a value that is not finite, 23503 for a sensor that does not exist.
-CREATE OR REPLACE FUNCTION sp_insert_readings(
+CREATE OR REPLACE FUNCTION store_readings_v1(
     p_sensor_ids   bigint[],
     p_values       double precision[],
     p_ts_us        bigint[],
-    p_sequences    bigint[] DEFAULT NULL,
-    p_received_us  bigint[] DEFAULT NULL,
-    p_device_time  boolean[] DEFAULT NULL,  -- whether ts is the device's own
-    p_keys         text[] DEFAULT NULL,
-    p_fresh        boolean[] DEFAULT NULL,  -- false: says nothing of the device being alive
-    p_redelivered  boolean[] DEFAULT NULL,  -- false: a known key belongs to an older reading
-    p_sources      text[] DEFAULT NULL,
-    p_gateways     text[] DEFAULT NULL,
-    p_instance     integer DEFAULT 0,
+    p_sequences    bigint[],
+    p_received_us  bigint[],
+    p_device_time  boolean[],  -- whether ts is the device's own
+    p_keys         text[],
+    p_fresh        boolean[],  -- false: says nothing of the device being alive
+    p_redelivered  boolean[],  -- false: a known key belongs to an older reading
+    p_sources      text[],
+    p_gateways     text[],
+    p_instance     integer,
     OUT outcomes       smallint[],
     OUT classes        smallint[],
     OUT stored_us      bigint,

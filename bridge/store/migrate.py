@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import sqlalchemy as sa
-from alembic import command
+from alembic import command, op
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
@@ -50,14 +50,24 @@ def pending(url: str) -> list[str]:
         return _pending(connection)
 
 
+def run_sql_file(migration: str) -> None:
+    """Run the .sql file beside a migration, which gives its own `__file__`, in the migration's transaction."""
+    _execute(op.get_bind(), Path(migration).with_suffix(".sql").read_text())
+
+
 def _install_functions(connection: sa.Connection) -> None:
     """A call that is under way goes on with the text it began with; what it calls after the commit is new."""
+    # Files come in order of their names, so a body may call what comes after it.
+    _execute(connection, "SET LOCAL check_function_bodies = off")
+    for statement in functions.load().values():
+        _execute(connection, statement)
+
+
+def _execute(connection: sa.Connection, statements: str) -> None:
+    """Execute by psycopg itself, without parameters: the text may hold many statements, colons and percent signs."""
     driver = connection.connection.driver_connection
     assert driver is not None
-    # Files come in order of their names, so a body may call what comes after it.
-    driver.execute("SET LOCAL check_function_bodies = off")
-    for statement in functions.load().values():
-        driver.execute(statement)
+    driver.execute(statements)
 
 
 def _pending(connection: sa.Connection) -> list[str]:

@@ -123,7 +123,7 @@ class UplinkLifecycle:
             self._metrics,
             state=self._state,
             etag_seen=refresher.etag_seen,
-            refused_file=self._data_dir / "refused.jsonl",
+            rejected_file=self._data_dir / "refused.jsonl",
             random=Random(),
             now=time.monotonic,
         )

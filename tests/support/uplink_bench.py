@@ -56,7 +56,7 @@ class Bench:
             self.metrics,
             state=lambda: GatewayState(version="1", backlog_records=self.spool.backlog().depth),
             etag_seen=self.etags.append,
-            refused_file=folder / "refused.jsonl",
+            rejected_file=folder / "refused.jsonl",
             random=Random(1),
             now=time.monotonic,
         )

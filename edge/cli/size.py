@@ -64,8 +64,8 @@ def size(
 def written(per_s: float, commit_interval_s: float) -> int:
     """Bytes written to the disk in a day, for readings that come one by one."""
     commits_per_s = min(per_s, 1 / commit_interval_s) if commit_interval_s else per_s
-    single_active = WRITTEN_ALONE - WRITTEN_TOGETHER
-    return round(86_400 * (per_s * WRITTEN_TOGETHER + commits_per_s * single_active))
+    per_commit = WRITTEN_ALONE - WRITTEN_TOGETHER
+    return round(86_400 * (per_s * WRITTEN_TOGETHER + commits_per_s * per_commit))
 
 
 def seconds(text: str) -> float:

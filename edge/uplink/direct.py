@@ -79,8 +79,8 @@ class DirectTransport:
 
     async def _settled(self, core: ServiceCore, batch: UplinkBatch) -> Sequence[Receipt]:
         collector = ReceiptCollector(len(batch.records))
-        for place, record in enumerate(batch.records):
-            settle = partial(collector.settle, place)
+        for index, record in enumerate(batch.records):
+            settle = partial(collector.settle, index)
             core.pipeline.submit(delivery_of(record, batch.epoch, self._name, record.received_us, settle))
         return await collector.wait()
 

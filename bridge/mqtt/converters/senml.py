@@ -77,13 +77,13 @@ def _add(
         value = _value(record, base, where)
     except DecodeError as error:
         readings.refuse(Code(error.reason), error.detail)
-        kept[readings.index] = _single_active(name, record.get("v", record.get("vb")), seconds)
+        kept[readings.index] = _standalone(name, record.get("v", record.get("vb")), seconds)
         return
     readings.add(name, value, f"{where}.n", ts_us=_moment(seconds, message, f"{where}.t"))
-    kept[readings.index] = _single_active(name, value, seconds)
+    kept[readings.index] = _standalone(name, value, seconds)
 
 
-def _single_active(name: str, value: object, seconds: float) -> dict[str, Any]:
+def _standalone(name: str, value: object, seconds: float) -> dict[str, Any]:
     """The record without base fields (section 4.6), but for a relative time, which stays what it is."""
     record: dict[str, Any] = {"n": name, "vb" if isinstance(value, bool) else "v": value}
     if seconds:

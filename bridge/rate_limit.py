@@ -16,7 +16,7 @@ WINDOW_S = 60.0
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """Of the tightest limit that applied."""
+    """Says what the tightest limit that applied allows."""
 
     allowed: bool
     name: str = ""
@@ -25,7 +25,7 @@ class Verdict(msgspec.Struct, frozen=True):
     reset_s: int = 0  # until the limit is whole again, or until a refused request may come again
 
     def tighter(self, other: Verdict) -> Verdict:
-        """The one of two that leaves less."""
+        """Return the one of two that leaves less."""
         if not other.limit:
             return self
         return other if not self.limit or other.remaining < self.remaining else self
@@ -35,7 +35,7 @@ UNLIMITED = Verdict(allowed=True)
 
 
 class SlidingWindow:
-    """One limit over many keys (addresses, devices, sensors). `limit` 0 is no limit."""
+    """Limits hits a minute for each of many keys (addresses, devices, sensors). `limit` 0 is no limit."""
 
     def __init__(self, name: str, limit: int, max_tracked: int) -> None:
         self.name = name
@@ -44,11 +44,11 @@ class SlidingWindow:
         self._windows: OrderedDict[object, list[float]] = OrderedDict()  # key -> [window, count, count before]
 
     def __len__(self) -> int:
-        """Keys that are remembered."""
+        """Return how many keys are remembered."""
         return len(self._windows)
 
     def used(self, key: object, now_s: float) -> float:
-        """Hits of `key` in the last minute."""
+        """Return the hits of `key` in the last minute."""
         entry = self._windows.get(key)
         if entry is None:
             return 0.0
@@ -71,7 +71,7 @@ class SlidingWindow:
             self._windows.move_to_end(key)
 
     def verdict(self, key: object, now_s: float, hits: int = 1) -> Verdict:
-        """Whether `hits` more are allowed; counts nothing."""
+        """Return whether `hits` more are allowed; counts nothing."""
         used = self.used(key, now_s)
         if used + hits <= self.limit or (used == 0 and hits > self.limit):  # one packet may be larger than a limit
             whole_s = 2 * WINDOW_S - now_s % WINDOW_S
@@ -79,7 +79,7 @@ class SlidingWindow:
         return Verdict(False, self.name, self.limit, 0, max(1, ceil(self._wait_s(key, now_s, hits))))
 
     def _wait_s(self, key: object, now_s: float, hits: int) -> float:
-        """Seconds until `hits` will be allowed, if nothing else comes. The inverse of `used`."""
+        """Return the seconds until `hits` will be allowed, if nothing else comes. The inverse of `used`."""
         _, count, before = self._windows[key]
         room = max(0, self.limit - hits)
         left_s = WINDOW_S - now_s % WINDOW_S

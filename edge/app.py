@@ -57,7 +57,7 @@ RUNNING_FILE = "running.json"
 
 
 class Gateway:
-    """Everything but the doors: made, not yet running."""
+    """Holds everything but the doors: made, not yet running."""
 
     def __init__(self, settings: EdgeSettings) -> None:
         self.settings = settings
@@ -108,7 +108,7 @@ class Gateway:
         self.registry.changed = self._registry_changed
 
     def works(self) -> dict[str, Work]:
-        """What runs beside the doors."""
+        """Return what runs beside the doors."""
         return {
             "clock": self._follow_clock,
             "spool": self.spool.run,
@@ -272,6 +272,6 @@ def _door_app(gateway: Gateway, mqtt: MqttIngest | None) -> App:
 
 
 def _note(data_dir: Path, urls: dict[str, str]) -> None:
-    """Where this process is, for commands."""
+    """Note where this process is, for commands."""
     with suppress(OSError):
         atomic_file.replace(data_dir / RUNNING_FILE, msgspec.json.encode({"pid": os.getpid(), **urls}), mode=0o644)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class CheckResult(msgspec.Struct, frozen=True):
-    """What one look has found. `ok` None: not looked at."""
+    """Says what one check has found. `ok` None: not looked at."""
 
     name: str
     ok: bool | None
@@ -42,7 +42,7 @@ class CheckResult(msgspec.Struct, frozen=True):
 async def look(
     config: Path | None, *, listen_s: float, heard: Callable[[EdgeSettings], Any]
 ) -> AsyncIterator[CheckResult]:
-    """Every finding, as it is made. `heard` asks a running gateway how many devices it hears; None: none runs."""
+    """Yield every result, as it is made. `heard` asks a running gateway how many devices it hears; None: none runs."""
     try:
         settings = load(config)
         if settings.mqtt.url and parse_address(settings.mqtt).tls:
@@ -116,7 +116,7 @@ async def _broker(
 
 
 def _listen(settings: EdgeSettings, listen_s: float) -> tuple[str, int]:
-    """What is wrong with the broker, and how many devices publish within `listen_s`. A client of its own, QoS 0."""
+    """Return what is wrong with the broker, and how many devices publish within `listen_s`: a client of its own."""
     address = parse_address(settings.mqtt)
     problem = ["the broker does not answer"]
     heard: set[str] = set()

@@ -14,7 +14,7 @@ from edge.record import Backlog, LedgerTotals, Record, Settlement
 
 
 class SpoolQueue(Protocol):
-    """The way out of the spool.
+    """Hands out what is spooled, and lets go of what the service has.
 
     Lanes are ranges of ids. The uplink notes `backlog().newest_id` when it comes up: what is above it
     is the live lane, what is at or below it the backlog lane. Each lane has a cursor, the highest id read; after
@@ -41,7 +41,7 @@ class SpoolQueue(Protocol):
         ...
 
     def backlog(self) -> Backlog:
-        """How much is spooled at this moment."""
+        """Return how much is spooled at this moment."""
         ...
 
     async def wait_above(self, record_id: int) -> None:
@@ -50,7 +50,7 @@ class SpoolQueue(Protocol):
 
 
 class Classifier(Protocol):
-    """The gateway's own limits: what a reading is before the service has seen it."""
+    """Classifies readings by the gateway's own limits, before the service has seen them."""
 
     def classify(self, readings: Sequence[Reading]) -> Sequence[int]:
         """The ReadingClass of each. Called before the commit, again if that fails: keeps no state."""
@@ -58,15 +58,15 @@ class Classifier(Protocol):
 
 
 class SpoolTotals(Protocol):
-    """The gateway's ledger."""
+    """Counts what was taken in, and what became of it."""
 
     async def totals(self) -> Sequence[LedgerTotals]:
-        """Every account, at one moment. Raises StoreUnavailable."""
+        """Return every account, at one moment. Raises StoreUnavailable."""
         ...
 
 
 class Stamp(Protocol):
-    """The moment behind a time of day."""
+    """Says which moment lies behind a time of day."""
 
     @property
     def monotonic_us(self) -> int: ...
@@ -75,7 +75,7 @@ class Stamp(Protocol):
 
 
 class Time(Protocol):
-    """The clocks of the host. Doors, pipeline and spool must all be given the same one."""
+    """Reads the clocks of the host. Doors, pipeline and spool must all be given the same one."""
 
     @property
     def boot_id(self) -> str:

@@ -34,7 +34,7 @@ def replace(path: Path, content: bytes, *, mode: int = 0o600, keep: Path | None 
 
 
 def _sync_folder(folder: Path) -> None:
-    """The new name itself is on the disk only once the folder is."""
+    """Sync the folder: the new name is on the disk only once the folder is."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

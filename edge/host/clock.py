@@ -30,7 +30,7 @@ _TIME_ERROR = 5
 
 
 class Stamp(msgspec.Struct, frozen=True):
-    """The moment behind a time of day."""
+    """Says which moment lies behind a time of day."""
 
     monotonic_us: int
     is_set: bool
@@ -45,7 +45,7 @@ class _Era(msgspec.Struct, frozen=True):
 
 
 class HostClock:
-    """Implements `Time`. `wall_us` and `boottime_us` are the host's clocks, `synchronised` whether it is in step."""
+    """Implements `Time` on the host's clocks (`wall_us`, `boottime_us`); `synchronised` says whether they are set."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class HostClock:
 
     @property
     def anchor_us(self) -> int | None:
-        """Time of day minus CLOCK_BOOTTIME; None until the clock is set."""
+        """Return time of day minus CLOCK_BOOTTIME; None until the clock is set."""
         era = self._eras[-1]
         return era.anchor_us if era.is_set else None
 
@@ -117,7 +117,7 @@ class HostClock:
 
 
 def host_clock(*, assume_set: bool = False) -> HostClock:
-    """The clock of this host. `assume_set`: it has a battery, and no time server to wait for."""
+    """Make the clock of this host. `assume_set`: it has a battery, and no time server to wait for."""
     return HostClock(
         BOOT_ID.read_text().strip(),
         wall_us=lambda: time.time_ns() // 1_000,
@@ -134,7 +134,7 @@ def is_synchronised() -> bool:
 
 
 def kernel_synchronised() -> bool:
-    """adjtimex(2) says that the clock is in step. False where it cannot be asked."""
+    """Return whether adjtimex(2) says that the clock is in step. False where it cannot be asked."""
     # struct timex: `status` is the fifth word-aligned field; the rest is not of interest.
     # 208 bytes on 64-bit Linux, 128 on 32-bit: 512 hold either.
     buffer = (ctypes.c_long * (512 // ctypes.sizeof(ctypes.c_long)))()

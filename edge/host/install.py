@@ -24,7 +24,7 @@ PLACEHOLDER = "/opt/iot-edge/bin/iot-edge"
 
 
 class Written(msgspec.Struct, frozen=True):
-    """A file, and whether it was written or left as it was."""
+    """Names a file, and says whether it was written or left as it was."""
 
     path: Path
     written: bool
@@ -63,12 +63,12 @@ def uninstall(root: Path) -> list[Path]:
 
 
 def template(name: str) -> str:
-    """One of the files in edge/installed/."""
+    """Return one of the files in edge/host/installed/."""
     return resources.files("edge.host").joinpath("installed", name).read_text()
 
 
 def systemctl(root: Path, *commands: str) -> list[str]:
-    """Run systemctl on this machine, where systemd runs and the root is its own; what is left to do by hand."""
+    """Run systemctl where systemd runs and the root is this machine's; return what is left to do by hand."""
     if root != Path("/") or not Path("/run/systemd/system").exists() or shutil.which("systemctl") is None:
         return [f"systemctl {command}" for command in commands]
     failed = []

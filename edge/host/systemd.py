@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 
 class SystemdNotifier:
-    """`environment` is the process's."""
+    """Tells systemd of this process. `environment` is the process's."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         address = environment.get("NOTIFY_SOCKET", "")
@@ -18,7 +18,7 @@ class SystemdNotifier:
         self.watchdog_s = int(environment.get("WATCHDOG_USEC", "0")) / 1_000_000 if ours else 0.0
 
     def tell(self, state: str) -> None:
-        """Such as READY=1 or STATUS=…"""
+        """Send a state such as READY=1 or STATUS=…"""
         if not self._address:
             return
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
@@ -28,7 +28,7 @@ class SystemdNotifier:
                 return
 
     async def watch(self) -> None:
-        """Say that we live for ever, from the event loop: what blocks it is what the watchdog is for."""
+        """Feed the watchdog for ever, from the event loop: a loop that is blocked is what it is for."""
         while self.watchdog_s:
             self.tell("WATCHDOG=1")
             await asyncio.sleep(self.watchdog_s / 3)

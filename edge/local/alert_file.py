@@ -18,14 +18,14 @@ log = structlog.get_logger("site")
 
 
 class AlertFile:
-    """The file need not be there, and may hold anything."""
+    """Keeps the unresolved alerts over a restart. The file need not be there, and may hold anything."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._problem = ""
 
     def load(self) -> list[Active]:
-        """Empty where nothing was kept, or nothing can be read."""
+        """Load what was kept: nothing where nothing was, or it cannot be read."""
         try:
             return msgspec.json.decode(self._path.read_bytes(), type=list[Active])
         except FileNotFoundError:
@@ -35,7 +35,7 @@ class AlertFile:
             return []
 
     def save(self, active: Iterable[Active]) -> None:
-        """Says once why it cannot: alerts do not depend on it."""
+        """Save the alerts; say once why that cannot be done: alerts do not depend on it."""
         try:
             atomic_file.replace(self._path, msgspec.json.encode(list(active)))
         except OSError as error:

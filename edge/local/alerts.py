@@ -21,7 +21,7 @@ _RANKS = {"info": 1, "warning": 2, "critical": 3}
 
 
 def violates(threshold: SnapshotThreshold, value: float) -> bool:
-    """Whether a value is one that the threshold is there for."""
+    """Return whether a value violates the threshold."""
     low, high = threshold.low, threshold.high
     if threshold.condition == "greater_than":
         return low is not None and value > low
@@ -34,13 +34,13 @@ def violates(threshold: SnapshotThreshold, value: float) -> bool:
 
 
 def worst(thresholds: Sequence[SnapshotThreshold], value: float) -> SnapshotThreshold | None:
-    """The most severe threshold that is violated; of equals, the one with the lowest id."""
+    """Return the most severe threshold that is violated; of equals, the one with the lowest id."""
     found = [threshold for threshold in thresholds if violates(threshold, value)]
     return min(found, key=lambda t: (-_RANKS.get(t.severity, 0), t.threshold_id), default=None)
 
 
 class LocalClassifier:
-    """Implements `Classifier`."""
+    """Classifies readings by the thresholds of the registry snapshot. Implements `Classifier`."""
 
     def __init__(self, thresholds: Thresholds) -> None:
         self._thresholds = thresholds
@@ -57,7 +57,7 @@ class LocalClassifier:
 
 
 class Active(msgspec.Struct, frozen=True):
-    """An alert that is not resolved."""
+    """Is an alert that is not resolved."""
 
     sensor_id: int
     threshold_id: int
@@ -67,7 +67,7 @@ class Active(msgspec.Struct, frozen=True):
 
 
 class LocalAlerts:
-    """Which sensors are in alert, by the readings that are spooled. At most one entry a registered sensor."""
+    """Follows which sensors are in alert, by the readings that are spooled. At most one entry a registered sensor."""
 
     def __init__(self, gateway: str, thresholds: Thresholds) -> None:
         self._gateway = gateway
@@ -78,13 +78,13 @@ class LocalAlerts:
         """Goes up with every alert that begins or ends."""
 
     def resume(self, active: Iterable[Active]) -> None:
-        """What was not resolved when the gateway ended."""
+        """Take up the alerts that were not resolved when the gateway ended."""
         for alert in active:
             self.active[alert.sensor_id] = alert
             self._latest_us[alert.sensor_id] = alert.triggered_at_us
 
     def step(self, reading: Reading) -> list[AlertEvent]:
-        """What a spooled reading begins or ends; nothing where it is older than its sensor's latest.
+        """Return the alerts that a spooled reading begins or ends; none where it is older than its sensor's latest.
 
         As in the procedure: one alert a sensor, another severity ends it and begins the next.
         """
@@ -106,7 +106,7 @@ class LocalAlerts:
         return events
 
     def forget_all_but(self, sensors: Mapping[int, object]) -> None:
-        """Sensors have left the registry."""
+        """Forget sensors that have left the registry."""
         self.changes += not self.active.keys() <= sensors.keys()
         for kept in (self._latest_us, self.active):
             for sensor_id in [sensor_id for sensor_id in kept if sensor_id not in sensors]:

@@ -35,15 +35,15 @@ ALERTS_TOPIC = "site/alerts"
 
 
 class MqttOut(Protocol):
-    """Publishes on the session with the site's broker."""
+    """Publishes over the session with the site's broker."""
 
     def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool) -> bool:
-        """False where there is no connection."""
+        """Publish; False where there is no connection."""
         ...
 
 
 class Latest(msgspec.Struct, frozen=True):
-    """The newest reading of a sensor, by its time."""
+    """Is the newest reading of a sensor, by its time."""
 
     value: float
     ts_us: int
@@ -52,7 +52,7 @@ class Latest(msgspec.Struct, frozen=True):
 
 
 class LocalPublisher:
-    """`run` carries on what `enqueue` took."""
+    """Publishes spooled readings and local alerts on the site. `run` carries on what `enqueue` took."""
 
     def __init__(
         self,
@@ -102,25 +102,25 @@ class LocalPublisher:
         self._wake.set()
 
     def take_published(self) -> list[int]:
-        """Nothing is kept in a table."""
+        """Return nothing: nothing is kept in a table."""
         return []
 
     def give_back(self, outbox_ids: object) -> None:
-        """Nothing was taken."""
+        """Do nothing: nothing was taken."""
 
     def recover(self) -> None:
-        """A batch was committed without our being told: local subscribers miss it, the service does not."""
+        """Count a batch that was committed without our being told: local subscribers miss it, the service does not."""
 
     # -- what the status shows
 
     def forget_unknown(self) -> None:
-        """The registry has changed."""
+        """Forget sensors that have left the registry."""
         names = self._registry.names
         self._local_alerts.forget_all_but(names)
         self.latest = {sensor: latest for sensor, latest in self.latest.items() if sensor in names}
 
     def status_of(self, sensor_id: int) -> dict[str, Any] | None:
-        """The answer of GET /sensors/{id}/status, as far as the gateway can tell; None: no such sensor."""
+        """Return the answer of GET /sensors/{id}/status, as far as the gateway can tell; None: no such sensor."""
         if sensor_id not in self._registry.names:
             return None
         active = self._local_alerts.active.get(sensor_id)

@@ -25,7 +25,7 @@ DAY_S = 86_400
 
 
 class RegistryLink(Protocol):
-    """What this needs of the link."""
+    """Fetches snapshots and rotates keys: what is needed of the transport."""
 
     @property
     def key_hash(self) -> str: ...
@@ -35,7 +35,7 @@ class RegistryLink(Protocol):
 
 
 class Refresher:
-    """`run` is its task. `time_s` is the time of day, in seconds."""
+    """Keeps registry snapshot and key up to date. `run` is its task. `time_s` is the time of day, in seconds."""
 
     def __init__(
         self,
@@ -57,12 +57,12 @@ class Refresher:
         self.problem = ""
 
     def etag_seen(self, etag: str) -> None:
-        """The service has this snapshot."""
+        """Note which snapshot the service has."""
         if etag != self._registry.etag:
             self._wanted.set()
 
     async def run(self) -> None:
-        """Ask for ever. Ends by cancellation."""
+        """Ask the service for ever. Ends by cancellation."""
         while True:
             self._wanted.clear()
             try:
@@ -85,7 +85,7 @@ class Refresher:
             self._registry.adopt(*found, self._transport.key_hash)
 
     async def _rotate_by_need(self) -> None:
-        """The new key is on the disk before it is used; until then the service lets the present one be."""
+        """Rotate a key that is old. The new one is on the disk before it is used; until then the old one works."""
         age_s = self._time_s() - self._enrolment.current.since_s
         if not self._rotate_s or age_s < self._rotate_s:
             return

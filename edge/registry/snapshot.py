@@ -24,7 +24,7 @@ log = structlog.get_logger("registry")
 
 
 class DeviceKey(msgspec.Struct, frozen=True):
-    """A device's key, as `bridge.auth.key_cache.KeyCache` wants it."""
+    """Is a device's key, as `bridge.auth.key_cache.KeyCache` wants it."""
 
     hash: str
     device_id: int
@@ -35,7 +35,7 @@ class DeviceKey(msgspec.Struct, frozen=True):
 
 
 class LocalRegistry:
-    """Empty until `load` or `adopt`: then every sensor is unknown, and every key unsure.
+    """Looks up sensors and keys. Empty until `load` or `adopt`: then every sensor is unknown, and every key unsure.
 
     `changed` is called after each change, to forget what is cached of the former one.
     """
@@ -53,11 +53,11 @@ class LocalRegistry:
 
     @property
     def known(self) -> bool:
-        """Whether there is a snapshot."""
+        """Return whether there is a snapshot."""
         return bool(self.etag)
 
     def load(self, key_hash: str) -> bool:
-        """Take up what is on the disk, the newest that is whole and signed with the gateway's key."""
+        """Load the newest snapshot on the disk that is whole and signed with the gateway's key."""
         for path in (self._path, self._previous):
             try:
                 signed, _, body = path.read_bytes().partition(b"\n")
@@ -72,7 +72,7 @@ class LocalRegistry:
         return False
 
     def adopt(self, body: bytes, signature: str, key_hash: str) -> None:
-        """A snapshot from the service. Raises DecodeError where it is not signed with our key or not of the form.
+        """Take a snapshot of the service. Raises DecodeError where it is not signed with our key or not of the form.
 
         A disk that does not take it is said, and costs only a boot without an uplink.
         """
@@ -80,7 +80,7 @@ class LocalRegistry:
         self._keep(signature)
 
     def sign_again(self, key_hash: str) -> None:
-        """The gateway's key is another one now."""
+        """Sign the snapshot on the disk with another key: the gateway's has changed."""
         if self.known:
             self._keep(form.signature(self._body, key_hash))
 
@@ -93,7 +93,7 @@ class LocalRegistry:
         return [sensor for sensor in found if sensor is not None]
 
     async def find_keys(self, hashes: Collection[str]) -> Iterable[DeviceKey]:
-        """The device keys among `hashes`. Raises StoreUnavailable while there is no snapshot: nobody can tell."""
+        """Return the device keys among `hashes`. Raises StoreUnavailable while there is no snapshot."""
         if not self.known:
             raise StoreUnavailable("the gateway has no registry yet; it comes with the first contact to the service")
         return [self._keys[digest] for digest in hashes if digest in self._keys]

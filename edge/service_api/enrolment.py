@@ -16,7 +16,7 @@ FILE = "enrolment.json"
 
 
 class Enrolment(msgspec.Struct, frozen=True):
-    """As the service gave it."""
+    """Holds URL, name and key, as the service gave them."""
 
     url: str
     name: str
@@ -25,7 +25,7 @@ class Enrolment(msgspec.Struct, frozen=True):
 
 
 class EnrolmentFile:
-    """`current` is what the file says. Raises ConfigError where there is none, or none of ours."""
+    """Reads the enrolment file. `current` is what it says. Raises ConfigError where there is none, or none of ours."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE
@@ -39,14 +39,14 @@ class EnrolmentFile:
             raise ConfigError([f"{self._path}: is damaged; enrol again: iot-edge enrol URL CODE"]) from None
 
     def change_key(self, key: str, now_s: float) -> None:
-        """Raises OSError; then nothing has changed."""
+        """Change the key in the file. Raises OSError; then nothing has changed."""
         changed = msgspec.structs.replace(self.current, key=key, since_s=now_s)
         write(self._path.parent, changed)
         self.current = changed
 
 
 def write(folder: Path, enrolment: Enrolment) -> Path:
-    """The file of a fresh enrolment; the one before is kept beside it. Raises OSError."""
+    """Write the file of a new enrolment; the one before is kept beside it. Raises OSError."""
     path = folder / FILE
     atomic_file.replace(path, msgspec.json.encode(enrolment) + b"\n", keep=path.with_name(f"{FILE}.previous"))
     return path

@@ -29,7 +29,7 @@ GZIP_LEVEL = 1
 
 
 class ServiceAway(Unavailable):
-    """The service was not reached, or its answer did not reach us. `reason` is for metrics: dns, tls, timeout, …"""
+    """Raised where the service was not reached, or its answer did not reach us. `reason`: dns, tls, timeout, …"""
 
     code = "service_away"
 
@@ -39,7 +39,7 @@ class ServiceAway(Unavailable):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What came back."""
+    """Is an HTTP answer."""
 
     status: int
     headers: Mapping[str, str]  # names in lower case
@@ -47,7 +47,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Address(msgspec.Struct, frozen=True):
-    """A service's URL, taken apart."""
+    """Is a service's URL, taken apart."""
 
     host: str
     port: int
@@ -56,13 +56,13 @@ class Address(msgspec.Struct, frozen=True):
 
     @property
     def authority(self) -> str:
-        """Of the Host header."""
+        """Return the value of the Host header."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
 
 
 def parse_url(url: str) -> Address:
-    """Raises ConfigError."""
+    """Take a URL apart. Raises ConfigError."""
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -75,7 +75,7 @@ def parse_url(url: str) -> Address:
 
 
 def tls_context(ca_file: Path | None) -> ssl.SSLContext:
-    """TLS 1.2 or newer, with certificate and host name checked. Raises ConfigError."""
+    """Make a context for TLS 1.2 or newer that checks certificate and host name. Raises ConfigError."""
     try:
         context = ssl.create_default_context(cafile=ca_file)
     except (OSError, ssl.SSLError) as error:
@@ -85,7 +85,7 @@ def tls_context(ca_file: Path | None) -> ssl.SSLContext:
 
 
 class ServiceClient:
-    """`request`, and `close` in the end."""
+    """Keeps one connection with the service. `request`, and `close` in the end."""
 
     def __init__(self, address: Address, tls: ssl.SSLContext | None, timeout_s: float) -> None:
         self._address = address
@@ -99,7 +99,7 @@ class ServiceClient:
     async def request(
         self, method: str, path: str, *, headers: Mapping[str, str] | None = None, body: bytes = b""
     ) -> Answer:
-        """Raises ServiceAway.
+        """Send a request; return the answer. Raises ServiceAway.
 
         On a connection that was kept open and is found closed it is sent again: everything we send may come twice.
         """
@@ -125,7 +125,7 @@ class ServiceClient:
             raise
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         if self._writer is not None:
             self._writer.transport.abort()
         self._reader = self._writer = None
@@ -186,12 +186,12 @@ class ServiceClient:
 
 
 def packed(body: bytes) -> bytes:
-    """A body for Content-Encoding: gzip; the CRC in it also notices what a bad link does to it."""
+    """Compress a body for Content-Encoding: gzip; the CRC in it also notices what a bad link does to it."""
     return gzip.compress(body, GZIP_LEVEL, mtime=0)
 
 
 def _translated(error: Exception, timeout_s: float) -> ServiceAway:
-    """What went wrong on the way to the service, and what to look at."""
+    """Say what went wrong on the way to the service, and what to look at."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return ServiceAway(
             "tls",

@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 class TransportDenied(BridgeError):
-    """The service wants nothing from us, whatever it is. `code` of the answer in `reason`."""
+    """Raised where the service turns the gateway away, whatever it sends. `reason` is the `code` of the answer."""
 
     retryable: ClassVar[bool] = True
     code = "denied"
@@ -41,29 +41,32 @@ class TransportDenied(BridgeError):
 
 
 class TransportRejected(BridgeError):
-    """The service refuses this batch for good."""
+    """Raised where the service rejects this batch for good."""
 
     code = "refused"
 
 
 class BatchTooLarge(TransportRejected):
-    """It is over a limit of the service, or of something before it."""
+    """Raised where a batch is over a limit of the service, or of something before it."""
 
 
 class Transport(Protocol):
-    """What the uplink hands over to."""
+    """Carries batches to the service, and its answers back."""
 
     async def send_batch(self, lane: str, batch: UplinkBatch) -> BatchAnswer:
-        """Raises ServiceAway, TransportDenied, BatchTooLarge, TransportRejected. Two lanes may be under way at once."""
+        """Send one batch; two lanes may be under way at once.
+
+        Raises ServiceAway, TransportDenied, BatchTooLarge, TransportRejected.
+        """
         ...
 
     async def close(self) -> None:
-        """Let go of every connection."""
+        """Close every connection."""
         ...
 
 
 class HttpsTransport:
-    """Implements `Transport`. `clients` makes a connection for each lane; `name` and `key` are by its enrolment."""
+    """Implements `Transport` over HTTPS. `clients` has one for each lane; `name` and `key` are by enrolment."""
 
     def __init__(self, name: str, key: str, clients: dict[str, ServiceClient]) -> None:
         self._name = name
@@ -72,11 +75,11 @@ class HttpsTransport:
 
     @property
     def key_hash(self) -> str:
-        """What signs the registry."""
+        """Return what signs the registry."""
         return sha256(self._key.encode()).hexdigest()
 
     def use_key(self, key: str) -> None:
-        """From now on."""
+        """Use this key from now on."""
         self._key = key
 
     async def send_batch(self, lane: str, batch: UplinkBatch) -> BatchAnswer:
@@ -90,7 +93,7 @@ class HttpsTransport:
         return found
 
     async def registry(self, etag: str) -> tuple[bytes, str] | None:
-        """Snapshot and signature; None where it is still the one of `etag`. Raises ServiceAway, TransportDenied."""
+        """Fetch snapshot and signature; None where `etag` still is its. Raises ServiceAway, TransportDenied."""
         headers = self._identity | ({"If-None-Match": etag} if etag else {})
         answer = await self._clients["registry"].request("GET", f"/gateways/{self._name}/registry", headers=headers)
         if answer.status == 304:
@@ -99,7 +102,7 @@ class HttpsTransport:
         return body, answer.headers.get("x-registry-signature", "")
 
     async def rotate(self) -> str:
-        """A new key; the present one works until the new one is used. Raises ServiceAway, TransportDenied."""
+        """Fetch a new key; the present one works until the new one is used. Raises ServiceAway, TransportDenied."""
         answer = await self._clients["registry"].request("POST", f"/gateways/{self._name}/key", headers=self._identity)
         return _understood(answer, _enrolled).gateway_key
 
@@ -114,7 +117,7 @@ class HttpsTransport:
 
 
 async def enrol(client: ServiceClient, code: str, version: str) -> Enrolled:
-    """A one-time code for a name and a key. Raises ServiceAway, TransportDenied, TransportRejected."""
+    """Exchange a one-time code for a name and a key. Raises ServiceAway, TransportDenied, TransportRejected."""
     body = msgspec.json.encode(EnrolmentRequest(code, version))
     answer = await client.request("POST", "/gateways/enrol", headers={"Content-Type": "application/json"}, body=body)
     return _understood(answer, _enrolled)
@@ -125,7 +128,7 @@ class _Decoded(Protocol[T]):  # type: ignore[misc]
 
 
 def _understood(answer: Answer, decode: _Decoded[T]) -> T:
-    """The body of a 200. Raises ServiceAway, TransportDenied, BatchTooLarge, TransportRejected."""
+    """Decode the body of a 200. Raises ServiceAway, TransportDenied, BatchTooLarge, TransportRejected."""
     if answer.status == 200:
         try:
             return decode(answer.body)
@@ -143,7 +146,7 @@ def _understood(answer: Answer, decode: _Decoded[T]) -> T:
 
 
 def _problem(answer: Answer) -> tuple[str, str]:
-    """Code and detail of a problem of the service (RFC 9457); no code where it is none of the service's."""
+    """Return code and detail of a problem of the service (RFC 9457); no code where it is none of the service's."""
     if answer.headers.get("content-type", "").partition(";")[0].strip() == PROBLEM:
         try:
             said = msgspec.json.decode(answer.body, type=dict[str, str | int])
@@ -154,7 +157,7 @@ def _problem(answer: Answer) -> tuple[str, str]:
 
 
 def _retry_after_s(answer: Answer) -> float:
-    """Retry-After in seconds (RFC 9110, section 10.2.3); a date is not what the service sends."""
+    """Return Retry-After in seconds (RFC 9110, section 10.2.3); a date is not what the service sends."""
     text = answer.headers.get("retry-after", "")
     return min(float(text), 3_600.0) if text.isascii() and text.isdecimal() else 0.0
 
@@ -167,7 +170,7 @@ def _enrolled(body: bytes) -> Enrolled:
 
 
 def _require_whole(answer: BatchAnswer, batch: UplinkBatch) -> None:
-    """An answer must speak of exactly the records that were sent: nothing is let go of on the word of another."""
+    """Check that an answer speaks of exactly the records that were sent: no other answer lets go of anything."""
     named = [*answer.duplicates, *(rejected.id for rejected in answer.rejected)]
     sent = {record.id for record in batch.records}
     if len(set(named)) != len(named) or not sent.issuperset(named) or answer.stored + len(named) != len(sent):

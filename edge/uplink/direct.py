@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class DirectTransport:
-    """Opens by itself at the first batch, and again after an error."""
+    """Implements `Transport` on database and streams. Opens at the first batch, and again after an error."""
 
     def __init__(self, settings: EdgeSettings, name: str) -> None:
         """Raises ConfigError where the service's parts are not installed, or not told where its servers are."""
@@ -86,7 +86,7 @@ class DirectTransport:
 
 
 class _DirectService:
-    """The service's store, streams and pipeline, running in this process."""
+    """Runs the service's store, streams and pipeline in this process."""
 
     def __init__(self, store: PostgresStore, broker: Broker, relay: Relay, core: ServiceCore) -> None:
         self._store = store

@@ -9,7 +9,7 @@ from edge.record import Record
 
 
 def uplink_record(record: Record, gateway: str) -> UplinkRecord:
-    """A record as the service takes it. Where its time is the gateway's it is given an identity."""
+    """Encode a record as the service takes it. Where its time is the gateway's it is given an identity."""
     identity = None
     if not record.quarantined and record.ts_quality != TsQuality.DEVICE:
         identity = record.key or f"g-{gateway}-{record.epoch}-{record.id}"
@@ -38,7 +38,7 @@ def uplink_record(record: Record, gateway: str) -> UplinkRecord:
 
 
 def quarantine_record(record: Record, detail: str) -> UplinkRecord:
-    """A record that the service refuses, in the form in which it may keep it: quarantined, with the bytes to replay."""
+    """Encode a record that the service rejects as one for its quarantine, with the bytes to replay."""
     if record.quarantined:
         code, topic, payload = record.code, record.topic, record.payload
     else:

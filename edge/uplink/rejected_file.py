@@ -20,7 +20,7 @@ MAX_BYTES = 8 * 1024 * 1024
 
 
 class RejectedFile:
-    """Appends to a file."""
+    """Appends records that the service rejects in every form to a file."""
 
     def __init__(self, path: Path, max_bytes: int = MAX_BYTES) -> None:
         self._path = path

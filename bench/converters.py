@@ -42,7 +42,7 @@ def measure(seconds: float) -> list[Row]:
 
 def _row(name: str, converters: Converters, messages: list[Message], seconds: float) -> Row:
     readings = sum(
-        len(converters.convert(topic, payload, received_us=RECEIVED_US).packet.drafts) for topic, payload in messages
+        len(converters.convert(topic, payload, received_us=RECEIVED_US).packet.readings) for topic, payload in messages
     )
 
     def convert() -> None:

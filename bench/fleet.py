@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import psycopg
 
-from bridge.http.keys import hash_key
+from bridge.auth.key_cache import hash_key
 
 DEVICES = 64
 SENSORS = 10

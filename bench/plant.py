@@ -18,7 +18,7 @@ import psycopg
 from bench import cpu, fleet
 from bench.timed import MACHINE, Clock
 from tests.acceptance.service import Service
-from tests.servers import MosquittoProcess, PostgresServer, RedisServer, mosquitto_program
+from tests.support.servers import MosquittoProcess, PostgresServer, RedisServer, mosquitto_program
 
 CEILING = "ceiling/"
 """Prefix of the topics that only the acknowledging receiver reads."""

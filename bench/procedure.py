@@ -14,7 +14,7 @@ import psycopg
 
 from bench import fleet
 from bench.timed import Stopwatch
-from bridge.reading import Batch, LedgerLine, Reading, Source
+from bridge.model.reading import Batch, LedgerLine, Reading, Source
 from bridge.store import queries
 from bridge.store.postgres import arguments, array_text
 

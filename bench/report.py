@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.rounds import Result
-from bench.sensors import BAR_S, Registry
+from bench.sensors import BAR_S, RegisteredSensors
 from bench.steps import Step
 
 
@@ -20,7 +20,7 @@ class Report(msgspec.Struct):
     rounds: int
     doors: list[Result] = []
     steps: list[Step] = []
-    sensors: list[Registry] = []
+    sensors: list[RegisteredSensors] = []
 
     @property
     def is_met(self) -> bool:
@@ -85,7 +85,7 @@ def _steps(steps: Sequence[Step]) -> Table:
     return table
 
 
-def _sensors(rows: Sequence[Registry]) -> Table:
+def _sensors(rows: Sequence[RegisteredSensors]) -> Table:
     table = Table(title="Registered sensors; a request's CPU, a hit and a miss in µs", title_justify="left")
     for heading in ("sensors", "start, s", "MiB", "service", "postgres", "hit", "miss", "bar", ""):
         table.add_column(heading, justify="right")

@@ -39,7 +39,7 @@ FROM device, generate_series(1, 100) n
 """
 
 
-class Registry(msgspec.Struct, frozen=True):
+class RegisteredSensors(msgspec.Struct, frozen=True):
     """With `sensors` registered."""
 
     sensors: int
@@ -55,7 +55,7 @@ class Registry(msgspec.Struct, frozen=True):
     """Per sensor, in look-ups of `MISSES` sensors drawn from all over the table, one query each."""
 
 
-async def compare(seconds: float) -> list[Registry]:
+async def compare(seconds: float) -> list[RegisteredSensors]:
     """Few sensors, then a million."""
     with ExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="ib"))
@@ -69,7 +69,7 @@ async def compare(seconds: float) -> list[Registry]:
             fleet_file = folder / "fleet.json"
             fleet.save(fleet.register(url), fleet_file)
             served = _serve(folder, url, redis.url, fleet_file, seconds)
-            made.append(Registry(count, *served, *await _look_up(url)))
+            made.append(RegisteredSensors(count, *served, *await _look_up(url)))
         return made
 
 

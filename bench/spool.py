@@ -19,8 +19,8 @@ from time import perf_counter
 
 import msgspec
 
-from bridge.reading import Batch, Outcome, Reading, Source
-from edge.clock import host_clock
+from bridge.model.reading import Batch, Outcome, Reading, Source
+from edge.host.clock import host_clock
 from edge.record import Settlement
 from edge.settings import SpoolSettings
 from edge.spool import Spool

@@ -11,16 +11,26 @@ from random import Random
 import msgspec
 
 from bench import fleet
+from bridge.broker.deferred_outbox import DeferredOutbox
 from bridge.broker.memory import MemoryBroker
 from bridge.broker.redis import RedisBroker
+from bridge.model.reading import (
+    Batch,
+    CommitResult,
+    DecodedReading,
+    Delivery,
+    Packet,
+    Publication,
+    Reading,
+    Sensor,
+    Source,
+)
 from bridge.pipeline.batch import make_entry
 from bridge.pipeline.decode import decode_bare, decode_packet
 from bridge.pipeline.ports import Publisher
 from bridge.pipeline.resolve import Miss, Resolver
-from bridge.pipeline.runner import Intake
-from bridge.pipeline.unpublished import LeftInTable
+from bridge.pipeline.run import Pipeline
 from bridge.pipeline.validate import Validator
-from bridge.reading import Batch, Committed, Delivery, Draft, Packet, Publication, Reading, Sensor, Source
 from bridge.settings.process import PipelineSettings
 from bridge.settings.stores import BrokerSettings, RedisSettings
 from bridge.telemetry import Metrics
@@ -57,9 +67,9 @@ class Registered:
 class Nowhere:
     """A store that commits at once."""
 
-    async def write(self, batch: Batch) -> Committed:
+    async def write(self, batch: Batch) -> CommitResult:
         zeros = [0] * len(batch.readings)
-        return Committed(zeros, zeros, time.time_ns() // 1_000)
+        return CommitResult(zeros, zeros, time.time_ns() // 1_000)
 
     async def was_committed(self, _number: int) -> bool:
         return True
@@ -73,11 +83,11 @@ async def steps(devices: Sequence[fleet.Device], redis_url: str, seconds: float)
     packet = decode_packet(body, max_readings=PACKET)
     metrics = Metrics()
     resolver = Resolver(Registered(devices), PipelineSettings(), metrics, time.monotonic)
-    await resolver.load({draft.sensor for draft in packet.drafts})
+    await resolver.load({draft.sensor for draft in packet.readings})
     delivery = _delivery(packet, devices[0], lambda _: None)
     validator = Validator(PipelineSettings())
 
-    def sensor_of(draft: Draft) -> Sensor | None:
+    def sensor_of(draft: DecodedReading) -> Sensor | None:
         sensor = resolver.get(draft.sensor)
         return None if isinstance(sensor, Miss) else sensor
 
@@ -89,7 +99,7 @@ async def steps(devices: Sequence[fleet.Device], redis_url: str, seconds: float)
     made = [
         await once("decode, packet of 100", PACKET, _plain(lambda: decode_packet(body, max_readings=PACKET))),
         await once("decode, single MQTT value", 1, _plain(lambda: decode_bare(bare, uuid))),
-        await once("resolve, hit", PACKET, _plain(lambda: [resolver.get(draft.sensor) for draft in packet.drafts])),
+        await once("resolve, hit", PACKET, _plain(lambda: [resolver.get(draft.sensor) for draft in packet.readings])),
         await once("resolve and validate", PACKET, _plain(lambda: make_entry(delivery, sensor_of, validator))),
         await _pipeline(devices, packet, resolver, metrics, seconds),
         await once("publish to memory, batch of 1,000", BATCH, _publish(MemoryBroker(broker, metrics), readings)),
@@ -102,23 +112,23 @@ async def steps(devices: Sequence[fleet.Device], redis_url: str, seconds: float)
 async def _pipeline(
     devices: Sequence[fleet.Device], packet: Packet, resolver: Resolver, metrics: Metrics, seconds: float
 ) -> Step:
-    intake = Intake(
+    pipeline = Pipeline(
         resolver=resolver,
         store=Nowhere(),
-        outbox=LeftInTable(),
+        outbox=DeferredOutbox(),
         instance=1,
         settings=PipelineSettings(),
         metrics=metrics,
         random=Random(1),
         now_us=lambda: time.time_ns() // 1_000,
     )
-    running = asyncio.create_task(intake.run())
+    running = asyncio.create_task(pipeline.run())
 
     async def settled() -> None:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         for _ in range(9):
-            intake.offer(_delivery(packet, devices[0], lambda _: None))
-        intake.offer(_delivery(packet, devices[0], lambda _: done.set_result(None)))
+            pipeline.submit(_delivery(packet, devices[0], lambda _: None))
+        pipeline.submit(_delivery(packet, devices[0], lambda _: done.set_result(None)))
         await done
 
     step = await _timed(seconds, "whole pipeline, store that does nothing", 10 * PACKET, settled)

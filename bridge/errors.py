@@ -59,7 +59,7 @@ class StoreUnavailable(Unavailable):
         self.in_doubt = in_doubt
 
 
-class BooksClosed(StoreUnavailable):
+class InstanceExpired(StoreUnavailable):
     """This process was away for so long that its books were closed as those of a dead one.
 
     What was pending in them was returned. It begins new books, with what it still holds.

@@ -29,24 +29,24 @@ from bridge.broker.memory import MemoryBroker
 from bridge.embedded.children import Child
 from bridge.errors import ConfigError, StoreUnavailable
 from bridge.http.server import HttpServer
-from bridge.mqtt.session import MqttSession
+from bridge.mqtt.ingest import MqttIngest
 from bridge.pipeline.resolve import Resolver
-from bridge.pipeline.runner import Intake
-from bridge.supervise import Work, end, first_of, running, supervised
+from bridge.pipeline.run import Pipeline
+from bridge.tasks import Work, end, first_of, running, supervised
 from bridge.telemetry import Metrics
-from edge import files
-from edge.alarm_file import AlarmFile
-from edge.clock import host_clock
-from edge.limits import Alarms, LocalJudge
-from edge.page import App, Front
-from edge.registry import Registry
+from edge.host import atomic_file
+from edge.host.clock import host_clock
+from edge.host.systemd import SystemdNotifier
+from edge.local.alert_file import AlertFile
+from edge.local.alerts import LocalAlerts, LocalClassifier
+from edge.local.publisher import LocalPublisher
+from edge.registry.snapshot import LocalRegistry
 from edge.settings import EdgeSettings
-from edge.site import Site
 from edge.spool import Spool
-from edge.status import Parts, document, gateway_state
-from edge.systemd import Notifier
 from edge.telemetry import SiteMetrics, SpoolMetrics, UplinkMetrics
-from edge.way import Way
+from edge.uplink.lifecycle import UplinkLifecycle
+from edge.web.document import StatusParts, document, gateway_state
+from edge.web.page import App, WebApp
 
 log = structlog.get_logger("app")
 
@@ -57,21 +57,21 @@ RUNNING_FILE = "running.json"
 
 
 class Gateway:
-    """Everything but the doors: made, not yet running."""
+    """Holds everything but the doors: made, not yet running."""
 
     def __init__(self, settings: EdgeSettings) -> None:
         self.settings = settings
         data_dir = settings.gateway.data_dir
         self.metrics = metrics = Metrics()
         self.clock = host_clock(assume_set=settings.gateway.trust_clock)
-        self.registry = Registry(data_dir / "registry.json")
+        self.registry = LocalRegistry(data_dir / "registry.json")
         self.spool = Spool(
             settings.spool,
             self.clock,
             SpoolMetrics(metrics.registry),
-            judge=LocalJudge(lambda: self.registry.thresholds),
+            classifier=LocalClassifier(lambda: self.registry.thresholds),
         )
-        self.way = Way(
+        self.lifecycle = UplinkLifecycle(
             settings.uplink,
             data_dir,
             self.spool,
@@ -81,22 +81,22 @@ class Gateway:
             now_us=self.clock.now_us,
             direct=settings,
         )
-        self.alarms = Alarms(self.way.name or "gateway", lambda: self.registry.thresholds)
+        self.local_alerts = LocalAlerts(self.lifecycle.name or "gateway", lambda: self.registry.thresholds)
         self.broker = MemoryBroker(settings.broker, metrics)
-        self.site = Site(
-            self.way.name or "gateway",
+        self.local_publisher = LocalPublisher(
+            self.lifecycle.name or "gateway",
             self.broker,
             self.registry,
-            self.alarms,
+            self.local_alerts,
             settings.site,
             SiteMetrics(metrics.registry),
-            AlarmFile(data_dir / "alarms.json"),
+            AlertFile(data_dir / "alarms.json"),
         )
         self.resolver = Resolver(self.registry, settings.pipeline, metrics, time.monotonic)
-        self.intake = Intake(
+        self.pipeline = Pipeline(
             resolver=self.resolver,
             store=self.spool,
-            outbox=self.site,
+            outbox=self.local_publisher,
             instance=1,
             settings=settings.pipeline,
             metrics=metrics,
@@ -108,19 +108,19 @@ class Gateway:
         self.registry.changed = self._registry_changed
 
     def works(self) -> dict[str, Work]:
-        """What runs beside the doors."""
+        """Return what runs beside the doors."""
         return {
             "clock": self._follow_clock,
             "spool": self.spool.run,
-            "pipeline": self.intake.run,
-            "site": self.site.run,
-            "uplink": self.way.run,
+            "pipeline": self.pipeline.run,
+            "site": self.local_publisher.run,
+            "uplink": self.lifecycle.run,
         }
 
     def _registry_changed(self) -> None:
         self.resolver.clear()
         self.forget_keys()
-        self.site.forget_unknown()
+        self.local_publisher.forget_unknown()
 
     async def _follow_clock(self) -> None:
         while True:
@@ -156,26 +156,26 @@ async def _run(settings: EdgeSettings) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    notifier = Notifier(os.environ)
+    notifier = SystemdNotifier(os.environ)
     gateway = Gateway(settings)
-    gateway.way.load()
+    gateway.lifecycle.load()
     with suppress(StoreUnavailable):  # it is tried again with each reading; the doors say 503 meanwhile
         await gateway.spool.open()
     try:
         async with running({**gateway.works(), "watchdog": notifier.watch}):
             await _run_doors(gateway, stop, notifier)
-            if not await gateway.intake.drain(settings.gateway.shutdown_s * 0.4):
-                log.warning("not_drained", readings=gateway.intake.queued)
+            if not await gateway.pipeline.drain(settings.gateway.shutdown_s * 0.4):
+                log.warning("not_drained", readings=gateway.pipeline.queued)
     finally:
         await gateway.spool.close()
     log.info("stopped")
     return 0
 
 
-async def _run_doors(gateway: Gateway, stop: asyncio.Event, notifier: Notifier) -> None:
+async def _run_doors(gateway: Gateway, stop: asyncio.Event, notifier: SystemdNotifier) -> None:
     settings = gateway.settings
     mqtt = _mqtt_door(gateway) if settings.mqtt.enabled and settings.mqtt.url else None
-    gateway.site.mqtt = mqtt
+    gateway.local_publisher.mqtt = mqtt
     http = _http_front(gateway, mqtt) if settings.http.enabled or settings.page.enabled else None
     session: asyncio.Task[None] | None = None
     urls: dict[str, str] = {}
@@ -198,7 +198,7 @@ async def _run_doors(gateway: Gateway, stop: asyncio.Event, notifier: Notifier) 
 
 
 async def _close_doors(
-    gateway: Gateway, http: HttpServer | None, mqtt: MqttSession | None, session: asyncio.Task[None] | None
+    gateway: Gateway, http: HttpServer | None, mqtt: MqttIngest | None, session: asyncio.Task[None] | None
 ) -> None:
     """Stop taking in; then let what is taken in be settled and acknowledged."""
     deadline_s = gateway.settings.gateway.shutdown_s
@@ -206,63 +206,63 @@ async def _close_doors(
         mqtt.pause()
     if http is not None:
         await http.stop(deadline_s * 0.3)
-    await gateway.intake.drain(deadline_s * 0.3)
+    await gateway.pipeline.drain(deadline_s * 0.3)
     if mqtt is not None and session is not None:
         await mqtt.close(deadline_s * 0.1)
         await end([session])
 
 
-def _mqtt_door(gateway: Gateway) -> MqttSession:
+def _mqtt_door(gateway: Gateway) -> MqttIngest:
     settings = gateway.settings.mqtt
-    client_id = settings.client_id or f"iot-edge-{gateway.way.name or 'gateway'}"
-    return MqttSession(settings, client_id, gateway.intake, gateway.metrics, Random(), gateway.clock.now_us)
+    client_id = settings.client_id or f"iot-edge-{gateway.lifecycle.name or 'gateway'}"
+    return MqttIngest(settings, client_id, gateway.pipeline, gateway.metrics, Random(), gateway.clock.now_us)
 
 
-def _http_front(gateway: Gateway, mqtt: MqttSession | None) -> HttpServer:
-    settings, way = gateway.settings, gateway.way
-    parts = Parts(
+def _http_front(gateway: Gateway, mqtt: MqttIngest | None) -> HttpServer:
+    settings, lifecycle = gateway.settings, gateway.lifecycle
+    parts = StatusParts(
         clock=gateway.clock,
         registry=gateway.registry,
-        outlet=gateway.spool,
-        site=gateway.site,
-        alarms=gateway.alarms,
+        queue=gateway.spool,
+        local_publisher=gateway.local_publisher,
+        local_alerts=gateway.local_alerts,
         metrics=gateway.metrics,
         data_dir=settings.gateway.data_dir,
-        name=lambda: way.name,
-        uplink=way.status,
-        registry_problem=lambda: way.registry_problem,
+        name=lambda: lifecycle.name,
+        uplink=lifecycle.status,
+        registry_problem=lambda: lifecycle.registry_problem,
         mqtt_problem=lambda: "off" if mqtt is None else mqtt.problem,
-        store_problem=lambda: gateway.intake.problem,
+        store_problem=lambda: gateway.pipeline.problem,
     )
     door = _door_app(gateway, mqtt) if settings.http.enabled else None
-    front = Front(partial(document, parts), gateway.metrics.registry, page=settings.page.enabled, door=door)
-    return HttpServer(front, settings.http, gateway.metrics)
+    web_app = WebApp(partial(document, parts), gateway.metrics.registry, page=settings.page.enabled, door=door)
+    return HttpServer(web_app, settings.http, gateway.metrics)
 
 
-def _door_app(gateway: Gateway, mqtt: MqttSession | None) -> App:
+def _door_app(gateway: Gateway, mqtt: MqttIngest | None) -> App:
     """The service's own door, over the spool. Only who wants it loads it: its memory is counted."""
+    from bridge.auth.key_cache import KeyCache
     from bridge.http import door
-    from bridge.http.keys import KeyRing
 
     settings = gateway.settings
-    keys = KeyRing(gateway.registry.find_keys, settings.keys, gateway.metrics, time.monotonic, gateway.clock.now_us)
+    keys = KeyCache(gateway.registry.find_keys, settings.keys, gateway.metrics, time.monotonic, gateway.clock.now_us)
     gateway.forget_keys = keys.clear
 
     def degraded() -> list[str]:
-        found = {"uplink": gateway.way.status().problem, "mqtt": mqtt.problem if mqtt is not None else ""}
+        found = {"uplink": gateway.lifecycle.status().problem, "mqtt": mqtt.problem if mqtt is not None else ""}
         return [f"{name}: {problem}" for name, problem in found.items() if problem]
 
     async def sensor_status(sensor_id: int) -> dict[str, Any] | None:
-        return gateway.site.status_of(sensor_id)
+        return gateway.local_publisher.status_of(sensor_id)
 
     return door.plain_app(
-        door.Parts(
+        door.DoorParts(
             http=settings.http,
             limits=settings.limits,
-            intake=gateway.intake,
+            pipeline=gateway.pipeline,
             keys=keys,
             metrics=gateway.metrics,
-            problems=lambda: [gateway.intake.problem] if gateway.intake.problem else [],
+            problems=lambda: [gateway.pipeline.problem] if gateway.pipeline.problem else [],
             degraded=degraded,
             sensor_status=sensor_status,
             now=time.monotonic,
@@ -272,6 +272,6 @@ def _door_app(gateway: Gateway, mqtt: MqttSession | None) -> App:
 
 
 def _note(data_dir: Path, urls: dict[str, str]) -> None:
-    """Where this process is, for commands."""
+    """Note where this process is, for commands."""
     with suppress(OSError):
-        files.replace(data_dir / RUNNING_FILE, msgspec.json.encode({"pid": os.getpid(), **urls}), mode=0o644)
+        atomic_file.replace(data_dir / RUNNING_FILE, msgspec.json.encode({"pid": os.getpid(), **urls}), mode=0o644)

@@ -1,6 +1,6 @@
 """Is this gateway fit to be left alone? What must work, in order, and what to do where it does not.
 
-Flows in: the settings' file. Flows out: `Finding`s, one after the other. Changes nothing.
+Flows in: the settings' file. Flows out: `CheckResult`s, one after the other. Changes nothing.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from paho.mqtt.enums import CallbackAPIVersion
 from bridge.errors import BridgeError, ConfigError
 from bridge.mqtt.address import parse_address
 from bridge.mqtt.address import tls_context as mqtt_tls
-from edge.client import CONNECT_TIMEOUT_S, Address, ServiceAway, ServiceClient, parse_url, tls_context
-from edge.clock import is_synchronised
-from edge.enrolment import EnrolmentFile
-from edge.link import HttpsLink, LinkDenied, LinkRefused
+from edge.host.clock import is_synchronised
+from edge.service_api.enrolment import EnrolmentFile
+from edge.service_api.http_client import CONNECT_TIMEOUT_S, Address, ServiceAway, ServiceClient, parse_url, tls_context
+from edge.service_api.transport import HttpsTransport, TransportDenied, TransportRejected
 from edge.settings import EdgeSettings, load
-from edge.status import free_bytes
+from edge.web.document import free_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class Finding(msgspec.Struct, frozen=True):
-    """What one look has found. `ok` None: not looked at."""
+class CheckResult(msgspec.Struct, frozen=True):
+    """Says what one check has found. `ok` None: not looked at."""
 
     name: str
     ok: bool | None
@@ -39,16 +39,18 @@ class Finding(msgspec.Struct, frozen=True):
     advice: str = ""
 
 
-async def look(config: Path | None, *, listen_s: float, heard: Callable[[EdgeSettings], Any]) -> AsyncIterator[Finding]:
-    """Every finding, as it is made. `heard` asks a running gateway how many devices it hears; None: none runs."""
+async def look(
+    config: Path | None, *, listen_s: float, heard: Callable[[EdgeSettings], Any]
+) -> AsyncIterator[CheckResult]:
+    """Yield every result, as it is made. `heard` asks a running gateway how many devices it hears; None: none runs."""
     try:
         settings = load(config)
         if settings.mqtt.url and parse_address(settings.mqtt).tls:
             mqtt_tls(settings.mqtt)
     except ConfigError as error:
-        yield Finding("configuration", False, "; ".join(error.problems), "correct these lines of the file")
+        yield CheckResult("configuration", False, "; ".join(error.problems), "correct these lines of the file")
         return
-    yield Finding("configuration", True, str(config) if config else "the defaults, and the environment")
+    yield CheckResult("configuration", True, str(config) if config else "the defaults, and the environment")
     yield _disk(settings)
     yield _clock(settings)
     async for finding in _broker(settings, listen_s, heard):
@@ -57,7 +59,7 @@ async def look(config: Path | None, *, listen_s: float, heard: Callable[[EdgeSet
         yield finding
 
 
-def _disk(settings: EdgeSettings) -> Finding:
+def _disk(settings: EdgeSettings) -> CheckResult:
     wanted = settings.spool.max_bytes + settings.spool.min_free_bytes
     for folder in (settings.gateway.data_dir, settings.spool.path.parent):
         try:
@@ -66,19 +68,21 @@ def _disk(settings: EdgeSettings) -> Finding:
             probe.write_bytes(b"x")
             probe.unlink()
         except OSError as error:
-            return Finding("disk", False, f"{folder}: {error.strerror}", "make the folder, writable by the gateway")
+            return CheckResult("disk", False, f"{folder}: {error.strerror}", "make the folder, writable by the gateway")
     free = free_bytes(settings.spool.path.parent) or 0
     used = settings.spool.path.stat().st_size if settings.spool.path.exists() else 0
     if free + used < wanted:
         detail = f"{free + used:,} bytes for a spool of up to {settings.spool.max_bytes:,}"
-        return Finding("disk", False, detail, "free some, or lower spool.max_bytes; iot-edge size says what is needed")
-    return Finding("disk", True, f"{free:,} bytes free")
+        return CheckResult(
+            "disk", False, detail, "free some, or lower spool.max_bytes; iot-edge size says what is needed"
+        )
+    return CheckResult("disk", True, f"{free:,} bytes free")
 
 
-def _clock(settings: EdgeSettings) -> Finding:
+def _clock(settings: EdgeSettings) -> CheckResult:
     if settings.gateway.trust_clock or is_synchronised():
-        return Finding("clock", True, "in step")
-    return Finding(
+        return CheckResult("clock", True, "in step")
+    return CheckResult(
         "clock",
         False,
         "nothing keeps it in step",
@@ -88,29 +92,31 @@ def _clock(settings: EdgeSettings) -> Finding:
 
 async def _broker(
     settings: EdgeSettings, listen_s: float, heard: Callable[[EdgeSettings], Any]
-) -> AsyncIterator[Finding]:
+) -> AsyncIterator[CheckResult]:
     if not settings.mqtt.enabled or not settings.mqtt.url:
-        yield Finding("broker", None, "mqtt.url is not set: devices come over HTTP")
+        yield CheckResult("broker", None, "mqtt.url is not set: devices come over HTTP")
         return
     problem, count = await asyncio.to_thread(_listen, settings, listen_s)
     if problem:
-        yield Finding("broker", False, problem, "look at: systemctl status mosquitto; mqtt.username and mqtt.password")
+        yield CheckResult(
+            "broker", False, problem, "look at: systemctl status mosquitto; mqtt.username and mqtt.password"
+        )
         return
-    yield Finding("broker", True, str(parse_address(settings.mqtt)))
+    yield CheckResult("broker", True, str(parse_address(settings.mqtt)))
     running = await heard(settings)
     if running is not None:
         count = max(count, running)
     if count:
-        yield Finding("devices heard", True, f"{count}")
+        yield CheckResult("devices heard", True, f"{count}")
     else:
         advice = (
             "is a device on, on this network, and its broker set to this gateway? mosquitto_sub -v -t '#' shows more"
         )
-        yield Finding("devices heard", False, f"none in {listen_s:g} s", advice)
+        yield CheckResult("devices heard", False, f"none in {listen_s:g} s", advice)
 
 
 def _listen(settings: EdgeSettings, listen_s: float) -> tuple[str, int]:
-    """What is wrong with the broker, and how many devices publish within `listen_s`. A client of its own, QoS 0."""
+    """Return what is wrong with the broker, and how many devices publish within `listen_s`: a client of its own."""
     address = parse_address(settings.mqtt)
     problem = ["the broker does not answer"]
     heard: set[str] = set()
@@ -144,13 +150,13 @@ def _listen(settings: EdgeSettings, listen_s: float) -> tuple[str, int]:
     return problem[0], len(heard)
 
 
-async def _service(settings: EdgeSettings) -> AsyncIterator[Finding]:
+async def _service(settings: EdgeSettings) -> AsyncIterator[CheckResult]:
     try:
         enrolment = EnrolmentFile(settings.gateway.data_dir).current
         address = parse_url(settings.uplink.url or enrolment.url)
         tls = tls_context(settings.uplink.ca_file) if address.tls else None
     except ConfigError as error:
-        yield Finding(
+        yield CheckResult(
             "service",
             False,
             error.detail,
@@ -160,9 +166,11 @@ async def _service(settings: EdgeSettings) -> AsyncIterator[Finding]:
     try:
         await asyncio.get_running_loop().getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     except OSError as error:
-        yield Finding("DNS", False, f"{address.host}: {error.strerror}", "is there a network? look at /etc/resolv.conf")
+        yield CheckResult(
+            "DNS", False, f"{address.host}: {error.strerror}", "is there a network? look at /etc/resolv.conf"
+        )
         return
-    yield Finding("DNS", True, address.host)
+    yield CheckResult("DNS", True, address.host)
     for name in ("TLS", "service"):
         finding = await _contact(name, address, tls)
         yield finding
@@ -171,34 +179,36 @@ async def _service(settings: EdgeSettings) -> AsyncIterator[Finding]:
     yield await _key(enrolment.name, enrolment.key, address, tls)
 
 
-async def _contact(name: str, address: Address, tls: ssl.SSLContext | None) -> Finding:
+async def _contact(name: str, address: Address, tls: ssl.SSLContext | None) -> CheckResult:
     if name == "TLS" and tls is None:
-        return Finding(name, None, "the URL is http: fit for a bench only")
+        return CheckResult(name, None, "the URL is http: fit for a bench only")
     client = ServiceClient(address, tls, CONNECT_TIMEOUT_S)
     try:
         answer = await client.request("GET", "/health")
     except ServiceAway as error:
         if name == "TLS" and error.reason != "tls":
-            return Finding(name, None, "the service is not reached")
-        return Finding(
+            return CheckResult(name, None, "the service is not reached")
+        return CheckResult(
             name, False, error.detail, "look at uplink.url, uplink.ca_file, and the way: firewall, proxy, SIM"
         )
     finally:
         client.close()
     if name == "service" and answer.status != 200:
         advice = "does the URL lead to the service? a portal of the network may be in between"
-        return Finding(name, False, f"/health answers {answer.status}", advice)
-    return Finding(name, True, "the certificate holds" if name == "TLS" else f"{address.authority} answers")
+        return CheckResult(name, False, f"/health answers {answer.status}", advice)
+    return CheckResult(name, True, "the certificate holds" if name == "TLS" else f"{address.authority} answers")
 
 
-async def _key(name: str, key: str, address: Address, tls: ssl.SSLContext | None) -> Finding:
+async def _key(name: str, key: str, address: Address, tls: ssl.SSLContext | None) -> CheckResult:
     client = ServiceClient(address, tls, CONNECT_TIMEOUT_S)
     try:
-        await HttpsLink(name, key, {"registry": client}).registry("")
-    except LinkDenied as error:
-        return Finding("key", False, error.detail, "on the service: iot-bridge gateway code NAME; then iot-edge enrol")
-    except (ServiceAway, LinkRefused, BridgeError) as error:
-        return Finding("key", False, error.detail, "try again; the service may be busy")
+        await HttpsTransport(name, key, {"registry": client}).registry("")
+    except TransportDenied as error:
+        return CheckResult(
+            "key", False, error.detail, "on the service: iot-bridge gateway code NAME; then iot-edge enrol"
+        )
+    except (ServiceAway, TransportRejected, BridgeError) as error:
+        return CheckResult("key", False, error.detail, "try again; the service may be busy")
     finally:
         client.close()
-    return Finding("key", True, f"this is gateway {name}")
+    return CheckResult("key", True, f"this is gateway {name}")

@@ -1,7 +1,7 @@
 """The seams of the gateway: every Protocol its parts are handed. Imports only domain types.
 
 The doors and the pipeline see the spool as a `bridge.pipeline.ports.Store`; the uplink sees it as an
-`Outlet`. Implementations do not inherit from these.
+`SpoolQueue`. Implementations do not inherit from these.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from bridge.reading import Reading
+from bridge.model.reading import Reading
 from edge.record import Backlog, LedgerTotals, Record, Settlement
 
 
-class Outlet(Protocol):
-    """The way out of the spool.
+class SpoolQueue(Protocol):
+    """Hands out what is spooled, and lets go of what the service has.
 
     Lanes are ranges of ids. The uplink notes `backlog().newest_id` when it comes up: what is above it
     is the live lane, what is at or below it the backlog lane. Each lane has a cursor, the highest id read; after
@@ -41,7 +41,7 @@ class Outlet(Protocol):
         ...
 
     def backlog(self) -> Backlog:
-        """How much is spooled at this moment."""
+        """Return how much is spooled at this moment."""
         ...
 
     async def wait_above(self, record_id: int) -> None:
@@ -49,24 +49,24 @@ class Outlet(Protocol):
         ...
 
 
-class Judge(Protocol):
-    """The gateway's own limits: what a reading is before the service has seen it."""
+class Classifier(Protocol):
+    """Classifies readings by the gateway's own limits, before the service has seen them."""
 
-    def judge(self, readings: Sequence[Reading]) -> Sequence[int]:
+    def classify(self, readings: Sequence[Reading]) -> Sequence[int]:
         """The ReadingClass of each. Called before the commit, again if that fails: keeps no state."""
         ...
 
 
-class Books(Protocol):
-    """The gateway's ledger."""
+class SpoolTotals(Protocol):
+    """Counts what was taken in, and what became of it."""
 
     async def totals(self) -> Sequence[LedgerTotals]:
-        """Every account, at one moment. Raises StoreUnavailable."""
+        """Return every account, at one moment. Raises StoreUnavailable."""
         ...
 
 
 class Stamp(Protocol):
-    """The moment behind a time of day."""
+    """Says which moment lies behind a time of day."""
 
     @property
     def monotonic_us(self) -> int: ...
@@ -75,7 +75,7 @@ class Stamp(Protocol):
 
 
 class Time(Protocol):
-    """The clocks of the host. Doors, pipeline and spool must all be given the same one."""
+    """Reads the clocks of the host. Doors, pipeline and spool must all be given the same one."""
 
     @property
     def boot_id(self) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import msgspec
 
-from bridge.reading import UNKNOWN_DEVICE, Code, Outcome, ReadingClass, Source, TsQuality
+from bridge.model.reading import UNKNOWN_DEVICE, Code, Outcome, ReadingClass, Source, TsQuality
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -35,7 +35,7 @@ class Record(msgspec.Struct, frozen=True):
     sequence: int | None = None
     ts_quality: TsQuality = TsQuality.DEVICE  # device or gateway
     key: str | None = None  # the sender's identity for it (Idempotency-Key, msgId) where ts is ours
-    fresh: bool = True
+    updates_liveness: bool = msgspec.field(default=True, name="fresh")  # the name in refused.jsonl
     redelivered: bool = True
     label: ReadingClass = ReadingClass.CLEAN  # by the gateway's own limits
     code: Code | None = None  # why it is quarantined; None for a reading

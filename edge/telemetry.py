@@ -12,7 +12,7 @@ REQUEST_BUCKETS_S = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
 class SpoolMetrics:
-    """Every metric of the spool."""
+    """Holds every metric of the spool."""
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         r = registry or CollectorRegistry()
@@ -43,7 +43,7 @@ class SpoolMetrics:
 
 
 class UplinkMetrics:
-    """Every metric of the uplink."""
+    """Holds every metric of the uplink."""
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         r = registry or CollectorRegistry()
@@ -69,7 +69,7 @@ class UplinkMetrics:
 
 
 class SiteMetrics:
-    """Every metric of the site's own streams."""
+    """Holds every metric of the site's own streams."""
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         r = registry or CollectorRegistry()

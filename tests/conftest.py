@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests import needs
-from tests.commands import Commands
-from tests.servers import MosquittoProcess, PostgresServer, RedisServer
+from tests.support import needs
+from tests.support.commands import Commands
+from tests.support.servers import MosquittoProcess, PostgresServer, RedisServer
 
 # Tests do not depend on how fast the machine is: an example that takes long is no mistake.
 settings.register_profile("bridge", deadline=None, suppress_health_check=[HealthCheck.too_slow])

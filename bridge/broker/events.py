@@ -5,7 +5,7 @@ Every field is text; empty text stands for none. Field order is part of the cont
 
 from __future__ import annotations
 
-from bridge.reading import CLASS_NAMES, AlertEvent, Publication, Reading
+from bridge.model.reading import CLASS_NAMES, AlertEvent, Publication, Reading
 
 READINGS = "iot:readings"
 ALERTS = "iot:alerts"

@@ -16,8 +16,8 @@ import msgspec
 
 from bridge.broker import events
 from bridge.broker.message import StreamMessage
+from bridge.model.reading import Publication
 from bridge.pipeline.ports import Pending
-from bridge.reading import Publication
 from bridge.settings.stores import BrokerSettings
 from bridge.telemetry import Metrics
 
@@ -49,7 +49,7 @@ _pack, _unpack = msgspec.msgpack.encode, msgspec.msgpack.Decoder(tuple[str, ...]
 
 
 class _Entry(msgspec.Struct, frozen=True, gc=False):
-    """A quarter of the memory that the message itself takes: there are thousands, and few are read twice."""
+    """Packs an entry into a quarter of a message's memory: there are thousands, and few are read twice."""
 
     ms: int
     names: Sequence[str]  # the same object for all of a kind
@@ -76,7 +76,7 @@ class _Stream:
 
     @property
     def first(self) -> int:
-        """Ordinal of the oldest entry kept."""
+        """Return the ordinal of the oldest entry kept."""
         return self.last - len(self.entries) + 1
 
     def append(self, names: Sequence[str], rows: Sequence[Sequence[str]], now_ms: int) -> dict[str, int]:
@@ -96,7 +96,7 @@ class _Stream:
         return lost
 
     def _first_needed(self) -> int:
-        """Ordinal of the oldest entry that some group has not read, or not acknowledged."""
+        """Return the ordinal of the oldest entry that some group has not read, or not acknowledged."""
         needed = [group.next for group in self.groups.values()]
         needed += [_ordinal(self, entry_id) for group in self.groups.values() for entry_id in group.pending]
         return min(needed, default=self.last + 1)
@@ -110,14 +110,14 @@ class _Stream:
                 lost[name] = lost.get(name, 0) + 1
 
     def since(self, number: int, count: int) -> list[StreamMessage]:
-        """Up to `count` entries from ordinal `number` on."""
+        """Return up to `count` entries from ordinal `number` on."""
         first = self.first
         start = max(0, number - first)
         return [self.entries[i].message(first + i) for i in range(start, min(len(self.entries), start + count))]
 
 
 class MemoryBroker:
-    """Any number of subscribers and groups. `clock` is monotonic, in seconds; `now_ms` is the time of day."""
+    """Keeps streams in memory for any number of groups. `clock` is monotonic seconds; `now_ms` is the time of day."""
 
     def __init__(
         self,
@@ -135,10 +135,10 @@ class MemoryBroker:
         self._singles: dict[tuple[int, int], None] = {}  # rows of instance 0, whose ids do not commit in order
 
     async def ping(self) -> None:
-        """Always there."""
+        """Return: memory is always there."""
 
     async def close(self) -> None:
-        """Nothing to close."""
+        """Return: there is nothing to close."""
 
     # -- Publisher
 
@@ -273,7 +273,7 @@ class MemoryBroker:
 
 
 def _ordinal(stream: _Stream, entry_id: str) -> int:
-    """The number of the entry that `entry_id` names; of the last one for "$", 0 for "0"."""
+    """Return the number of the entry that `entry_id` names; of the last one for "$", 0 for "0"."""
     return stream.last if entry_id == "$" else int(entry_id.rpartition("-")[2])
 
 

@@ -26,8 +26,8 @@ from redis.exceptions import NoScriptError, RedisClusterException, RedisError, R
 from bridge.broker import events
 from bridge.broker.message import StreamMessage
 from bridge.errors import BrokerUnavailable
+from bridge.model.reading import Publication
 from bridge.pipeline.ports import Pending
-from bridge.reading import Publication
 from bridge.settings.stores import BrokerSettings, RedisSettings
 from bridge.telemetry import Metrics
 
@@ -44,7 +44,7 @@ PENDING_PAGE = 1_000
 
 
 class RedisBroker:
-    """`open` needs no Redis yet: connections are made, and made again, when they are needed."""
+    """Keeps streams on Redis. Connections are made, and made again, when they are needed: `open` needs no Redis yet."""
 
     def __init__(
         self, redis: RedisSettings, broker: BrokerSettings, metrics: Metrics, *, shard: int | None = None
@@ -102,7 +102,7 @@ class RedisBroker:
         answer = await self._add(
             (events.READINGS, events.ALERTS),
             (str(publication.instance), publication.outbox_id, publication.stored_us),
-            self._encode((publication.after, streams)),
+            self._encode((publication.depends_on, streams)),
         )
         if answer == ADDED:
             self._metrics.published.labels(events.READINGS).inc(len(publication.readings))
@@ -184,7 +184,7 @@ class RedisBroker:
     async def _counted(
         self, stream: str, group: str, consumer: str, entries: list[StreamMessage]
     ) -> list[StreamMessage]:
-        """Claimed entries with how often they were handed out, which XAUTOCLAIM does not say."""
+        """Return claimed entries with how often they were handed out, which XAUTOCLAIM does not say."""
         if not entries:
             return entries
         page = {"min": entries[0].id, "max": entries[-1].id, "count": len(entries) + PENDING_PAGE}
@@ -193,7 +193,7 @@ class RedisBroker:
         return [msgspec.structs.replace(entry, deliveries=times.get(entry.id, 2)) for entry in entries]
 
     async def _drop_trimmed(self, stream: str, group: str, consumer: str) -> int:
-        """Redis 6.2 hands out trimmed entries as nothing, without an id, for ever: acknowledge them."""
+        """Acknowledge trimmed entries, which Redis 6.2 hands out as nothing, without an id, for ever."""
         held = await self._commands.xpending_range(
             self._key(stream), group, "-", "+", PENDING_PAGE, consumername=consumer
         )
@@ -227,18 +227,18 @@ class RedisBroker:
     # -- plain readers
 
     async def length(self, stream: str) -> int:
-        """Entries in the stream. Raises BrokerUnavailable."""
+        """Return how many entries the stream has. Raises BrokerUnavailable."""
         async with self._translated(2 * self._redis.timeout_s):
             return int(await self._commands.xlen(self._key(stream)))
 
     async def tail(self, stream: str, count: int) -> list[StreamMessage]:
-        """The newest `count` entries, oldest first. Raises BrokerUnavailable."""
+        """Return the newest `count` entries, oldest first. Raises BrokerUnavailable."""
         async with self._translated(2 * self._redis.timeout_s):
             entries: list[StreamMessage] = _entries(await self._commands.xrevrange(self._key(stream), count=count))
         return entries[::-1]
 
     async def read_after(self, stream: str, last_id: str, count: int, block_s: float) -> list[StreamMessage]:
-        """Entries after `last_id` ("$": from now on); waits up to `block_s` for the first."""
+        """Return entries after `last_id` ("$": from now on); waits up to `block_s` for the first."""
         async with self._translated(block_s + 2 * self._redis.timeout_s):
             answer = await self._blocking.xread(
                 {self._key(stream): last_id}, count=count, block=round(block_s * 1000) or None
@@ -274,7 +274,7 @@ class RedisBroker:
 
     @asynccontextmanager
     async def _recreated(self, stream: str, group: str) -> AsyncIterator[None]:
-        """A Redis that came back empty has lost its groups: make ours again, and let the caller come again."""
+        """Make our groups again on a Redis that came back empty, and let the caller come again."""
         try:
             yield
         except NoGroupError:
@@ -283,11 +283,11 @@ class RedisBroker:
 
 
 class NoGroupError(Exception):
-    """The group is not there; never leaves this module."""
+    """Raised where the group is not there; never leaves this module."""
 
 
 def _is(error: ResponseError, code: str) -> bool:
-    """Whether Redis's error code (the first word of its answer) is `code`."""
+    """Return whether Redis's error code (the first word of its answer) is `code`."""
     return str(error).startswith(code)
 
 

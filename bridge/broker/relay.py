@@ -8,7 +8,7 @@
 A process's rows are published strictly in the order of their ids: the broker remembers only the last
 one, and takes a lower id for a repetition. That is why nothing may enter the queue behind a gap.
 
-Across processes, `Publication.after` names the rows that wrote the same sensors before. Ids rise along
+Across processes, `Publication.depends_on` names the rows that wrote the same sensors before. Ids rise along
 such a chain, so the lowest unpublished row of all can always go: waiting never ends in a circle.
 """
 
@@ -25,10 +25,10 @@ import msgspec
 import structlog
 
 from bridge.errors import BrokerUnavailable, StoreUnavailable
-from bridge.pipeline.backoff import delay_s
+from bridge.model.reading import Publication
 from bridge.pipeline.ports import Publisher
-from bridge.reading import Publication
 from bridge.settings.stores import BrokerSettings
+from bridge.tasks import delay_s
 from bridge.telemetry import Metrics
 
 log = structlog.get_logger("relay")
@@ -108,8 +108,8 @@ class Relay:
 
     # -- Outbox
 
-    def offer(self, publication: Publication) -> None:
-        """See `Outbox.offer`."""
+    def enqueue(self, publication: Publication) -> None:
+        """See `Outbox.enqueue`."""
         self._empty.clear()
         if self._gap or self._is_full():
             self._gap = True
@@ -226,10 +226,11 @@ class Relay:
     async def _without_gone(self, publication: Publication) -> Publication:
         """Dependencies whose rows are gone were published: to a broker that has forgotten it."""
         try:
-            left = await self._table.existing([outbox_id for _, outbox_id in publication.after])
+            left = await self._table.existing([outbox_id for _, outbox_id in publication.depends_on])
         except StoreUnavailable:
             return publication
-        return msgspec.structs.replace(publication, after=[pair for pair in publication.after if pair[1] in left])
+        waits_for = [pair for pair in publication.depends_on if pair[1] in left]
+        return msgspec.structs.replace(publication, depends_on=waits_for)
 
     async def _publish(self, publication: Publication) -> bool:
         done = await self._publisher.publish(publication)

@@ -16,25 +16,25 @@ import msgspec
 
 from bridge.broker.message import StreamMessage
 from bridge.broker.streams import Streams
+from bridge.model.reading import Publication
 from bridge.pipeline.ports import Pending
-from bridge.reading import Publication
 
 POLL_S = 0.05
 """How long one side is waited for before the others are looked at again."""
 
 
 def is_first(sensor_id: int, percent: int) -> bool:
-    """Whether a sensor belongs to the first `percent` of all sensors."""
+    """Return whether a sensor belongs to the first `percent` of all sensors."""
     return crc32(str(sensor_id).encode()) % 100 < percent
 
 
 def shard_of(sensor_id: int, shards: int) -> int:
-    """The shard of a sensor. Another number of shards moves most sensors."""
+    """Return the shard of a sensor. Another number of shards moves most sensors."""
     return crc32(str(sensor_id).encode()) % shards
 
 
 class SplitBroker:
-    """`side_of` says, for a sensor, which of `sides` it belongs to; what has no sensor goes to the first."""
+    """Splits streams over brokers by sensor: `side_of` names one of `sides`; what has no sensor goes to the first."""
 
     def __init__(self, sides: Sequence[Streams], side_of: Callable[[int], int]) -> None:
         self._sides = tuple(sides)
@@ -197,7 +197,7 @@ class SplitBroker:
         return total
 
     def _positions(self, id: str) -> list[str]:
-        """Where the sides stand: "a|b", or the same for all ("0", "$")."""
+        """Read where the sides stand: "a|b", or the same for all ("0", "$")."""
         return id.split("|") if "|" in id else [id] * len(self._sides)
 
 
@@ -211,7 +211,7 @@ def _of_side(side: int, ids: Sequence[str]) -> list[str]:
 
 
 def _merged(parts: Sequence[Sequence[StreamMessage]], start: Sequence[str]) -> list[StreamMessage]:
-    """Entries of all sides in order of time, each with the position on every side once it is read."""
+    """Merge the entries of all sides in order of time, each with the position on every side once it is read."""
     at = list(start)
     merged = []
     dated = [(int(message.id.partition("-")[0]), side, message) for side, part in enumerate(parts) for message in part]

@@ -14,8 +14,8 @@ from time import monotonic
 
 import msgspec
 
+from bridge.model.reading import Publication
 from bridge.pipeline.ports import Publisher
-from bridge.reading import Publication
 from bridge.telemetry import Metrics
 
 MAX_SENSORS = 1_000_000
@@ -23,7 +23,7 @@ MAX_SENSORS = 1_000_000
 
 
 class ThrottledPublisher:
-    """Wraps a `Publisher` and is one. `clock` is monotonic, in seconds."""
+    """Publishes at most one reading a sensor and interval, over another `Publisher`. `clock` is monotonic seconds."""
 
     def __init__(
         self,

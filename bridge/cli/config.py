@@ -45,7 +45,7 @@ def show_settings(config: Config = None, data_dir: DataDir = None, json: Json = 
 
     Example: iot-bridge config show --json
     """
-    from bridge.mistakes import hide_password
+    from bridge.settings.problems import hide_password
     from bridge.settings.service import load
 
     settings = load(config).model_dump(mode="json")

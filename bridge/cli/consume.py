@@ -26,8 +26,8 @@ def consume(
 
     Example: iot-bridge consume notifier --config /etc/iot-bridge/bridge.toml
     """
-    from bridge.consumer_app import consume as run
-    from bridge.consumer_app import names
+    from bridge.consumers.app import consume as run
+    from bridge.consumers.app import names
     from bridge.embedded.stack import attached
     from bridge.settings.service import Settings, load
 

@@ -17,7 +17,7 @@ from bridge.simulation.watch import Scrape, quantile_s, rate
 
 if TYPE_CHECKING:
     from bridge.simulation.demo import Demo
-    from bridge.simulation.scene import Event, Track
+    from bridge.simulation.scene import SceneEvent, Track
 
 DOORS = ("http", "mqtt")
 OUTCOMES = (("stored", "green"), ("duplicate", "yellow"), ("quarantined", "red"))
@@ -124,7 +124,7 @@ def _sensors(tracks: Sequence[Track], shown: int, width: int) -> Table:
     return table
 
 
-def _events(events: Iterable[Event]) -> Table:
+def _events(events: Iterable[SceneEvent]) -> Table:
     table = _grid([])
     for event in reversed(list(events)):
         mark, style = EVENT_STYLES.get(event.kind, ("·", ""))

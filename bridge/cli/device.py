@@ -11,7 +11,7 @@ import typer
 
 from bridge.cli.console import Config, DataDir, Json, NotFound, admin, check_expiry, check_name, show
 from bridge.errors import ConfigError
-from bridge.reading import UNITS
+from bridge.model.reading import UNITS
 
 if TYPE_CHECKING:
     from bridge.store.admin import Admin

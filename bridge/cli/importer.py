@@ -15,7 +15,7 @@ from bridge.cli.device import find
 from bridge.errors import ConfigError, Unavailable
 
 if TYPE_CHECKING:
-    from bridge.backfill import Bookmark, Plan, Totals
+    from bridge.maintenance.csv_import import Bookmark, ImportPlan, Totals
     from bridge.settings.service import Settings
 
 
@@ -61,13 +61,13 @@ def import_file(
 
     Example: iot-bridge import may.csv --device 1 --map temp=5f0c1f5e-0000-4000-8000-000000000001 --time at
     """
-    from bridge.backfill import Bookmark, Plan
+    from bridge.maintenance.csv_import import Bookmark, ImportPlan
 
     _check(delimiter, time_zone)
     with settings(config, data_dir) as found:
         with connect_admin(found) as connection:
             owner = find(connection, device)
-        plan = Plan(
+        plan = ImportPlan(
             path=str(file.resolve()),
             device_uuid=owner["device_uuid"],
             device_id=owner["device_id"],
@@ -79,11 +79,11 @@ def import_file(
             time_format=time_format,
         )
         behind_s = max_age_days * 86_400 if max_age_days is not None else time.time()
-        pipeline = found.pipeline.model_copy(update={"max_behind_s": behind_s})
+        core = found.pipeline.model_copy(update={"max_behind_s": behind_s})
         place = Bookmark(bookmark or file.with_name(file.name + ".bookmark"), plan)
         started_s = time.monotonic()
         try:
-            totals = _run(found.model_copy(update={"pipeline": pipeline}), plan, place, file.stat().st_size)
+            totals = _run(found.model_copy(update={"pipeline": core}), plan, place, file.stat().st_size)
         except KeyboardInterrupt:
             raise Interrupted(f"interrupted; run the same command again: it goes on after row {place.rows()}") from None
     seconds = time.monotonic() - started_s
@@ -143,12 +143,12 @@ def columns_of(mapping: list[str], sensors: list[dict[str, Any]]) -> dict[str, s
     return columns
 
 
-def _run(settings: Settings, plan: Plan, bookmark: Bookmark, size: int) -> Totals:
+def _run(settings: Settings, plan: ImportPlan, bookmark: Bookmark, size: int) -> Totals:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from bridge.app import now_us, open_pipeline
-    from bridge.backfill import backfill
+    from bridge.maintenance.csv_import import backfill
+    from bridge.service.app import now_us, open_core
 
     console = Console(stderr=True)
     parts = (TextColumn("importing"), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
@@ -160,7 +160,7 @@ def _run(settings: Settings, plan: Plan, bookmark: Bookmark, size: int) -> Total
             progress.update(task, completed=totals.position, description=text)
 
         async def run() -> Totals:
-            async with open_pipeline(settings) as pipeline:
-                return await backfill(plan, bookmark, pipeline.intake, now_us, seen)
+            async with open_core(settings) as core:
+                return await backfill(plan, bookmark, core.pipeline, now_us, seen)
 
         return asyncio.run(run())

@@ -28,7 +28,7 @@ def predictions(
 
     Example: iot-bridge job predictions --hours 48
     """
-    from bridge.jobs import predict
+    from bridge.maintenance.predictions import predict
     from bridge.store.jobs import connect
 
     with settings(config, data_dir) as found, connect(found.database.url) as table:
@@ -46,8 +46,8 @@ def explain(
 
     Example: iot-bridge job explain --limit 100
     """
-    from bridge.jobs import Explainer
-    from bridge.jobs import explain as run
+    from bridge.maintenance.predictions import Explainer
+    from bridge.maintenance.predictions import explain as run
     from bridge.store.jobs import connect
 
     with settings(config, data_dir) as found:

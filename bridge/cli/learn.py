@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import paho.mqtt.client as mqtt
 
     from bridge.mqtt.address import BrokerAddress
-    from bridge.mqtt.converters.learn import Finding, Learner
+    from bridge.mqtt.converters.learn import Learner, TopicFinding
     from bridge.settings.mqtt import MqttSettings
 
 CONNECT_S = 10.0
@@ -48,9 +48,9 @@ def learn(
 
     Example: iot-bridge mqtt learn --url mqtt://broker.local --seconds 60 --out learned
     """
+    from bridge.model.topic_filter import problem
     from bridge.mqtt.address import parse_address
     from bridge.mqtt.converters.learn import Learner
-    from bridge.topic_filter import problem
 
     wrong = problem(topic_filter)
     if wrong is not None:
@@ -146,7 +146,7 @@ def _hear(learner: Learner, message: mqtt.MQTTMessage) -> None:
     learner.hear(topic, bytes(message.payload), received_us=time.time_ns() // 1_000, retained=message.retain)
 
 
-def _write(folder: Path, findings: list[Finding], broker: str) -> None:
+def _write(folder: Path, findings: list[TopicFinding], broker: str) -> None:
     import msgspec
 
     from bridge.mqtt.converters.learn import csv_rows, golden, moment, toml
@@ -167,7 +167,7 @@ def _write(folder: Path, findings: list[Finding], broker: str) -> None:
         raise ConfigError([f"--out {folder}: {error.strerror}"]) from error
 
 
-def _report(learner: Learner, findings: list[Finding], out: Path | None, json: bool) -> None:
+def _report(learner: Learner, findings: list[TopicFinding], out: Path | None, json: bool) -> None:
     formats = [finding.summary() for finding in findings]
     unknown = [
         {"topic": topic, "messages": count, "example": learner.examples[topic].decode(errors="replace")[:60]}

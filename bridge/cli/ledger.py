@@ -13,7 +13,7 @@ from bridge.cli.device import find
 from bridge.errors import BrokerUnavailable
 
 if TYPE_CHECKING:
-    from bridge.recount import Finding
+    from bridge.maintenance.stream_audit import StreamAudit
 
 
 def register(app: typer.Typer) -> None:
@@ -37,9 +37,9 @@ def ledger(
 
     Example: iot-bridge ledger --verify --data-dir var/bridge
     """
-    from bridge.recount import recount
+    from bridge.maintenance.stream_audit import audit_stream
 
-    findings: list[Finding] = []
+    findings: list[StreamAudit] = []
     away = ""
     with settings(config, data_dir, streams=verify) as found, connect_admin(found) as connection:
         device_id = find(connection, device)["device_id"] if device is not None else None
@@ -47,7 +47,7 @@ def ledger(
         problems, gaps = connection.verify(device_id) if verify else ([], [])
         if verify:
             try:
-                findings = asyncio.run(recount(found.redis, found.broker, connection))
+                findings = asyncio.run(audit_stream(found.redis, found.broker, connection))
             except BrokerUnavailable as error:
                 away = error.detail
     problems += [line for finding in findings for line in finding.of(device_id).problems()]

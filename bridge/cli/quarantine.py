@@ -11,17 +11,17 @@ import typer
 
 from bridge.cli.console import FAILED, Config, DataDir, Json, NotFound, admin, connect_admin, settings, show
 from bridge.errors import ConfigError, DecodeError
-from bridge.reading import Source
+from bridge.model.reading import Source
 
 if TYPE_CHECKING:
-    from bridge.app import Pipeline
+    from bridge.model.reading import Packet, Receipt
     from bridge.mqtt.converters.select import Converters
-    from bridge.reading import Packet, Receipt
+    from bridge.service.app import ServiceCore
     from bridge.settings.service import Settings
     from bridge.store.admin import Admin
 
 Ids = Annotated[list[int] | None, typer.Argument(help="Ids, as list shows them.")]
-Code = Annotated[str | None, typer.Option(help="Only this reason code.")]
+CodeOption = Annotated[str | None, typer.Option(help="Only this reason code.")]
 ALL = 1_000_000
 PAGE = 500
 """Rows replayed, or dropped, at a time: their payloads are in memory together."""
@@ -37,7 +37,7 @@ def register(app: typer.Typer) -> None:
 
 
 def list_rows(
-    code: Code = None,
+    code: CodeOption = None,
     limit: Annotated[int, typer.Option(min=1)] = 100,
     config: Config = None,
     data_dir: DataDir = None,
@@ -73,7 +73,7 @@ def show_row(
 
 
 def drop(
-    ids: Ids = None, code: Code = None, config: Config = None, data_dir: DataDir = None, json: Json = False
+    ids: Ids = None, code: CodeOption = None, config: Config = None, data_dir: DataDir = None, json: Json = False
 ) -> None:
     """Delete quarantined readings; the ledger remembers how many.
 
@@ -88,7 +88,7 @@ def drop(
 
 
 def replay(
-    ids: Ids = None, code: Code = None, config: Config = None, data_dir: DataDir = None, json: Json = False
+    ids: Ids = None, code: CodeOption = None, config: Config = None, data_dir: DataDir = None, json: Json = False
 ) -> None:
     """Take quarantined bytes through the pipeline again, once their cause is mended.
 
@@ -113,17 +113,17 @@ async def _replay(found: Settings, connection: Admin, ids: Sequence[int]) -> lis
 
 
 async def _replay_with(found: Settings, connection: Admin, ids: Sequence[int]) -> list[dict[str, Any]]:
-    from bridge.app import open_pipeline
     from bridge.mqtt.converters.select import Converters
+    from bridge.service.app import open_core
 
     results: list[dict[str, Any]] = []
     if not ids:
         return results
     converters = Converters(found.mqtt)
-    async with open_pipeline(found) as pipeline:
+    async with open_core(found) as core:
         for some in _pages(ids):
             rows = [_row(connection, row_id) for row_id in some]
-            done = await asyncio.gather(*(_replay_row(pipeline, converters, row) for row in rows))
+            done = await asyncio.gather(*(_replay_row(core, converters, row) for row in rows))
             for result in done:
                 if result["outcome"] in ("stored", "duplicate"):
                     connection.fetch("mark_replayed", id=result["id"])
@@ -131,8 +131,8 @@ async def _replay_with(found: Settings, connection: Admin, ids: Sequence[int]) -
     return results
 
 
-async def _replay_row(pipeline: Pipeline, converters: Converters, row: dict[str, Any]) -> dict[str, Any]:
-    from bridge.reading import Delivery, Outcome
+async def _replay_row(core: ServiceCore, converters: Converters, row: dict[str, Any]) -> dict[str, Any]:
+    from bridge.model.reading import Delivery, Outcome
 
     payload = bytes(row["payload"])
     result = {"id": row["id"], "outcome": "refused", "code": None, "detail": ""}
@@ -140,14 +140,14 @@ async def _replay_row(pipeline: Pipeline, converters: Converters, row: dict[str,
         packet = _decode(converters, row, payload)
     except DecodeError as error:
         return result | {"code": error.reason, "detail": error.detail}
-    if packet.refusals or not packet.drafts:
-        first = packet.refusals[0] if packet.refusals else None
+    if packet.rejections or not packet.readings:
+        first = packet.rejections[0] if packet.rejections else None
         return result | {"code": first.code if first else "bad_form", "detail": first.detail if first else "no reading"}
-    problem = await pipeline.check(packet, row["device_uuid"], row["received_us"])
+    problem = await core.check(packet, row["device_uuid"], row["received_us"])
     if problem is not None:
         return result | {"code": problem.code, "detail": problem.detail}
     settled: asyncio.Future[Sequence[Receipt]] = asyncio.get_running_loop().create_future()
-    pipeline.intake.offer(
+    core.pipeline.submit(
         Delivery(
             packet,
             Source.REPLAY,
@@ -157,7 +157,7 @@ async def _replay_row(pipeline: Pipeline, converters: Converters, row: dict[str,
             device_uuid=row["device_uuid"],
             topic=row["topic"],
             key=f"q-{row['id']}",
-            patient=True,
+            retry_in_place=True,
             retained=True,  # says nothing of the device being alive now
         )
     )
@@ -188,12 +188,12 @@ def _decode(converters: Converters, row: dict[str, Any], payload: bytes) -> Pack
 
 
 def _only(packet: Packet, index: int) -> Packet:
-    from bridge.reading import Packet
+    from bridge.model.reading import Packet
 
-    drafts = tuple(draft for draft in packet.drafts if draft.index == index)
+    readings = tuple(decoded for decoded in packet.readings if decoded.index == index)
     # A message that can no longer be read at all is refused with index 0.
-    refusals = tuple(refusal for refusal in packet.refusals if refusal.index in (0, index))
-    return Packet(drafts, refusals, packet.device_uuid)
+    rejections = tuple(rejection for rejection in packet.rejections if rejection.index in (0, index))
+    return Packet(readings, rejections, packet.device_uuid)
 
 
 def _chosen(connection: Admin, ids: list[int] | None, code: str | None, *, pending: bool) -> list[int]:
@@ -209,7 +209,7 @@ def _chosen(connection: Admin, ids: list[int] | None, code: str | None, *, pendi
 
 
 def _check_code(code: str | None) -> None:
-    from bridge.reading import Code as ReasonCode
+    from bridge.model.reading import Code as ReasonCode
 
     if code is not None and code not in list(ReasonCode):
         raise ConfigError([f"--code {code}: allowed is one of {', '.join(ReasonCode)}"])

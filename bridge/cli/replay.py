@@ -41,11 +41,13 @@ def replay(
     """
     import asyncio
 
-    from bridge.replay import Plan, Progress
-    from bridge.replay import replay as run
+    from bridge.maintenance.stream_replay import Progress, ReplayPlan
+    from bridge.maintenance.stream_replay import replay as run
 
     now_s = time.time()
-    plan = Plan(f"iot:{stream.value}", group, _us(since, now_s), _us(until, now_s) if until else round(now_s * 1e6))
+    plan = ReplayPlan(
+        f"iot:{stream.value}", group, _us(since, now_s), _us(until, now_s) if until else round(now_s * 1e6)
+    )
 
     def seen(progress: Progress) -> None:
         if sys.stderr.isatty():

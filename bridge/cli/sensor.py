@@ -38,13 +38,13 @@ def status(
     Example: iot-bridge sensor status 42 --json
     """
     from bridge.store.postgres import PostgresStore
-    from bridge.store.registry import Registry
+    from bridge.store.registry import PostgresRegistry
 
     async def ask() -> dict[str, object] | None:
         store = PostgresStore(found.database, "command")
         await store.open_pool()
         try:
-            return await Registry(store).sensor_status(sensor_id)
+            return await PostgresRegistry(store).sensor_status(sensor_id)
         finally:
             await store.close()
 

@@ -24,7 +24,7 @@ def serve(
 
     Example: iot-bridge serve --config /etc/iot-bridge/bridge.toml
     """
-    from bridge.app import serve as run
+    from bridge.service.app import serve as run
     from bridge.settings.service import load
 
     settings = load(config)

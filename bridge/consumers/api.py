@@ -43,7 +43,7 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class Tools(msgspec.Struct, frozen=True):
-    """What a consumer is handed by its process."""
+    """Holds what a consumer's process gives it."""
 
     settings: Settings
     metrics: Metrics
@@ -70,7 +70,7 @@ class Handler(Protocol):
 
 
 class Consumer(msgspec.Struct, frozen=True):
-    """What an entry point names: which streams are read as which group, and how the consumer is opened.
+    """Names the streams that a consumer reads, as which group, and how it is opened. An entry point leads to one.
 
     `open` is an async context manager: what it does before its `yield` happens at the start, the rest at
     the ordered stop, after the last event.
@@ -80,14 +80,14 @@ class Consumer(msgspec.Struct, frozen=True):
     group: str
     open: Callable[[Tools], AbstractAsyncContextManager[Handler]]
     tick_s: float = 1.0
-    alone: bool = False  # its state is in one memory: one process works, others stand by
+    single_active: bool = False  # its state is in one memory: one process works, others stand by
 
 
 Handle = Callable[[Sequence[Event], Tools], Awaitable[None]]
 
 
 def consumer(*streams: str, group: str) -> Callable[[Handle], Consumer]:
-    """Makes a consumer of one async function."""
+    """Make a consumer of one async function."""
 
     def make(handle: Handle) -> Consumer:
         @asynccontextmanager

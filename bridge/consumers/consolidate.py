@@ -33,7 +33,7 @@ class Decision(msgspec.Struct, frozen=True):
 
 
 class SensorState(msgspec.Struct, omit_defaults=True):
-    """What is known of one sensor. This is also the form in which it is kept."""
+    """Holds what is known of one sensor. This is also the form in which it is kept."""
 
     device_id: int = 0
     rhythm: Rhythm = msgspec.field(default_factory=Rhythm)
@@ -54,7 +54,7 @@ class SensorState(msgspec.Struct, omit_defaults=True):
 
 
 class Consolidation:
-    """At most `max_sensors` sensors; the least recently heard are forgotten."""
+    """Decides what people hear of, for at most `max_sensors` sensors; the least recently heard are forgotten."""
 
     def __init__(self, settings: OrchestratorSettings, kept: Iterable[tuple[int, SensorState]] = ()) -> None:
         self._settings = settings
@@ -74,13 +74,13 @@ class Consolidation:
         return len(self._sensors)
 
     def state(self, sensor_id: int) -> SensorState | None:
-        """What is known of a sensor."""
+        """Return what is known of a sensor."""
         return self._sensors.get(sensor_id)
 
     # -- events
 
     def reading(self, event: Event) -> list[Decision]:
-        """An entry of iot:readings. Raises KeyError or ValueError where it is not of their form."""
+        """Take an entry of iot:readings; return decisions. Raises KeyError or ValueError for what is none."""
         fields = event.fields
         measured_us, seen_us = _us(fields["timestamp"]), _us(fields["ingested_ts"])
         device_id = int(fields["device_id"] or 0)
@@ -96,7 +96,7 @@ class Consolidation:
         return self._back(event.sensor_id, device_id, seen_us)
 
     def alert(self, event: Event, following: Event | None) -> list[Decision]:
-        """An entry of iot:alerts. Raises KeyError or ValueError where it is not of their form.
+        """Take an entry of iot:alerts; return decisions. Raises KeyError or ValueError for what is none.
 
         A sensor's events of one moment are one change: when a critical alert takes the place of a lesser
         one, that one is resolved first. So `following` is looked at: the event behind this one.
@@ -152,7 +152,7 @@ class Consolidation:
     # -- time
 
     def steady(self, now_us: int) -> list[Decision]:
-        """What was suppressed, of sensors that have calmed down."""
+        """Return decisions that were suppressed, for sensors that have calmed down."""
         decisions: list[Decision] = []
         for sensor_id in sorted(self._flapping):
             state = self._sensors[sensor_id]
@@ -166,7 +166,7 @@ class Consolidation:
         return decisions
 
     def silent_sensors(self, now_us: int) -> dict[int, float]:
-        """Sensors that seem to have fallen silent: for longer than how many seconds."""
+        """Return the sensors that seem to have fallen silent, each with the seconds that it may usually be silent."""
         found: dict[int, float] = {}
         for sensor_id, state in self._sensors.items():
             if not state.stale and state.rhythm.count:
@@ -176,13 +176,13 @@ class Consolidation:
         return found
 
     def mark_stale(self, sensor_ids: Iterable[int]) -> None:
-        """These are silent indeed."""
+        """Decide of sensors that the database says are silent."""
         for sensor_id in sensor_ids:
             self._sensors[sensor_id].stale = True
             self.dirty.add(sensor_id)
 
     def silent_devices(self, now_us: int) -> dict[int, float]:
-        """Devices of which nothing has been heard for longer than their quickest sensor is ever silent, in seconds."""
+        """Return devices unheard for longer than their quickest sensor is ever silent, each with those seconds."""
         found: dict[int, float] = {}
         for device_id, sensor_ids in self._devices.items():
             states = [self._sensors[sensor_id] for sensor_id in sensor_ids]
@@ -194,7 +194,7 @@ class Consolidation:
         return found
 
     def mark_offline(self, device_id: int, seen_us: int, now_us: int, *, tell: bool) -> list[Decision]:
-        """A device is silent indeed, since `seen_us`. `tell` is false where that is known already."""
+        """Decide of a device that is silent since `seen_us`. `tell` is false where that is known already."""
         speaker = max(self._devices[device_id], key=lambda each: self._sensors[each].rhythm.seen_us)
         state = self._sensors[speaker]
         state.offline_us, state.offline_at_us = seen_us or 1, now_us

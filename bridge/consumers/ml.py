@@ -18,7 +18,7 @@ import structlog
 from bridge.consumers.api import Event
 from bridge.consumers.predictor import Judgement, Predictor
 from bridge.consumers.tables import PredictionTable, StateTable
-from bridge.prediction import Prediction
+from bridge.model.prediction import Prediction
 from bridge.settings.consumers import MlSettings
 from bridge.telemetry import Metrics
 
@@ -34,14 +34,14 @@ SPREAD = 7_919_000_003
 
 
 class Watch(msgspec.Struct):
-    """What has been written of a sensor."""
+    """Holds what has been written of a sensor."""
 
     slot: int = 0  # of `write_every_s` since the epoch: one forecast in each, also when readings come again
     anomaly_us: int = 0  # time of the reading
 
 
 class MlWorker:
-    """The handler. `start` first, `keep_all` last."""
+    """Predicts each sensor's next values, and flags anomalies. `start` first, `keep_all` last."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class MlWorker:
         self._ticks = 0
 
     async def start(self) -> None:
-        """Go on where the last process was. Raises StoreUnavailable."""
+        """Load the models where the last process left them. Raises StoreUnavailable."""
         useless = 0
         for sensor_id, kept in await self._states.load():
             try:
@@ -92,7 +92,7 @@ class MlWorker:
         self._metrics.cache_size.labels("ml").set(len(self._sensors))
 
     async def keep_all(self) -> None:
-        """Keep every model that has learned. Raises StoreUnavailable."""
+        """Save every model that has learned. Raises StoreUnavailable."""
         while self._dirty or self._forgotten:
             await self._keep(KEEP_AT_MOST)
 

@@ -9,7 +9,7 @@ from datetime import datetime, tzinfo
 from string import Template
 
 from bridge.consumers.api import Event
-from bridge.notification import Letter, Message, Notice, Subject
+from bridge.model.notification import ChannelMessage, Notice, QueuedNotification, Subject
 
 RANKS = {"info": 0, "warning": 1, "critical": 2}
 """Severities, the least first."""
@@ -39,7 +39,7 @@ DIGEST_LINES = 20
 
 
 def notice(event: Event) -> Notice:
-    """An entry of iot:alerts or iot:decisions. Raises KeyError or ValueError where it is not of their form."""
+    """Read an entry of iot:alerts or iot:decisions. Raises KeyError or ValueError where it is not of that form."""
     fields = event.fields
     decision = fields.get("decision", "")
     severity = fields.get("severity", "warning")
@@ -62,7 +62,7 @@ def notice(event: Event) -> Notice:
 
 
 def variables(told: Notice, subject: Subject, zone: tzinfo) -> dict[str, str]:
-    """What templates, and webhooks, are told."""
+    """Return the variables that templates and webhooks may use."""
     return {
         "kind": told.kind,
         "what": told.what.replace("_", " "),
@@ -83,34 +83,38 @@ def variables(told: Notice, subject: Subject, zone: tzinfo) -> dict[str, str]:
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:
-    """A template with its variables filled in; runs of spaces that empty ones leave become one."""
+    """Fill the variables into a template; runs of spaces that empty ones leave become one."""
     return re.sub(" {2,}", " ", Template(template).safe_substitute(values)).strip()
 
 
 def unknown_variables(template: str) -> list[str]:
-    """Names in a template that mean nothing."""
+    """Return the names in a template that are no variables."""
     found = Template(template)
     if not found.is_valid():
         return ["$"]
     return [name for name in found.get_identifiers() if name not in VARIABLES]
 
 
-def single(letters: Sequence[Letter]) -> Message:
-    """One notification on its own."""
-    [letter] = letters
-    return Message(letter.event_id, letter.title, letter.body, letters)
+def single(notifications: Sequence[QueuedNotification]) -> ChannelMessage:
+    """Make a message of one notification."""
+    [notification] = notifications
+    return ChannelMessage(notification.event_id, notification.title, notification.body, notifications)
 
 
-def digest(letters: Sequence[Letter]) -> Message:
-    """Many in one: how many of what, the worst first."""
-    if len(letters) == 1:
-        return single(letters)
-    counts = Counter((letter.severity, letter.kind) for letter in letters)
+def digest(notifications: Sequence[QueuedNotification]) -> ChannelMessage:
+    """Make one message of many notifications: how many of what, the worst first."""
+    if len(notifications) == 1:
+        return single(notifications)
+    counts = Counter((notification.severity, notification.kind) for notification in notifications)
     worst = sorted(counts, key=lambda pair: (-RANKS.get(pair[0], 0), pair[1]))
     summary = ", ".join(f"{counts[pair]:,} {pair[0]} {pair[1]}" for pair in worst)
-    named = sorted(letters, key=lambda letter: (-RANKS.get(letter.severity, 0), letter.id))[:DIGEST_LINES]
-    lines = [letter.body for letter in named]
-    if len(letters) > len(named):
-        lines.append(f"… and {len(letters) - len(named):,} more; they are all in alert_notifications.")
-    title = f"{len(letters):,} notifications: {summary}"
-    return Message(f"digest-{letters[0].id}-{letters[-1].id}", title, "\n".join(lines), letters)
+    named = sorted(notifications, key=lambda notification: (-RANKS.get(notification.severity, 0), notification.id))[
+        :DIGEST_LINES
+    ]
+    lines = [notification.body for notification in named]
+    if len(notifications) > len(named):
+        lines.append(f"… and {len(notifications) - len(named):,} more; they are all in alert_notifications.")
+    title = f"{len(notifications):,} notifications: {summary}"
+    return ChannelMessage(
+        f"digest-{notifications[0].id}-{notifications[-1].id}", title, "\n".join(lines), notifications
+    )

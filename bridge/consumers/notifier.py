@@ -1,6 +1,6 @@
 """Tells people of alerts and decisions.
 
-iot:alerts, iot:decisions ─► rules ─► rows of alert_notifications ─► (acknowledged) ─► one postman a channel ─► senders
+iot:alerts, iot:decisions ─► rules ─► rows of alert_notifications ─► (acknowledged) ─► one worker a channel ─► senders
 
 The table is the queue: an event is acknowledged once its rows are committed, at most one for each channel,
 and a row is sent once it is due. A process that dies while it sends leaves a row that is sent again.
@@ -20,11 +20,11 @@ from cachetools import TTLCache
 from bridge.consumers.api import Event
 from bridge.consumers.notices import digest, notice, single
 from bridge.consumers.rules import RuleBook, with_cooldown
-from bridge.consumers.senders import DeliveryFailed, Sender
+from bridge.consumers.senders import ChannelSender, DeliveryFailed
 from bridge.errors import StoreUnavailable
-from bridge.notification import Backlog, Intention, Letter, Message, Subject
-from bridge.pipeline.backoff import delay_s
+from bridge.model.notification import ChannelBacklog, ChannelMessage, NotificationDraft, QueuedNotification, Subject
 from bridge.settings.consumers import ChannelSettings, NotifierSettings
+from bridge.tasks import delay_s
 from bridge.telemetry import Metrics
 
 log = structlog.get_logger("notifier")
@@ -41,17 +41,17 @@ EXPIRE_TICKS = 360
 
 
 class Notifications(Protocol):
-    """The table alert_notifications. All raise StoreUnavailable."""
+    """Writes the table alert_notifications. All methods raise StoreUnavailable."""
 
     async def describe(self, sensor_ids: Collection[int]) -> list[Subject]:
-        """The registered sensors among `sensor_ids`."""
+        """Return the registered sensors among `sensor_ids`."""
         ...
 
     async def recent(self, sensor_ids: Collection[int], seconds: float) -> dict[tuple[int, str, str, str], int]:
-        """(sensor, channel, kind, severity) → when last notified, microseconds since the epoch."""
+        """Return (sensor, channel, kind, severity) → when last notified, microseconds since the epoch."""
         ...
 
-    async def record(self, intentions: Sequence[Intention]) -> int:
+    async def record(self, drafts: Sequence[NotificationDraft]) -> int:
         """Write rows; an event's second row for a channel is passed over. Returns how many are new."""
         ...
 
@@ -60,28 +60,28 @@ class Notifications(Protocol):
         ...
 
 
-class Mailbox(Protocol):
-    """What postmen ask of the same table. All raise StoreUnavailable."""
+class NotificationQueue(Protocol):
+    """Hands the rows of that table to channel workers. All methods raise StoreUnavailable."""
 
-    async def backlog(self, channel: str, forgotten_s: float) -> Backlog:
-        """What is due, with what was taken `forgotten_s` ago and never settled."""
+    async def backlog(self, channel: str, forgotten_s: float) -> ChannelBacklog:
+        """Count what is due, with what was taken `forgotten_s` ago and never settled."""
         ...
 
-    async def take(self, channel: str, limit: int, *, in_digest: bool, forgotten_s: float) -> list[Letter]:
-        """Due rows that are nobody else's from here on, until `forgotten_s` have passed."""
+    async def take(self, channel: str, limit: int, *, in_digest: bool, forgotten_s: float) -> list[QueuedNotification]:
+        """Take rows that are due: nobody else gets them until `forgotten_s` have passed."""
         ...
 
     async def sent(self, ids: Sequence[int], message: str) -> None:
-        """These rows went out with a message."""
+        """Note that these rows went out with a message."""
         ...
 
     async def failed(self, ids: Sequence[int], error: str, retry_s: float, give_up_s: float) -> None:
-        """These did not: due again in `retry_s`; failed for good where they are older than `give_up_s`."""
+        """Note that these did not go out: due again in `retry_s`; failed for good once older than `give_up_s`."""
         ...
 
 
 class Notifier:
-    """The handler: events in, rows out. `wake` is called when there is something to send."""
+    """Turns events into rows of alert_notifications. `wake` is called when there is something to send."""
 
     def __init__(
         self,
@@ -105,15 +105,13 @@ class Notifier:
         notices = [notice(event) for event in events]
         subjects = await self._described({told.sensor_id for told in notices})
         now_us = self._now_us()
-        intentions = [
-            each for told in notices for each in self._rules.intentions(told, subjects[told.sensor_id], now_us)
-        ]
-        if intentions and self._rules.longest_cooldown_s:
-            sensors = {each.notice.sensor_id for each in intentions}
+        drafts = [each for told in notices for each in self._rules.drafts(told, subjects[told.sensor_id], now_us)]
+        if drafts and self._rules.longest_cooldown_s:
+            sensors = {each.notice.sensor_id for each in drafts}
             last_us = await self._table.recent(sensors, self._rules.longest_cooldown_s)
-            intentions = with_cooldown(intentions, last_us, now_us)
-        if intentions:
-            self._metrics.notifications.inc(await self._table.record(intentions))
+            drafts = with_cooldown(drafts, last_us, now_us)
+        if drafts:
+            self._metrics.notifications.inc(await self._table.record(drafts))
             self._wake()
 
     async def tick(self) -> None:
@@ -137,21 +135,21 @@ class Notifier:
         }
 
 
-class Postman:
+class ChannelWorker:
     """Delivers what is due on one channel. `run` is its task; it ends after `stop`."""
 
     def __init__(
         self,
         channel: ChannelSettings,
         settings: NotifierSettings,
-        mailbox: Mailbox,
-        sender: Sender,
+        queue: NotificationQueue,
+        sender: ChannelSender,
         metrics: Metrics,
         random: Random,
     ) -> None:
         self._channel = channel
         self._settings = settings
-        self._mailbox = mailbox
+        self._queue = queue
         self._sender = sender
         self._metrics = metrics
         self._random = random
@@ -160,11 +158,11 @@ class Postman:
         self._failures = 0  # of the channel, in a row
 
     def wake(self) -> None:
-        """There is something new."""
+        """Look for what is due now."""
         self._wake.set()
 
     def stop(self) -> None:
-        """End after the delivery in hand."""
+        """End after the message under way."""
         self._stopped.set()
         self._wake.set()
 
@@ -185,7 +183,7 @@ class Postman:
 
     async def round(self) -> float:
         """Deliver one message of what is due; seconds until it is worth while to look again."""
-        backlog = await self._mailbox.backlog(self._channel.name, FORGOTTEN_S)
+        backlog = await self._queue.backlog(self._channel.name, FORGOTTEN_S)
         if backlog.due_in_digest:
             return await self._deliver(digest, DIGEST_ROWS, in_digest=True)
         if not backlog.due:
@@ -196,18 +194,20 @@ class Postman:
             return await self._deliver(digest, DIGEST_ROWS, in_digest=False)
         return POLL_S
 
-    def _is_digest_due(self, backlog: Backlog) -> bool:
-        """A storm goes on for a while: one digest after it has gathered, and then not more than one in a while."""
+    def _is_digest_due(self, backlog: ChannelBacklog) -> bool:
+        """Say whether a digest may go out: `digest_wait_s` after the first, and at most every `digest_every_s`."""
         rested = backlog.since_digest_s is None or backlog.since_digest_s >= self._channel.digest_every_s
         return rested and backlog.waited_s >= self._channel.digest_wait_s
 
-    async def _deliver(self, compose: Callable[[Sequence[Letter]], Message], limit: int, *, in_digest: bool) -> float:
+    async def _deliver(
+        self, compose: Callable[[Sequence[QueuedNotification]], ChannelMessage], limit: int, *, in_digest: bool
+    ) -> float:
         name = self._channel.name
-        letters = await self._mailbox.take(name, limit, in_digest=in_digest, forgotten_s=FORGOTTEN_S)
-        if not letters:
+        notifications = await self._queue.take(name, limit, in_digest=in_digest, forgotten_s=FORGOTTEN_S)
+        if not notifications:
             return POLL_S  # another process was quicker
-        ids = [letter.id for letter in letters]
-        message = compose(letters)
+        ids = [notification.id for notification in notifications]
+        message = compose(notifications)
         try:
             await self._sender.send(message)
         except DeliveryFailed as error:
@@ -215,7 +215,7 @@ class Postman:
             self._failures += 1
             log.warning("not_delivered", channel=name, notifications=len(ids), detail=error.detail)
             self._metrics.deliveries.labels(name, "failed").inc()
-            await self._mailbox.failed(ids, error.detail, wait_s, self._settings.give_up_s)
+            await self._queue.failed(ids, error.detail, wait_s, self._settings.give_up_s)
             return wait_s
         self._failures = 0
         log.info("delivered", channel=name, notifications=len(ids), message=message.id)
@@ -224,10 +224,10 @@ class Postman:
         return 0.0
 
     async def _settle(self, ids: Sequence[int], message: str) -> None:
-        """It is out: only the database can make us say it twice, so it is told for as long as it takes."""
+        """Note that a message went out, trying until the database has it: what is not noted is sent twice."""
         while True:
             try:
-                await self._mailbox.sent(ids, message)
+                await self._queue.sent(ids, message)
                 return
             except StoreUnavailable as error:
                 log.warning("store_unavailable", channel=self._channel.name, detail=error.detail)

@@ -10,7 +10,7 @@ have the same ids when their events come again.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import islice
+from itertools import islice, zip_longest
 
 import msgspec
 import structlog
@@ -32,17 +32,17 @@ APPLIED_KEPT = 20_000
 
 
 def encode(state: SensorState) -> bytes:
-    """The form in which a sensor's state is kept."""
+    """Encode a sensor's state as it is kept."""
     return msgspec.msgpack.encode(state)
 
 
 def decode(kept: bytes) -> SensorState:
-    """The state that `encode` was given."""
+    """Decode the state that `encode` was given."""
     return msgspec.msgpack.decode(kept, type=SensorState)
 
 
 class Orchestrator:
-    """The handler. `start` first, `close` last."""
+    """Consolidates readings and alerts into iot:decisions. `start` first, `close` last."""
 
     def __init__(
         self,
@@ -65,19 +65,19 @@ class Orchestrator:
         self._kept_us = now_us()
 
     async def start(self) -> None:
-        """Go on where the last process was. Raises StoreUnavailable."""
+        """Load the states where the last process left them. Raises StoreUnavailable."""
         kept = await self._states.load()
         self._known = Consolidation(self._settings, [(key, decode(state)) for key, state in kept])
         log.info("states_loaded", sensors=len(self._known))
 
     async def handle(self, events: Sequence[Event]) -> None:
         """See `Handler.handle`."""
-        fresh = [event for event in events if event.id not in self._applied]
-        for place, event in enumerate(fresh):
+        unapplied = [event for event in events if event.id not in self._applied]
+        for event, following in zip_longest(unapplied, unapplied[1:]):
             if event.stream == READINGS:
                 self._unsent += self._known.reading(event)
             else:
-                self._unsent += self._known.alert(event, fresh[place + 1] if place + 1 < len(fresh) else None)
+                self._unsent += self._known.alert(event, following)
             self._applied[event.id] = None
         for entry_id in list(islice(self._applied, max(0, len(self._applied) - APPLIED_KEPT))):
             del self._applied[entry_id]
@@ -97,7 +97,7 @@ class Orchestrator:
         self._metrics.cache_size.labels("orchestrator").set(len(self._known))
 
     async def keep(self) -> None:
-        """Keep every state that has changed. Raises StoreUnavailable."""
+        """Save every state that has changed. Raises StoreUnavailable."""
         self._kept_us = self._now_us()
         for part in _parts(dict.fromkeys(self._known.dirty, 0.0)):
             await self._keep(part)
@@ -114,7 +114,7 @@ class Orchestrator:
         await self._keep(self._known.urgent)
 
     async def _publish(self, *, keep: bool = True) -> None:
-        """Decisions first, then the states that they follow from: after a crash in between they come again."""
+        """Publish decisions, then save the states behind them: after a crash in between they come again."""
         while self._unsent:
             decision = self._unsent[0]
             await self._streams.append(DECISIONS, _fields(decision))

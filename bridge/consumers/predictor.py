@@ -45,7 +45,7 @@ class Forecast(msgspec.Struct, frozen=True):
 
 
 class Predictor(Protocol):
-    """A model of many sensors, in memory. Synchronous: some microseconds a call."""
+    """Models many sensors in memory. Synchronous: some microseconds a call."""
 
     model_id: str
 
@@ -54,11 +54,11 @@ class Predictor(Protocol):
         ...
 
     def predict(self, sensor_id: int, target_us: int) -> Forecast | None:
-        """The value at a time; None while too little is known, and for times before the newest reading."""
+        """Predict the value at a time; None while too little is known, and for times before the newest reading."""
         ...
 
     def export(self, sensor_id: int) -> bytes | None:
-        """What is known of a sensor, to be kept; None where it is nothing."""
+        """Return what is known of a sensor, to be kept; None where it is nothing."""
         ...
 
     def restore(self, sensor_id: int, kept: bytes) -> None:
@@ -66,12 +66,12 @@ class Predictor(Protocol):
         ...
 
     def forget(self, sensor_id: int) -> None:
-        """Make room."""
+        """Forget a sensor."""
         ...
 
 
 class SensorModel(msgspec.Struct, omit_defaults=True):
-    """What is known of one sensor. This is also the form in which it is kept."""
+    """Holds what is known of one sensor. This is also the form in which it is kept."""
 
     last: float = 0.0
     last_us: int = 0
@@ -86,7 +86,7 @@ class SensorModel(msgspec.Struct, omit_defaults=True):
 
 
 class Baseline:
-    """Implements `Predictor`. A sensor takes about 2 kB with a season of 24 parts, 1 kB without."""
+    """Predicts by level, trend and season. A sensor takes 1 kB, 2 kB with a season of 24 parts."""
 
     def __init__(self, settings: MlSettings) -> None:
         self.model_id = "baseline-1"
@@ -180,10 +180,10 @@ class Baseline:
         model.count += 1
         edge = self._settings.anomaly_score * deviation
         weight = max(ERROR_WEIGHT, 1 / (model.count - 1))
-        for place, forecast in enumerate(forecasts):
+        for position, forecast in enumerate(forecasts):
             error = min(max(value - forecast, -edge), edge)
-            model.levels[place] = forecast + WEIGHTS[place % len(WEIGHTS)] * error
-            model.errors[place] += (error * error - model.errors[place]) * weight
+            model.levels[position] = forecast + WEIGHTS[position % len(WEIGHTS)] * error
+            model.errors[position] += (error * error - model.errors[position]) * weight
         change = value - model.last
         if change:
             model.step = min(model.step or math.inf, abs(change))
@@ -194,14 +194,14 @@ class Baseline:
 
     def _learn_rate(self, model: SensorModel, change: float, elapsed_s: float) -> None:
         """Errors of single changes cancel: what is learned over a part is its change from end to end."""
-        place, share = self._place(model.last_us + round(elapsed_s * 5e5))
+        position, share = self._position(model.last_us + round(elapsed_s * 5e5))
         lived = elapsed_s / self._part_s
-        for part, weight in ((place, 1 - share), ((place + 1) % self._parts, share)):
+        for part, weight in ((position, 1 - share), ((position + 1) % self._parts, share)):
             model.learned[part] = min(model.learned[part] + lived * weight, SEASON_MEMORY)
             gain = min(1.0, lived * weight / model.learned[part]) if model.learned[part] else 0.0
             model.rates[part] += (change / elapsed_s - model.rates[part]) * gain
 
-    def _place(self, at_us: int) -> tuple[int, float]:
+    def _position(self, at_us: int) -> tuple[int, float]:
         """The part whose middle lies before a time, and how far the time lies towards the next middle, 0 … 1."""
         position = at_us / 1e6 / self._part_s - 0.5
         whole = math.floor(position)
@@ -217,7 +217,7 @@ class Baseline:
         piece_s = seconds / pieces
         total = 0.0
         for number in range(pieces):
-            place, share = self._place(from_us + round((number + 0.5) * piece_s * 1e6))
-            rate = model.rates[place] * (1 - share) + model.rates[(place + 1) % self._parts] * share
+            position, share = self._position(from_us + round((number + 0.5) * piece_s * 1e6))
+            rate = model.rates[position] * (1 - share) + model.rates[(position + 1) % self._parts] * share
             total += rate * piece_s
         return total

@@ -21,15 +21,15 @@ OUTAGE = 10.0
 LEARNED = 5
 
 
-class Pace(msgspec.Struct, omit_defaults=True):
-    """Intervals between times that something happened, in seconds."""
+class IntervalAverage(msgspec.Struct, omit_defaults=True):
+    """Averages the intervals between events, in seconds."""
 
     average_s: float = 0.0
     longest_s: float = 0.0
     count: int = 0
 
     def add(self, interval_s: float) -> None:
-        """The average is exponentially weighted, a plain mean at first."""
+        """Count an interval. The average is exponentially weighted, a plain mean at first."""
         if self.count >= LEARNED:
             interval_s = min(interval_s, OUTAGE * self.average_s)
         self.count += 1
@@ -38,16 +38,16 @@ class Pace(msgspec.Struct, omit_defaults=True):
 
 
 class Rhythm(msgspec.Struct, omit_defaults=True):
-    """Of one sensor. Times are microseconds since the epoch."""
+    """Learns how often one sensor is heard. Times are microseconds since the epoch."""
 
     seen_us: int = 0  # when it was last heard
     measured_us: int = 0  # the newest time of measurement
-    heard_pace: Pace = msgspec.field(default_factory=Pace)
-    measured_pace: Pace = msgspec.field(default_factory=Pace)
+    heard_pace: IntervalAverage = msgspec.field(default_factory=IntervalAverage)
+    measured_pace: IntervalAverage = msgspec.field(default_factory=IntervalAverage)
     count: int = 0
 
     def heard(self, measured_us: int, seen_us: int) -> None:
-        """A reading came. Late ones say that the sensor lives, and nothing of its rhythm."""
+        """Take a reading. A late one says that the sensor lives, and nothing of its rhythm."""
         if self.count and measured_us > self.measured_us:
             self.measured_pace.add((measured_us - self.measured_us) / 1e6)
         if self.count and seen_us > self.seen_us:
@@ -58,11 +58,11 @@ class Rhythm(msgspec.Struct, omit_defaults=True):
 
     @property
     def usual_s(self) -> float:
-        """Its usual interval."""
+        """Return the sensor's usual interval."""
         return max(self.heard_pace.average_s, self.measured_pace.average_s)
 
     def silent_after_s(self, settings: OrchestratorSettings) -> float:
-        """Seconds after which its silence is no longer usual."""
+        """Return the seconds after which silence is no longer usual."""
         if self.count < settings.learn_readings:
             return settings.silence_max_s
         longest_s = max(self.heard_pace.longest_s, self.measured_pace.longest_s)

@@ -11,12 +11,12 @@ import msgspec
 
 from bridge.consumers.notices import BODY, DECISION, RANKS, TITLE, fill, unknown_variables, variables
 from bridge.errors import ConfigError
-from bridge.notification import Intention, Notice, Subject
+from bridge.model.notification import Notice, NotificationDraft, Subject
 from bridge.settings.consumers import NotifierSettings, RuleSettings
 
 
 class RuleBook:
-    """The rules of the configuration. Raises ConfigError for templates that name what is not there."""
+    """Applies the rules of the configuration. Raises ConfigError for templates that name what is not there."""
 
     def __init__(self, settings: NotifierSettings) -> None:
         self._rules = settings.rules
@@ -32,14 +32,14 @@ class RuleBook:
         if problems:
             raise ConfigError(problems)
 
-    def intentions(self, notice: Notice, subject: Subject, now_us: int) -> list[Intention]:
-        """What is to be sent of a notice: to each channel once, by the first rule that fits."""
-        found: dict[str, Intention] = {}
+    def drafts(self, notice: Notice, subject: Subject, now_us: int) -> list[NotificationDraft]:
+        """Return what is to be sent of a notice: to each channel once, by the first rule that fits."""
+        found: dict[str, NotificationDraft] = {}
         for rule in self._rules:
             if self._fits(rule, notice, subject):
                 for channel in rule.channels:
                     if channel not in found:
-                        found[channel] = self._intention(rule, channel, notice, subject, now_us)
+                        found[channel] = self._draft(rule, channel, notice, subject, now_us)
         return list(found.values())
 
     def _fits(self, rule: RuleSettings, notice: Notice, subject: Subject) -> bool:
@@ -50,7 +50,9 @@ class RuleBook:
         patterns = [*rule.devices, *(pattern for group in rule.groups for pattern in self._groups[group])]
         return not (rule.devices or rule.groups) or _is_one_of(subject, patterns)
 
-    def _intention(self, rule: RuleSettings, channel: str, notice: Notice, subject: Subject, now_us: int) -> Intention:
+    def _draft(
+        self, rule: RuleSettings, channel: str, notice: Notice, subject: Subject, now_us: int
+    ) -> NotificationDraft:
         values = variables(notice, subject, self._zone)
         due_us, digest = now_us, False
         if rule.digest_s:
@@ -60,7 +62,7 @@ class RuleBook:
         if rule.quiet and not is_loud:
             ends_us = quiet_until_us(rule.quiet, due_us, self._zone)
             due_us, digest = (ends_us, True) if ends_us is not None else (due_us, digest)
-        return Intention(
+        return NotificationDraft(
             notice,
             channel,
             rule.name,
@@ -75,7 +77,7 @@ class RuleBook:
 
 
 def quiet_until_us(span: str, at_us: int, zone: ZoneInfo) -> int | None:
-    """When the quiet hours ("22:00-06:00") that `at_us` lies in end; None where it lies in none."""
+    """Return when the quiet hours ("22:00-06:00") that `at_us` lies in end; None where it lies in none."""
     at = datetime.fromtimestamp(at_us / 1_000_000, zone)
     begin, end = (datetime.strptime(text, "%H:%M").time() for text in span.split("-"))
     clock = at.time()
@@ -87,11 +89,11 @@ def quiet_until_us(span: str, at_us: int, zone: ZoneInfo) -> int | None:
 
 
 def with_cooldown(
-    intentions: Iterable[Intention], last_us: dict[tuple[int, str, str, str], int], now_us: int
-) -> list[Intention]:
-    """The same, those suppressed whose sensor was notified within their cool-down. Keeps `last_us` up to date."""
-    decided: list[Intention] = []
-    for each in intentions:
+    drafts: Iterable[NotificationDraft], last_us: dict[tuple[int, str, str, str], int], now_us: int
+) -> list[NotificationDraft]:
+    """Suppress the drafts whose sensor was notified within their cool-down. Keeps `last_us` up to date."""
+    decided: list[NotificationDraft] = []
+    for each in drafts:
         key = (each.notice.sensor_id, each.channel, each.notice.kind, each.notice.severity)
         since_us = now_us - last_us.get(key, -(2**62))
         if each.cooldown_s and since_us < each.cooldown_s * 1_000_000:

@@ -1,4 +1,4 @@
-"""Ways out of the notifier: Apprise, and signed webhooks. Flows in: `Message`. Raises DeliveryFailed.
+"""Ways out of the notifier: Apprise, and signed webhooks. Flows in: `ChannelMessage`. Raises DeliveryFailed.
 
 Both block, so they run in threads.
 """
@@ -20,7 +20,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 import msgspec
 
 from bridge.errors import BridgeError, ConfigError
-from bridge.notification import Message
+from bridge.model.notification import ChannelMessage
 from bridge.settings.consumers import ChannelSettings
 
 MAX_EVENTS_POSTED = 1_000
@@ -34,16 +34,16 @@ class DeliveryFailed(BridgeError):
     code = "delivery_failed"
 
 
-class Sender(Protocol):
-    """One channel's way out."""
+class ChannelSender(Protocol):
+    """Sends the messages of one channel."""
 
-    async def send(self, message: Message) -> None:
-        """Returns once the other side has taken the message. Raises DeliveryFailed."""
+    async def send(self, message: ChannelMessage) -> None:
+        """Send; return once the other side has taken the message. Raises DeliveryFailed."""
         ...
 
 
-def sender(channel: ChannelSettings) -> Sender:
-    """The sender that a channel asks for. Raises ConfigError."""
+def sender(channel: ChannelSettings) -> ChannelSender:
+    """Make the sender that a channel asks for. Raises ConfigError."""
     return WebhookSender(channel) if channel.webhook else AppriseSender(channel)
 
 
@@ -60,19 +60,22 @@ class WebhookSender:
         self._now_s = now_s
         self._opener = build_opener(_NoRedirect)
 
-    async def send(self, message: Message) -> None:
-        """See `Sender.send`."""
+    async def send(self, message: ChannelMessage) -> None:
+        """See `ChannelSender.send`."""
         await asyncio.to_thread(self._post, message)
 
-    def _post(self, message: Message) -> None:
+    def _post(self, message: ChannelMessage) -> None:
         body = msgspec.json.encode(
             {
                 "v": 1,
                 "id": message.id,
                 "title": message.title,
                 "body": message.body,
-                "count": len(message.letters),
-                "events": [msgspec.Raw(letter.details.encode()) for letter in message.letters[:MAX_EVENTS_POSTED]],
+                "count": len(message.notifications),
+                "events": [
+                    msgspec.Raw(notification.details.encode())
+                    for notification in message.notifications[:MAX_EVENTS_POSTED]
+                ],
             }
         )
         timestamp = str(int(self._now_s()))
@@ -95,7 +98,7 @@ class WebhookSender:
 
 
 class _NoRedirect(HTTPRedirectHandler):
-    """A redirected POST would become a GET without its body."""
+    """Refuses redirects: a redirected POST would become a GET without its body."""
 
     def redirect_request(self, *arguments: Any) -> None:
         return None
@@ -115,15 +118,15 @@ class AppriseSender:
         if not self._target.add(channel.url):
             raise ConfigError([f"notifier.channels: {channel.name}: Apprise does not know this url (hidden)"])
 
-    async def send(self, message: Message) -> None:
-        """See `Sender.send`. A thread that hangs longer than the time-out is left to itself."""
+    async def send(self, message: ChannelMessage) -> None:
+        """See `ChannelSender.send`. A thread that hangs longer than the time-out is left to itself."""
         try:
             async with asyncio.timeout(self._channel.timeout_s):
                 await asyncio.to_thread(self._notify, message)
         except TimeoutError as error:
             raise DeliveryFailed(f"no answer within {self._channel.timeout_s:g} s") from error
 
-    def _notify(self, message: Message) -> None:
+    def _notify(self, message: ChannelMessage) -> None:
         text, kind = self._formats
         with _Heard() as heard:
             sent = self._target.notify(body=message.body, title=message.title, body_format=text, notify_type=kind)
@@ -132,7 +135,7 @@ class AppriseSender:
 
 
 class _Heard(logging.Handler):
-    """What Apprise logs in this thread: it tells its callers True or False only."""
+    """Collects what Apprise logs in this thread: it tells its callers True or False only."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)

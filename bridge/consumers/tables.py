@@ -5,48 +5,48 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from bridge.prediction import Prediction
+from bridge.model.prediction import Prediction
 
 
 class StateTable(Protocol):
-    """What a consumer keeps, by sensor."""
+    """Keeps a consumer's state of each sensor."""
 
     async def load(self) -> list[tuple[int, bytes]]:
-        """Everything kept, the longest unchanged first."""
+        """Return everything kept, the longest unchanged first."""
         ...
 
     async def save(self, states: Mapping[int, bytes]) -> None:
-        """Keep these, in one transaction."""
+        """Save these states, in one transaction."""
         ...
 
     async def forget(self, keys: Sequence[int]) -> None:
-        """Keep these no longer."""
+        """Delete these states."""
         ...
 
 
 class SilenceTable(Protocol):
-    """When sensors and devices were heard. Streams may lag: only the database can say that nothing has come."""
+    """Says when sensors and devices were heard: only the database can say that nothing has come, streams may lag."""
 
     async def mark_silent_sensors(self, silent_s: Mapping[int, float]) -> set[int]:
-        """Those of these sensors that have been silent for so many seconds; they are STALE from here on."""
+        """Mark as STALE those of these sensors that have been silent for so many seconds; return them."""
         ...
 
     async def silent_devices(self, silent_s: Mapping[int, float]) -> dict[int, tuple[int, bool]]:
-        """Those of these devices that have been; when they were last heard, and whether they pass for online."""
+        """Return those of these devices that were silent, when last heard, and whether they count as online."""
         ...
 
     async def set_offline(self, silent_s: Mapping[int, float]) -> None:
-        """Those of these devices that still are silent no longer pass for online."""
+        """Mark as offline those of these devices that still are silent; return them."""
         ...
 
 
 class PredictionTable(Protocol):
-    """The table predictions."""
+    """Writes the table predictions."""
 
     async def write(self, predictions: Sequence[Prediction]) -> int:
         """Write rows in one transaction; one that is there already is passed over. Returns how many are new."""
         ...
 
     async def expire(self, days: int) -> None:
-        """Drop some of what is older."""
+        """Delete some of what is older."""
         ...

@@ -23,9 +23,9 @@ import structlog
 
 from bridge.consumers.api import Event
 from bridge.errors import BridgeError, BrokerUnavailable
-from bridge.pipeline.backoff import delay_s
-from bridge.pipeline.ports import ConsumerGroups, Message
+from bridge.pipeline.ports import ConsumerGroups, StreamEntry
 from bridge.settings.consumers import ConsumerSettings
+from bridge.tasks import delay_s
 from bridge.telemetry import Metrics
 
 log = structlog.get_logger("consumer")
@@ -39,8 +39,8 @@ LATENCY_SAMPLES = 20
 """Most events of a batch whose age is measured."""
 
 
-class Place(msgspec.Struct, frozen=True):
-    """Where a worker reads, and under which name: one of its own for each process."""
+class ConsumerIdentity(msgspec.Struct, frozen=True):
+    """Names the stream and the group that a worker reads, and the consumer it is: one name for each process."""
 
     stream: str
     group: str
@@ -48,16 +48,16 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class Stopping(Exception):
-    """An ordered stop came while waiting; what is not done stays pending."""
+    """Raised where an ordered stop comes while waiting; what is not done stays pending."""
 
 
 class Worker:
-    """`run` is its task. `clock` is monotonic, in seconds; `now_us` is the time of day."""
+    """Reads a stream as one consumer of a group. `run` is its task. `clock` is monotonic, in seconds."""
 
     def __init__(
         self,
         broker: ConsumerGroups,
-        place: Place,
+        identity: ConsumerIdentity,
         handle: Callable[[Sequence[Event]], Awaitable[None]],
         settings: ConsumerSettings,
         metrics: Metrics,
@@ -65,34 +65,35 @@ class Worker:
         clock: Callable[[], float],
         now_us: Callable[[], int],
         *,
-        alone: bool = False,
+        single_active: bool = False,
     ) -> None:
         self._broker = broker
-        self._place = place
+        self._identity = identity
         self._handle = handle
         self._settings = settings
         self._metrics = metrics
-        self._labels = (place.stream, place.group)
+        self._labels = (identity.stream, identity.group)
         self._random = random
         self._clock = clock
         self._now_us = now_us
-        self._log = log.bind(stream=place.stream, group=place.group)
+        self._log = log.bind(stream=identity.stream, group=identity.group)
         self._stop = asyncio.Event()
         self._held: dict[str, None] = {}  # ids of entries that we have and have not acknowledged
         self._done: list[str] = []  # of those, the handled ones
         self._remembered: dict[str, None] = {}  # event ids handled lately, oldest first
         self._claim_at_s = clock()
-        self._alone = alone  # nobody else works: what is pending at the start is of the dead, and comes first
+        # Nobody else works: what is pending at the start is of the dead, and comes first.
+        self._single_active = single_active
         self._failures = 0
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set and the batch in hand is done. Never raises for what a handler does."""
         self._stop = stop
-        alive = asyncio.create_task(self._renew_forever(), name=f"renew {self._place.stream}")
+        alive = asyncio.create_task(self._renew_forever(), name=f"renew {self._identity.stream}")
         try:
             while not stop.is_set():
                 try:
-                    await self._turn()
+                    await self._cycle()
                     self._failures = 0
                 except BrokerUnavailable as error:
                     self._log.warning("broker_unavailable", detail=error.detail)
@@ -105,7 +106,7 @@ class Worker:
             alive.cancel()
             await asyncio.gather(alive, return_exceptions=True)
 
-    async def _turn(self) -> None:
+    async def _cycle(self) -> None:
         await self._acknowledge()  # what could not be acknowledged earlier
         self._held.clear()
         messages = await self._take()
@@ -114,38 +115,38 @@ class Worker:
 
     # -- entries
 
-    async def _take(self) -> Sequence[Message]:
-        """Entries of dead consumers before new ones."""
-        stream, group, consumer = msgspec.structs.astuple(self._place)
+    async def _take(self) -> Sequence[StreamEntry]:
+        """Take entries of dead consumers before new ones."""
+        stream, group, consumer = msgspec.structs.astuple(self._identity)
         settings = self._settings
         now_s = self._clock()
         if now_s >= self._claim_at_s:
-            idle_s = 0.0 if self._alone else settings.claim_after_s
+            idle_s = 0.0 if self._single_active else settings.claim_after_s
             claimed = await self._broker.claim(stream, group, consumer, min_idle_s=idle_s, count=settings.batch)
             if claimed:  # and there may be more
                 self._metrics.consumer_claimed.labels(*self._labels).inc(len(claimed))
                 self._log.info("claimed", entries=len(claimed))
                 return claimed
-            self._alone = False
+            self._single_active = False
             self._claim_at_s = now_s + settings.claim_after_s / CLAIMS_PER_IDLE
         wait_s = min(settings.block_s, settings.claim_after_s / CLAIMS_PER_IDLE)
         return await self._broker.read(stream, group, consumer, count=settings.batch, block_s=wait_s)
 
     async def _try_acknowledge(self) -> None:
-        """Where the broker is away, the next turn does it first of all."""
+        """Acknowledge; where the broker is away, the next cycle does it first of all."""
         with suppress(BrokerUnavailable):
             await self._acknowledge()
 
     async def _acknowledge(self) -> None:
         if self._done:
-            await self._broker.acknowledge(self._place.stream, self._place.group, self._done)
+            await self._broker.acknowledge(self._identity.stream, self._identity.group, self._done)
             for entry_id in self._done:
                 self._held.pop(entry_id, None)
             self._done = []
 
     async def _renew_forever(self) -> None:
-        """A batch may take longer than `claim_after_s`: say that we are alive, or others claim it."""
-        stream, group, consumer = msgspec.structs.astuple(self._place)
+        """Renew what is held: a batch may take longer than `claim_after_s`, and others would claim it."""
+        stream, group, consumer = msgspec.structs.astuple(self._identity)
         while True:
             await asyncio.sleep(self._settings.claim_after_s / CLAIMS_PER_IDLE)
             with suppress(BrokerUnavailable):
@@ -154,17 +155,19 @@ class Worker:
     async def _leave(self) -> None:
         with suppress(BrokerUnavailable):
             await self._acknowledge()
-            await self._broker.leave(*msgspec.structs.astuple(self._place))
+            await self._broker.leave(*msgspec.structs.astuple(self._identity))
 
     # -- work
 
-    async def _work(self, messages: Sequence[Message]) -> None:
-        events = [Event(self._place.stream, m.id, m.fields, m.deliveries) for m in messages]
+    async def _work(self, messages: Sequence[StreamEntry]) -> None:
+        events = [Event(self._identity.stream, m.id, m.fields, m.deliveries) for m in messages]
         self._held = dict.fromkeys(event.id for event in events)
         events = self._without_repeated(events)
         if events and events[0].deliveries > self._settings.max_attempts:
             # The oldest is the one that was in hand whenever its worker died.
-            await self._bury(events.pop(0), "its workers died while they handled it", self._settings.max_attempts)
+            await self._dead_letter(
+                events.pop(0), "its workers died while they handled it", self._settings.max_attempts
+            )
         if any(event.deliveries >= SUSPECT_DELIVERIES for event in events):
             await self._one_by_one(events)
         elif events and (error := await self._attempt(events)) is not None:
@@ -173,15 +176,15 @@ class Worker:
         await self._try_acknowledge()
 
     def _without_repeated(self, events: list[Event]) -> list[Event]:
-        fresh: dict[str, Event] = {}
+        unseen: dict[str, Event] = {}
         for event in events:
-            if event.fields.get("replay_for", self._place.group) != self._place.group:
+            if event.fields.get("replay_for", self._identity.group) != self._identity.group:
                 self._settle(event, "repeated")  # added again for a group that had lost it
-            elif event.event_id in self._remembered or event.event_id in fresh:
+            elif event.event_id in self._remembered or event.event_id in unseen:
                 self._settle(event, "repeated")
             else:
-                fresh[event.event_id] = event
-        return list(fresh.values())
+                unseen[event.event_id] = event
+        return list(unseen.values())
 
     async def _attempt(self, events: Sequence[Event]) -> str | None:
         """Hand events to the handler: None once they are handled, else what it says is wrong with them.
@@ -208,7 +211,7 @@ class Worker:
             tries += 1
 
     async def _one_by_one(self, events: Sequence[Event]) -> None:
-        """Each for itself, so that one that fails takes no other with it. In rounds: one back-off for all that fail."""
+        """Handle each event alone, so that one that fails takes no other with it: one back-off a round."""
         failed: dict[str, int] = {}
         left = list(events)
         tries = 0
@@ -221,7 +224,7 @@ class Worker:
                 elif error := await self._attempt([event]):
                     failed[event.id] = failed.get(event.id, 0) + 1
                     if failed[event.id] >= self._settings.max_attempts:
-                        await self._bury(event, error, failed[event.id])
+                        await self._dead_letter(event, error, failed[event.id])
                         continue
                     self._metrics.consumer_retries.labels(*self._labels).inc()
                     waiting.add(event.sensor_id)
@@ -240,7 +243,7 @@ class Worker:
             del self._remembered[next(iter(self._remembered))]
 
     def _measure(self, events: Sequence[Event]) -> None:
-        """How old events are when they are handled; of a large batch, some of them."""
+        """Measure how old events are when they are handled; of a large batch, some of them."""
         now_s = self._now_us() / 1e6
         observe = self._metrics.consumer_latency.labels
         for event in events[:: len(events) // LATENCY_SAMPLES + 1]:
@@ -252,18 +255,18 @@ class Worker:
             with suppress(TypeError, ValueError):
                 observe(*self._labels, "measured_to_handled").observe(max(0.0, now_s - float(measured or "")))
 
-    async def _bury(self, event: Event, error: str, attempts: int) -> None:
-        """To the dead letters first: an entry must never be in neither stream."""
+    async def _dead_letter(self, event: Event, error: str, attempts: int) -> None:
+        """Append to the dead letters, then acknowledge: an entry must never be in neither stream."""
         fields = dict(event.fields) | {
             "error": error,
             "attempts": str(attempts),
-            "group": self._place.group,
+            "group": self._identity.group,
             "entry": event.id,
         }
         tries = 0
         while True:
             try:
-                await self._broker.append(f"{self._place.stream}:dead", fields)
+                await self._broker.append(f"{self._identity.stream}:dead", fields)
                 break
             except BrokerUnavailable as away:
                 self._log.warning("broker_unavailable", detail=away.detail)
@@ -274,7 +277,7 @@ class Worker:
         await self._try_acknowledge()
 
     async def _back_off(self, tries: int) -> None:
-        """Raises Stopping when an ordered stop comes first."""
+        """Wait before a retry. Raises Stopping when an ordered stop comes first."""
         seconds = delay_s(
             tries,
             minimum_s=self._settings.retry_min_s,

@@ -16,7 +16,7 @@ START_S = 15.0
 
 
 def start_mqtt(data_dir: Path, port: int) -> tuple[Child, str]:
-    """An MQTT broker on loopback, with its URL. Port 0 takes a free one. Raises ConfigError, Unavailable."""
+    """Start an MQTT broker on loopback. Returns it and its URL. Port 0: a free one. Raises ConfigError, Unavailable."""
     port = port or free_port()
     if _listens(port):
         raise ConfigError([f"mqtt.port = {port}: something listens there already; choose another, or 0"])
@@ -31,7 +31,7 @@ def start_mqtt(data_dir: Path, port: int) -> tuple[Child, str]:
 
 
 def write_mosquitto_conf(folder: Path, port: int) -> Path:
-    """A Mosquitto on loopback, without passwords, that keeps sessions and messages in `folder`."""
+    """Write the configuration of a Mosquitto on loopback, without passwords, that keeps its state in `folder`."""
     path = folder / "mosquitto.conf"
     path.write_text(
         f"listener {port} 127.0.0.1\n"
@@ -47,7 +47,7 @@ def write_mosquitto_conf(folder: Path, port: int) -> Path:
 
 
 def free_port() -> int:
-    """A port of the loopback address that nobody listens on at the moment."""
+    """Return a port of the loopback address that nobody listens on at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -64,7 +64,7 @@ def _listens(port: int) -> bool:
 
 
 def start_server(name: str, what: str, command: list[str], data_dir: Path, port: int) -> Child:
-    """A child that listens on its port. Raises Unavailable."""
+    """Start a child, and wait until it listens on its port. Raises Unavailable."""
     child = start_child(name, command, data_dir)
     deadline = time.monotonic() + START_S
     while not _listens(port):

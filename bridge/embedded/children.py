@@ -13,7 +13,7 @@ STOP_S = 4.0
 
 
 class Child:
-    """A running server."""
+    """Is a running server."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
@@ -27,7 +27,7 @@ class Child:
         return self._process.poll() is None
 
     def stop(self) -> None:
-        """End it: politely first."""
+        """End it: SIGTERM first, SIGKILL after a while."""
         self._process.terminate()
         try:
             self._process.wait(STOP_S)
@@ -36,7 +36,7 @@ class Child:
             self._process.wait()
 
     def kill(self) -> None:
-        """End it at once, as a crash would."""
+        """End it with SIGKILL, as a crash would."""
         self._process.kill()
         self._process.wait()
 

@@ -11,17 +11,17 @@ from fastapi.responses import HTMLResponse
 from fastapi.routing import APIRoute
 from starlette.responses import Response
 
+from bridge.auth.broker_access import BrokerAccess
+from bridge.auth.key_cache import KeyCache
 from bridge.http import door as devices
 from bridge.http import schemas
-from bridge.http.access import Access
-from bridge.http.admission import Admission
+from bridge.http.authentication import Authentication
 from bridge.http.commands import Commands, add_command_routes
 from bridge.http.door import ERROR_ANSWERS, Door, RequestCounter
-from bridge.http.front import Front
-from bridge.http.gateway_cache import KnownGateways
+from bridge.http.fast_path import FastPath
+from bridge.http.gateway_cache import GatewayCache
 from bridge.http.gateways import Directory, GatewayDoor, add_gateway_routes
 from bridge.http.hooks import add_hook_routes
-from bridge.http.keys import KeyRing
 from bridge.http.page import INDEX
 from bridge.settings.service import CommandSettings, HookSettings
 
@@ -30,22 +30,22 @@ class GatewayParts(msgspec.Struct, frozen=True):
     """What the routes of gateways are handed."""
 
     directory: Directory
-    known: KnownGateways
-    keys: KeyRing
+    known: GatewayCache
+    keys: KeyCache
 
 
-class Parts(devices.Parts, frozen=True, kw_only=True):
+class ServiceDoorParts(devices.DoorParts, frozen=True, kw_only=True):
     """What the app is handed."""
 
     hooks: HookSettings = HookSettings()
-    access: Access | None = None  # what the hooks ask
+    access: BrokerAccess | None = None  # what the hooks ask
     gateways: GatewayParts | None = None
     commands: Commands | None = None  # to devices
     command_settings: CommandSettings = CommandSettings()
     new_command: Callable[[], None] = lambda: None
 
 
-def build_app(parts: Parts) -> FastAPI:
+def build_app(parts: ServiceDoorParts) -> FastAPI:
     """The app with every route. Its documentation page loads nothing from elsewhere."""
     app = FastAPI(
         title="IoT edge bridge",
@@ -58,10 +58,12 @@ def build_app(parts: Parts) -> FastAPI:
     door = Door(parts)
     _add_ingest_routes(app, door, parts.http.max_readings_per_packet)
     ingest = [route for route in app.routes if isinstance(route, APIRoute)]
-    app.add_middleware(Front, routes=ingest, endpoints=door.ingest)
+    app.add_middleware(FastPath, routes=ingest, endpoints=door.ingest)
     _add_questions(app, door)
     if parts.commands is not None:
-        add_command_routes(app, door.admission, parts.commands, parts.http, parts.command_settings, parts.new_command)
+        add_command_routes(
+            app, door.authentication, parts.commands, parts.http, parts.command_settings, parts.new_command
+        )
     if parts.hooks.enabled and parts.access is not None:
         add_hook_routes(app, parts.hooks, parts.http, parts.access, parts.now)
     if parts.gateways is not None:
@@ -105,10 +107,10 @@ def _add_questions(app: FastAPI, door: Door) -> None:
         return HTMLResponse(INDEX)
 
 
-def _add_gateway_routes(app: FastAPI, parts: Parts, gateways: GatewayParts) -> None:
-    admission = Admission(parts.http, parts.limits, gateways.keys, parts.metrics, parts.now)
+def _add_gateway_routes(app: FastAPI, parts: ServiceDoorParts, gateways: GatewayParts) -> None:
+    authentication = Authentication(parts.http, parts.limits, gateways.keys, parts.metrics, parts.now)
     add_gateway_routes(
-        app, GatewayDoor(gateways.directory, gateways.known, admission, parts.intake, parts.http, parts.now_us)
+        app, GatewayDoor(gateways.directory, gateways.known, authentication, parts.pipeline, parts.http, parts.now_us)
     )
 
 

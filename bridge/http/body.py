@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 from bridge.errors import DecodeError
 from bridge.http.headers import header
 from bridge.http.problems import Problem
-from bridge.reading import Code
+from bridge.model.reading import Code
 from bridge.settings.http import HttpSettings
 
 _GZIP = 16 + zlib.MAX_WBITS  # zlib's way to say: expect a gzip header

@@ -14,12 +14,12 @@ from starlette.responses import Response
 
 from bridge.errors import DecodeError, Unavailable
 from bridge.http import schemas
-from bridge.http.admission import Admission, Sender, limit_headers
+from bridge.http.authentication import AuthenticatedSender, Authentication, limit_headers
 from bridge.http.body import inflate, receive_body
 from bridge.http.ingest import idempotency_key
 from bridge.http.problems import Problem
+from bridge.model.reading import Code
 from bridge.pipeline.decode import normal_uuid
-from bridge.reading import Code
 from bridge.settings.http import HttpSettings
 from bridge.settings.service import CommandSettings
 
@@ -38,14 +38,14 @@ _SEND_ERRORS = schemas.problems(400, 401, 404, 408, 409, 413, 415, 422, 429, 503
 
 
 class Added(Protocol):
-    """What became of a new command. `refusal` is a reason code, or empty."""
+    """What became of a new command. `rejection` is a reason code, or empty."""
 
     @property
     def command_id(self) -> str: ...
     @property
     def is_new(self) -> bool: ...
     @property
-    def refusal(self) -> str: ...
+    def rejection(self) -> str: ...
 
 
 class Commands(Protocol):
@@ -60,7 +60,7 @@ class Commands(Protocol):
         ...
 
 
-class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class CommandRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The body of a new command."""
 
     payload: msgspec.Raw
@@ -69,13 +69,13 @@ class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def add_command_routes(
     app: FastAPI,
-    admission: Admission,
+    authentication: Authentication,
     commands: Commands,
     http: HttpSettings,
     settings: CommandSettings,
-    nudge: Callable[[], None],
+    wake: Callable[[], None],
 ) -> None:
-    """The routes below /devices/{device_uuid}/commands. `nudge` says that there is a new command."""
+    """The routes below /devices/{device_uuid}/commands. `wake` says that there is a new command."""
 
     async def answer(asked: Awaitable[T]) -> T:
         try:
@@ -101,17 +101,17 @@ def add_command_routes(
         openapi_extra=schemas.command(settings.max_expiry_s),
     )
     async def send_command(request: Request, device_uuid: Uuid) -> Response:
-        sender = await admission.sender(request, "api", "X-API-Key")
+        sender = await authentication.sender(request, "api", "X-API-Key")
         device = _uuid(device_uuid, "device_uuid")
         key = idempotency_key(request, sender)
         body = inflate(request, await receive_body(request, http), http.max_inflated_bytes)
-        order = read_order(body, settings)
+        order = read_command_request(body, settings)
         expires_s = settings.default_expiry_s if order.expires_in_s is None else order.expires_in_s
         added = await answer(commands.add(device, bytes(order.payload), expires_s, key, settings.max_open_per_device))
-        if added.refusal:
-            status, detail = _REFUSALS[added.refusal]
-            raise Problem(status, added.refusal, detail, {"Retry-After": "60"} if status == 429 else None)
-        nudge()
+        if added.rejection:
+            status, detail = _REFUSALS[added.rejection]
+            raise Problem(status, added.rejection, detail, {"Retry-After": "60"} if status == 429 else None)
+        wake()
         found = await find(device, added.command_id)
         place = {"Location": f"/devices/{device}/commands/{added.command_id}"}
         return _document(found[0], sender, 201 if added.is_new else 200, place)
@@ -123,7 +123,7 @@ def add_command_routes(
         openapi_extra={"security": [{"ApiKey": []}]},
     )
     async def list_commands(request: Request, device_uuid: Uuid) -> Response:
-        sender = await admission.sender(request, "api", "X-API-Key")
+        sender = await authentication.sender(request, "api", "X-API-Key")
         return _document(await find(_uuid(device_uuid, "device_uuid"), None), sender)
 
     @app.get(
@@ -133,17 +133,17 @@ def add_command_routes(
         openapi_extra={"security": [{"ApiKey": []}]},
     )
     async def show_command(request: Request, device_uuid: Uuid, command_id: Uuid) -> Response:
-        sender = await admission.sender(request, "api", "X-API-Key")
+        sender = await authentication.sender(request, "api", "X-API-Key")
         found = await find(_uuid(device_uuid, "device_uuid"), _uuid(command_id, "command_id"))
         if not found:
             raise Problem(404, "unknown_command", "the device has no such command")
         return _document(found[0], sender)
 
 
-def read_order(body: bytes, settings: CommandSettings) -> Order:
+def read_command_request(body: bytes, settings: CommandSettings) -> CommandRequest:
     """The body of a new command. Raises DecodeError, and Problem 413."""
     try:
-        order = msgspec.json.decode(body, type=Order)
+        order = msgspec.json.decode(body, type=CommandRequest)
         msgspec.json.decode(order.payload)  # a raw value is skipped over, not looked at
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DecodeError(Code.BAD_FORM, f'{error}; send {{"payload": …, "expires_in_s": …}}') from None
@@ -164,7 +164,9 @@ def _uuid(text: str, name: str) -> str:
     return uuid
 
 
-def _document(value: Any, sender: Sender, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+def _document(
+    value: Any, sender: AuthenticatedSender, status: int = 200, headers: dict[str, str] | None = None
+) -> Response:
     return Response(
         msgspec.json.encode(value),
         status_code=status,

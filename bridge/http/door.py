@@ -1,6 +1,6 @@
 """The endpoints that devices use: requests in, deliveries to the pipeline, answers from their receipts.
 
-Ingest endpoints take the raw request: `admission` says whose it is, `ingest` does the rest. The service puts
+Ingest endpoints take the raw request: `authentication` says whose it is, `ingest` does the rest. The service puts
 them under FastAPI, which describes them (`app`); a gateway serves them as they are (`plain_app`), without the 6 MB
 of memory that the description takes.
 """
@@ -21,15 +21,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Match, Route
 
+from bridge.auth.key_cache import KeyCache
 from bridge.errors import BridgeError, DecodeError, Unavailable
 from bridge.http import problems
-from bridge.http.admission import Admission, limit_headers
-from bridge.http.front import Front
-from bridge.http.ingest import Ingest, Intake
-from bridge.http.keys import KeyRing
+from bridge.http.authentication import Authentication, limit_headers
+from bridge.http.fast_path import FastPath
+from bridge.http.ingest import Ingest, Pipeline
 from bridge.http.problems import Problem
+from bridge.model.reading import Code, Packet
 from bridge.pipeline.decode import decode_api_bulk, decode_api_reading, decode_packet, normal_uuid
-from bridge.reading import Code, Packet
 from bridge.settings.http import HttpSettings, LimitSettings
 from bridge.telemetry import Metrics
 
@@ -42,13 +42,13 @@ Endpoint = Callable[..., Awaitable[Response]]
 App = Callable[[Any, Any, Any], Awaitable[None]]
 
 
-class Parts(msgspec.Struct, frozen=True, kw_only=True):
+class DoorParts(msgspec.Struct, frozen=True, kw_only=True):
     """What the door is handed."""
 
     http: HttpSettings
     limits: LimitSettings
-    intake: Intake
-    keys: KeyRing
+    pipeline: Pipeline
+    keys: KeyCache
     metrics: Metrics
     problems: Callable[[], Sequence[str]]  # why nothing can be stored; empty when it can
     sensor_status: Callable[[int], Awaitable[dict[str, Any] | None]]
@@ -60,10 +60,10 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
 class Door:
     """Every endpoint takes the request, and the parameters of its path by name."""
 
-    def __init__(self, parts: Parts) -> None:
-        self.admission = Admission(parts.http, parts.limits, parts.keys, parts.metrics, parts.now)
+    def __init__(self, parts: DoorParts) -> None:
+        self.authentication = Authentication(parts.http, parts.limits, parts.keys, parts.metrics, parts.now)
         self._parts = parts
-        self._ingest = Ingest(parts.http, parts.intake, self.admission, parts.now_us)
+        self._ingest = Ingest(parts.http, parts.pipeline, self.authentication, parts.now_us)
         self._decode_bulk = partial(decode_api_bulk, max_readings=parts.http.max_readings_per_packet)
         self._decode_packet = partial(decode_packet, max_readings=parts.http.max_readings_per_packet)
 
@@ -88,25 +88,25 @@ class Door:
         }
 
     async def ingest_reading(self, request: Request) -> Response:
-        sender = await self.admission.sender(request, "api", "X-API-Key")
+        sender = await self.authentication.sender(request, "api", "X-API-Key")
         return await self._ingest.run(request, sender, decode_api_reading)
 
     async def ingest_bulk(self, request: Request) -> Response:
-        sender = await self.admission.sender(request, "api", "X-API-Key")
+        sender = await self.authentication.sender(request, "api", "X-API-Key")
         return await self._ingest.run(request, sender, self._decode_bulk)
 
     async def ingest_packet(self, request: Request) -> Response:
-        sender = await self.admission.sender(request, "device", "X-Device-Key")
+        sender = await self.authentication.sender(request, "device", "X-Device-Key")
         return await self._ingest.run(request, sender, self._decode_named_packet)
 
     async def device_readings(self, request: Request, device_uuid: DeviceUuid) -> Response:
-        sender = await self.admission.sender(request, "device", "X-Device-Key")
+        sender = await self.authentication.sender(request, "device", "X-Device-Key")
         if normal_uuid(device_uuid) != sender.key.device_uuid:
             raise Problem(403, "foreign_device", "the key belongs to another device")
         return await self._ingest.run(request, sender, self._decode_packet)
 
     async def sensor_status(self, request: Request, sensor_id: SensorId) -> Response:
-        sender = await self.admission.sender(request, "api", "X-API-Key")
+        sender = await self.authentication.sender(request, "api", "X-API-Key")
         if not (sensor_id.isascii() and sensor_id.isdecimal() and len(sensor_id) < 20 and 0 < int(sensor_id) < _BIGINT):
             raise Problem(422, Code.BAD_FORM, "sensor_id is a positive whole number")
         try:
@@ -140,14 +140,14 @@ class Door:
         return packet
 
 
-def plain_app(parts: Parts) -> App:
+def plain_app(parts: DoorParts) -> App:
     """The door by itself, an ASGI app."""
     door = Door(parts)
     ingest = [_Route(path, _plain(run), methods=["POST"]) for path, run in door.ingest.items()]
     questions = [_Route(path, _plain(run), methods=["GET"]) for path, run in door.questions.items()]
     app = Starlette(routes=[*ingest, *questions], exception_handlers=ERROR_ANSWERS)
     app.router.redirect_slashes = False
-    app.add_middleware(Front, routes=ingest, endpoints=door.ingest)
+    app.add_middleware(FastPath, routes=ingest, endpoints=door.ingest)
     app.add_middleware(RequestCounter, metrics=parts.metrics)
     return app
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from bridge.gateway_protocol.snapshot import Snapshot, encode
 from bridge.pipeline.bounded import put
-from bridge.pipeline.snapshot import Snapshot, encode
 
 KNOWN_TTL_S = 60.0
 """How long a gateway's devices are believed; changes arrive through `forget` long before."""
@@ -32,7 +32,7 @@ class GatewayLookup(Protocol):
     async def snapshot(self, gateway_id: int) -> Snapshot | None: ...
 
 
-class KnownGateways:
+class GatewayCache:
     """`now` is a monotonic clock in seconds."""
 
     def __init__(self, lookup: GatewayLookup, now: Callable[[], float]) -> None:

@@ -16,26 +16,26 @@ from fastapi import FastAPI, Request
 from starlette.responses import Response
 
 from bridge.errors import Backpressure, DecodeError, Unavailable
-from bridge.http import schemas
-from bridge.http.admission import Admission, Sender, limit_headers
-from bridge.http.body import inflate, receive_body
-from bridge.http.gateway_cache import GatewayInfo, KnownGateways
-from bridge.http.headers import header
-from bridge.http.ingest import Intake
-from bridge.http.problems import Problem
-from bridge.pipeline.gather import FAILED, Gathering
-from bridge.pipeline.handover import (
+from bridge.gateway_protocol.batches import (
     Enrolled,
-    Enrolment,
-    GatewayBooks,
+    EnrolmentRequest,
+    GatewayLedger,
     GatewayState,
-    HandedRecord,
+    UplinkRecord,
     answer_of,
     decode_batch,
     delivery_of,
 )
-from bridge.pipeline.snapshot import etag, signature
-from bridge.reading import Code, Delivery, Outcome, Receipt
+from bridge.gateway_protocol.snapshot import etag, signature
+from bridge.http import schemas
+from bridge.http.authentication import AuthenticatedSender, Authentication, limit_headers
+from bridge.http.body import inflate, receive_body
+from bridge.http.gateway_cache import GatewayCache, GatewayInfo
+from bridge.http.headers import header
+from bridge.http.ingest import Pipeline
+from bridge.http.problems import Problem
+from bridge.model.reading import Code, Delivery, Outcome, Receipt
+from bridge.pipeline.receipt_collector import FAILED, ReceiptCollector
 from bridge.settings.http import HttpSettings
 
 MAX_BATCH_BYTES = 16 * 1_048_576
@@ -48,7 +48,7 @@ class Directory(Protocol):
     async def enrol(self, code: str, version: str) -> tuple[str, str] | None: ...
     async def rotate(self, gateway_id: int, present_hash: str) -> str: ...
     async def settle_rotation(self, gateway_id: int, present_hash: str) -> None: ...
-    async def report(self, gateway_id: int, state: GatewayState | None, books: Sequence[GatewayBooks]) -> None: ...
+    async def report(self, gateway_id: int, state: GatewayState | None, books: Sequence[GatewayLedger]) -> None: ...
 
 
 class GatewayDoor:
@@ -57,23 +57,23 @@ class GatewayDoor:
     def __init__(
         self,
         directory: Directory,
-        known: KnownGateways,
-        admission: Admission,
-        intake: Intake,
+        known: GatewayCache,
+        authentication: Authentication,
+        pipeline: Pipeline,
         http: HttpSettings,
         now_us: Callable[[], int],
     ) -> None:
         self._directory = directory
         self._known = known
-        self._admission = admission
-        self._intake = intake
+        self._authentication = authentication
+        self._pipeline = pipeline
         self._http = http
         self._now_us = now_us
         self._settled_keys: set[str] = set()
 
-    async def sender(self, request: Request, name: str) -> tuple[Sender, GatewayInfo]:
+    async def sender(self, request: Request, name: str) -> tuple[AuthenticatedSender, GatewayInfo]:
         """The gateway that asks. Raises Problem (401, 403, 429), Unavailable."""
-        sender = await self._admission.sender(request, "gateway", "X-Gateway-Key")
+        sender = await self._authentication.sender(request, "gateway", "X-Gateway-Key")
         gateway_id = sender.key.device_id
         found = await self._known.gateway(gateway_id)
         if found is None or found.name != name:
@@ -85,10 +85,10 @@ class GatewayDoor:
 
     async def enrol(self, request: Request) -> Response:
         """A one-time code for a key. Raises Problem (403, 422, 429), Unavailable."""
-        self._admission.stranger(request)
+        self._authentication.stranger(request)
         body = await receive_body(request, self._http)
         try:
-            asked = msgspec.json.decode(body, type=Enrolment)
+            asked = msgspec.json.decode(body, type=EnrolmentRequest)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise DecodeError(Code.BAD_FORM, 'send {"code": "ABCD-EFGH-JKMN"}') from None
         if len(asked.code) > 100 or len(asked.version) > 100 or "\0" in asked.version:
@@ -131,22 +131,22 @@ class GatewayDoor:
             raise Problem(403, "foreign_gateway", "there is no such gateway any more")
         return body
 
-    async def _settled(self, epoch: str, records: Sequence[HandedRecord], gateway: GatewayInfo) -> Sequence[Receipt]:
+    async def _settled(self, epoch: str, records: Sequence[UplinkRecord], gateway: GatewayInfo) -> Sequence[Receipt]:
         """One receipt a record. Raises Unavailable where any of them could not be settled."""
-        gathering = Gathering(len(records))
+        collector = ReceiptCollector(len(records))
         now_us = self._now_us()
         for place, record in enumerate(records):
             try:
-                self._intake.offer(self._delivery(epoch, record, gateway, now_us, partial(gathering.settle, place)))
+                self._pipeline.submit(self._delivery(epoch, record, gateway, now_us, partial(collector.settle, place)))
             except Unavailable as error:
                 if place == 0 or not isinstance(error, Backpressure):
                     raise
                 for rest in range(place, len(records)):
-                    gathering.settle(rest, [FAILED])
+                    collector.settle(rest, [FAILED])
                 break
         try:
             async with asyncio.timeout(self._http.ack_timeout_s):
-                receipts = await gathering.wait()
+                receipts = await collector.wait()
         except TimeoutError:
             raise Unavailable("the database is too slow; send the same again", retry_after_s=2) from None
         if any(receipt.outcome == Outcome.FAILED for receipt in receipts):
@@ -156,7 +156,7 @@ class GatewayDoor:
     def _delivery(
         self,
         epoch: str,
-        record: HandedRecord,
+        record: UplinkRecord,
         gateway: GatewayInfo,
         now_us: int,
         settle: Callable[[Sequence[Receipt]], None],

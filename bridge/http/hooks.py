@@ -16,12 +16,12 @@ import msgspec
 from fastapi import FastAPI, Request
 from starlette.responses import Response
 
+from bridge.auth.broker_access import Account, Action, BrokerAccess, may
 from bridge.errors import DecodeError
-from bridge.http.access import Access, Account, Action, may
 from bridge.http.body import inflate, receive_body
 from bridge.http.problems import Problem
 from bridge.pipeline.decode import normal_uuid
-from bridge.pipeline.limits import SlidingWindow, check
+from bridge.rate_limit import SlidingWindow, check
 from bridge.settings.http import HttpSettings
 from bridge.settings.service import HookSettings
 
@@ -29,7 +29,7 @@ READ, WRITE, READ_WRITE, SUBSCRIBE = 1, 2, 3, 4
 """`acc` of mosquitto-go-auth: mosquitto_plugin.h, MOSQ_ACL_…"""
 
 
-class Guard:
+class HookAuthentication:
     """The hooks' own secret and rate limit."""
 
     def __init__(self, settings: HookSettings, http: HttpSettings, now: Any) -> None:
@@ -59,9 +59,9 @@ class Guard:
         return {str(key): "" if value is None else str(value) for key, value in found.items()}
 
 
-def add_hook_routes(app: FastAPI, settings: HookSettings, http: HttpSettings, access: Access, now: Any) -> None:
+def add_hook_routes(app: FastAPI, settings: HookSettings, http: HttpSettings, access: BrokerAccess, now: Any) -> None:
     """The routes below /hooks/. They stay out of OpenAPI: brokers call them, devices never do."""
-    guard = Guard(settings, http, now)
+    guard = HookAuthentication(settings, http, now)
 
     async def login(fields: Mapping[str, str]) -> Account | None:
         username, password = fields.get("username", ""), fields.get("password", "")
@@ -111,7 +111,7 @@ def add_hook_routes(app: FastAPI, settings: HookSettings, http: HttpSettings, ac
         return _go_auth(bool(wanted) and all([await allowed(fields, action) for action in wanted]))
 
 
-async def _fields_or_denial(guard: Guard, request: Request) -> Mapping[str, str]:
+async def _fields_or_denial(guard: HookAuthentication, request: Request) -> Mapping[str, str]:
     """EMQX takes a 4xx for no opinion and asks the next authenticator: what is malformed must be denied."""
     try:
         return await guard.fields(request)

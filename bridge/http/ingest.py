@@ -1,4 +1,4 @@
-"""The steps that every ingest route shares: body, decoder, `offer`, wait for the receipts, answer.
+"""The steps that every ingest route shares: body, decoder, `submit`, wait for the receipts, answer.
 
 A 200 leaves from one place, `Ingest._answer`, and only when no receipt says FAILED.
 """
@@ -16,12 +16,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from bridge.errors import DecodeError, Unavailable
-from bridge.http.admission import Admission, Sender, limit_headers
+from bridge.http.authentication import AuthenticatedSender, Authentication, limit_headers
 from bridge.http.body import inflate, receive_body
 from bridge.http.headers import header
 from bridge.http.problems import Problem
-from bridge.pipeline.limits import Verdict
-from bridge.reading import Code, Delivery, Outcome, Packet, Receipt, Refusal, Source
+from bridge.model.reading import Code, Delivery, Outcome, Packet, Receipt, Rejection, Source
+from bridge.rate_limit import Verdict
 from bridge.settings.http import HttpSettings
 
 MAX_IDEMPOTENCY_KEY = 255
@@ -29,22 +29,24 @@ MAX_IDEMPOTENCY_KEY = 255
 Decoder = Callable[[bytes], Packet]
 
 
-class Intake(Protocol):
+class Pipeline(Protocol):
     """What the door needs of the pipeline."""
 
-    def offer(self, delivery: Delivery) -> None: ...
+    def submit(self, delivery: Delivery) -> None: ...
 
 
 class Ingest:
     """Decoded packets go to the pipeline, with the sender's device; receipts come back."""
 
-    def __init__(self, http: HttpSettings, intake: Intake, admission: Admission, now_us: Callable[[], int]) -> None:
+    def __init__(
+        self, http: HttpSettings, pipeline: Pipeline, authentication: Authentication, now_us: Callable[[], int]
+    ) -> None:
         self._http = http
-        self._intake = intake
-        self._admission = admission
+        self._pipeline = pipeline
+        self._authentication = authentication
         self._now_us = now_us
 
-    async def run(self, request: Request, sender: Sender, decode: Decoder) -> Response:
+    async def run(self, request: Request, sender: AuthenticatedSender, decode: Decoder) -> Response:
         """Body to answer, for an authenticated sender."""
         key = idempotency_key(request, sender)
         device = sender.key.device_uuid
@@ -59,7 +61,7 @@ class Ingest:
             raise
         if device is not None and packet.device_uuid not in (None, device):
             raise Problem(403, "foreign_device", "the key belongs to another device than the packet names")
-        verdict = self._admission.sensors(sender, packet)
+        verdict = self._authentication.sensors(sender, packet)
         receipts = await self._settled(
             partial(
                 Delivery,
@@ -101,16 +103,16 @@ class Ingest:
             if not settled.done():  # the client may have been told 503 meanwhile
                 settled.set_result(receipts)
 
-        self._intake.offer(delivery(settle=settle))
+        self._pipeline.submit(delivery(settle=settle))
         try:
             async with asyncio.timeout(self._http.ack_timeout_s):
                 return await settled
         except TimeoutError:
             raise Unavailable("the database is too slow; send the same again", retry_after_s=2) from None
 
-    async def _quarantine(self, request: Request, sender: Sender, body: bytes, error: DecodeError) -> None:
+    async def _quarantine(self, request: Request, sender: AuthenticatedSender, body: bytes, error: DecodeError) -> None:
         """Keep what could not be decoded. If even that cannot be stored, the sender is told 503."""
-        packet = Packet((), (Refusal(0, Code(error.reason), error.detail),))
+        packet = Packet((), (Rejection(0, Code(error.reason), error.detail),))
         receipts = await self._settled(
             partial(
                 Delivery,
@@ -127,7 +129,7 @@ class Ingest:
             raise Unavailable("nothing is stored now; send the same again")
 
 
-def idempotency_key(request: Request, sender: Sender) -> str | None:
+def idempotency_key(request: Request, sender: AuthenticatedSender) -> str | None:
     """The Idempotency-Key, scoped to its sender. Raises Problem 422."""
     text = header(request, b"idempotency-key")
     if text is None:

@@ -107,7 +107,7 @@ class SensorStatus(BaseModel):
     device_status: str = "offline"
 
 
-class Order(BaseModel):
+class CommandRequest(BaseModel):
     payload: Any = Field(description="What the device gets: text as it is, anything else as JSON")
     expires_in_s: float | None = Field(default=None, description="How long it may wait for the device")
 
@@ -207,7 +207,7 @@ def ingest(key: str, body: type[BaseModel], most: int = 1) -> dict[str, Any]:
 
 def command(max_expiry_s: float) -> dict[str, Any]:
     """openapi_extra of the route for a new command."""
-    schema = Order.model_json_schema()
+    schema = CommandRequest.model_json_schema()
     schema["properties"]["expires_in_s"] = {
         "anyOf": [{"type": "number", "minimum": 1, "maximum": max_expiry_s}, {"type": "null"}]
     }

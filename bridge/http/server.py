@@ -10,8 +10,8 @@ from typing import Any
 import uvicorn
 
 from bridge.errors import ConfigError
-from bridge.http.dismissal import Dismissal
-from bridge.http.guard import guarded_protocol
+from bridge.http.connection_limits import guarded_protocol
+from bridge.http.graceful_shutdown import GracefulShutdown
 from bridge.settings.http import HttpSettings
 from bridge.telemetry import Metrics
 
@@ -27,7 +27,7 @@ class HttpServer:
 
     def __init__(self, app: Any, settings: HttpSettings, metrics: Metrics) -> None:
         self._settings = settings
-        self._requests = Dismissal(app)
+        self._requests = GracefulShutdown(app)
         self._server = _Server(
             uvicorn.Config(
                 self._requests,

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 
 
-class Slot:
+class InflightMessage:
     """A message that is not settled yet."""
 
     __slots__ = ("mid", "qos", "settled")
@@ -28,7 +28,7 @@ class Acknowledger:
     def __init__(self, limit: int, send: Callable[[int, int], None]) -> None:
         self._limit = limit
         self._send = send
-        self._order: deque[Slot] = deque()
+        self._order: deque[InflightMessage] = deque()
         self.held = 0
 
     @property
@@ -45,25 +45,25 @@ class Acknowledger:
         """The connection is gone: what it left unacknowledged, the broker sends again over the next."""
         self._order.clear()
 
-    def arrived(self, mid: int, qos: int) -> Slot:
+    def arrived(self, mid: int, qos: int) -> InflightMessage:
         """A message came in."""
-        slot = Slot(mid, qos)
+        inflight = InflightMessage(mid, qos)
         self.held += 1
         if qos:
-            self._order.append(slot)
-        return slot
+            self._order.append(inflight)
+        return inflight
 
-    def fail(self, slot: Slot) -> bool:
+    def fail(self, inflight: InflightMessage) -> bool:
         """A message could not be settled: neither it nor what came after it is acknowledged on this connection.
 
         True where only a new connection brings it again.
         """
         self.held -= 1
-        return slot in self._order
+        return inflight in self._order
 
-    def settle(self, slot: Slot) -> None:
+    def settle(self, inflight: InflightMessage) -> None:
         """A message is settled: acknowledge it, as soon as all before it are."""
-        slot.settled = True
+        inflight.settled = True
         self.held -= 1
         while self._order and self._order[0].settled:
             first = self._order.popleft()

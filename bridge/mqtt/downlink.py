@@ -1,6 +1,6 @@
 """Commands to devices: what is due goes to the broker, what devices answer goes to the table.
 
-Flows in: `Orders` (the table, shared with every other process) and result messages from the door. Flows out:
+Flows in: `CommandQueue` (the table, shared with every other process) and result messages from the door. Flows out:
 publications to `devices/{device_uuid}/commands/{id}` at QoS 1, states and results.
 
 A command is claimed for a while before it is published, so no two processes publish it; one that dies
@@ -19,8 +19,8 @@ import msgspec
 import structlog
 
 from bridge.errors import BridgeError, StoreUnavailable, Unavailable
-from bridge.mqtt.wire import NO_SUBSCRIBERS, REFUSAL
-from bridge.pipeline.limits import SlidingWindow, check
+from bridge.mqtt.connection import NO_SUBSCRIBERS, REFUSAL
+from bridge.rate_limit import SlidingWindow, check
 from bridge.settings.service import CommandSettings
 from bridge.telemetry import Metrics
 
@@ -34,7 +34,7 @@ RETRY_S = 1.0
 MAX_RESULT_BYTES = 65_536
 DEVICES_KEPT = 100_000
 
-HandOver = Callable[[str, bytes, int], Awaitable[int]]
+PublishConfirmed = Callable[[str, bytes, int], Awaitable[int]]
 """Topic, payload, seconds until it expires; the broker's reason code. Raises Unavailable."""
 
 
@@ -51,7 +51,7 @@ class Due(Protocol):
     def expires_us(self) -> int: ...
 
 
-class Orders(Protocol):
+class CommandQueue(Protocol):
     """The table of commands. All raise StoreUnavailable."""
 
     async def claim(self, limit: int, lease_s: float) -> Sequence[Due]:
@@ -81,13 +81,13 @@ class Downlink:
 
     def __init__(
         self,
-        orders: Orders,
+        commands: CommandQueue,
         settings: CommandSettings,
         metrics: Metrics,
         now_us: Callable[[], int],
         now_s: Callable[[], float],
     ) -> None:
-        self._orders = orders
+        self._commands = commands
         self._settings = settings
         self._metrics = metrics
         self._now_us = now_us
@@ -97,7 +97,7 @@ class Downlink:
         self._new_command = asyncio.Event()
         self._new_result = asyncio.Event()
 
-    def nudge(self) -> None:
+    def wake(self) -> None:
         """There is a new command: do not wait for the next look at the table."""
         self._new_command.set()
 
@@ -112,42 +112,42 @@ class Downlink:
 
     # -- to the devices
 
-    async def publish_forever(self, hand_over: HandOver, connected: Callable[[], bool]) -> None:
+    async def publish_forever(self, publish_confirmed: PublishConfirmed, connected: Callable[[], bool]) -> None:
         """Publish what is due. Returns only by cancellation."""
         while True:
             self._new_command.clear()
             claimed: Sequence[Due] = ()
             if connected():
                 with suppress(StoreUnavailable):
-                    claimed = await self._orders.claim(AT_ONCE, LEASE_S)
+                    claimed = await self._commands.claim(AT_ONCE, LEASE_S)
             async with asyncio.TaskGroup() as group:
                 for due in claimed:  # they are handed over in this order
-                    group.create_task(self._publish(due, hand_over), name=f"command-{due.command_id}")
+                    group.create_task(self._publish(due, publish_confirmed), name=f"command-{due.command_id}")
             if len(claimed) < AT_ONCE:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._settings.poll_s):
                         await self._new_command.wait()
 
-    async def _publish(self, due: Due, hand_over: HandOver) -> None:
+    async def _publish(self, due: Due, publish_confirmed: PublishConfirmed) -> None:
         left_s = (due.expires_us - self._now_us()) // 1_000_000
         if left_s < 1:
             return
         topic = f"devices/{due.device_uuid}/commands/{due.command_id}"
         try:
             async with asyncio.timeout(PUBLISH_S):
-                reason = await hand_over(topic, message_of(due.payload), left_s)
+                reason = await publish_confirmed(topic, message_of(due.payload), left_s)
         except (Unavailable, TimeoutError):
-            await self._note(self._orders.postpone(due.command_id, RETRY_S))
+            await self._note(self._commands.postpone(due.command_id, RETRY_S))
             return
         if reason == NO_SUBSCRIBERS:  # MQTT 5 tells: the device is away and has left no session behind
             self._metrics.commands.labels("unreachable").inc()
-            await self._note(self._orders.postpone(due.command_id, self._settings.retry_s))
+            await self._note(self._commands.postpone(due.command_id, self._settings.retry_s))
         elif reason >= REFUSAL:
             log.error("command_refused", topic=topic, reason=reason, advice="check the broker's ACL")
-            await self._note(self._orders.postpone(due.command_id, self._settings.retry_s))
+            await self._note(self._commands.postpone(due.command_id, self._settings.retry_s))
         else:
             self._metrics.commands.labels("published").inc()
-            await self._note(self._orders.sent(due.command_id))
+            await self._note(self._commands.sent(due.command_id))
 
     async def _note(self, writing: Awaitable[None]) -> None:
         """Where the database is away the claim runs out, and the command is published again."""
@@ -165,7 +165,7 @@ class Downlink:
             result = self._results[0]
             state, document = read_result(result.payload)
             try:
-                known = await self._orders.answered(result.device_uuid, result.command_id, state, document)
+                known = await self._commands.answered(result.device_uuid, result.command_id, state, document)
             except StoreUnavailable:
                 await asyncio.sleep(RETRY_S)
                 continue

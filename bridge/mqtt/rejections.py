@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
-from bridge.pipeline.limits import SlidingWindow, check
-from bridge.reading import Packet, Receipt
+from bridge.model.reading import Packet, Receipt
+from bridge.rate_limit import SlidingWindow, check
 from bridge.settings.http import LimitSettings
 from bridge.telemetry import Metrics
 
@@ -26,15 +26,15 @@ class Rejections:
 
     def of(self, device_uuid: str, packet: Packet, rejected: Sequence[Receipt], now_s: float) -> Iterator[bytes]:
         """What to tell the device now."""
-        drafts = {draft.index: draft for draft in packet.drafts}
+        readings = {decoded.index: decoded for decoded in packet.readings}
         for told, receipt in enumerate(rejected):
             if not check([(self._window, [(device_uuid, 1)])], now_s).allowed:
                 self._suppressed.inc(len(rejected) - told)
                 return
             answer: dict[str, Any] = {"code": receipt.code, "detail": receipt.detail}
-            draft = drafts.get(receipt.index)
-            if draft is not None and draft.key is not None:
-                answer["msgId"] = draft.key
-            if draft is not None and draft.sequence is not None:
-                answer["sequence"] = draft.sequence
+            decoded = readings.get(receipt.index)
+            if decoded is not None and decoded.key is not None:
+                answer["msgId"] = decoded.key
+            if decoded is not None and decoded.sequence is not None:
+                answer["sequence"] = decoded.sequence
             yield msgspec.json.encode(answer)

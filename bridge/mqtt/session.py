@@ -1,46 +1,51 @@
-"""The MQTT door: messages of one broker in; deliveries to the pipeline, out.
+"""The session with the broker: connections come and go, subscriptions and the bridge's status are kept up.
 
-The session with the broker is `link`'s. PUBACK leaves from one place, `Acknowledger.settle`, after the
-pipeline has settled the message. What is held unacknowledged is bounded here, since brokers do not keep to
-receive maximum: at the limit the socket is not read.
+Flows in: `MessageHandler`, who takes messages and says whether there is room for more. Flows out: messages, as
+they come. Of two processes with one client id one gives way (`takeover`); what is subscribed follows the
+settings (`subscriptions`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
-from hashlib import blake2b
+from contextlib import suppress
 from random import Random
 from typing import Any, Protocol
 
-from bridge.errors import Backpressure
-from bridge.mqtt import advice, subscriptions
-from bridge.mqtt.acknowledge import Acknowledger, Slot
-from bridge.mqtt.converters.select import Converters
-from bridge.mqtt.link import Link
-from bridge.mqtt.rejections import Rejections
-from bridge.mqtt.subscriptions import Memory, NoMemory
-from bridge.mqtt.topics import parse_result
-from bridge.pipeline.limits import SlidingWindow, check
-from bridge.reading import Code, Delivery, Outcome, Packet, Receipt, Refusal, Source
-from bridge.settings.http import LimitSettings
+import structlog
+
+from bridge.errors import Unavailable
+from bridge.mqtt import diagnostics, status, subscriptions
+from bridge.mqtt.address import parse_address, tls_context
+from bridge.mqtt.client_id_conflict import STEADY_S, ClientIdConflict
+from bridge.mqtt.connection import REFUSAL, End, MqttConnection
+from bridge.mqtt.subscriptions import SubscriptionStore
 from bridge.settings.mqtt import MqttSettings
+from bridge.tasks import delay_s
 from bridge.telemetry import Metrics
 
-BACKPRESSURE_RETRY_S = 0.05
+log = structlog.get_logger("mqtt")
+
+STORE_RETRY_S = 1.0
 
 
-class Intake(Protocol):
-    """What the door needs of the pipeline."""
+class MessageHandler(Protocol):
+    """Who holds the messages."""
 
-    def offer(self, delivery: Delivery) -> None: ...
+    @property
+    def has_room(self) -> bool:
+        """Whether messages may come."""
+        ...
 
+    def forget(self) -> None:
+        """What is held will come again: a new connection begins."""
+        ...
 
-class Answers(Protocol):
-    """Takes what devices answer to commands; `settle` is called once it is stored."""
-
-    def take(self, device_uuid: str, command_id: str, payload: bytes, settle: Callable[[], None]) -> None: ...
+    def message(self, message: Any) -> None:
+        """A message of paho's has come."""
+        ...
 
 
 class MqttSession:
@@ -50,182 +55,279 @@ class MqttSession:
         self,
         settings: MqttSettings,
         client_id: str,
-        intake: Intake,
+        name: str,
+        filters: Sequence[str],
+        handler: MessageHandler,
+        subscription_store: SubscriptionStore,
         metrics: Metrics,
         random: Random,
         now_us: Callable[[], int],
-        *,
-        name: str = "bridge",
-        limits: LimitSettings | None = None,
-        memory: Memory | None = None,
-        answers: Answers | None = None,
     ) -> None:
-        limits = limits or LimitSettings()
         self._settings = settings
+        self._address = parse_address(settings)
+        self._tls = tls_context(settings) if self._address.tls else None
         self._client_id = client_id
-        self._intake = intake
-        self._answers = answers
+        self._filters = filters
+        self._handler = handler
+        self._subscription_store = subscription_store
         self._metrics = metrics
+        self._random = random
         self._now_us = now_us
-        self._converters = Converters(settings)
-        self._messages = lru_cache(maxsize=64)(metrics.mqtt_messages.labels)  # looking up costs more than counting
-        self._rejections = Rejections(limits, metrics)
-        self._by_device = SlidingWindow("mqtt_device", limits.mqtt_device_per_minute, limits.max_tracked)
-        filters = subscriptions.wanted(settings, results=answers is not None)
-        self._link = Link(settings, client_id, name, filters, self, memory or NoMemory(), metrics, random, now_us)
-        self._slots = Acknowledger(settings.max_inflight, self._link.acknowledge)
-        self._refused = False  # a message waits for room in the pipeline
-        metrics.mqtt_inflight.set_function(lambda: self._slots.held)
+        self._status_topic = status.topic_of(name)
+        self._will = status.will(name)
+        self._stale: list[str] = []
+        self._conflict = ClientIdConflict(client_id)
+        self._connection: MqttConnection | None = None
+        self._asked: dict[int, Callable[[Sequence[int]], None]] = {}  # by packet id, over the present connection
+        self._opened_s = 0.0
+        self._stopping = False
+        self._explained = False  # why this connection failed or ended
+        self._contested = False
+        self._lost = asyncio.Event()
+        self._room = asyncio.Event()
+        self._unsubscribed = asyncio.Event()
+        self.connected = asyncio.Event()
+        """Set while subscribed."""
+        self.problem = "not connected yet"
 
     @property
     def address(self) -> str:
         """The broker, without credentials."""
-        return self._link.address
-
-    @property
-    def problem(self) -> str:
-        """Why nothing comes in at the moment; empty when it does."""
-        return self._link.problem
-
-    @property
-    def connected(self) -> bool:
-        """Whether we are subscribed."""
-        return self._link.connected.is_set()
-
-    async def wait_connected(self) -> None:
-        """Return once subscribed."""
-        await self._link.connected.wait()
+        return str(self._address)
 
     async def run(self) -> None:
         """Connect, and connect again, for ever. Returns after `close`."""
-        await self._link.run()
-
-    def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool) -> bool:
-        """Send to the broker; False where it cannot go out at once: nothing waits here for a connection."""
-        return not self._link.backed_up and self._link.publish(topic, payload, qos=qos, retain=retain)
+        await self._recall()
+        loop = asyncio.get_running_loop()
+        attempt = 0
+        while not self._stopping:
+            if not self._handler.has_room:  # a session would hand us more than we may hold
+                self._room.clear()
+                await self._room.wait()
+                continue
+            started_s = loop.time()
+            await self._one_connection()
+            if self._stopping:
+                return
+            attempt = 0 if loop.time() - started_s > STEADY_S else attempt + 1
+            self._metrics.mqtt_reconnects.inc()
+            await asyncio.sleep(self._wait_s(attempt))
 
     def pause(self) -> None:
         """Take nothing more in; what is settled is still acknowledged."""
-        self._link.pause()
+        self._stopping = True
+        if self._connection is not None:
+            self._connection.stop_reading()
 
     async def close(self, deadline_s: float) -> None:
         """Send what acknowledgements are due and that we go, then disconnect."""
-        await self._link.close(deadline_s)
+        self._stopping = True
+        self._room.set()
+        connection = self._connection
+        if connection is not None:
+            self._say_offline(connection)
+            try:
+                async with asyncio.timeout(deadline_s):
+                    while connection.writing:  # noqa: ASYNC110 - paho has no event
+                        await asyncio.sleep(0.01)
+            except TimeoutError:
+                log.warning("mqtt_close_late")
+            connection.leave()
+        self._lost.set()
 
-    async def hand_over(self, topic: str, payload: bytes, expiry_s: int) -> int:
+    async def publish_confirmed(self, topic: str, payload: bytes, expiry_s: int) -> int:
         """Publish at QoS 1; the broker's reason code, 0 where it has it. Raises Unavailable where it is not known."""
-        return await self._link.hand_over(topic, payload, expiry_s)
+        connection = self._connection
+        if connection is None or not self.connected.is_set():
+            raise Unavailable(self.problem or "the broker is away")
+        answer: asyncio.Future[Sequence[int]] = asyncio.get_running_loop().create_future()
+        mid = connection.publish(topic, payload, qos=1, expiry_s=expiry_s)
+        self._asked[mid] = lambda reasons: None if answer.done() else answer.set_result(reasons)
+        lost = asyncio.ensure_future(self._lost.wait())
+        try:
+            await asyncio.wait((answer, lost), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            lost.cancel()
+            self._asked.pop(mid, None)
+        if not answer.done():
+            raise Unavailable("the connection with the broker ended before it had the message")
+        return answer.result()[0]
 
-    # -- what the link asks
+    # -- the connection
+
+    def _wait_s(self, attempt: int) -> float:
+        if self._contested:
+            return self._settings.takeover_wait_s * (0.75 + 0.5 * self._random.random())
+        return delay_s(
+            attempt,
+            minimum_s=self._settings.reconnect_min_s,
+            maximum_s=self._settings.reconnect_max_s,
+            random=self._random.random(),
+        )
+
+    async def _one_connection(self) -> None:
+        self._lost.clear()
+        self._explained = self._contested = False
+        self._handler.forget()  # before CONNECT, which must be the first packet (MQTT-3.1.0-1)
+        self._asked.clear()
+        connection = self._connection = MqttConnection(
+            self._settings, self._address, self._client_id, self._tls, self._will, self
+        )
+        self._opened_s = asyncio.get_running_loop().time()
+        try:
+            await connection.open()
+        except (OSError, ssl.SSLError) as error:
+            self._conflict.ended(0, subscribed=False, orderly=False, taken_over=False)
+            self._failed(diagnostics.of_connecting(error, self._address.host))
+            return
+        tidying = asyncio.create_task(self._forget_stale(), name="mqtt-stale")
+        try:
+            await self._lost.wait()
+        finally:
+            tidying.cancel()
+            with suppress(asyncio.CancelledError):
+                await tidying
+            if not self._stopping:  # `close` has said it
+                self._say_offline(connection)
+            await connection.close()
+            self.connected.clear()
+            self._metrics.mqtt_connected.set(0)
+
+    def _say_offline(self, connection: MqttConnection) -> None:
+        """An orderly DISCONNECT takes the will back (MQTT-3.1.2-10)."""
+        if connection.connected:
+            connection.publish(self._status_topic, status.offline(self._now_us()), retain=True)
+
+    async def _recall(self) -> None:
+        """What the session is subscribed to; and, before it changes, what it may be subscribed to from now on."""
+        while not self._stopping:
+            try:
+                before = await self._subscription_store.recall(self._client_id, self.address)
+                self._stale = subscriptions.stale(before, self._filters)
+                if set(before) != {*self._filters, *self._stale}:
+                    await self._subscription_store.remember(
+                        self._client_id, self.address, [*self._filters, *self._stale]
+                    )
+            except Unavailable as error:
+                self._failed(f"what this session is subscribed to cannot be looked up: {error.detail}")
+                await asyncio.sleep(STORE_RETRY_S)
+            else:
+                return
+
+    async def _forget_stale(self) -> None:
+        """Once the broker has unsubscribed us, nothing but the present filters is remembered."""
+        while self._stale:
+            await self._unsubscribed.wait()
+            try:
+                await self._subscription_store.remember(self._client_id, self.address, self._filters)
+            except Unavailable:
+                await asyncio.sleep(STORE_RETRY_S)
+            else:
+                log.info("mqtt_unsubscribed", topics=self._stale)
+                self._stale = []
+
+    # -- what the wire tells
+
+    def accepted(self, session_present: bool, refusal: str) -> None:
+        """See `Events`."""
+        if refusal:
+            self._failed(diagnostics.of_refusal(refusal))
+            return
+        log.info("mqtt_connected", broker=self.address, session_present=session_present)
+        self._subscribe()
+
+    def _subscribe(self) -> None:
+        """First what is wanted, then away with what is not: the other way round, messages between would be lost."""
+        connection = self._connection
+        if connection is None or not connection.connected:
+            return
+        if self._filters:
+            self._ask(connection.subscribe(self._filters), self._subscribed)
+        else:
+            self._subscribed(())
+        if self._stale:
+            self._ask(connection.unsubscribe(self._stale), lambda _: self._unsubscribed.set())
+
+    def _ask(self, mid: int | None, answered: Callable[[Sequence[int]], None]) -> None:
+        if mid is not None:
+            self._asked[mid] = answered
+
+    def answered(self, mid: int, reasons: Sequence[int]) -> None:
+        """See `Events`."""
+        told = self._asked.pop(mid, None)
+        if told is not None:
+            told(reasons)
+
+    def _subscribed(self, reasons: Sequence[int]) -> None:
+        refused = [each for each, reason in zip(self._filters, reasons, strict=False) if reason >= REFUSAL]
+        if refused:
+            self._failed(f"the broker does not let us subscribe to {', '.join(refused)}; check its ACL")
+            asyncio.get_running_loop().call_later(self._settings.reconnect_max_s, self._subscribe)
+            return
+        assert self._connection is not None
+        self.problem = ""
+        self._metrics.mqtt_connected.set(1)
+        self.connected.set()
+        self._connection.publish(self._status_topic, status.online(self._now_us()), retain=True)
+
+    def ended(self, end: End) -> None:
+        """See `Events`."""
+        if not (self._stopping or self._explained or self._lost.is_set()):
+            subscribed = self.connected.is_set()
+            lasted_s = asyncio.get_running_loop().time() - self._opened_s
+            contested = self._conflict.ended(
+                lasted_s, subscribed=subscribed, orderly=end.orderly, taken_over=end.taken_over
+            )
+            if contested:
+                self._contested = True
+                self._metrics.mqtt_taken_over.inc()
+            hung_up = diagnostics.HUNG_UP_TLS if self._tls else diagnostics.HUNG_UP
+            said = f"the connection ended: {end.reason}" if subscribed else hung_up
+            self._failed(contested or (diagnostics.of_alert(end.tls) if end.tls else said))
+        self._lost.set()
+
+    def _failed(self, why: str) -> None:
+        if why != self.problem:
+            log.error("mqtt_unavailable", broker=self.address, detail=why)
+        self.problem = why
+        self._explained = True
+
+    # -- what the holder asks
+
+    def acknowledge(self, mid: int, qos: int) -> None:
+        """PUBACK, over the present connection."""
+        if self._connection is not None:
+            self._connection.acknowledge(mid, qos)
 
     @property
-    def has_room(self) -> bool:
-        """See `Holder`."""
-        return self._slots.has_room and not self._refused
+    def backed_up(self) -> bool:
+        """Whether the broker has not taken what was sent before."""
+        return self._connection is not None and self._connection.backed_up
 
-    def forget(self) -> None:
-        """See `Holder`."""
-        self._slots.forget()
+    def publish(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False) -> bool:
+        """Send now or not at all: False while we are not connected."""
+        if self._connection is None or not self.connected.is_set():
+            return False
+        self._connection.publish(topic, payload, qos=qos, retain=retain)
+        return True
+
+    def stop_reading(self) -> None:
+        """There is no room for more."""
+        if self._connection is not None:
+            self._connection.stop_reading()
+
+    def resume(self) -> None:
+        """There is room again."""
+        self._room.set()
+        if self._connection is not None and not self._lost.is_set() and not self._stopping:
+            self._connection.start_reading()
+
+    def give_up(self, why: str) -> None:
+        """End this connection from our side; `run` makes the next."""
+        self._failed(why)
+        self.stop_reading()
+        self._lost.set()
 
     def message(self, message: Any) -> None:
-        """See `Holder`."""
-        slot = self._slots.arrived(message.mid, message.qos)
-        if self._slots.full:
-            self._metrics.limited.labels("mqtt_inflight").inc()
-            self._link.stop_reading()
-        try:
-            topic = message.topic
-        except UnicodeDecodeError:
-            topic = ""
-        payload = bytes(message.payload)
-        result = parse_result(topic) if self._answers is not None else None
-        if result is not None and self._answers is not None:
-            self._answers.take(*result, payload, partial(self._settle_answer, slot))
-            return
-        now_us = self._now_us()
-        conversion = self._converters.convert(topic, payload, received_us=now_us, retained=message.retain)
-        self._messages(conversion.format, conversion.outcome).inc()
-        for ask in conversion.asks:
-            self._link.publish(ask.topic, ask.payload)
-        packet = self._limited(conversion.device_uuid or topic, conversion.packet)
-        delivery = Delivery(
-            packet,
-            Source.MQTT,
-            payload[: self._settings.max_payload_bytes],
-            now_us,
-            partial(self._settle, slot, conversion.device_uuid, packet),
-            device_uuid=conversion.device_uuid,
-            topic=topic,
-            key=self._identity(message, topic, payload, packet),
-            patient=True,
-            retained=message.retain,
-            redelivered=message.dup or message.retain or not message.qos,
-        )
-        self._offer(delivery)
-
-    def _limited(self, sender: str, packet: Packet) -> Packet:
-        """The packet, or its refusal where its sender floods.
-
-        To hold it back would hold back everybody's acknowledgements behind it, which leave in order.
-        """
-        verdict = check([(self._by_device, [(sender, 1)])], asyncio.get_running_loop().time())
-        if verdict.allowed:
-            return packet
-        self._metrics.limited.labels("mqtt_device").inc()
-        detail = f"over {verdict.limit} messages a minute; send again in {verdict.reset_s} s"
-        return Packet((), (Refusal(0, Code.RATE_LIMITED, detail),))
-
-    def _identity(self, message: Any, topic: str, payload: bytes, packet: Packet) -> str | None:
-        """What tells a reading without a time of its own from the same one sent again."""
-        if not packet.refusals and all(draft.ts_us is not None for draft in packet.drafts):
-            return None  # the commonest case, and the digest is not free
-        parts: tuple[object, ...]
-        if message.retain:
-            prefix, parts = "r", (topic,)
-        elif message.qos:
-            prefix, parts = "m", (self._client_id, message.mid, topic)
-        else:
-            return None
-        digest = blake2b(payload, digest_size=16)
-        digest.update(repr(parts).encode(errors="surrogatepass"))
-        return f"{prefix}-{digest.hexdigest()}"
-
-    def _offer(self, delivery: Delivery) -> None:
-        """Hand over; where the pipeline is full, stop reading and try again."""
-        try:
-            self._intake.offer(delivery)
-        except Backpressure:
-            self._refused = True
-            self._link.stop_reading()
-            asyncio.get_running_loop().call_later(BACKPRESSURE_RETRY_S, self._offer_again, delivery)
-
-    def _offer_again(self, delivery: Delivery) -> None:
-        self._refused = False
-        self._offer(delivery)
-        self._resume()
-
-    def _settle(self, slot: Slot, device_uuid: str | None, packet: Packet, receipts: Sequence[Receipt]) -> None:
-        """The one place where a message is settled. FAILED leaves it with the broker."""
-        if any(receipt.outcome == Outcome.FAILED for receipt in receipts):
-            if self._slots.fail(slot):  # a broker sends again only over a new connection
-                self._link.give_up(advice.UNSETTLED)
-        else:
-            self._slots.settle(slot)
-            rejected = [receipt for receipt in receipts if receipt.outcome == Outcome.QUARANTINED]
-            if rejected and device_uuid is not None and self._link.connected.is_set():
-                self._tell_device(device_uuid, packet, rejected)
-        self._resume()
-
-    def _settle_answer(self, slot: Slot) -> None:
-        """What a device answered is stored."""
-        self._slots.settle(slot)
-        self._resume()
-
-    def _tell_device(self, device_uuid: str, packet: Packet, rejected: Sequence[Receipt]) -> None:
-        """Publish rejections to the device, at QoS 0: they may be lost."""
-        for answer in self._rejections.of(device_uuid, packet, rejected, asyncio.get_running_loop().time()):
-            self._link.publish(f"devices/{device_uuid}/rejected", answer)
-
-    def _resume(self) -> None:
-        if self.has_room:
-            self._link.resume()
+        """See `Events`."""
+        self._handler.message(message)

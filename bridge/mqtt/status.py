@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 import msgspec
 
-from bridge.mqtt.wire import Will
+from bridge.mqtt.connection import Will
 
 VERSION = version("iot-edge-bridge")
 

@@ -18,7 +18,7 @@ RESULTS = "devices/+/commands/+/result"
 """Where devices answer commands."""
 
 
-class Memory(Protocol):
+class SubscriptionStore(Protocol):
     """Remembers, across restarts, what the session of a client id is subscribed to. Raises Unavailable."""
 
     async def recall(self, client_id: str, broker: str) -> Sequence[str]: ...
@@ -26,7 +26,7 @@ class Memory(Protocol):
     async def remember(self, client_id: str, broker: str, filters: Sequence[str]) -> None: ...
 
 
-class NoMemory:
+class NoSubscriptionStore:
     """For a session without a place to remember: what is no longer in the configuration lingers."""
 
     async def recall(self, client_id: str, broker: str) -> Sequence[str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from bridge.errors import DecodeError
+from bridge.model.reading import Code, Packet
 from bridge.pipeline.decode import decode_bare, decode_legacy, decode_mqtt_packet, normal_uuid
-from bridge.reading import Code, Packet
 
 _BIGINT = 1 << 63
 

@@ -1,7 +1,7 @@
 """Deliveries on their way through the store, and the batches made of them.
 
 An `Entry` is an admitted delivery: its valid readings, its quarantine rows, and the receipts that
-have come in. A `Row` is one of these rows with the place its receipt goes to. A delivery may need
+have come in. A `BatchRow` is one of these rows with the place its receipt goes to. A delivery may need
 several calls of the store; it is settled when its last receipt is in.
 """
 
@@ -9,28 +9,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from bridge.pipeline.decode import excerpts
-from bridge.pipeline.ledger import Account
-from bridge.pipeline.validate import Validator
-from bridge.reading import (
+from bridge.model.reading import (
     Code,
+    DecodedReading,
     Delivery,
-    Draft,
     Outcome,
     QuarantineRow,
     Reading,
     Receipt,
-    Refusal,
+    Rejection,
     Sensor,
     SensorRef,
     account_of,
 )
+from bridge.pipeline.decode import excerpts
+from bridge.pipeline.ledger import Account
+from bridge.pipeline.validate import Validator
 
 MAX_QUARANTINED_BYTES = 65_536
 """Bytes of a payload that quarantine keeps."""
 
 
-class Row:
+class BatchRow:
     """One reading or quarantine row of an entry."""
 
     __slots__ = ("content", "entry", "in_doubt", "index", "receipt")
@@ -51,9 +51,9 @@ class Entry:
     def __init__(self, delivery: Delivery) -> None:
         self.delivery = delivery
         packet = delivery.packet
-        indexes = [draft.index for draft in packet.drafts] + [refusal.index for refusal in packet.refusals]
+        indexes = [decoded.index for decoded in packet.readings] + [rejection.index for rejection in packet.rejections]
         self.receipts: list[Receipt | None] = [None] * (1 + max(indexes, default=-1))
-        self.todo: list[Row] = []
+        self.todo: list[BatchRow] = []
 
     def settle_if_done(self) -> bool:
         """Settle the delivery once every receipt is in."""
@@ -70,24 +70,24 @@ class Entry:
         self.settle_if_done()
 
 
-def make_entry(delivery: Delivery, sensor_of: Callable[[Draft], Sensor | None], validator: Validator) -> Entry:
+def make_entry(delivery: Delivery, sensor_of: Callable[[DecodedReading], Sensor | None], validator: Validator) -> Entry:
     """Admit a delivery: each draft becomes a reading, or a quarantine row like the refusals."""
     entry = Entry(delivery)
-    refused: list[tuple[Refusal, SensorRef | None]] = [(refusal, None) for refusal in delivery.packet.refusals]
+    rejected: list[tuple[Rejection, SensorRef | None]] = [(rejection, None) for rejection in delivery.packet.rejections]
     device_id = delivery.device_id
-    for draft in delivery.packet.drafts:
-        checked = validator.check(draft, sensor_of(draft), delivery)
+    for decoded in delivery.packet.readings:
+        checked = validator.check(decoded, sensor_of(decoded), delivery)
         if isinstance(checked, Reading):
-            entry.todo.append(Row(entry, draft.index, checked, None))
+            entry.todo.append(BatchRow(entry, decoded.index, checked, None))
             device_id = device_id or checked.device_id
         else:
-            refused.append((checked, draft.sensor))
-    if refused:
-        payloads = _excerpts(delivery, [refusal.index for refusal, _ in refused])
-        for refusal, sensor in refused:
-            row = _quarantine_row(delivery, refusal, device_id, payloads[refusal.index])
-            receipt = Receipt(refusal.index, Outcome.QUARANTINED, refusal.code, refusal.detail, sensor)
-            entry.todo.append(Row(entry, refusal.index, row, receipt))
+            rejected.append((checked, decoded.sensor))
+    if rejected:
+        payloads = _excerpts(delivery, [rejection.index for rejection, _ in rejected])
+        for rejection, sensor in rejected:
+            row = _quarantine_row(delivery, rejection, device_id, payloads[rejection.index])
+            receipt = Receipt(rejection.index, Outcome.QUARANTINED, rejection.code, rejection.detail, sensor)
+            entry.todo.append(BatchRow(entry, rejection.index, row, receipt))
     return entry
 
 
@@ -97,34 +97,34 @@ def _excerpts(delivery: Delivery, indexes: Sequence[int]) -> Mapping[int, bytes]
     return own(indexes) if own is not None else excerpts(delivery.payload, indexes)
 
 
-def _quarantine_row(delivery: Delivery, refusal: Refusal, device_id: int, payload: bytes) -> QuarantineRow:
+def _quarantine_row(delivery: Delivery, rejection: Rejection, device_id: int, payload: bytes) -> QuarantineRow:
     return QuarantineRow(
-        code=refusal.code,
-        detail=refusal.detail.replace("\0", "\N{REPLACEMENT CHARACTER}"),  # PostgreSQL text refuses NUL
+        code=rejection.code,
+        detail=rejection.detail.replace("\0", "\N{REPLACEMENT CHARACTER}"),  # PostgreSQL text refuses NUL
         payload=payload[:MAX_QUARANTINED_BYTES],
         source=delivery.source,
         topic=delivery.topic.replace("\0", "\N{REPLACEMENT CHARACTER}"),
         received_us=delivery.received_us,
         device_id=device_id,
         device_uuid=delivery.device_uuid or delivery.packet.device_uuid,
-        index=refusal.index,
+        index=rejection.index,
         gateway=delivery.gateway,
         identity=delivery.identity,
     )
 
 
-def condemn(row: Row, detail: str) -> None:
+def quarantine(row: BatchRow, detail: str) -> None:
     """Turn a reading that the store refuses for good into a quarantine row."""
     reading = row.content
     assert isinstance(reading, Reading)
     delivery = row.entry.delivery
-    refusal = Refusal(row.index, Code.STORE_REFUSED, detail)
+    rejection = Rejection(row.index, Code.STORE_REFUSED, detail)
     payload = _excerpts(delivery, [row.index])[row.index]
-    row.content = _quarantine_row(delivery, refusal, reading.device_id, payload)
-    row.receipt = Receipt(row.index, Outcome.QUARANTINED, refusal.code, refusal.detail, reading.sensor_id)
+    row.content = _quarantine_row(delivery, rejection, reading.device_id, payload)
+    row.receipt = Receipt(row.index, Outcome.QUARANTINED, rejection.code, rejection.detail, reading.sensor_id)
 
 
-def accounts(rows: Iterable[Row]) -> dict[Account, int]:
+def accounts(rows: Iterable[BatchRow]) -> dict[Account, int]:
     """How many of `rows` belong to each ledger account. Not a Counter: that costs 2 µs to make, once a message."""
     counts: dict[Account, int] = {}
     for row in rows:
@@ -134,7 +134,7 @@ def accounts(rows: Iterable[Row]) -> dict[Account, int]:
     return counts
 
 
-def split(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+def split(rows: Sequence[BatchRow]) -> tuple[list[BatchRow], list[BatchRow]]:
     """Two halves, to find the row that the store refuses."""
     middle = len(rows) // 2
     return list(rows[:middle]), list(rows[middle:])

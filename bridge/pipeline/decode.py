@@ -19,7 +19,7 @@ from uuid import UUID
 import msgspec
 
 from bridge.errors import DecodeError
-from bridge.reading import Code, Draft, Packet, Refusal
+from bridge.model.reading import Code, DecodedReading, Packet, Rejection
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -129,19 +129,19 @@ def decode_packet(body: bytes, *, max_readings: int) -> Packet:
         raw = _decode(_native_raw, body)
         device = _uuid(raw.device_uuid, "$.device_uuid")
         ts_us = _packet_time(raw.ts)
-        drafts, refusals = _one_by_one(
-            raw.readings, _native_item, lambda i, item: _native_draft(i, item, ts_us), max_readings
+        readings, rejections = _one_by_one(
+            raw.readings, _native_item, lambda i, item: _native_reading(i, item, ts_us), max_readings
         )
-        return Packet(drafts, refusals, device)
+        return Packet(readings, rejections, device)
     device = _uuid(envelope.device_uuid, "$.device_uuid")
     ts_us = _packet_time(envelope.ts)
-    drafts, refusals = _all(envelope.readings, lambda i, item: _native_draft(i, item, ts_us), max_readings)
-    return Packet(drafts, refusals, device)
+    readings, rejections = _all(envelope.readings, lambda i, item: _native_reading(i, item, ts_us), max_readings)
+    return Packet(readings, rejections, device)
 
 
 def decode_api_reading(body: bytes) -> Packet:
     """`{"sensor_id": 42, "value": 23.5, "timestamp"?}`. Raises DecodeError."""
-    return Packet((_api_draft(0, _decode(_api_item, body)),))
+    return Packet((_api_reading(0, _decode(_api_item, body)),))
 
 
 def decode_api_bulk(body: bytes, *, max_readings: int) -> Packet:
@@ -150,15 +150,15 @@ def decode_api_bulk(body: bytes, *, max_readings: int) -> Packet:
         envelope = _api.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raw = _decode(_api_raw, body)
-        return Packet(*_one_by_one(raw.readings, _api_item, _api_draft, max_readings))
-    return Packet(*_all(envelope.readings, _api_draft, max_readings))
+        return Packet(*_one_by_one(raw.readings, _api_item, _api_reading, max_readings))
+    return Packet(*_all(envelope.readings, _api_reading, max_readings))
 
 
 def decode_mqtt_packet(body: bytes, *, max_readings: int) -> Packet:
     """A device packet, or one reading of it, as `devices/{uuid}/readings` carries. Raises DecodeError."""
     if _decode(_probe, body).readings is not _ABSENT:
         return decode_packet(body, max_readings=max_readings)
-    return Packet((_native_draft(0, _decode(_native_item, body), None),))
+    return Packet((_native_reading(0, _decode(_native_item, body), None),))
 
 
 def decode_bare(body: bytes, sensor_uuid: str) -> Packet:
@@ -167,14 +167,14 @@ def decode_bare(body: bytes, sensor_uuid: str) -> Packet:
     if text.startswith(b"{"):
         item = _decode(_bare_item, text)
         ts_us = parse_time(item.ts, "$.ts")
-        draft = Draft(0, sensor_uuid, _finite(item.value), ts_us, _sequence(item.sequence), _key(item.msgId))
+        decoded = DecodedReading(0, sensor_uuid, _finite(item.value), ts_us, _sequence(item.sequence), _key(item.msgId))
     else:
         try:
             value = _bare_number.decode(text)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise DecodeError(Code.BAD_VALUE, "the payload is neither a number nor a JSON object") from error
-        draft = Draft(0, sensor_uuid, _finite(value, "$"))
-    return Packet((draft,))
+        decoded = DecodedReading(0, sensor_uuid, _finite(value, "$"))
+    return Packet((decoded,))
 
 
 def decode_legacy(body: bytes, sensor_id: int | None) -> Packet:
@@ -192,7 +192,7 @@ def decode_legacy(body: bytes, sensor_id: int | None) -> Packet:
     metadata = item.metadata or _Metadata()
     return Packet(
         (
-            Draft(
+            DecodedReading(
                 0,
                 _sensor_id(sensor),
                 _finite(item.value),
@@ -288,35 +288,35 @@ def _form_error(error: msgspec.ValidationError) -> DecodeError:
 
 
 def _all(
-    items: list[Item], make: Callable[[int, Item], Draft], max_readings: int
-) -> tuple[tuple[Draft, ...], tuple[Refusal, ...]]:
+    items: list[Item], make: Callable[[int, Item], DecodedReading], max_readings: int
+) -> tuple[tuple[DecodedReading, ...], tuple[Rejection, ...]]:
     _check_count(len(items), max_readings)
-    drafts: list[Draft] = []
-    refusals: list[Refusal] = []
+    readings: list[DecodedReading] = []
+    rejections: list[Rejection] = []
     for index, item in enumerate(items):
         try:
-            drafts.append(make(index, item))
+            readings.append(make(index, item))
         except DecodeError as error:
-            refusals.append(Refusal(index, Code(error.reason), error.detail, msgspec.json.encode(item)))
-    return tuple(drafts), tuple(refusals)
+            rejections.append(Rejection(index, Code(error.reason), error.detail, msgspec.json.encode(item)))
+    return tuple(readings), tuple(rejections)
 
 
 def _one_by_one(
     raws: Iterable[msgspec.Raw],
     decoder: msgspec.json.Decoder[Item],
-    make: Callable[[int, Item], Draft],
+    make: Callable[[int, Item], DecodedReading],
     max_readings: int,
-) -> tuple[tuple[Draft, ...], tuple[Refusal, ...]]:
-    drafts: list[Draft] = []
-    refusals: list[Refusal] = []
+) -> tuple[tuple[DecodedReading, ...], tuple[Rejection, ...]]:
+    readings: list[DecodedReading] = []
+    rejections: list[Rejection] = []
     for index, raw in enumerate(raws):
         _check_count(index + 1, max_readings)
         raw_bytes = bytes(raw)
         try:
-            drafts.append(make(index, _decode(decoder, raw_bytes)))
+            readings.append(make(index, _decode(decoder, raw_bytes)))
         except DecodeError as error:
-            refusals.append(Refusal(index, Code(error.reason), error.detail, raw_bytes))
-    return tuple(drafts), tuple(refusals)
+            rejections.append(Rejection(index, Code(error.reason), error.detail, raw_bytes))
+    return tuple(readings), tuple(rejections)
 
 
 def _check_count(count: int, max_readings: int) -> None:
@@ -324,7 +324,7 @@ def _check_count(count: int, max_readings: int) -> None:
         raise DecodeError(Code.TOO_LARGE, f"more than {max_readings} readings in one packet", where="$.readings")
 
 
-def _native_draft(index: int, item: _NativeItem, packet_ts_us: int | None) -> Draft:
+def _native_reading(index: int, item: _NativeItem, packet_ts_us: int | None) -> DecodedReading:
     sensor = normal_uuid(item.sensor_uuid)
     if sensor is None:
         raise DecodeError(Code.BAD_FORM, "sensor_uuid is not a UUID", where="$.sensor_uuid")
@@ -333,11 +333,11 @@ def _native_draft(index: int, item: _NativeItem, packet_ts_us: int | None) -> Dr
         ts_us = parse_time(item.sensor_ts, "$.sensor_ts")
     elif item.ts is not None:
         ts_us = parse_time(item.ts, "$.ts")
-    return Draft(index, sensor, _finite(item.value), ts_us, _sequence(item.sequence), _key(item.msgId))
+    return DecodedReading(index, sensor, _finite(item.value), ts_us, _sequence(item.sequence), _key(item.msgId))
 
 
-def _api_draft(index: int, item: _ApiItem) -> Draft:
-    return Draft(
+def _api_reading(index: int, item: _ApiItem) -> DecodedReading:
+    return DecodedReading(
         index,
         _sensor_id(item.sensor_id),
         _finite(item.value),

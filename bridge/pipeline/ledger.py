@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from bridge.reading import LedgerLine
+from bridge.model.reading import LedgerLine
 
 Account = tuple[int, str]
 """Device, and the door as `reading.account_of` names it."""

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import msgspec
 
-from bridge.reading import Batch, Committed, Publication, Sensor
+from bridge.model.reading import Batch, CommitResult, Publication, Sensor
 
 
 class SensorLookup(Protocol):
@@ -29,7 +29,7 @@ class SensorLookup(Protocol):
 class Store(Protocol):
     """Where readings become durable."""
 
-    async def write(self, batch: Batch) -> Committed:
+    async def write(self, batch: Batch) -> CommitResult:
         """Write a batch in one transaction and one round trip; returns once it is committed.
 
         Raises StoreUnavailable (retry the same readings later; `in_doubt` when it may have been
@@ -45,7 +45,7 @@ class Store(Protocol):
 class Outbox(Protocol):
     """Takes committed batches on to the streams. Never blocks and never fails the caller."""
 
-    def offer(self, publication: Publication) -> None:
+    def enqueue(self, publication: Publication) -> None:
         """Hand over a committed batch. If it cannot be kept in memory it stays in the outbox table."""
         ...
 
@@ -78,7 +78,7 @@ class Publisher(Protocol):
         ...
 
 
-class Message(Protocol):
+class StreamEntry(Protocol):
     """One stream entry as a consumer sees it."""
 
     @property
@@ -96,7 +96,9 @@ class Subscriber(Protocol):
         """Create the group (and the stream) unless it is there. `start` is an id, "0" or "$"."""
         ...
 
-    async def read(self, stream: str, group: str, consumer: str, *, count: int, block_s: float) -> Sequence[Message]:
+    async def read(
+        self, stream: str, group: str, consumer: str, *, count: int, block_s: float
+    ) -> Sequence[StreamEntry]:
         """Up to `count` entries that no consumer of the group has had; waits up to `block_s` for the first."""
         ...
 
@@ -106,7 +108,7 @@ class Subscriber(Protocol):
 
     async def claim(
         self, stream: str, group: str, consumer: str, *, min_idle_s: float, count: int
-    ) -> Sequence[Message]:
+    ) -> Sequence[StreamEntry]:
         """Take over entries that another consumer has held unacknowledged for `min_idle_s`."""
         ...
 

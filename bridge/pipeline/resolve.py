@@ -13,9 +13,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from time import perf_counter
 from typing import Final
 
+from bridge.model.reading import DecodedReading, ExternalId, Sensor, SensorRef
 from bridge.pipeline.bounded import put
 from bridge.pipeline.ports import SensorLookup
-from bridge.reading import Draft, ExternalId, Sensor, SensorRef
 from bridge.settings.process import PipelineSettings
 from bridge.telemetry import Metrics
 
@@ -25,7 +25,7 @@ class Miss:
 
 
 MISS: Final = Miss()
-Answers = dict[SensorRef, Sensor | None]
+SensorsByRef = dict[SensorRef, Sensor | None]
 """What sensors are: None where there is none."""
 
 
@@ -59,23 +59,23 @@ class Resolver:
             return None
         return MISS
 
-    def known(self, drafts: Iterable[Draft]) -> Answers | None:
+    def known(self, readings: Iterable[DecodedReading]) -> SensorsByRef | None:
         """The cache's answers for all drafts; None where it misses one. Asked once: an answer may expire."""
         get = self.get
-        answers: Answers = {}
+        answers: SensorsByRef = {}
         hits = 0
-        for draft in drafts:
-            answer = get(draft.sensor)
+        for decoded in readings:
+            answer = get(decoded.sensor)
             if isinstance(answer, Miss):
                 return None
-            answers[draft.sensor] = answer
+            answers[decoded.sensor] = answer
             hits += answer is not None
         self._hits.inc(hits)  # by the batch: a counter costs more than the look-up
         return answers
 
-    async def answers(self, refs: Iterable[SensorRef]) -> Answers:
+    async def answers(self, refs: Iterable[SensorRef]) -> SensorsByRef:
         """Answers for all of `refs`: from the cache, and in one query for what it misses. Raises StoreUnavailable."""
-        answers: Answers = {}
+        answers: SensorsByRef = {}
         misses: set[SensorRef] = set()
         hits = 0
         for ref in refs:

@@ -1,4 +1,4 @@
-"""Validation: a draft and its sensor in, a `Reading` or a `Refusal` out. Pure.
+"""Validation: a draft and its sensor in, a `Reading` or a `Rejection` out. Pure.
 
 The sensor must be active and of the sender's device, the value within the physical limits of its
 type and of the sensor itself, the time neither too far ahead nor too old.
@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from hashlib import blake2b
 
-from bridge.reading import Code, Delivery, Draft, ExternalId, Reading, Refusal, Sensor, TsQuality
+from bridge.model.reading import Code, DecodedReading, Delivery, ExternalId, Reading, Rejection, Sensor, TsQuality
 from bridge.settings.process import PipelineSettings
 
 
@@ -27,33 +27,33 @@ class Validator:
         self._ahead_us = int(settings.max_ahead_s * 1_000_000)
         self._behind_us = int(settings.max_behind_s * 1_000_000)
 
-    def check(self, draft: Draft, sensor: Sensor | None, delivery: Delivery) -> Reading | Refusal:
-        """The reading that `draft` becomes, or why it will not be stored."""
+    def check(self, decoded: DecodedReading, sensor: Sensor | None, delivery: Delivery) -> Reading | Rejection:
+        """The reading that `decoded` becomes, or why it will not be stored."""
         if sensor is None:
-            return self._unknown(draft, delivery)
-        value = draft.value if delivery.in_unit else _in_unit(draft.value, sensor)
-        problem = self._sensor_problem(draft, sensor, delivery) or self._value_problem(value, sensor)
-        if problem is None and draft.ts_us is not None:
-            problem = self._time_problem(draft.ts_us, delivery.received_us)
+            return self._unknown(decoded, delivery)
+        value = decoded.value if delivery.in_unit else _in_unit(decoded.value, sensor)
+        problem = self._sensor_problem(decoded, sensor, delivery) or self._value_problem(value, sensor)
+        if problem is None and decoded.ts_us is not None:
+            problem = self._time_problem(decoded.ts_us, delivery.received_us)
         if problem is not None:
-            return Refusal(draft.index, *problem)
-        return _reading(draft, sensor, delivery, value)
+            return Rejection(decoded.index, *problem)
+        return _reading(decoded, sensor, delivery, value)
 
-    def _unknown(self, draft: Draft, delivery: Delivery) -> Reading | Refusal:
+    def _unknown(self, decoded: DecodedReading, delivery: Delivery) -> Reading | Rejection:
         """A reading for the service to resolve, on the sender's device alone; or a refusal."""
         device_uuid = delivery.device_uuid or delivery.packet.device_uuid
         if not self._keep_unknown or delivery.packet.device_uuid not in (None, device_uuid):
-            known_as = _unmapped(draft.sensor) if isinstance(draft.sensor, ExternalId) else _UNKNOWN
-            return Refusal(draft.index, *known_as)
-        problem = None if draft.ts_us is None else self._time_problem(draft.ts_us, delivery.received_us)
+            known_as = _unmapped(decoded.sensor) if isinstance(decoded.sensor, ExternalId) else _UNKNOWN
+            return Rejection(decoded.index, *known_as)
+        problem = None if decoded.ts_us is None else self._time_problem(decoded.ts_us, delivery.received_us)
         if problem is not None:
-            return Refusal(draft.index, *problem)
-        named = draft.sensor.text if isinstance(draft.sensor, ExternalId) else draft.sensor
+            return Rejection(decoded.index, *problem)
+        named = decoded.sensor.text if isinstance(decoded.sensor, ExternalId) else decoded.sensor
         stand_in = Sensor(0, str(named), delivery.device_id, device_uuid or "", "")
-        return _reading(draft, stand_in, delivery, draft.value, unresolved=named)
+        return _reading(decoded, stand_in, delivery, decoded.value, unresolved=named)
 
-    def _sensor_problem(self, draft: Draft, sensor: Sensor, delivery: Delivery) -> tuple[Code, str] | None:
-        if draft.sensor_uuid not in (None, sensor.sensor_uuid):
+    def _sensor_problem(self, decoded: DecodedReading, sensor: Sensor, delivery: Delivery) -> tuple[Code, str] | None:
+        if decoded.sensor_uuid not in (None, sensor.sensor_uuid):
             return _UNKNOWN
         # A sensor of another device is not told apart from one that does not exist: the answer
         # must not say which UUIDs are registered.
@@ -103,37 +103,37 @@ def _in_unit(value: float, sensor: Sensor) -> float:
 
 
 def _reading(
-    draft: Draft, sensor: Sensor, delivery: Delivery, value: float, *, unresolved: int | str | None = None
+    decoded: DecodedReading, sensor: Sensor, delivery: Delivery, value: float, *, unresolved: int | str | None = None
 ) -> Reading:
     key = delivery.identity
-    if key is None and draft.ts_us is None:
-        key = _key(draft, sensor, delivery)
+    if key is None and decoded.ts_us is None:
+        key = _key(decoded, sensor, delivery)
     return Reading(
         sensor_id=sensor.sensor_id,
         value=value,
         # By their places, or two untimed readings of a sensor in one packet would be one.
-        ts_us=delivery.received_us + draft.index if draft.ts_us is None else draft.ts_us,
+        ts_us=delivery.received_us + decoded.index if decoded.ts_us is None else decoded.ts_us,
         received_us=delivery.received_us,
         device_id=sensor.device_id,
         sensor_type=sensor.sensor_type,
         source=delivery.source,
-        sequence=draft.sequence,
+        sequence=decoded.sequence,
         gateway=delivery.gateway,
-        ts_quality=delivery.ts_quality or (TsQuality.SERVER if draft.ts_us is None else TsQuality.DEVICE),
+        ts_quality=delivery.ts_quality or (TsQuality.SERVER if decoded.ts_us is None else TsQuality.DEVICE),
         key=key,
-        fresh=not delivery.retained,
-        redelivered=delivery.redelivered or draft.key is not None,
+        updates_liveness=not delivery.retained,
+        redelivered=delivery.redelivered or decoded.key is not None,
         device_uuid=sensor.device_uuid or None,
         unresolved=unresolved,
     )
 
 
-def _key(draft: Draft, sensor: Sensor, delivery: Delivery) -> str | None:
+def _key(decoded: DecodedReading, sensor: Sensor, delivery: Delivery) -> str | None:
     """The identity of a reading whose time is ours, by what its sender gave."""
-    if draft.key is not None:
+    if decoded.key is not None:
         name = sensor.sensor_id or f"{sensor.device_uuid}\0{sensor.sensor_uuid}"  # 0: not resolved yet
-        digest = blake2b(f"{name}\0{draft.key}".encode(errors="surrogatepass"), digest_size=16)
+        digest = blake2b(f"{name}\0{decoded.key}".encode(errors="surrogatepass"), digest_size=16)
         return f"d-{digest.hexdigest()}"
     if delivery.key is not None:
-        return f"{delivery.key}-{draft.index}"
+        return f"{delivery.key}-{decoded.index}"
     return None

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
-from bridge import topic_filter
+from bridge.model import topic_filter
 from bridge.settings.section import Count, Port, Positive, Section, TimeZone
 
 

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource
 
-from bridge import mistakes
 from bridge.errors import ConfigError
+from bridge.settings import problems
 
 
 class _Environment(EnvSettingsSource):
@@ -61,15 +61,15 @@ def read(model: type[S], path: Path | None, *more: tuple[str, str]) -> S:
         data[section] = {**data.get(section, {}), key: value}
     prefix = str(model.model_config.get("env_prefix"))
     fields = keys(model)
-    problems = mistakes.unknown_variables(os.environ, prefix, fields)
+    found = problems.unknown_variables(os.environ, prefix, fields)
     settings: S | None = None
     try:
         settings = model(**data)
     except ValidationError as error:
-        variables = mistakes.variables_of(os.environ, prefix)
-        problems += mistakes.describe(error.errors(include_url=False), fields, variables)
-    if settings is None or problems:
-        raise ConfigError(problems)
+        variables = problems.variables_of(os.environ, prefix)
+        found += problems.describe(error.errors(include_url=False), fields, variables)
+    if settings is None or found:
+        raise ConfigError(found)
     return settings
 
 

@@ -26,7 +26,7 @@ from bridge.broker.redis import RedisBroker
 from bridge.embedded.children import Child, start_child
 from bridge.embedded.stack import running_urls
 from bridge.errors import BrokerUnavailable, Unavailable
-from bridge.recount import recount
+from bridge.maintenance.stream_audit import audit_stream
 from bridge.settings.mqtt import MqttSettings
 from bridge.settings.stores import BrokerSettings, RedisSettings
 from bridge.simulation.device import Character
@@ -122,7 +122,7 @@ class Demo:
         with connect(self.urls["database"]) as admin:
             books = _books(admin)
             problems, _ = admin.verify()
-            findings = asyncio.run(recount(RedisSettings(url=self.urls.get("redis", "")), BrokerSettings(), admin))
+            findings = asyncio.run(audit_stream(RedisSettings(url=self.urls.get("redis", "")), BrokerSettings(), admin))
             problems += [line for finding in findings for line in finding.problems()]
         total = {name: books[name] - self._before[name] for name in BOOKS}
         if total["pending"]:

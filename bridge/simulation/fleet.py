@@ -17,10 +17,10 @@ import httpx
 import structlog
 
 from bridge.errors import Unavailable
-from bridge.pipeline.backoff import delay_s
 from bridge.settings.mqtt import MqttSettings
 from bridge.simulation.device import Body, SimulatedDevice
-from bridge.simulation.links import TIMEOUT_S, HttpLink, Link, MqttLink
+from bridge.simulation.transports import TIMEOUT_S, DeviceTransport, HttpDeviceTransport, MqttDeviceTransport
+from bridge.tasks import delay_s
 
 log = structlog.get_logger("simulation")
 
@@ -50,9 +50,9 @@ class Tally:
 class Member:
     """A device with its link and the tally of its door."""
 
-    def __init__(self, device: SimulatedDevice, link: Link, tally: Tally) -> None:
+    def __init__(self, device: SimulatedDevice, transport: DeviceTransport, tally: Tally) -> None:
         self.device = device
-        self.link = link
+        self.transport = transport
         self.tally = tally
 
 
@@ -69,8 +69,12 @@ async def connect_members(
     tallies = {name: Tally() for name in doors}
     members = []
     for device, name in zip(devices, cycle(doors), strict=False):
-        link = HttpLink(client, doors["http"], device) if name == "http" else MqttLink(broker, device)
-        members.append(Member(device, link, tallies[name]))
+        transport = (
+            HttpDeviceTransport(client, doors["http"], device)
+            if name == "http"
+            else MqttDeviceTransport(broker, device)
+        )
+        members.append(Member(device, transport, tallies[name]))
     return members, tallies
 
 
@@ -102,7 +106,7 @@ class Fleet:
                 for body in device.take(time.time()):
                     await self._deliver(member, body, stop)
         finally:
-            await member.link.close()
+            await member.transport.close()
 
     async def _deliver(self, member: Member, body: Body, stop: asyncio.Event) -> None:
         """Send until it is acknowledged or refused; after the end for `GRACE_S` more."""
@@ -111,7 +115,7 @@ class Fleet:
         while True:
             member.tally.sent += body.readings
             try:
-                answer = await member.link.send(body)
+                answer = await member.transport.send(body)
             except Unavailable as error:
                 log.debug("send_failed", device=member.device.uuid, detail=error.detail)
                 wait_s = max(

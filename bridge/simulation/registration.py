@@ -7,7 +7,7 @@ from itertools import cycle, islice
 from random import Random
 from typing import Any, Protocol
 
-from bridge.reading import UNITS
+from bridge.model.reading import UNITS
 from bridge.simulation.device import Character, SimulatedDevice
 
 SITES: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
@@ -19,7 +19,7 @@ SITES: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
 )
 
 
-class Registry(Protocol):
+class DeviceRegistrar(Protocol):
     """What is needed of the store's admin."""
 
     def fetch(self, query: str, **arguments: Any) -> list[dict[str, Any]]: ...
@@ -27,7 +27,7 @@ class Registry(Protocol):
     def rotate_device_key(self, device_id: int, expires_at: str | None) -> dict[str, Any]: ...
 
 
-def register(registry: Registry, count: int, prefix: str) -> Iterator[dict[str, Any]]:
+def register(registry: DeviceRegistrar, count: int, prefix: str) -> Iterator[dict[str, Any]]:
     """Devices `{prefix}-{site}-{number}`, as `device add` answers them.
 
     One that is there from an earlier run gets a new key: the old one is known to nobody.

@@ -34,7 +34,7 @@ class Track(msgspec.Struct):
     values: deque[tuple[float, str]]  # value, class
 
 
-class Event(msgspec.Struct, frozen=True):
+class SceneEvent(msgspec.Struct, frozen=True):
     """An alert, a warning, or the end of one."""
 
     at_s: float  # seconds since the epoch
@@ -57,24 +57,24 @@ class Scene:
             for device in registered
             for sensor in device["sensors"]
         }
-        self.events: deque[Event] = deque(maxlen=EVENTS)
+        self.events: deque[SceneEvent] = deque(maxlen=EVENTS)
         self._after = dict(after)
 
     async def look(self, reader: Reader) -> None:
         """Read what is new. Raises BrokerUnavailable."""
         latest: dict[int, tuple[float, str]] = {}
-        for fields in await self._fresh(reader, READINGS):
+        for fields in await self._unseen(reader, READINGS):
             latest[int(fields["sensor_id"])] = float(fields["value"]), fields["class"]
         for sensor_id, sample in latest.items():
             if sensor_id in self.tracks:
                 self.tracks[sensor_id].values.append(sample)
-        for fields in await self._fresh(reader, ALERTS):
+        for fields in await self._unseen(reader, ALERTS):
             track = self.tracks.get(int(fields["sensor_id"]))
             if track is not None:
                 text = f"{track.name} {float(fields['value']):.1f} {track.unit}".strip()
-                self.events.append(Event(float(fields["triggered_at"]), fields["kind"], fields["severity"], text))
+                self.events.append(SceneEvent(float(fields["triggered_at"]), fields["kind"], fields["severity"], text))
 
-    async def _fresh(self, reader: Reader, stream: str) -> list[Mapping[str, str]]:
+    async def _unseen(self, reader: Reader, stream: str) -> list[Mapping[str, str]]:
         entries = await reader.read_after(stream, self._after.get(stream, "0"), AT_ONCE, 0)
         if entries:
             self._after[stream] = entries[-1].id

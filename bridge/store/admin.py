@@ -18,22 +18,22 @@ from bridge.store.faults import translate
 from bridge.store.passwords import mosquitto_hash
 from bridge.store.secret import new_code, new_key
 
-Row = dict[str, Any]
+TableRow = dict[str, Any]
 
 
 class Admin:
     """One connection; each method is one transaction."""
 
-    def __init__(self, connection: psycopg.Connection[Row]) -> None:
+    def __init__(self, connection: psycopg.Connection[TableRow]) -> None:
         self._connection = connection
         self._sql = queries.load("admin") | queries.load("commands")
 
-    def fetch(self, query: str, **arguments: Any) -> list[Row]:
+    def fetch(self, query: str, **arguments: Any) -> list[TableRow]:
         """All rows of a named query of `sql/admin.sql` or `sql/commands.sql`."""
         cursor = self._connection.execute(self._sql[query], arguments)
         return cursor.fetchall() if cursor.description else []
 
-    def add_device(self, name: str, sensors: Sequence[tuple[str, str, str | None]]) -> Row:
+    def add_device(self, name: str, sensors: Sequence[tuple[str, str, str | None]]) -> TableRow:
         """Register a device with its (name, type, unit) sensors. The answer has its key, in clear, this once."""
         with self._connection.transaction():
             device = self.fetch("add_device", name=name)[0]
@@ -53,7 +53,7 @@ class Admin:
             "sensors": made,
         }
 
-    def device(self, uuid: str | None, number: int | None) -> Row | None:
+    def device(self, uuid: str | None, number: int | None) -> TableRow | None:
         """A device by UUID or by id, with its sensors and keys."""
         found = self.fetch("find_device", uuid=uuid, id=number)
         if not found:
@@ -64,7 +64,7 @@ class Admin:
             "keys": self.fetch("device_keys", device_id=device_id),
         }
 
-    def rotate_device_key(self, device_id: int, expires_at: str | None) -> Row:
+    def rotate_device_key(self, device_id: int, expires_at: str | None) -> TableRow:
         """A new key beside the newest active one; older ones are revoked."""
         key, digest = new_key("dk")
         with self._connection.transaction():
@@ -78,19 +78,19 @@ class Admin:
             )[0]
         return {"device_id": device_id, "key_id": made["id"], "device_key": key}
 
-    def add_api_key(self, name: str, expires_at: str | None) -> Row:
+    def add_api_key(self, name: str, expires_at: str | None) -> TableRow:
         """A new API key, in clear, this once."""
         key, digest = new_key("ak")
         made = self.fetch("add_api_key", name=name, hash=digest, expires_at=expires_at)[0]
         return {"key_id": made["id"], "name": name, "api_key": key}
 
-    def add_mqtt_account(self, name: str, role: str) -> Row:
+    def add_mqtt_account(self, name: str, role: str) -> TableRow:
         """An account of the MQTT broker that is no device; its password in clear, this once."""
         password, digest = new_key("mq")
         made = self.fetch("add_mqtt_account", name=name, role=role, hash=digest, mosquitto=mosquitto_hash(password))
         return {"account_id": made[0]["id"], "name": name, "role": role, "password": password}
 
-    def add_gateway(self, name: str, devices: Sequence[int], *, everything: bool, code_minutes: int) -> Row:
+    def add_gateway(self, name: str, devices: Sequence[int], *, everything: bool, code_minutes: int) -> TableRow:
         """Register a gateway. The answer has its one-time code, in clear, this once."""
         with self._connection.transaction():
             gateway = self.fetch("add_gateway", name=name, all=everything)[0]["id"]
@@ -98,13 +98,13 @@ class Admin:
                 self.fetch("allow_device", gateway=gateway, device=device)
             return {"gateway_id": gateway, "name": name} | self.add_gateway_code(gateway, code_minutes)
 
-    def add_gateway_code(self, gateway_id: int, minutes: int) -> Row:
+    def add_gateway_code(self, gateway_id: int, minutes: int) -> TableRow:
         """A one-time code, in clear, this once."""
         code, digest = new_code()
         made = self.fetch("add_gateway_code", gateway=gateway_id, hash=digest, minutes=minutes)[0]
         return {"code": code, "expires_at": made["expires_at"]}
 
-    def map_sensors(self, sensors: Sequence[Row]) -> list[int]:
+    def map_sensors(self, sensors: Sequence[TableRow]) -> list[int]:
         """Set external ids, units and conversions of sensors; returns the ids of those that have changed."""
         columns = ("sensor_id", "external_id", "unit", "unit_in", "factor", "offset")
         ids, external_ids, units, units_in, factors, offsets = ([row[name] for row in sensors] for name in columns)
@@ -123,7 +123,7 @@ class Admin:
 
     def set_threshold(
         self, sensor_id: int, condition: str, low: float | None, high: float | None, severity: str
-    ) -> Row:
+    ) -> TableRow:
         """Set the sensor's threshold of this severity, in place of the one it has."""
         with self._connection.transaction():
             self.fetch("replace_threshold", sensor_id=sensor_id, severity=severity)
@@ -145,11 +145,11 @@ class Admin:
             self.fetch("clear_delta_thresholds", sensor_id=sensor_id)
             self.fetch("add_delta_threshold", sensor_id=sensor_id, abs_delta=abs_delta, cooldown=cooldown_s)
 
-    def ledger(self, device_id: int | None = None) -> list[Row]:
+    def ledger(self, device_id: int | None = None) -> list[TableRow]:
         """The books, one row a device."""
         return self.fetch("ledger", device_id=device_id)
 
-    def verify(self, device_id: int | None = None) -> tuple[list[str], list[Row]]:
+    def verify(self, device_id: int | None = None) -> tuple[list[str], list[TableRow]]:
         """Recount the tables against the books. Returns what does not agree, and gaps in sequences."""
         with self._connection.transaction():
             # One snapshot, or readings that arrive meanwhile would look like mistakes.
@@ -183,7 +183,7 @@ class Admin:
         return problems, [gap for gap in gaps if device_id in (None, gap["device_id"])]
 
 
-def _counted(rows: list[Row], column: str, device_id: int | None) -> Counter[int]:
+def _counted(rows: list[TableRow], column: str, device_id: int | None) -> Counter[int]:
     total: Counter[int] = Counter()
     for row in rows:
         if device_id in (None, row["device_id"]):

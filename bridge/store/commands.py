@@ -16,15 +16,15 @@ import msgspec
 from bridge.store.postgres import PostgresStore
 
 
-class Added(msgspec.Struct, frozen=True):
-    """What became of a new command. `refusal` is a reason code, or empty."""
+class AddedCommandRow(msgspec.Struct, frozen=True):
+    """Says what became of a new command. `rejection` is a reason code, or empty."""
 
     command_id: str
     is_new: bool
-    refusal: str
+    rejection: str
 
 
-class Due(msgspec.Struct, frozen=True):
+class DueCommandRow(msgspec.Struct, frozen=True):
     """A command that this process is to publish."""
 
     command_id: str
@@ -40,44 +40,46 @@ class CommandTable:
     def __init__(self, store: PostgresStore) -> None:
         self._store = store
 
-    async def add(self, device_uuid: str, payload: bytes, expires_s: float, key: str | None, most: int) -> Added:
-        """A new command, unless `most` of the device's are open; where `key` was used before, the command of then."""
+    async def add(
+        self, device_uuid: str, payload: bytes, expires_s: float, key: str | None, most: int
+    ) -> AddedCommandRow:
+        """Add a command, unless `most` of the device's are open; return the one of then where `key` was used before."""
         arguments = {"uuid": device_uuid, "payload": payload.decode(), "expires_s": expires_s, "key": key, "most": most}
         row = await self._store.fetch_one("add_command", arguments)
         assert row is not None
-        return Added(row[0] or "", row[1], row[2] or "")
+        return AddedCommandRow(row[0] or "", row[1], row[2] or "")
 
     async def show(self, device_uuid: str, command_id: str | None, limit: int) -> list[dict[str, Any]] | None:
-        """Commands of a device as documents, the newest first; None where there is no such device."""
+        """Return commands of a device as documents, the newest first; None where there is no such device."""
         rows = await self._store.fetch("show_commands", {"uuid": device_uuid, "id": command_id, "limit": limit})
         if not rows and await self._store.fetch_one("device_exists", {"uuid": device_uuid}) is None:
             return None
         return [document(row) for row in rows]
 
-    async def claim(self, limit: int, lease_s: float) -> list[Due]:
-        """Commands that are due, the oldest first: this process's for `lease_s`."""
+    async def claim(self, limit: int, lease_s: float) -> list[DueCommandRow]:
+        """Take commands that are due, the oldest first: this process's for `lease_s`."""
         rows = await self._store.fetch("claim_commands", {"limit": limit, "lease_s": lease_s})
-        return sorted((Due(*row) for row in rows), key=lambda due: (due.created_us, due.command_id))
+        return sorted((DueCommandRow(*row) for row in rows), key=lambda due: (due.created_us, due.command_id))
 
     async def sent(self, command_id: str) -> None:
-        """The broker has it."""
+        """Note that the broker has a command."""
         await self._store.fetch("command_sent", {"id": command_id})
 
     async def postpone(self, command_id: str, after_s: float) -> None:
-        """It could not be published: it is due again after so long."""
+        """Note that a command could not be published: it is due again after so long."""
         await self._store.fetch("postpone_command", {"id": command_id, "after_s": after_s})
 
     async def answered(self, device_uuid: str, command_id: str, state: str, result: bytes) -> bool:
-        """What a device said; False where there is no such open command of that device."""
+        """Store what a device answered; False where there is no such open command of that device."""
         arguments = {"uuid": device_uuid, "id": command_id, "state": state, "result": result.decode()}
         return bool(await self._store.fetch("command_answered", arguments))
 
     async def expire(self) -> None:
-        """Note what has expired."""
+        """Mark as expired what was not answered in time."""
         await self._store.fetch("expire_commands")
 
     async def forget(self, days: int) -> None:
-        """Delete what is older."""
+        """Delete commands that are older."""
         await self._store.fetch("forget_commands", {"days": days})
 
 

@@ -1,4 +1,4 @@
-"""What consumers keep in the database, and the turn of those that work alone.
+"""What consumers keep in the database, and the leader lock of those of which one process works.
 
 Implements `StateTable` and `SilenceTable` of `bridge.consumers.tables`.
 """
@@ -66,8 +66,11 @@ class PostgresConsumerStates:
             return await cursor.fetchall() if cursor.description else []
 
 
-class Turn:
-    """The right to work alone: an advisory lock on a connection of its own. All raise StoreUnavailable."""
+class LeaderLock:
+    """The right to be the one process of a consumer that works: an advisory lock on a connection of its own.
+
+    All methods raise StoreUnavailable.
+    """
 
     def __init__(self, settings: DatabaseSettings, consumer: str) -> None:
         self._settings = settings
@@ -76,7 +79,7 @@ class Turn:
         self._connection: psycopg.AsyncConnection[tuple[Any, ...]] | None = None
 
     async def take(self) -> bool:
-        """Whether it is ours now; False while another process has it."""
+        """Try to take the lock; False while another process has it."""
         try:
             if self._connection is None:
                 self._connection = await psycopg.AsyncConnection.connect(
@@ -88,7 +91,7 @@ class Turn:
                     keepalives_interval=5,
                     keepalives_count=3,
                 )
-            cursor = await self._connection.execute(self._sql["hold_turn"], {"consumer": self._consumer})
+            cursor = await self._connection.execute(self._sql["hold_leader_lock"], {"consumer": self._consumer})
             row = await cursor.fetchone()
         except psycopg.Error as error:
             await self.close()
@@ -96,9 +99,9 @@ class Turn:
         return row is not None and bool(row[0])
 
     async def check(self) -> None:
-        """Raises StoreUnavailable where the connection, and with it the turn, is lost."""
+        """Check that the lock is held. Raises StoreUnavailable where the connection, and with it the lock, is lost."""
         if self._connection is None:
-            raise StoreUnavailable("the turn is not held")
+            raise StoreUnavailable("the leader lock is not held")
         try:
             await self._connection.execute("SELECT 1")
         except psycopg.Error as error:
@@ -106,7 +109,7 @@ class Turn:
             raise StoreUnavailable(translate(error, sent=False).detail) from error
 
     async def close(self) -> None:
-        """Give it up."""
+        """Release the lock."""
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()

@@ -13,7 +13,7 @@ _NO_SCHEMA = ("42P01", "42883", "42703", "3F000")  # no such table, function, co
 
 
 def translate(error: psycopg.Error, *, sent: bool) -> StoreUnavailable | StoreRefused:
-    """Ours for theirs. `sent`: the statement had left, so a lost connection leaves it in doubt."""
+    """Translate a driver's error into ours. `sent`: the statement had left, so a lost connection leaves it in doubt."""
     state = getattr(error, "sqlstate", None)
     if state is None:
         text = str(error) or type(error).__name__

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 from psycopg.types.json import Jsonb
 
-from bridge.pipeline.handover import GatewayBooks, GatewayState
-from bridge.pipeline.snapshot import Snapshot, SnapshotDevice, SnapshotKey, SnapshotSensor, SnapshotThreshold
+from bridge.gateway_protocol.batches import GatewayLedger, GatewayState
+from bridge.gateway_protocol.snapshot import Snapshot, SnapshotDevice, SnapshotKey, SnapshotSensor, SnapshotThreshold
 from bridge.store import queries
 from bridge.store.postgres import PostgresStore
 from bridge.store.registry import KeyRow
@@ -35,7 +35,7 @@ class Gateways:
         return [KeyRow(*row) for row in await self._fetch("find_keys", hashes=list(hashes))]
 
     async def gateway(self, gateway_id: int) -> GatewayRow | None:
-        """A gateway by id."""
+        """Return a gateway by id."""
         rows = await self._fetch("gateway", gateway=gateway_id)
         if not rows:
             return None
@@ -43,22 +43,22 @@ class Gateways:
         return GatewayRow(name, None if everything else frozenset(devices))
 
     async def enrol(self, code: str, version: str) -> tuple[str, str] | None:
-        """(name, key) for a one-time code; None where it is not one, was used, or has expired."""
+        """Return (name, key) for a one-time code; None where it is not one, was used, or has expired."""
         key, digest = new_key("gk")
         rows = await self._fetch("enrol", code=code_hash(code), hash=digest, version=version)
         return (rows[0][0], key) if rows else None
 
     async def rotate(self, gateway_id: int, present_hash: str) -> str:
-        """A new key. The present one works until the new one is used."""
+        """Make a new key. The present one works until the new one is used."""
         key, digest = new_key("gk")
         await self._fetch("rotate", gateway=gateway_id, hash=digest, present=present_hash)
         return key
 
     async def settle_rotation(self, gateway_id: int, present_hash: str) -> None:
-        """This key was used: older ones end."""
+        """End the keys that are older than this one, which was used."""
         await self._fetch("settle_rotation", gateway=gateway_id, present=present_hash)
 
-    async def report(self, gateway_id: int, state: GatewayState | None, books: Sequence[GatewayBooks]) -> None:
+    async def report(self, gateway_id: int, state: GatewayState | None, books: Sequence[GatewayLedger]) -> None:
         """Keep what a gateway says of itself."""
         said = None if state is None else Jsonb(msgspec.to_builtins(state))
         await self._fetch("report", gateway=gateway_id, state=said)
@@ -66,7 +66,7 @@ class Gateways:
             await self._fetch("report_books", gateway=gateway_id, books=Jsonb(msgspec.to_builtins(list(books))))
 
     async def snapshot(self, gateway_id: int) -> Snapshot | None:
-        """What the gateway must know; None where there is no such gateway."""
+        """Return the registry snapshot of a gateway; None where there is no such gateway."""
         found = await self.gateway(gateway_id)
         if found is None:
             return None

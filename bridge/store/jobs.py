@@ -10,7 +10,7 @@ import msgspec
 import psycopg
 
 from bridge.errors import StoreUnavailable
-from bridge.prediction import Prediction
+from bridge.model.prediction import Prediction
 from bridge.store import queries
 from bridge.store.faults import translate
 from bridge.store.predictions import columns

@@ -1,7 +1,8 @@
-"""Migrations: the .sql files of `migrations/versions`, run in order by Alembic.
+"""Migrations: the .sql files of `migrations/versions`, run in order by Alembic; then the functions of `sql/functions`.
 
 Everything that is pending runs in one transaction, under an advisory lock of that transaction: a
-process that dies in the middle leaves neither half a schema nor a lock.
+process that dies in the middle leaves neither half a schema nor a lock. Other processes go on storing
+meanwhile. A statement that waits for one of their locks makes all that come after it wait as well, so it gives up soon.
 """
 
 from __future__ import annotations
@@ -11,27 +12,35 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import sqlalchemy as sa
-from alembic import command
+from alembic import command, op
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.script.revision import ResolutionError
+from psycopg.errors import LockNotAvailable
 
 from bridge.errors import StoreUnavailable
+from bridge.store import functions
+
+LOCK_TIMEOUT_S = 3.0
+"""Well within `database.statement_timeout_s` (10), after which the calls behind it would fail."""
 
 _LOCK = 7003
 _FOLDER = Path(__file__).parent / "migrations"
 
 
-def migrate(url: str) -> list[str]:
+def migrate(url: str, *, lock_timeout_s: float = LOCK_TIMEOUT_S) -> list[str]:
     """Bring the database at `url` to the newest schema. Returns the revisions applied.
 
-    Raises StoreUnavailable.
+    Raises StoreUnavailable, also where another session keeps a lock for longer than `lock_timeout_s`: nothing changes.
     """
     with _connect(url) as connection:
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK}, 0)")
         todo = _pending(connection)
         if todo:
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = {round(lock_timeout_s * 1000)}")
             command.upgrade(_config(connection), "head")
+            _install_functions(connection)
         return todo
 
 
@@ -41,10 +50,33 @@ def pending(url: str) -> list[str]:
         return _pending(connection)
 
 
+def run_sql_file(migration: str) -> None:
+    """Run the .sql file beside a migration, which gives its own `__file__`, in the migration's transaction."""
+    _execute(op.get_bind(), Path(migration).with_suffix(".sql").read_text())
+
+
+def _install_functions(connection: sa.Connection) -> None:
+    """A call that is under way goes on with the text it began with; what it calls after the commit is new."""
+    # Files come in order of their names, so a body may call what comes after it.
+    _execute(connection, "SET LOCAL check_function_bodies = off")
+    for statement in functions.load().values():
+        _execute(connection, statement)
+
+
+def _execute(connection: sa.Connection, statements: str) -> None:
+    """Execute by psycopg itself, without parameters: the text may hold many statements, colons and percent signs."""
+    driver = connection.connection.driver_connection
+    assert driver is not None
+    driver.execute(statements)
+
+
 def _pending(connection: sa.Connection) -> list[str]:
     current = MigrationContext.configure(connection, opts={"version_table": "schema_version"}).get_current_revision()
     script = ScriptDirectory.from_config(_config(connection))
-    return [str(r.revision) for r in script.iterate_revisions("head", current or "base")][::-1]
+    try:
+        return [str(r.revision) for r in script.iterate_revisions("head", current or "base")][::-1]
+    except ResolutionError as error:
+        raise StoreUnavailable(f"the database is at revision {current} of a newer release: upgrade this one") from error
 
 
 def _config(connection: sa.Connection) -> Config:
@@ -64,5 +96,9 @@ def _connect(url: str) -> Iterator[sa.Connection]:
     try:
         with engine.begin() as connection:
             yield connection
+    except LockNotAvailable as error:
+        raise StoreUnavailable(
+            "another session holds a lock that a migration needs: try again; nothing has changed"
+        ) from error
     except sa.exc.OperationalError as error:
         raise StoreUnavailable(f"the database does not answer: {error.orig}") from error

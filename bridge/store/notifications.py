@@ -1,11 +1,11 @@
-"""The table alert_notifications. Implements `Notifications` and `Mailbox` of `bridge.consumers.notifier`."""
+"""The table alert_notifications. Implements `Notifications` and `NotificationQueue` of `bridge.consumers.notifier`."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from bridge.notification import Backlog, Intention, Letter, Subject
+from bridge.model.notification import ChannelBacklog, NotificationDraft, QueuedNotification, Subject
 from bridge.store import queries
 from bridge.store.postgres import PostgresStore
 
@@ -26,10 +26,10 @@ class PostgresNotifications:
         rows = await self._fetch("recent", sensors=list(sensor_ids), seconds=seconds)
         return {(sensor, channel, kind, severity): at_us for sensor, channel, kind, severity, at_us in rows}
 
-    async def record(self, intentions: Sequence[Intention]) -> int:
+    async def record(self, drafts: Sequence[NotificationDraft]) -> int:
         """See `Notifications.record`."""
         async with self._store.pooled() as connection:
-            cursor = await connection.execute(self._sql["record"], _columns(intentions))
+            cursor = await connection.execute(self._sql["record"], _columns(drafts))
             return cursor.rowcount
 
     async def remind(self, channels: Collection[str], keep_days: int) -> int:
@@ -40,22 +40,22 @@ class PostgresNotifications:
             cursor = await connection.execute(self._sql["repeat"], {"channels": list(channels)})
             return cursor.rowcount
 
-    async def backlog(self, channel: str, forgotten_s: float) -> Backlog:
-        """See `Mailbox.backlog`."""
+    async def backlog(self, channel: str, forgotten_s: float) -> ChannelBacklog:
+        """See `NotificationQueue.backlog`."""
         [row] = await self._fetch("backlog", channel=channel, forgotten_s=forgotten_s)
-        return Backlog(*row)
+        return ChannelBacklog(*row)
 
-    async def take(self, channel: str, limit: int, *, in_digest: bool, forgotten_s: float) -> list[Letter]:
-        """See `Mailbox.take`."""
+    async def take(self, channel: str, limit: int, *, in_digest: bool, forgotten_s: float) -> list[QueuedNotification]:
+        """See `NotificationQueue.take`."""
         rows = await self._fetch("take", channel=channel, limit=limit, digest=in_digest, forgotten_s=forgotten_s)
-        return sorted((Letter(*row) for row in rows), key=lambda letter: letter.id)
+        return sorted((QueuedNotification(*row) for row in rows), key=lambda notification: notification.id)
 
     async def sent(self, ids: Sequence[int], message: str) -> None:
-        """See `Mailbox.sent`."""
+        """See `NotificationQueue.sent`."""
         await self._fetch("settle_sent", ids=list(ids), message=message)
 
     async def failed(self, ids: Sequence[int], error: str, retry_s: float, give_up_s: float) -> None:
-        """See `Mailbox.failed`."""
+        """See `NotificationQueue.failed`."""
         await self._fetch(
             "settle_failed", ids=list(ids), error=error.replace("\0", ""), retry_s=retry_s, give_up_s=give_up_s
         )
@@ -66,20 +66,20 @@ class PostgresNotifications:
             return await cursor.fetchall() if cursor.description else []
 
 
-def _columns(intentions: Sequence[Intention]) -> dict[str, list[Any]]:
+def _columns(drafts: Sequence[NotificationDraft]) -> dict[str, list[Any]]:
     return {
-        "alert_ids": [each.notice.alert_id for each in intentions],
-        "channels": [each.channel for each in intentions],
-        "event_ids": [each.notice.event_id for each in intentions],
-        "rules": [each.rule for each in intentions],
-        "sensor_ids": [each.notice.sensor_id for each in intentions],
-        "kinds": [each.notice.kind for each in intentions],
-        "severities": [each.notice.severity for each in intentions],
-        "titles": [each.title for each in intentions],
-        "bodies": [each.body for each in intentions],
-        "details": [each.details for each in intentions],
-        "due_us": [each.due_us for each in intentions],
-        "digests": [each.digest for each in intentions],
-        "repeats_s": [each.repeat_s for each in intentions],
-        "suppressed": [each.suppressed for each in intentions],
+        "alert_ids": [each.notice.alert_id for each in drafts],
+        "channels": [each.channel for each in drafts],
+        "event_ids": [each.notice.event_id for each in drafts],
+        "rules": [each.rule for each in drafts],
+        "sensor_ids": [each.notice.sensor_id for each in drafts],
+        "kinds": [each.notice.kind for each in drafts],
+        "severities": [each.notice.severity for each in drafts],
+        "titles": [each.title for each in drafts],
+        "bodies": [each.body for each in drafts],
+        "details": [each.details for each in drafts],
+        "due_us": [each.due_us for each in drafts],
+        "digests": [each.digest for each in drafts],
+        "repeats_s": [each.repeat_s for each in drafts],
+        "suppressed": [each.suppressed for each in drafts],
     }

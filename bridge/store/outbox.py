@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from bridge.reading import Publication, Reading, Source
+from bridge.model.reading import Publication, Reading, Source
 from bridge.store import queries
 from bridge.store.postgres import PostgresStore, alert_event
 
 
 class PostgresOutbox:
-    """Rows of `ingest_outbox`, on the store's pooled connections."""
+    """Reads and deletes rows of `ingest_outbox`, on the store's pooled connections."""
 
     def __init__(self, store: PostgresStore) -> None:
         self._store = store

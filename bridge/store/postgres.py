@@ -1,6 +1,6 @@
 """The PostgreSQL store: one dedicated connection that writes, a small pool that looks up.
 
-Flows in: `Batch`. Flows out: `Committed`, after the commit. Implements `Store` and `SensorLookup`.
+Flows in: `Batch`. Flows out: `CommitResult`, after the commit. Implements `Store` and `SensorLookup`.
 
 The writer connection registers this process in `ingest_instances` and holds its advisory lock, so
 the books and outbox rows of a process that is gone can be told from those of a living one. Whoever
@@ -18,12 +18,12 @@ import psycopg
 import structlog
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from bridge.errors import BooksClosed, StoreUnavailable
-from bridge.reading import AlertEvent, Batch, Committed, Sensor, TsQuality
+from bridge.errors import InstanceExpired, StoreUnavailable
+from bridge.model.reading import AlertEvent, Batch, CommitResult, Sensor, TsQuality
 from bridge.settings.stores import DatabaseSettings
 from bridge.store import queries
+from bridge.store.connection import Connection, TimedConnection, check_alive, connect_options
 from bridge.store.faults import translate
-from bridge.store.lines import Connection, Line, check_alive, connect_options
 
 log = structlog.get_logger("store")
 
@@ -40,9 +40,9 @@ class PostgresStore:
         self._settings = settings
         self._name = name
         # The server ends a statement itself; if we have heard nothing a second later, the line is dead.
-        self._patience_s = settings.statement_timeout_s + 1
+        self._timeout_s = settings.statement_timeout_s + 1
         self._sql = queries.load("service") | queries.load("commands")
-        self._writer: Line | None = None
+        self._writer: TimedConnection | None = None
         self._pool: AsyncConnectionPool[Connection] | None = None
         self.instance = 0
 
@@ -74,7 +74,7 @@ class PostgresStore:
             await self._pool.close(POOL_CLOSE_S)
             self._pool = None
 
-    async def write(self, batch: Batch) -> Committed:
+    async def write(self, batch: Batch) -> CommitResult:
         """See `Store.write`."""
         writer = await self._connected_writer()
         row = await self._ask_writer(writer, "ingest_batch", arguments(self.instance, batch))
@@ -87,7 +87,7 @@ class PostgresStore:
         row = await self._ask_writer(writer, "last_batch", {"instance": self.instance})
         return row is not None and int(row[0]) >= number
 
-    async def _ask_writer(self, writer: Line, query: str, given: Any) -> tuple[Any, ...] | None:
+    async def _ask_writer(self, writer: TimedConnection, query: str, given: Any) -> tuple[Any, ...] | None:
         """The first row of a query. A writer that fails is dropped. Raises StoreUnavailable, StoreRefused."""
         try:
             cursor = await writer.execute(self._sql[query], given, prepare=True)
@@ -117,26 +117,28 @@ class PostgresStore:
         return rows[0] if rows else None
 
     @asynccontextmanager
-    async def pooled(self) -> AsyncIterator[Line]:
+    async def pooled(self) -> AsyncIterator[TimedConnection]:
         """A pooled connection, in autocommit. Database errors come out as ours, unless the task was cancelled."""
         if self._pool is None:
             raise StoreUnavailable("the store is not open")
-        line: Line | None = None
+        line: TimedConnection | None = None
         try:
             async with self._pool.connection() as connection:
-                line = Line(connection, self._patience_s)
+                line = TimedConnection(connection, self._timeout_s)
                 yield line
         except (psycopg.Error, PoolTimeout) as error:
             if line is not None and line.abandoned:
                 raise asyncio.CancelledError from error
             raise translate(error, sent=False) from error
 
-    async def _connected_writer(self) -> Line:
+    async def _connected_writer(self) -> TimedConnection:
         if self._writer is not None:
             return self._writer
         try:
             options = connect_options(self._settings, self._name)
-            writer = Line(await psycopg.AsyncConnection.connect(self._settings.url, **options), self._patience_s)
+            writer = TimedConnection(
+                await psycopg.AsyncConnection.connect(self._settings.url, **options), self._timeout_s
+            )
             try:
                 await self._register(writer)
             except BaseException:
@@ -149,8 +151,8 @@ class PostgresStore:
         log.info("store_connected", instance=self.instance)
         return writer
 
-    async def _register(self, writer: Line) -> None:
-        """Take the lock of this process's instance. Raises BooksClosed where the instance is no more."""
+    async def _register(self, writer: TimedConnection) -> None:
+        """Take the lock of this process's instance. Raises InstanceExpired where the instance is no more."""
         if not self.instance:
             cursor = await writer.execute(self._sql["register_instance"], {"name": self._name})
             row = await cursor.fetchone()
@@ -166,7 +168,7 @@ class PostgresStore:
         cursor = await writer.execute(self._sql["last_batch"], own)
         if await cursor.fetchone() is None:
             closed, self.instance = self.instance, 0
-            raise BooksClosed(f"the books of instance {closed} were closed while the database was away")
+            raise InstanceExpired(f"the books of instance {closed} were closed while the database was away")
 
     async def _drop_writer(self) -> None:
         writer, self._writer = self._writer, None
@@ -188,7 +190,7 @@ def arguments(instance: int, batch: Batch) -> dict[str, Any]:
         "received_us": array_text([r.received_us for r in readings]),
         "device_time": array_text(_unless_all([r.ts_quality != TsQuality.SERVER for r in readings], True)),
         "keys": _unless_all([r.key for r in readings], None),
-        "fresh": array_text(_unless_all([r.fresh for r in readings], True)),
+        "fresh": array_text(_unless_all([r.updates_liveness for r in readings], True)),
         "redelivered": array_text(_unless_all([r.redelivered for r in readings], True)),
         "sources": "{" + ",".join([r.source for r in readings]) + "}",
         "gateways": _unless_all([r.gateway for r in readings], None),
@@ -224,9 +226,9 @@ def _unless_all(values: list[Any], usual: Any) -> list[Any] | None:
     return None if values.count(usual) == len(values) else values
 
 
-def _committed(row: Sequence[Any], instance: int) -> Committed:
+def _committed(row: Sequence[Any], instance: int) -> CommitResult:
     outcomes, classes, stored_us, outbox_id, alerts, after_instance, after_outbox = row
-    return Committed(
+    return CommitResult(
         outcomes or (),
         classes or (),
         stored_us,

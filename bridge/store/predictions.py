@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from bridge.prediction import Prediction
+from bridge.model.prediction import Prediction
 from bridge.store import queries
 from bridge.store.postgres import PostgresStore
 

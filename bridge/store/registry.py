@@ -23,14 +23,14 @@ class KeyRow(msgspec.Struct, frozen=True):
     disabled: bool
 
 
-class Registry:
+class PostgresRegistry:
     """Queries of `sql/service.sql` on the store's pooled connections. All raise StoreUnavailable."""
 
     def __init__(self, store: PostgresStore) -> None:
         self._store = store
 
     async def find_keys(self, hashes: Collection[str]) -> list[KeyRow]:
-        """The usable keys among `hashes` (SHA-256, hexadecimal), in one query."""
+        """Return the usable keys among `hashes` (SHA-256, hexadecimal), in one query."""
         return [KeyRow(*row) for row in await self._store.fetch("find_keys", {"hashes": list(hashes)})]
 
     async def touch_keys(self, hashes: Collection[str]) -> None:
@@ -38,23 +38,23 @@ class Registry:
         await self._store.fetch("touch_keys", {"hashes": list(hashes)})
 
     async def changes(self, seconds: float) -> list[tuple[int, str, str]]:
-        """(id, kind, ref) of what has changed in the last `seconds`: see the registry_changes table."""
+        """Return (id, kind, ref) of what has changed in the last `seconds`: see the registry_changes table."""
         return [(number, kind, ref) for number, kind, ref in await self._store.fetch("changes", {"seconds": seconds})]
 
     async def mqtt_accounts(self) -> list[tuple[str, str, str]]:
-        """(name, role, SHA-256 of the password) of the broker's accounts that are no devices."""
+        """Return (name, role, SHA-256 of the password) of the broker's accounts that are no devices."""
         return [(name, role, digest) for name, role, digest in await self._store.fetch("mqtt_accounts")]
 
     async def device_may_connect(self, device_uuid: str) -> bool:
-        """Whether the device is enabled and has a usable key."""
+        """Return whether the device is enabled and has a usable key."""
         return await self._store.fetch_one("device_may_connect", {"uuid": device_uuid}) is not None
 
     async def cut_off(self, seconds: float) -> list[tuple[int, str]]:
-        """(change, device UUID) of devices that lost a key or were disabled in the last `seconds`."""
+        """Return (change, device UUID) of devices that lost a key or were disabled in the last `seconds`."""
         return [(change, uuid) for change, uuid in await self._store.fetch("cut_off", {"seconds": seconds})]
 
     async def sensor_status(self, sensor_id: int) -> dict[str, Any] | None:
-        """The answer of GET /sensors/{id}/status; None where there is no such sensor."""
+        """Return the answer of GET /sensors/{id}/status; None where there is no such sensor."""
         row = await self._store.fetch_one("sensor_status", {"sensor_id": sensor_id})
         if row is None:
             return None
@@ -72,12 +72,12 @@ class Registry:
         }
 
     async def fold_dead_instances(self) -> int:
-        """Close the books of processes that are gone; returns how many."""
+        """Close the ledgers of processes that are gone; returns how many."""
         row = await self._store.fetch_one("fold_dead_instances")
         return int(row[0]) if row else 0
 
     async def ledger_imbalance(self, at_rest: int | None) -> int:
-        """Readings by which the books do not add up, of every instance.
+        """Return the number of readings by which the ledger does not balance, over every instance.
 
         Closed books, and those of the instance `at_rest` (nothing pending), must add up exactly; of the
         others more may be received than settled, never less.
@@ -86,7 +86,7 @@ class Registry:
         return int(row[0]) if row else 0
 
     async def maintain(self, settings: DatabaseSettings) -> None:
-        """Partitions ahead, retention, and what has expired."""
+        """Make partitions ahead, apply retention, delete what has expired."""
         await self._store.fetch("make_partitions", {"days": settings.partition_days_ahead})
         if settings.retention_days:
             await self._store.fetch("drop_partitions", {"days": settings.retention_days})

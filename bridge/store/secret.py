@@ -11,18 +11,18 @@ CODE_LENGTH = 12
 
 
 def new_key(prefix: str) -> tuple[str, str]:
-    """A new key and its SHA-256: `<prefix>_<id>_<43 characters>`, 256 random bits."""
+    """Make a key and its SHA-256: `<prefix>_<id>_<43 characters>`, 256 random bits."""
     text = f"{prefix}_{secrets.token_hex(4)}_{secrets.token_urlsafe(32)}"
     return text, sha256(text.encode()).hexdigest()
 
 
 def new_code() -> tuple[str, str]:
-    """A one-time code, `ABCD-EFGH-JKMN` (59 random bits), and its SHA-256."""
+    """Make a one-time code, `ABCD-EFGH-JKMN` (59 random bits), and its SHA-256."""
     text = "".join(secrets.choice(CODE_ALPHABET) for _ in range(CODE_LENGTH))
     return "-".join(text[i : i + 4] for i in range(0, CODE_LENGTH, 4)), code_hash(text)
 
 
 def code_hash(text: str) -> str:
-    """However it is written: small letters, with hyphens or blanks."""
+    """Return the SHA-256 of a code, however it is written: small letters, with hyphens or blanks."""
     kept = "".join(c for c in text.upper() if c in CODE_ALPHABET)
     return sha256(kept.encode()).hexdigest()

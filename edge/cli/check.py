@@ -13,7 +13,7 @@ from edge.cli import console
 from edge.cli.console import INSTALLED, Config, Json, show
 
 if TYPE_CHECKING:
-    from edge.check import Finding
+    from edge.check import CheckResult
     from edge.settings import EdgeSettings
 
 
@@ -36,7 +36,7 @@ def check(
 
     path = INSTALLED if config is None and INSTALLED.exists() else config
 
-    async def looked() -> list[Finding]:
+    async def looked() -> list[CheckResult]:
         found = []
         async for finding in look(path, listen_s=listen, heard=_heard):
             found.append(finding)
@@ -62,7 +62,7 @@ async def _heard(settings: EdgeSettings) -> int | None:
     return sum(device["heard_s"] is not None for device in document["devices"])
 
 
-def _print(finding: Finding) -> None:
+def _print(finding: CheckResult) -> None:
     mark = {True: "ok  ", False: "FAIL", None: "-   "}[finding.ok]
     print(f"{mark} {finding.name:<14} {finding.detail}", flush=True)
     if finding.ok is False:

@@ -25,7 +25,7 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON document on standar
 
 
 def load_settings(config: Path | None) -> EdgeSettings:
-    """The settings that a command is about. Raises ConfigError."""
+    """Load the settings that a command is about. Raises ConfigError."""
     from edge.settings import load
 
     if config is None and INSTALLED.exists():
@@ -65,7 +65,7 @@ def fail(error: BridgeError, as_json: bool) -> NoReturn:
 
 
 def age(seconds: float | None) -> str:
-    """A span of time as people say it."""
+    """Return a span of time as people say it."""
     if seconds is None:
         return "never"
     for limit, unit, word in ((120, 1, "s"), (7_200, 60, "min"), (172_800, 3_600, "h")):
@@ -75,7 +75,7 @@ def age(seconds: float | None) -> str:
 
 
 def size(count: float | None) -> str:
-    """Bytes as people say them."""
+    """Return bytes as people say them."""
     if count is None:
         return "?"
     for limit, unit, word in ((1e6, 1e3, "kB"), (1e9, 1e6, "MB")):

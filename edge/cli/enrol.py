@@ -26,11 +26,11 @@ def enrol(
     Example: iot-edge enrol https://iot.example.com ABCD-EFGH-JKMN
     """
     from bridge.errors import ConfigError
-    from edge import enrolment
-    from edge.client import ServiceClient, parse_url, tls_context
-    from edge.link import LinkDenied, LinkRefused
-    from edge.link import enrol as ask
-    from edge.status import VERSION
+    from edge.service_api import enrolment
+    from edge.service_api.http_client import ServiceClient, parse_url, tls_context
+    from edge.service_api.transport import TransportDenied, TransportRejected
+    from edge.service_api.transport import enrol as ask
+    from edge.web.document import VERSION
 
     settings = load_settings(config)
     address = parse_url(url)
@@ -50,7 +50,7 @@ def enrol(
         path = enrolment.write(folder, enrolment.Enrolment(url, name, key, time.time()))
     except OSError as error:
         raise ConfigError([f"{folder}: {error.strerror}; run this as root"]) from error
-    except (LinkDenied, LinkRefused) as error:
+    except (TransportDenied, TransportRejected) as error:
         raise ConfigError([error.detail]) from error
     if json:
         show({"gateway": name, "url": url, "file": str(path)})

@@ -42,7 +42,7 @@ def uninstall(root: Root = Path("/"), json: Json = False) -> None:
 
     Example: sudo iot-edge uninstall
     """
-    from edge import install as files
+    from edge.host import install as files
 
     left = files.systemctl(root, "disable --now iot-edge")
     gone = files.uninstall(root)
@@ -57,7 +57,7 @@ def uninstall(root: Root = Path("/"), json: Json = False) -> None:
 
 
 def _do(root: Path, mosquitto: bool, json: bool, *, overwrite: bool, commands: tuple[str, ...]) -> None:
-    from edge import install as files
+    from edge.host import install as files
 
     command = Path(sys.executable).parent / "iot-edge"  # of the environment that runs this; not a link to it
     written = files.install(root, command, mosquitto=mosquitto, overwrite=overwrite)

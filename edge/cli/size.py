@@ -62,14 +62,14 @@ def size(
 
 
 def written(per_s: float, commit_interval_s: float) -> int:
-    """Bytes written to the disk in a day, for readings that come one by one."""
+    """Return the bytes written to the disk in a day, for readings that come one by one."""
     commits_per_s = min(per_s, 1 / commit_interval_s) if commit_interval_s else per_s
-    alone = WRITTEN_ALONE - WRITTEN_TOGETHER
-    return round(86_400 * (per_s * WRITTEN_TOGETHER + commits_per_s * alone))
+    per_commit = WRITTEN_ALONE - WRITTEN_TOGETHER
+    return round(86_400 * (per_s * WRITTEN_TOGETHER + commits_per_s * per_commit))
 
 
 def seconds(text: str) -> float:
-    """A span such as 10s. Raises ConfigError."""
+    """Return the seconds of a span such as 10s. Raises ConfigError."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|min|m|h)", text.strip())
     if match is None or not float(match[1]):
         raise ConfigError([f"--every {text}: write a number with ms, s, min or h, such as 10s"])

@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
 
 
 class NotRunning(Unavailable):
-    """There is no gateway to ask."""
+    """Raised where there is no gateway to ask."""
 
     code = "not_running"
 
@@ -59,9 +59,9 @@ def status(
 
 
 async def ask(settings: EdgeSettings) -> dict[str, Any]:
-    """The document of the gateway that runs with these settings. Raises NotRunning."""
+    """Ask the gateway that runs with these settings for its status document. Raises NotRunning."""
     from edge.app import RUNNING_FILE
-    from edge.client import ServiceAway, ServiceClient, parse_url
+    from edge.service_api.http_client import ServiceAway, ServiceClient, parse_url
 
     if not settings.page.enabled:
         raise ConfigError(["page.enabled = false: there is nothing to ask"])
@@ -80,7 +80,7 @@ async def ask(settings: EdgeSettings) -> dict[str, Any]:
 
 
 def problems(found: dict[str, Any]) -> list[str]:
-    """What needs a look."""
+    """Return what needs a look, in words."""
     parts = {
         "uplink": found["uplink"]["problem"],
         "spool": found["spool"]["problem"],
@@ -92,7 +92,7 @@ def problems(found: dict[str, Any]) -> list[str]:
 
 
 def _noted(file: Path) -> str:
-    """Where the gateway that runs says it is; one that listens everywhere is asked over the loopback."""
+    """Return where the gateway that runs says it is; one that listens everywhere is asked over the loopback."""
     try:
         url = str(msgspec.json.decode(file.read_bytes()).get("http", ""))
     except (OSError, msgspec.DecodeError, AttributeError):

@@ -36,7 +36,7 @@ SUFFIXES = ("", "-wal", "-shm")
 
 T = TypeVar("T")
 Connect = Callable[[str], sqlite3.Connection]
-Row = tuple[Any, ...]
+SqlRow = tuple[Any, ...]
 
 _UNAVAILABLE = {
     sqlite3.SQLITE_FULL: "the disk, or the spool, is full",
@@ -204,10 +204,10 @@ class SpoolFile:
         assert self._connection is not None
         return self._connection.execute(self.sql[query], arguments)
 
-    def one(self, statement: str) -> Row:
+    def one(self, statement: str) -> SqlRow:
         """The one row of a literal statement."""
         assert self._connection is not None
-        row: Row = self._connection.execute(statement).fetchone()
+        row: SqlRow = self._connection.execute(statement).fetchone()
         return row
 
     def insert(self, query: str, rows: Sequence[Sequence[Any]]) -> int:

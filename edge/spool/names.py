@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from bridge.errors import StoreRefused
-from edge.spool.rows import Boot, Row, SensorName
+from edge.spool.rows import Boot, SensorName, SqlRow
 
 
 class Names:
     """Sensors of the file. New ones are planned, and adopted once their transaction is committed."""
 
-    def __init__(self, rows: Iterable[Row], *, last_id: int, max_unknown: int) -> None:
+    def __init__(self, rows: Iterable[SqlRow], *, last_id: int, max_unknown: int) -> None:
         self.by_ref: dict[int, SensorName] = {}
         self._refs: dict[SensorName, int] = {}
         self._last_use: dict[int, int] = {}  # of unknown ones: the last record that may name it
@@ -42,7 +42,7 @@ class Names:
             self._last_use[ref] = row_id
         return ref
 
-    def planned(self) -> list[Row]:
+    def planned(self) -> list[SqlRow]:
         """Rows of the sensors that have come up in this transaction."""
         return [(ref, *name, name.crc) for ref, name in self._planned]
 
@@ -81,7 +81,7 @@ class Names:
 class Boots:
     """Boots of the gateway. `current` is the number of this one."""
 
-    def __init__(self, rows: Iterable[Row], boot_id: str) -> None:
+    def __init__(self, rows: Iterable[SqlRow], boot_id: str) -> None:
         self.by_ref: dict[int, Boot] = {}
         self._refs: dict[str, int] = {}
         self.current = 0

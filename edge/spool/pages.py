@@ -21,7 +21,7 @@ _LOG_MAGIC = 0x377F0682
 _LOG_HEADER_BYTES = 32
 _FRAME_HEADER_BYTES = 24
 
-Row = tuple[Any, ...]
+SqlRow = tuple[Any, ...]
 
 
 class DamagedFile:
@@ -62,7 +62,7 @@ class DamagedFile:
         row = next(self.rows(number), None)
         return 0 if row is None else len(row)
 
-    def rows(self, number: int) -> Iterator[Row]:
+    def rows(self, number: int) -> Iterator[SqlRow]:
         """The rows of a page, their rowid in the first column (where SQLite keeps NULL for an INTEGER PRIMARY KEY)."""
         if number in self._free:  # these still show rows that have left long ago
             return
@@ -78,7 +78,7 @@ class DamagedFile:
             except (IndexError, struct.error, UnicodeDecodeError, _NotARow):
                 continue
 
-    def _row(self, data: bytes, pointer: int) -> Row:
+    def _row(self, data: bytes, pointer: int) -> SqlRow:
         length, pointer = _varint(data, pointer)
         rowid, pointer = _varint(data, pointer)
         if rowid >= 1 << 63:
@@ -185,7 +185,7 @@ def _varint(data: bytes, pointer: int) -> tuple[int, int]:
     return value << 8 | data[pointer + 8], pointer + 9
 
 
-def _values(payload: bytes) -> Row:
+def _values(payload: bytes) -> SqlRow:
     """The columns of a record (section 2.1)."""
     header_bytes, pointer = _varint(payload, 0)
     if header_bytes > len(payload):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from zlib import crc32
 
 from bridge.errors import StoreRefused
-from bridge.reading import Code, QuarantineRow, Reading, ReadingClass, Source, TsQuality
+from bridge.model.reading import Code, QuarantineRow, Reading, ReadingClass, Source, TsQuality
 from edge.record import Record
 
 SOURCES = tuple(Source)
@@ -33,7 +33,7 @@ _HAS_SEQUENCE = 1 << 9  # in the CRC alone
 READING_COLUMNS = 11
 PAYLOAD = 10  # its column in a quarantined row
 
-Row = tuple[Any, ...]
+SqlRow = tuple[Any, ...]
 
 
 class SensorName(NamedTuple):
@@ -88,14 +88,14 @@ def label_of(flags: int) -> ReadingClass:
 
 def reading_row(
     reading: Reading, row_id: int, sensor: int, mono_us: int, boot: int, label: int, *, clock_set: bool
-) -> Row:
+) -> SqlRow:
     """The row of a reading. Raises StoreRefused where it can never be kept."""
     if not math.isfinite(reading.value):
         raise StoreRefused("a value is not finite")
     flags = _SOURCE_NUMBERS[reading.source] | label << CLASS_SHIFT
     if reading.ts_quality != TsQuality.DEVICE:
         flags |= TIME_OURS
-    if not reading.fresh:
+    if not reading.updates_liveness:
         flags |= STALE
     if not reading.redelivered:
         flags |= FIRST_DELIVERY
@@ -116,7 +116,7 @@ def reading_row(
     return (*row, reading_crc(row))
 
 
-def reading_crc(row: Row) -> int:
+def reading_crc(row: SqlRow) -> int:
     """Of a reading's row, without its last column. Raises StoreRefused for numbers beyond 64 bits."""
     sequence, key = row[4], row[9]
     flags = row[8] if sequence is None else row[8] | _HAS_SEQUENCE
@@ -127,7 +127,7 @@ def reading_crc(row: Row) -> int:
     return crc32(fixed if key is None else fixed + key.encode(errors="surrogatepass"))
 
 
-def is_whole(row: Row) -> bool:
+def is_whole(row: SqlRow) -> bool:
     """Whether a reading's row is as it was written."""
     try:
         return bool(reading_crc(row) == row[10])
@@ -141,7 +141,7 @@ def source_in(flags: object) -> int:
     return number if number < len(SOURCES) else 0
 
 
-def refused_row(row: QuarantineRow, row_id: int, mono_us: int, boot: int, *, clock_set: bool) -> Row:
+def refused_row(row: QuarantineRow, row_id: int, mono_us: int, boot: int, *, clock_set: bool) -> SqlRow:
     """The row of something quarantined."""
     columns = (
         row_id,
@@ -160,7 +160,7 @@ def refused_row(row: QuarantineRow, row_id: int, mono_us: int, boot: int, *, clo
     return (*columns, refused_crc(columns))
 
 
-def is_whole_refused(row: Row) -> bool:
+def is_whole_refused(row: SqlRow) -> bool:
     """Whether a quarantined row is as it was written."""
     try:
         return bool(refused_crc(row[:12]) == row[12])
@@ -168,7 +168,7 @@ def is_whole_refused(row: Row) -> bool:
         return False
 
 
-def refused_crc(row: Row) -> int:
+def refused_crc(row: SqlRow) -> int:
     """Of a quarantined row, without its last column."""
     return crc32(repr(row[:10]).encode() + struct.pack("<q", row[11]), crc32(row[10]))
 
@@ -178,7 +178,9 @@ def _clean(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
-def reading_record(row: Row, names: Mapping[int, SensorName], boots: Mapping[int, Boot], epoch: str) -> Record | None:
+def reading_record(
+    row: SqlRow, names: Mapping[int, SensorName], boots: Mapping[int, Boot], epoch: str
+) -> Record | None:
     """The record of a row; None where the row is damaged, or names a sensor or boot that is gone."""
     row_id, sensor, value, ts_us, sequence, delay_us, mono_us, boot_ref, flags, key, _ = row
     name, boot = names.get(sensor), boots.get(boot_ref)
@@ -213,7 +215,7 @@ def reading_record(row: Row, names: Mapping[int, SensorName], boots: Mapping[int
     )
 
 
-def refused_record(row: Row, boots: Mapping[int, Boot], epoch: str) -> Record | None:
+def refused_record(row: SqlRow, boots: Mapping[int, Boot], epoch: str) -> Record | None:
     """The record of a quarantined row; None where it is damaged."""
     row_id, device_id, device_uuid, received_us, mono_us, boot_ref, flags, code, detail, topic, payload, place, crc = (
         row

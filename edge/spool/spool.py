@@ -1,7 +1,7 @@
 """The spool: where a gateway's readings are safe until the service has them.
 
-Flows in: `Batch` from the pipeline. Flows out: `Committed`, after the fsync; and to the uplink `Record`, oldest
-first, until they are acknowledged. Implements `Store`, `Outlet` and `Books`. One thread owns the file; the event
+Flows in: `Batch` from the pipeline. Flows out: `CommitResult`, after the fsync; and to the uplink `Record`, oldest
+first, until they are acknowledged. Implements `Store`, `SpoolQueue` and `Books`. One thread owns the file; the event
 loop never waits for a disk. docs/spool.md says what happens at each limit.
 """
 
@@ -17,16 +17,16 @@ from typing import ParamSpec, TypeVar
 import structlog
 
 from bridge.errors import StoreUnavailable
-from bridge.reading import Batch, Committed
-from edge.ports import Judge, Time
+from bridge.model.reading import Batch, CommitResult
+from edge.ports import Classifier, Time
 from edge.record import Backlog, LedgerTotals, Record, Settlement
 from edge.settings import SpoolSettings
+from edge.spool.capacity import Capacity, FreeBytes, free_bytes
 from edge.spool.file import Connect, SpoolFull, connect
-from edge.spool.inlet import SpoolInlet
-from edge.spool.outlet import SpoolOutlet
-from edge.spool.room import FreeBytes, Room, free_bytes
-from edge.spool.salvage import Salvager, recount
+from edge.spool.reader import SpoolReader
+from edge.spool.recovery import Recovery, recount
 from edge.spool.state import MAX_ID, SpoolState
+from edge.spool.writer import SpoolWriter
 from edge.telemetry import SpoolMetrics
 
 log = structlog.get_logger("spool")
@@ -44,7 +44,7 @@ REST = 3
 
 
 class Spool:
-    """`open` before use, `run` beside it. Without `judge` every reading is clean."""
+    """`open` before use, `run` beside it. Without `classifier` every reading is clean."""
 
     def __init__(
         self,
@@ -52,18 +52,18 @@ class Spool:
         time: Time,
         metrics: SpoolMetrics,
         *,
-        judge: Judge | None = None,
+        classifier: Classifier | None = None,
         connect: Connect = connect,
         free: FreeBytes = free_bytes,
     ) -> None:
         self._settings = settings
-        self._judge = judge
+        self._classifier = classifier
         self._metrics = metrics
         self._state = SpoolState(settings, time, metrics, connect=connect)
-        self._inlet = SpoolInlet(self._state)
-        self._outlet = SpoolOutlet(self._state)
-        self._room = Room(self._state, self._outlet, free)
-        self._salvager = Salvager(self._state)
+        self._writer = SpoolWriter(self._state)
+        self._reader = SpoolReader(self._state)
+        self._capacity = Capacity(self._state, self._reader, free)
+        self._recovery = Recovery(self._state)
         self._thread = ThreadPoolExecutor(1, "spool")
         self._arrived = asyncio.Event()
         self._next_commit_s = 0.0
@@ -71,8 +71,8 @@ class Spool:
         self._shrinking = False
         self._problem = "the spool is not open"
         metrics.records.set_function(lambda: self._state.depth)
-        metrics.bytes.set_function(lambda: self._room.used_bytes)
-        metrics.limit.set_function(lambda: self._room.limit_bytes)
+        metrics.bytes.set_function(lambda: self._capacity.used_bytes)
+        metrics.limit.set_function(lambda: self._capacity.limit_bytes)
 
     async def open(self) -> None:
         """Open the file, set a damaged one aside. Raises StoreUnavailable; may be called again, and need not be."""
@@ -104,27 +104,27 @@ class Spool:
         Raises StoreUnavailable.
         """
         busy = await self._call(self._maintain)
-        if self._salvager.recount_wanted:
+        if self._recovery.recount_wanted:
             await self._recount()
         return busy
 
     async def _recount(self) -> None:
         """Hold the ledger against the rows: what a damaged spool has lost is entered."""
-        self._salvager.recount_wanted = False
+        self._recovery.recount_wanted = False
         try:
             missing = await asyncio.to_thread(recount, self._settings.path, self._state.file.sql)
         except sqlite3.Error as error:
             log.warning("recount_failed", detail=str(error))
-            self._salvager.recount_wanted = True
+            self._recovery.recount_wanted = True
             return
         await self._call(self._state.correct_books, missing)
 
     # -- Store
 
-    async def write(self, batch: Batch) -> Committed:
+    async def write(self, batch: Batch) -> CommitResult:
         """See `Store.write`."""
         await self._await_interval()
-        labels = [0] * len(batch.readings) if self._judge is None else self._judge.judge(batch.readings)
+        labels = [0] * len(batch.readings) if self._classifier is None else self._classifier.classify(batch.readings)
         committed = await self._call(self._write, batch, labels)
         self._arrived.set()
         self._logged(len(batch.readings), sum(len(row.payload) for row in batch.quarantined))
@@ -132,7 +132,7 @@ class Spool:
 
     async def was_committed(self, number: int) -> bool:
         """See `Store.was_committed`."""
-        return await self._call(self._inlet.was_committed, number)
+        return await self._call(self._writer.was_committed, number)
 
     def _logged(self, rows: int, payload_bytes: int = 0) -> None:
         """A commit has made the log longer: write it back, once it is long enough."""
@@ -151,21 +151,21 @@ class Spool:
     # -- Outlet, Books
 
     async def read(self, *, above: int, upto: int | None = None, count: int, max_bytes: int) -> Sequence[Record]:
-        """See `Outlet.read`."""
-        return await self._call(self._outlet.read, above, MAX_ID if upto is None else upto, count, max_bytes)
+        """See `SpoolQueue.read`."""
+        return await self._call(self._reader.read, above, MAX_ID if upto is None else upto, count, max_bytes)
 
     async def acknowledge(self, settlements: Sequence[Settlement]) -> None:
-        """See `Outlet.acknowledge`."""
+        """See `SpoolQueue.acknowledge`."""
         await self._call(self._acknowledge, settlements)
         self._logged(len(settlements))
 
     def backlog(self) -> Backlog:
-        """See `Outlet.backlog`."""
+        """See `SpoolQueue.backlog`."""
         state = self._state
         return Backlog(
             depth=state.depth,
-            used_bytes=self._room.used_bytes,
-            limit_bytes=self._room.limit_bytes,
+            used_bytes=self._capacity.used_bytes,
+            limit_bytes=self._capacity.limit_bytes,
             oldest_id=state.oldest.id,
             newest_id=state.newest_id,
             oldest_received_us=state.oldest.received_us,
@@ -173,7 +173,7 @@ class Spool:
         )
 
     async def wait_above(self, record_id: int) -> None:
-        """See `Outlet.wait_above`."""
+        """See `SpoolQueue.wait_above`."""
         while self._state.last_id <= record_id:
             self._arrived.clear()
             await self._arrived.wait()
@@ -196,26 +196,26 @@ class Spool:
 
     def _open(self) -> None:
         with self._state.guarded():
-            self._room.measure()
+            self._capacity.measure()
 
     def _close(self) -> None:
-        self._salvager.close()
+        self._recovery.close()
         self._state.close()
 
-    def _write(self, batch: Batch, labels: Sequence[int]) -> Committed:
+    def _write(self, batch: Batch, labels: Sequence[int]) -> CommitResult:
         with self._state.guarded():
             if batch.readings or batch.quarantined:
                 payloads = sum(len(row.payload) for row in batch.quarantined)
-                self._room.require(len(batch.readings) + payloads // BYTES_A_ROW)
+                self._capacity.require(len(batch.readings) + payloads // BYTES_A_ROW)
         try:
-            return self._inlet.write(batch, labels)
+            return self._writer.write(batch, labels)
         except SpoolFull:
             with self._state.guarded():
-                self._room.shed_some()
-            return self._inlet.write(batch, labels)
+                self._capacity.shed_some()
+            return self._writer.write(batch, labels)
 
     def _acknowledge(self, settlements: Sequence[Settlement]) -> None:
-        self._state.file.with_reserve(lambda: self._outlet.acknowledge(settlements))
+        self._state.file.with_reserve(lambda: self._reader.acknowledge(settlements))
 
     def _totals(self) -> list[LedgerTotals]:
         self._state.open()
@@ -228,22 +228,22 @@ class Spool:
         return done
 
     def _maintain(self) -> bool:
-        state, room = self._state, self._room
+        state, capacity = self._state, self._capacity
         with state.guarded():
             state.follow_clock()
-            room.limit_quarantine()
-            busy = bool(room.expire())
-            room.make()
-            room.keep_reserve()
+            capacity.limit_quarantine()
+            busy = bool(capacity.expire())
+            capacity.make()
+            capacity.keep_reserve()
             state.forget_unused()
-        if self._salvager.step():
+        if self._recovery.step():
             busy = True
-            room.look_again()
+            capacity.look_again()
         with state.guarded():
-            if pages := room.vacuum():
+            if pages := capacity.vacuum():
                 busy = self._shrinking = True
                 self._log_estimate += pages * BYTES_A_PAGE_MOVED
-            if self._shrinking and (not pages or room.disk_is_short):  # it is the checkpoint that cuts the file off
+            if self._shrinking and (not pages or capacity.disk_is_short):  # it is the checkpoint that cuts the file off
                 self._shrinking = bool(pages)
                 self._log_estimate = self._settings.checkpoint_bytes
         if self._log_estimate >= self._settings.checkpoint_bytes:

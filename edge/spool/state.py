@@ -4,7 +4,7 @@ Everything that one call changes (rows, ledger, identities) is one transaction; 
 committed. Used by one thread at a time; `edge/spool/spool.py` owns that thread.
 
 A damaged file is set aside and an empty one takes its place, also in the middle of a run; what the damaged one
-held comes back through `edge/spool/salvage.py`.
+held comes back through `edge/spool/recovery.py`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import msgspec
 import structlog
 
 from bridge.errors import StoreUnavailable
-from bridge.reading import UNKNOWN_DEVICE
+from bridge.model.reading import UNKNOWN_DEVICE
 from edge.ports import Time
 from edge.settings import SpoolSettings
-from edge.spool.books import Ledger, Page, account_of
 from edge.spool.file import Connect, Damaged, SpoolFile, connect, set_aside
 from edge.spool.identities import KnownIdentities
+from edge.spool.ledger import LedgerChange, SpoolLedger, account_of
 from edge.spool.names import Boots, Names
 from edge.spool.rows import reading_record, refused_record, source_in
 from edge.telemetry import SpoolMetrics
@@ -40,7 +40,7 @@ FAR_ID = 1 << 40
 MAX_ID = (1 << 63) - 1
 
 
-class Salvage(NamedTuple):
+class RecoveryState(NamedTuple):
     """A file that was set aside, and how far it has been read."""
 
     file: str
@@ -70,7 +70,7 @@ class SpoolState:
         self.time = time
         self.metrics = metrics
         self.file = SpoolFile(settings.path, settings.max_bytes, settings.checkpoint_bytes, connect=connect)
-        self.ledger = Ledger()
+        self.ledger = SpoolLedger()
         self.epoch = ""
         self.newest_id = 0  # the highest id that may have been given
         self.last_id = 0  # of the newest record that came, or that the file has
@@ -80,7 +80,7 @@ class SpoolState:
         self.leased: dict[int, None] = {}
         self.names = Names((), last_id=0, max_unknown=0)
         self.boots = Boots((), time.boot_id)
-        self.salvages: list[Salvage] = []
+        self.recoveries: list[RecoveryState] = []
         self.identities = KnownIdentities(self.file, settings.recent_identities)
         self._reserved = 0
         self._begun = False
@@ -113,7 +113,7 @@ class SpoolState:
                     file.execute("begin_run")
             if not (isinstance(newest, int) and 0 <= newest <= self.newest_id):
                 raise Damaged(f"ids up to {self.newest_id} were given, and there is {newest}")
-            self.ledger = Ledger(file.execute("ledger").fetchall())
+            self.ledger = SpoolLedger(file.execute("ledger").fetchall())
             self.names = Names(
                 file.execute("sensors").fetchall(),
                 last_id=self.newest_id,
@@ -149,13 +149,13 @@ class SpoolState:
 
     def _find_set_aside(self) -> None:
         """What is still to be salvaged, also where the power went before that was written down."""
-        self.salvages = [Salvage(*row) for row in self.file.execute("open_salvages")]
+        self.recoveries = [RecoveryState(*row) for row in self.file.execute("open_salvages")]
         known = {file for (file,) in self.file.execute("salvaged_files")}
         path = self.settings.path
         for aside in sorted(path.parent.glob(f"{path.name}.damaged-*")):
             if aside.name not in known and not aside.name.endswith(("-wal", "-shm")):
-                self.salvages.append(Salvage(aside.name, 0, BOOKS_WANTED))
-                self.file.execute("add_salvage", self.salvages[-1])
+                self.recoveries.append(RecoveryState(aside.name, 0, BOOKS_WANTED))
+                self.file.execute("add_salvage", self.recoveries[-1])
 
     def _enter_boot(self) -> None:
         self.boots = Boots(self.file.execute("boots").fetchall(), self.time.boot_id)
@@ -172,13 +172,13 @@ class SpoolState:
         log.error("spool_damaged", detail=error.detail, set_aside=str(aside))
         file = self.file
         self.leased.clear()
-        self.salvages.append(Salvage(aside.name, 0, BOOKS_CARRIED if self._begun else BOOKS_WANTED))
+        self.recoveries.append(RecoveryState(aside.name, 0, BOOKS_CARRIED if self._begun else BOOKS_WANTED))
         try:
             file.open()
             with file.transaction():
                 self._found(self.newest_id if self._begun else max(FAR_ID, self.time.now_us()))
-                for salvage in self.salvages:
-                    file.execute("add_salvage", salvage)
+                for recovery in self.recoveries:
+                    file.execute("add_salvage", recovery)
             self._load()
         except Damaged as again:
             raise StoreUnavailable(f"a spool that was made just now is damaged: {again.detail}") from again
@@ -206,10 +206,10 @@ class SpoolState:
         self.file.execute("reserve", (last_id + RESERVED_IDS,))
         return last_id + RESERVED_IDS
 
-    def arrived(self, page: Page, oldest: Oldest, new: int, newest_id: int, reserved: int) -> None:
+    def arrived(self, change: LedgerChange, oldest: Oldest, new: int, newest_id: int, reserved: int) -> None:
         """It is committed: `new` rows more, with ids up to `newest_id`."""
         self.names.adopt()
-        page.adopt()
+        change.adopt()
         self.oldest, self.newest_id, self._reserved = oldest, newest_id, reserved
         self.depth += new
         if new:
@@ -226,18 +226,18 @@ class SpoolState:
         name = self.names.by_ref.get(sensor)
         return account_of(name.device_id if name else UNKNOWN_DEVICE, source_in(flags))
 
-    def drop(self, readings: Sequence[int], refused: Sequence[int], page: Page) -> Oldest:
+    def drop(self, readings: Sequence[int], refused: Sequence[int], change: LedgerChange) -> Oldest:
         """Within a transaction: delete rows by their ids, and enter into the ledger why. To be given to `dropped`."""
         if readings:
             self.file.execute("drop_records", (encode(readings),))
         if refused:
             self.file.execute("drop_refused", (encode(refused),))
-        self.file.insert("put_ledger", page.rows())
+        self.file.insert("put_ledger", change.rows())
         return self.find_oldest()
 
-    def dropped(self, page: Page, oldest: Oldest, count: int) -> None:
+    def dropped(self, change: LedgerChange, oldest: Oldest, count: int) -> None:
         """It is committed."""
-        page.adopt()
+        change.adopt()
         self.oldest = oldest
         self.depth -= count
 
@@ -266,12 +266,12 @@ class SpoolState:
     def correct_books(self, missing: dict[int, int]) -> None:
         """Enter what a recount found. Raises StoreUnavailable."""
         with self.guarded():
-            page = self.ledger.page()
+            change = self.ledger.change()
             for account, count in missing.items():
-                page.correct(account, count)
+                change.correct(account, count)
             with self.file.transaction():
-                self.file.insert("put_ledger", page.rows())
-            page.adopt()
+                self.file.insert("put_ledger", change.rows())
+            change.adopt()
             self.depth = sum(self.ledger.pending().values())
         lost = sum(count for count in missing.values() if count > 0)
         self.metrics.lost.inc(lost)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.service import Service
-from tests.redis_process import RedisProcess
-from tests.servers import MosquittoProcess
+from tests.support.redis_process import RedisProcess
+from tests.support.servers import MosquittoProcess
 
 NOTHING_TRIMMED = "10000000"
 

@@ -18,11 +18,11 @@ import msgspec
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
-from bridge.http.keys import hash_key
+from bridge.auth.key_cache import hash_key
 from tests.acceptance.gateway import GatewayProcess
-from tests.gateway_service import RealService, open_gateway_service
-from tests.gateway_site import DEVICE_KEY, GATEWAY
-from tests.servers import MosquittoProcess, until
+from tests.support.gateway_service import RealService, open_gateway_service
+from tests.support.gateway_site import DEVICE_KEY, GATEWAY
+from tests.support.servers import MosquittoProcess, until
 
 PAUSE_S = 0.02
 

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.process import OwnProcess
-from tests.redis_process import free_port
+from tests.support.process import OwnProcess
+from tests.support.redis_process import free_port
 
 READY_S = 30.0
 

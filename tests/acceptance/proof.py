@@ -49,7 +49,7 @@ def _compare(books: Books, service: Service) -> dict[str, Any]:
         rows = [Reading(*row) for row in connection.execute(ROWS)]
         alerts = {str(row[0]) for row in connection.execute("SELECT id FROM alerts")}
         # Their grace is for processes that come back; ours are killed.
-        connection.execute("SELECT fold_dead_instances(interval '0')")
+        connection.execute("SELECT fold_dead_instances_v1(interval '0')")
     stored = Counter(rows)
     assert set(stored) == books.sent, "acknowledged and not stored, or stored and never sent"
     assert len(rows) == len(stored), "stored twice"

@@ -26,7 +26,7 @@ import httpx
 import msgspec
 
 from bridge.store.admin import connect
-from tests.servers import until
+from tests.support.servers import until
 
 TICK_S = 0.02
 TIMEOUT_S = 60.0
@@ -326,6 +326,10 @@ class Load:
     def finish(self) -> None:
         """Nothing more falls due; `run` returns once what was due is acknowledged."""
         self._finish.set()
+
+    def also_to(self, url: str) -> None:
+        """Send to another service as well."""
+        self._http.append(url)
 
     def forget(self, url: str) -> None:
         """Send to the other services only."""

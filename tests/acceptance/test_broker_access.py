@@ -21,10 +21,10 @@ import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
-from tests import needs
 from tests.acceptance.service import Service
-from tests.certificates import Authority
-from tests.servers import free_port, listens, until, wait_until
+from tests.support import needs
+from tests.support.certificates import Authority
+from tests.support.servers import free_port, listens, until, wait_until
 
 SECRET = "a secret of the hooks"
 

@@ -14,11 +14,11 @@ import pytest
 
 from tests.acceptance.service import Service
 from tests.acceptance.test_service import balanced
-from tests.mqtt_door import Device as Client
-from tests.redis_process import RedisProcess
-from tests.servers import MosquittoProcess
-from tests.sparkplug import Payload, encode, metric
-from tests.waiting import eventually
+from tests.support.mqtt_door import Device as Client
+from tests.support.redis_process import RedisProcess
+from tests.support.servers import MosquittoProcess
+from tests.support.sparkplug import Payload, encode, metric
+from tests.support.waiting import eventually
 
 CONVERTERS = [
     {"filter": "tele/+/SENSOR", "format": "tasmota"},

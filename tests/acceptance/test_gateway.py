@@ -12,9 +12,9 @@ import pytest
 
 from tests.acceptance.field import Field, moments, open_field
 from tests.acceptance.gateway import GatewayProcess
-from tests.gateway_site import DEVICE_KEY
-from tests.mqtt_door import Device
-from tests.servers import MosquittoProcess, free_port, until
+from tests.support.gateway_site import DEVICE_KEY
+from tests.support.mqtt_door import Device
+from tests.support.servers import MosquittoProcess, free_port, until
 
 pytestmark = pytest.mark.timeout(300)
 MOST_KIB = 60_000_000 // 1024
@@ -135,7 +135,7 @@ async def test_gateway_that_boots_without_a_network_serves_devices(
 async def test_gateway_without_enrolment_spools_and_takes_one_up_while_it_runs(
     postgres_url: str, mosquitto: MosquittoProcess, tmp_path: Path
 ) -> None:
-    from tests.gateway_service import open_gateway_service
+    from tests.support.gateway_service import open_gateway_service
 
     async with open_gateway_service(postgres_url) as service:
         gateway = GatewayProcess(tmp_path, mosquitto.url)

@@ -13,7 +13,7 @@ from random import Random
 import pytest
 
 from tests.acceptance.field import Field, open_field
-from tests.servers import MosquittoProcess, TcpProxy, until
+from tests.support.servers import MosquittoProcess, TcpProxy, until
 
 pytestmark = pytest.mark.timeout(300)
 CHAOS_S = float(os.environ.get("CHAOS_SECONDS", "180"))
@@ -74,7 +74,7 @@ async def survive(field: Field, proxy: TcpProxy, seconds: float) -> None:
 
     await until(equal, 30)
     assert field.service.imbalance() == []
-    await until(lambda: field.service.pipeline.intake.at_rest is not None, 30)
+    await until(lambda: field.service.pipeline.pipeline.at_rest is not None, 30)
     assert await field.service.pipeline.registry.ledger_imbalance(field.service.pipeline.store.instance) == 0
     sys.stderr.write(f"{at_rest(field)}\n")
 

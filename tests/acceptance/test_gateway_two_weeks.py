@@ -15,16 +15,16 @@ import msgspec
 import psycopg
 import pytest
 
-from bridge.reading import Batch, LedgerLine, Reading, Source
-from edge.clock import host_clock
+from bridge.model.reading import Batch, LedgerLine, Reading, Source
+from edge.host.clock import host_clock
 from edge.settings import SpoolSettings
 from edge.spool import Spool
 from edge.telemetry import SpoolMetrics
 from tests.acceptance.gateway import GatewayProcess
 from tests.acceptance.service import Service
-from tests.mqtt_door import Device
-from tests.redis_process import RedisProcess
-from tests.servers import MosquittoProcess, until
+from tests.support.mqtt_door import Device
+from tests.support.redis_process import RedisProcess
+from tests.support.servers import MosquittoProcess, until
 
 DEVICES = 40
 EVERY_S = 10
@@ -36,7 +36,7 @@ LEAST_DRAIN_PER_S = 5_000
 MOST_LIVE_S = 2.0
 
 
-class Site:
+class LocalPublisher:
     """Devices with one sensor each, at the service."""
 
     def __init__(self, url: str) -> None:
@@ -59,7 +59,7 @@ class Site:
         return row
 
 
-async def fill(path: Path, site: Site) -> int:
+async def fill(path: Path, site: LocalPublisher) -> int:
     """What a gateway spools in two weeks. Returns the bytes on disk."""
     spool = Spool(SpoolSettings(path=path), host_clock(assume_set=True), SpoolMetrics())
     await spool.open()
@@ -91,7 +91,7 @@ async def fill(path: Path, site: Site) -> int:
 
 
 @asynccontextmanager
-async def live(port: int, site: Site) -> AsyncIterator[list[int]]:
+async def live(port: int, site: LocalPublisher) -> AsyncIterator[list[int]]:
     """Devices send beside the body: without a sequence, which tells theirs from what was spooled."""
     sent = [0]
 
@@ -120,20 +120,20 @@ async def test_two_weeks_are_handed_over_in_order_beside_live_readings(
 ) -> None:
     service = Service(tmp_path, postgres_url, redis_server.url, mqtt__enabled="false")
     service.start()
-    site = Site(postgres_url)
+    site = LocalPublisher(postgres_url)
     gateway = GatewayProcess(tmp_path, mosquitto.url, spool__recent_identities="10000", uplink__report_every_s="10")
     try:
         code = service.command("gateway", "add", "north", "--all-devices")["code"]
         await gateway.command("enrol", service.http, code)
         disk = await fill(gateway.data_dir / "spool.db", site)
-        await hand_over(service, gateway, site, mosquitto.port, disk)
+        await drain(service, gateway, site, mosquitto.port, disk)
     finally:
         gateway.stop()
         service.stop()
         site.database.close()
 
 
-async def hand_over(service: Service, gateway: GatewayProcess, site: Site, port: int, disk: int) -> None:
+async def drain(service: Service, gateway: GatewayProcess, site: LocalPublisher, port: int, disk: int) -> None:
     memory: list[int] = []
     rates: list[float] = []
 

@@ -13,7 +13,7 @@ import pytest
 from tests.acceptance.proof import prove
 from tests.acceptance.senders import Load, figures, register
 from tests.acceptance.service import Service
-from tests.servers import MosquittoProcess, until
+from tests.support.servers import MosquittoProcess, until
 
 
 class Size(NamedTuple):

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from bridge.settings.service import load
-from tests.mqtt_door import Device
-from tests.servers import MosquittoProcess
+from tests.support.mqtt_door import Device
+from tests.support.servers import MosquittoProcess
 from tests.unit.test_converters_golden import check_sample
 
 COMMAND = (sys.executable, "-m", "bridge", "mqtt", "learn")

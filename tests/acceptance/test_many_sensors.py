@@ -15,7 +15,7 @@ import pytest
 from bench.sensors import fill
 from bridge.store import queries
 from tests.acceptance.service import Service
-from tests.redis_process import RedisProcess
+from tests.support.redis_process import RedisProcess
 
 USED = 50
 GROWTH_MIB = 24

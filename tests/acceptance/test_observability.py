@@ -10,8 +10,8 @@ import paho.mqtt.publish as publish
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.acceptance.service import Service
-from tests.redis_process import RedisProcess
-from tests.servers import MosquittoProcess, PostgresServer, wait_until
+from tests.support.redis_process import RedisProcess
+from tests.support.servers import MosquittoProcess, PostgresServer, wait_until
 
 WAIT_S = 30.0
 

@@ -15,8 +15,8 @@ import pytest
 from tests.acceptance.proof import prove
 from tests.acceptance.senders import Load, figures, register
 from tests.acceptance.service import Service
-from tests.redis_process import RedisProcess
-from tests.servers import MosquittoProcess, PostgresServer, TcpProxy, until
+from tests.support.redis_process import RedisProcess
+from tests.support.servers import MosquittoProcess, PostgresServer, TcpProxy, until
 
 ACK_S = 1.0
 ANSWER_S = 6.0

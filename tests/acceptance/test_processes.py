@@ -11,8 +11,8 @@ import pytest
 from tests.acceptance.proof import prove
 from tests.acceptance.senders import Load, figures, register
 from tests.acceptance.service import Service
-from tests.redis_process import RedisProcess
-from tests.servers import MosquittoProcess, PostgresServer, TcpProxy, until
+from tests.support.redis_process import RedisProcess
+from tests.support.servers import MosquittoProcess, PostgresServer, TcpProxy, until
 
 SHUTDOWN_S = 4.0
 EXIT_S = SHUTDOWN_S + 3.0

@@ -14,9 +14,9 @@ import pytest
 import redis
 
 from tests.acceptance.service import Service
-from tests.redis_process import RedisProcess
-from tests.servers import MosquittoProcess
-from tests.waiting import eventually
+from tests.support.redis_process import RedisProcess
+from tests.support.servers import MosquittoProcess
+from tests.support.waiting import eventually
 
 
 class Device:

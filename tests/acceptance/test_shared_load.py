@@ -10,9 +10,9 @@ from pathlib import Path
 import psycopg
 
 from tests.acceptance.service import Service
-from tests.mqtt_door import Device, numbered
-from tests.redis_process import RedisProcess
-from tests.servers import MosquittoProcess, until
+from tests.support.mqtt_door import Device, numbered
+from tests.support.redis_process import RedisProcess
+from tests.support.servers import MosquittoProcess, until
 
 READINGS = 600
 

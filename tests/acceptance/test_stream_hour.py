@@ -12,11 +12,11 @@ import pytest
 
 from bridge.broker.events import READINGS
 from bridge.broker.redis import RedisBroker
-from bridge.reading import Publication, Reading, Source
+from bridge.model.reading import Publication, Reading, Source
 from bridge.settings.stores import BrokerSettings, RedisSettings
 from bridge.telemetry import Metrics
-from tests.consumer_process import ConsumerProcess
-from tests.servers import RedisServer, until
+from tests.support.consumer_process import ConsumerProcess
+from tests.support.servers import RedisServer, until
 
 SENSORS = 1_000
 HOUR_S = 3_600

@@ -17,8 +17,8 @@ from bridge.pipeline.ports import Pending
 from bridge.settings.service import Settings
 from bridge.settings.stores import BrokerSettings, RedisSettings
 from bridge.telemetry import Metrics
-from tests.publications import event_ids, publication, reading
-from tests.redis_process import RedisProcess
+from tests.support.publications import event_ids, publication, reading
+from tests.support.redis_process import RedisProcess
 
 GROUP = "ml-worker-group"
 MAXLEN, CAP = 300, 600
@@ -165,7 +165,7 @@ async def test_publish_many_rows_of_other_instances(broker: Broker) -> None:
 
 @pytest.mark.parametrize("broker", ["redis", "throttled redis", "sharded", "split"], indirect=True)
 async def test_publish_waits_for_what_must_come_first(broker: Broker) -> None:
-    later = publication(7, instance=2, after=[(1, 5), (0, 6)])
+    later = publication(7, instance=2, depends_on=[(1, 5), (0, 6)])
     assert not await broker.publisher.publish(later)
     assert await broker.publisher.publish(publication(5, sensors=[]))  # an empty row counts as well
     assert not await broker.publisher.publish(later)

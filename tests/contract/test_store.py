@@ -11,11 +11,11 @@ import psycopg
 import pytest
 
 from bridge.errors import StoreRefused
+from bridge.model.reading import Batch, Outcome, Reading, Source, TsQuality
 from bridge.pipeline.ports import Store
-from bridge.reading import Batch, Outcome, Reading, Source, TsQuality
 from bridge.settings.stores import DatabaseSettings
 from bridge.store.postgres import PostgresStore
-from tests.spool_site import NOW_US, junk, make_spool
+from tests.support.spool_site import NOW_US, junk, make_spool
 
 STORED, DUPLICATE = Outcome.STORED, Outcome.DUPLICATE
 

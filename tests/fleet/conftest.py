@@ -12,8 +12,8 @@ from typing import Any
 import aiomqtt
 import pytest
 
-from tests import needs
-from tests.servers import MosquittoProcess, free_port
+from tests.support import needs
+from tests.support.servers import MosquittoProcess, free_port
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from random import Random
 import aiomqtt
 
 from tests.fleet.plant import Identity
-from tests.mqtt_door import CONNACK, CONNECT, PUBACK, packet, publication, read_packet
+from tests.support.mqtt_door import CONNACK, CONNECT, PUBACK, packet, publication, read_packet
 
 TIMEOUT_S = 20.0
 
@@ -25,11 +25,11 @@ async def send_all(
     topic: str = "",
     seed: int = 0,
     retain: bool = False,
-    patience_s: float = TIMEOUT_S,
+    timeout_s: float = TIMEOUT_S,
 ) -> int:
     """Until the broker has acknowledged each, connecting again as often as it takes. Returns the connections.
 
-    `patience_s`: how long an acknowledgement may take; where the connection is gone, aiomqtt waits all the same.
+    `timeout_s`: how long an acknowledgement may take; where the connection is gone, aiomqtt waits all the same.
     """
     waiting = list(payloads)
     random = Random(seed)
@@ -41,7 +41,7 @@ async def send_all(
                 "127.0.0.1", port, identifier=client_id or f"device-{device.uuid}", timeout=TIMEOUT_S
             ) as client:
                 while waiting:
-                    await client.publish(topic or device.topic, waiting[0], qos=1, retain=retain, timeout=patience_s)
+                    await client.publish(topic or device.topic, waiting[0], qos=1, retain=retain, timeout=timeout_s)
                     del waiting[0]
         if waiting:
             await asyncio.sleep(random.random() * 0.05)

@@ -10,8 +10,8 @@ from itertools import chain
 from bridge.settings.http import LimitSettings
 from tests.fleet.devices import RawDevice, send_all
 from tests.fleet.plant import Plant
-from tests.servers import TcpProxy, until
-from tests.whole_bridge import Bridge, open_bridge
+from tests.support.servers import TcpProxy, until
+from tests.support.whole_bridge import Bridge, open_bridge
 
 DAY_S = 86_400.0
 
@@ -40,7 +40,7 @@ async def test_fleet_flapping_links(port: int, postgres_url: str) -> None:
     async with open_bridge(postgres_url, broker(port)) as bridge, TcpProxy(("127.0.0.1", port)) as proxy:
         sending = [
             asyncio.create_task(
-                send_all(proxy.port, device, [device.packet(n) for n in range(25)], seed=seed, patience_s=1)
+                send_all(proxy.port, device, [device.packet(n) for n in range(25)], seed=seed, timeout_s=1)
             )
             for seed, device in enumerate(plant.devices)
         ]
@@ -145,7 +145,7 @@ async def test_fleet_two_devices_with_one_identity(port: int, postgres_url: str)
                     [device.packet(n) for n in range(half, 20, 2)],
                     client_id=device.uuid,
                     seed=half,
-                    patience_s=1,
+                    timeout_s=1,
                 )
                 for device in plant.devices
                 for half in (0, 1)

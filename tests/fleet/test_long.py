@@ -16,8 +16,8 @@ import pytest
 
 from tests.acceptance.service import Service
 from tests.fleet.plant import Identity, Plant
-from tests.redis_process import RedisProcess
-from tests.servers import MosquittoProcess, until
+from tests.support.redis_process import RedisProcess
+from tests.support.servers import MosquittoProcess, until
 
 DEVICES = int(os.environ.get("FLEET_DEVICES", "1000"))
 SECONDS = float(os.environ.get("FLEET_SECONDS", "300"))

@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.commands import Commands
+from tests.support.commands import Commands
 
 DAY_S = 86_400
 
@@ -187,7 +187,8 @@ def test_import_memory_stays_flat(into: Import, postgres_url: str) -> None:
 
 PEAK = """
 import resource, sys
-import bridge.app, bridge.cli, bridge.backfill, rich.progress  # what is loaded once is not what grows
+# What is loaded once is not what grows.
+import bridge.service.app, bridge.cli, bridge.maintenance.csv_import, rich.progress
 
 def peak_kib():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

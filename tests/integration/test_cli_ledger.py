@@ -15,16 +15,16 @@ import psycopg
 import pytest
 import redis
 
-from bridge.app import now_us
 from bridge.broker.redis import RedisBroker
 from bridge.broker.relay import Relay
+from bridge.service.app import now_us
 from bridge.settings.stores import BrokerSettings, DatabaseSettings, RedisSettings
 from bridge.store.outbox import PostgresOutbox
 from bridge.store.postgres import PostgresStore
 from bridge.telemetry import Metrics
-from tests.commands import Commands
-from tests.redis_process import RedisProcess
-from tests.servers import until, wait_until
+from tests.support.commands import Commands
+from tests.support.redis_process import RedisProcess
+from tests.support.servers import until, wait_until
 
 
 class Books:

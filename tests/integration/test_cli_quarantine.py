@@ -9,8 +9,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from bridge.reading import Code
-from tests.commands import Commands
+from bridge.model.reading import Code
+from tests.support.commands import Commands
 
 MISSING = "5f0c1f5e-0000-4000-8000-000000000001"
 

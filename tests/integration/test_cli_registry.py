@@ -12,7 +12,7 @@ import pytest
 from typer.main import get_command
 
 from bridge.cli import build, globals_last
-from tests.commands import Commands
+from tests.support.commands import Commands
 
 NOWHERE = "00000000-0000-4000-8000-000000000000"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import Commands
-from tests.servers import PostgresServer
+from tests.support.commands import Commands
+from tests.support.servers import PostgresServer
 
 
 def test_config_check_says_every_mistake_as_one_document(commands: Commands, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tests.commands import Commands
+from tests.support.commands import Commands
 
 DEVICE = {
     "device_uuid": "5f0c1f5e-0000-4000-8000-00000000000d",

@@ -13,10 +13,10 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from bridge.settings.mqtt import MqttSettings
-from tests import needs
-from tests.certificates import Authority
-from tests.reference import ROOT
-from tests.servers import free_port, listens, wait_until
+from tests.support import needs
+from tests.support.certificates import Authority
+from tests.support.reference import ROOT
+from tests.support.servers import free_port, listens, wait_until
 
 CONFIG = ROOT / "config"
 DEVICE = "3a1f0c52-0000-4000-8000-000000000001"

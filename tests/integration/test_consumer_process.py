@@ -14,14 +14,14 @@ from redis import Redis
 from bridge.broker.build import redis_streams
 from bridge.broker.events import READINGS
 from bridge.broker.redis import RedisBroker
-from bridge.consumer_app import find
+from bridge.consumers.app import find
 from bridge.errors import ConfigError
 from bridge.settings.service import Settings
 from bridge.settings.stores import BrokerSettings, RedisSettings
 from bridge.telemetry import Metrics
-from tests.consumer_process import ConsumerProcess, install
-from tests.publications import event_ids, publication
-from tests.servers import RedisServer, TcpProxy, until, wait_until
+from tests.support.consumer_process import ConsumerProcess, install
+from tests.support.publications import event_ids, publication
+from tests.support.servers import RedisServer, TcpProxy, until, wait_until
 
 GROUP = "notes-group"
 CLAIM_AFTER_S = 1.0

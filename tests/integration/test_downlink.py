@@ -12,10 +12,10 @@ import pytest
 
 from bridge.settings.service import CommandSettings
 from bridge.store.admin import Admin, connect
-from tests.commands import Commands
-from tests.mqtt_door import Device
-from tests.servers import MosquittoProcess, free_port, until
-from tests.whole_bridge import open_bridge
+from tests.support.commands import Commands
+from tests.support.mqtt_door import Device
+from tests.support.servers import MosquittoProcess, free_port, until
+from tests.support.whole_bridge import open_bridge
 
 NOBODY = "00000000-0000-4000-8000-000000000000"
 QUICK = CommandSettings(poll_s=0.05, retry_s=0.1)
@@ -27,7 +27,7 @@ def protocol(request: pytest.FixtureRequest) -> str:
     return version
 
 
-class Site:
+class LocalPublisher:
     """A registered device and an operator's key."""
 
     def __init__(self, url: str, admin: Admin) -> None:
@@ -44,12 +44,12 @@ class Site:
 
 
 @pytest.fixture
-def site(postgres_url: str) -> Iterator[Site]:
+def site(postgres_url: str) -> Iterator[LocalPublisher]:
     with connect(postgres_url) as admin:
-        yield Site(postgres_url, admin)
+        yield LocalPublisher(postgres_url, admin)
 
 
-async def sent(client: httpx.AsyncClient, site: Site, payload: Any, **more: Any) -> dict[str, Any]:
+async def sent(client: httpx.AsyncClient, site: LocalPublisher, payload: Any, **more: Any) -> dict[str, Any]:
     answer = await client.post(site.path, json={"payload": payload, **more})
     assert answer.status_code == 201, answer.text
     command: dict[str, Any] = answer.json()
@@ -71,7 +71,7 @@ async def in_state(client: httpx.AsyncClient, command: dict[str, Any], state: st
 
 
 async def test_command_is_published_and_its_answer_is_readable(
-    mosquitto: MosquittoProcess, site: Site, protocol: str
+    mosquitto: MosquittoProcess, site: LocalPublisher, protocol: str
 ) -> None:
     async with (
         open_bridge(site.url, mosquitto.url, protocol=protocol, commands=QUICK) as bridge,
@@ -104,7 +104,7 @@ async def test_command_is_published_and_its_answer_is_readable(
 
 
 async def test_device_that_is_away_gets_it_when_it_comes_back(
-    mosquitto: MosquittoProcess, site: Site, protocol: str
+    mosquitto: MosquittoProcess, site: LocalPublisher, protocol: str
 ) -> None:
     async with (
         open_bridge(site.url, mosquitto.url, protocol=protocol, commands=QUICK) as bridge,
@@ -121,7 +121,9 @@ async def test_device_that_is_away_gets_it_when_it_comes_back(
             assert (await in_state(client, lasting, "done"))["result"] is None
 
 
-async def test_device_without_a_session_gets_it_when_it_subscribes(mosquitto: MosquittoProcess, site: Site) -> None:
+async def test_device_without_a_session_gets_it_when_it_subscribes(
+    mosquitto: MosquittoProcess, site: LocalPublisher
+) -> None:
     async with (
         open_bridge(site.url, mosquitto.url, protocol="5", commands=QUICK) as bridge,
         bridge.client(site.api_key) as client,
@@ -136,7 +138,9 @@ async def test_device_without_a_session_gets_it_when_it_subscribes(mosquitto: Mo
             assert [payload for _, payload in device.received] == [b"open"]
 
 
-async def test_command_that_has_expired_is_not_sent(mosquitto: MosquittoProcess, site: Site, protocol: str) -> None:
+async def test_command_that_has_expired_is_not_sent(
+    mosquitto: MosquittoProcess, site: LocalPublisher, protocol: str
+) -> None:
     async with (
         open_bridge(site.url, f"mqtt://127.0.0.1:{free_port()}", connected=False) as bridge,
         bridge.client(site.api_key) as client,
@@ -160,7 +164,7 @@ async def test_command_that_has_expired_is_not_sent(mosquitto: MosquittoProcess,
             assert (await in_state(client, command, "done"))["result"] == "did it in time"
 
 
-async def test_message_expires_at_the_broker(mosquitto: MosquittoProcess, site: Site) -> None:
+async def test_message_expires_at_the_broker(mosquitto: MosquittoProcess, site: LocalPublisher) -> None:
     async with (
         open_bridge(site.url, mosquitto.url, protocol="5", commands=QUICK) as bridge,
         bridge.client(site.api_key) as client,
@@ -177,7 +181,7 @@ async def test_message_expires_at_the_broker(mosquitto: MosquittoProcess, site: 
             assert [payload for _, payload in device.received] == [b"new"]
 
 
-async def test_of_several_processes_exactly_one_publishes(mosquitto: MosquittoProcess, site: Site) -> None:
+async def test_of_several_processes_exactly_one_publishes(mosquitto: MosquittoProcess, site: LocalPublisher) -> None:
     with Device(mosquitto.port) as device:
         await device.subscribe(site.topics, 1)
         async with (
@@ -206,7 +210,7 @@ HOSTILE = {
 }
 
 
-async def test_answers_are_hostile(mosquitto: MosquittoProcess, site: Site) -> None:
+async def test_answers_are_hostile(mosquitto: MosquittoProcess, site: LocalPublisher) -> None:
     async with (
         open_bridge(site.url, mosquitto.url, commands=QUICK) as bridge,
         bridge.client(site.api_key) as client,
@@ -229,7 +233,7 @@ async def test_answers_are_hostile(mosquitto: MosquittoProcess, site: Site) -> N
             assert bridge.sample("mqtt_inflight") == 0
 
 
-async def test_what_is_refused_over_http(site: Site) -> None:
+async def test_what_is_refused_over_http(site: LocalPublisher) -> None:
     few = CommandSettings(max_open_per_device=2, max_payload_bytes=100)
     async with (
         open_bridge(site.url, f"mqtt://127.0.0.1:{free_port()}", commands=few, connected=False) as bridge,
@@ -271,7 +275,7 @@ async def test_what_is_refused_over_http(site: Site) -> None:
         assert (await client.post(site.path, json={"payload": 1})).status_code == 409
 
 
-def test_commands_from_the_command_line(commands: Commands, site: Site) -> None:
+def test_commands_from_the_command_line(commands: Commands, site: LocalPublisher) -> None:
     commands.set(database__url=site.url)
     made = commands.json("command", "send", site.uuid, '{"interval_s": 30}', "--expires-in", "600")
     assert (made["state"], made["payload"]) == ("queued", {"interval_s": 30})

@@ -14,13 +14,14 @@ import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
-from edge import cli, enrolment
+from edge import cli
 from edge.cli.size import seconds, written
 from edge.cli.status import problems
-from edge.enrolment import Enrolment
-from tests import needs
-from tests.commands import _logging_restored
-from tests.servers import free_port, listens, wait_until
+from edge.service_api import enrolment
+from edge.service_api.enrolment import Enrolment
+from tests.support import needs
+from tests.support.commands import _logging_restored
+from tests.support.servers import free_port, listens, wait_until
 
 
 class EdgeCommands:

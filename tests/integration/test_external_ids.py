@@ -8,13 +8,13 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
+from bridge.model.reading import ExternalId, Sensor, SensorRef
 from bridge.pipeline.resolve import Resolver
-from bridge.reading import ExternalId, Sensor, SensorRef
 from bridge.settings.process import PipelineSettings
 from bridge.settings.stores import DatabaseSettings
 from bridge.store.postgres import PostgresStore
 from bridge.telemetry import Metrics
-from tests.plant import Connection, Plant, connect
+from tests.support.plant import Connection, Plant, connect
 
 NAME = "tasmota/kitchen#AM2301.Temperature"
 

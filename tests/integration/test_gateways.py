@@ -11,18 +11,18 @@ import httpx
 import msgspec
 import pytest
 
-from bridge.pipeline import snapshot
-from bridge.pipeline.handover import BatchAnswer, GatewayBooks, HandedBatch, HandedRecord
-from bridge.reading import Code, Source, TsQuality
+from bridge.gateway_protocol import snapshot
+from bridge.gateway_protocol.batches import BatchAnswer, GatewayLedger, UplinkBatch, UplinkRecord
+from bridge.model.reading import Code, Source, TsQuality
 from bridge.store import admin
-from tests.http_door import open_service
-from tests.servers import until
+from tests.support.http_door import open_service
+from tests.support.servers import until
 
 NOW_US = 1_790_000_000_000_000
 """Its clock's time of receipt: in the past, as of a backlog."""
 
 
-class Site:
+class LocalPublisher:
     """A gateway as the service sees it: its name, its key, its devices, and HTTP."""
 
     def __init__(self, url: str, client: httpx.AsyncClient, database: str, devices: list[dict[str, Any]]) -> None:
@@ -44,16 +44,16 @@ class Site:
     async def post(self, path: str, body: bytes = b"", **headers: str) -> httpx.Response:
         return await self.client.post(f"{self.url}{path}", content=body, headers={"X-Gateway-Key": self.key, **headers})
 
-    async def hand_over(self, *records: HandedRecord, books: tuple[GatewayBooks, ...] = ()) -> BatchAnswer:
-        body = gzip.compress(msgspec.json.encode(HandedBatch("e1", records, books=books)))
+    async def send_batch(self, *records: UplinkRecord, books: tuple[GatewayLedger, ...] = ()) -> BatchAnswer:
+        body = gzip.compress(msgspec.json.encode(UplinkBatch("e1", records, books=books)))
         answer = await self.post("/gateways/north/batches", body, **{"Content-Encoding": "gzip"})
         assert answer.status_code == 200, answer.text
         return msgspec.json.decode(answer.content, type=BatchAnswer)
 
-    def reading(self, number: int, value: float = 20.0, device: int = 0, **more: Any) -> HandedRecord:
+    def reading(self, number: int, value: float = 20.0, device: int = 0, **more: Any) -> UplinkRecord:
         owner = self.devices[device]
         given = {"device_uuid": owner["device_uuid"], "sensor": owner["sensors"][0]["sensor_id"]} | more
-        return HandedRecord(
+        return UplinkRecord(
             number,
             Source.MQTT,
             NOW_US + number,
@@ -65,27 +65,27 @@ class Site:
 
 
 @pytest.fixture
-async def site(postgres_url: str) -> AsyncIterator[Site]:
+async def site(postgres_url: str) -> AsyncIterator[LocalPublisher]:
     with admin.connect(postgres_url) as connection:
         devices = [connection.add_device(name, [("t", "temperature", None)]) for name in ("pump", "fan", "foreign")]
         made = connection.add_gateway("north", [d["device_id"] for d in devices[:2]], everything=False, code_minutes=10)
     async with open_service(postgres_url) as service, httpx.AsyncClient(timeout=20) as client:
-        site = Site(service.url, client, postgres_url, devices)
+        site = LocalPublisher(service.url, client, postgres_url, devices)
         assert (await site.enrol(made["code"].lower().replace("-", " "))).status_code == 200
         assert (await site.enrol(made["code"])).json()["code"] == "bad_code", "a code works once"
         yield site
 
 
-def verify(site: Site) -> list[str]:
+def verify(site: LocalPublisher) -> list[str]:
     with admin.connect(site.database) as connection:
         return connection.verify()[0]
 
 
-async def test_batch_is_stored_once_however_often_it_is_sent(site: Site) -> None:
+async def test_batch_is_stored_once_however_often_it_is_sent(site: LocalPublisher) -> None:
     records = [site.reading(i, float(i)) for i in range(1, 201)]
-    first = await site.hand_over(*records)
+    first = await site.send_batch(*records)
     assert (first.stored, first.duplicates, first.rejected) == (200, (), ())
-    again = await site.hand_over(*records[50:], site.reading(201))
+    again = await site.send_batch(*records[50:], site.reading(201))
     assert (again.stored, len(again.duplicates)) == (1, 150)
     with admin.connect(site.database) as connection:
         rows = connection.fetch("ledger", device_id=site.devices[0]["device_id"])
@@ -93,17 +93,17 @@ async def test_batch_is_stored_once_however_often_it_is_sent(site: Site) -> None
     assert verify(site) == []
 
 
-async def test_readings_of_the_gateways_clock_are_known_by_their_identity(site: Site) -> None:
+async def test_readings_of_the_gateways_clock_are_known_by_their_identity(site: LocalPublisher) -> None:
     first = msgspec.structs.replace(site.reading(1), identity="g-north-e1-1", ts_quality=TsQuality.GATEWAY)
     moved = msgspec.structs.replace(first, ts_us=first.ts_us + 5_000_000)  # the clock was set between two attempts
-    assert (await site.hand_over(first)).stored == 1
-    assert (await site.hand_over(moved)).duplicates == (1,)
+    assert (await site.send_batch(first)).stored == 1
+    assert (await site.send_batch(moved)).duplicates == (1,)
 
 
-async def test_gateway_speaks_for_its_own_devices_only(site: Site) -> None:
+async def test_gateway_speaks_for_its_own_devices_only(site: LocalPublisher) -> None:
     foreign = site.devices[2]["sensors"][0]["sensor_id"]
     pump, fan = (device["device_uuid"] for device in site.devices[:2])
-    answer = await site.hand_over(
+    answer = await site.send_batch(
         site.reading(1, device=2),
         site.reading(2, device_uuid=None, sensor=foreign),
         site.reading(3, sensor=site.devices[1]["sensors"][0]["sensor_uuid"], device_uuid=fan),
@@ -120,12 +120,12 @@ async def test_gateway_speaks_for_its_own_devices_only(site: Site) -> None:
     assert verify(site) == []
 
 
-async def test_quarantined_record_is_kept_once_with_its_bytes(site: Site) -> None:
-    bad = HandedRecord(
+async def test_quarantined_record_is_kept_once_with_its_bytes(site: LocalPublisher) -> None:
+    bad = UplinkRecord(
         7, Source.HTTP, NOW_US, code=Code.BAD_JSON, detail="not JSON", payload=b"{\xff\0", topic="devices/x/readings"
     )
     for _ in range(2):
-        answer = await site.hand_over(bad)
+        answer = await site.send_batch(bad)
         assert [(r.id, r.code) for r in answer.rejected] == [(7, "bad_json")]
     with admin.connect(site.database) as connection:
         rows = connection.fetch("list_quarantine", code=None, pending=None, limit=10)
@@ -135,15 +135,15 @@ async def test_quarantined_record_is_kept_once_with_its_bytes(site: Site) -> Non
     assert verify(site) == []
 
 
-async def test_a_backlog_is_judged_by_when_the_gateway_received_it(site: Site) -> None:
+async def test_a_backlog_is_judged_by_when_the_gateway_received_it(site: LocalPublisher) -> None:
     old = site.reading(1)
     ahead = msgspec.structs.replace(site.reading(2), received_us=2**52, ts_us=2**52)
-    answer = await site.hand_over(old, ahead)
+    answer = await site.send_batch(old, ahead)
     assert answer.stored == 1
     assert [(r.id, r.code) for r in answer.rejected] == [(2, "time_ahead")]
 
 
-async def test_registry_has_what_a_gateway_needs_signed_and_tagged(site: Site) -> None:
+async def test_registry_has_what_a_gateway_needs_signed_and_tagged(site: LocalPublisher) -> None:
     with admin.connect(site.database) as connection:
         connection.set_threshold(site.devices[0]["sensors"][0]["sensor_id"], "greater_than", 30.0, None, "critical")
     answer = await site.get("/gateways/north/registry")
@@ -158,19 +158,19 @@ async def test_registry_has_what_a_gateway_needs_signed_and_tagged(site: Site) -
 
     tag = answer.headers["ETag"]
     assert (await site.get("/gateways/north/registry", **{"If-None-Match": tag})).status_code == 304
-    assert (await site.hand_over()).registry_etag == tag
+    assert (await site.send_batch()).registry_etag == tag
     with admin.connect(site.database) as connection:
         connection.add_device("nobody's", [])
         connection.fetch("set_device_status", device_id=site.devices[0]["device_id"], status="disabled")
 
     async def changed() -> bool:
-        return (await site.hand_over()).registry_etag != tag
+        return (await site.send_batch()).registry_etag != tag
 
     await until(changed, 20)
     assert snapshot.decode((await site.get("/gateways/north/registry")).content).devices[0].disabled
 
 
-async def test_revoked_gateway_is_told_so_and_may_be_enrolled_again(site: Site) -> None:
+async def test_revoked_gateway_is_told_so_and_may_be_enrolled_again(site: LocalPublisher) -> None:
     with admin.connect(site.database) as connection:
         gateway = connection.fetch("find_gateway", name="north")[0]["gateway_id"]
         connection.fetch("revoke_gateway", gateway=gateway)
@@ -184,15 +184,15 @@ async def test_revoked_gateway_is_told_so_and_may_be_enrolled_again(site: Site) 
         connection.fetch("admit_gateway", gateway=gateway)
         code = connection.add_gateway_code(gateway, 10)["code"]
     assert (await site.enrol(code)).status_code == 200
-    assert (await site.hand_over(site.reading(1))).stored == 1
+    assert (await site.send_batch(site.reading(1))).stored == 1
 
 
-async def test_key_rotates_without_a_gap(site: Site) -> None:
+async def test_key_rotates_without_a_gap(site: LocalPublisher) -> None:
     old = site.key
     new = (await site.post("/gateways/north/key")).json()["gateway_key"]
-    assert (await site.hand_over(site.reading(1))).stored == 1, "the old key works until the new one is used"
+    assert (await site.send_batch(site.reading(1))).stored == 1, "the old key works until the new one is used"
     site.key = new
-    assert (await site.hand_over(site.reading(2))).stored == 1
+    assert (await site.send_batch(site.reading(2))).stored == 1
     site.key = old
 
     async def ended() -> bool:
@@ -201,7 +201,7 @@ async def test_key_rotates_without_a_gap(site: Site) -> None:
     await until(ended, 5)
 
 
-async def test_keys_and_names_of_others(site: Site) -> None:
+async def test_keys_and_names_of_others(site: LocalPublisher) -> None:
     assert (await site.post("/gateways/south/batches", b'{"epoch":"e1"}')).json()["code"] == "foreign_gateway"
     assert (await site.get("/gateways/south/registry")).status_code == 403
     site.key = site.devices[0]["device_key"]
@@ -226,20 +226,20 @@ async def test_keys_and_names_of_others(site: Site) -> None:
         b'{"epoch": "e1", "books": [{"device_id": 99999999999999999999, "source": "mqtt"}]}',
     ],
 )
-async def test_hostile_batches_are_refused_whole(site: Site, body: bytes) -> None:
+async def test_hostile_batches_are_refused_whole(site: LocalPublisher, body: bytes) -> None:
     answer = await site.post("/gateways/north/batches", body)
     assert answer.status_code == 422, answer.text
     assert answer.json()["detail"]
 
 
-async def test_books_of_gateway_and_service_are_held_against_each_other(site: Site) -> None:
-    books = GatewayBooks(site.devices[0]["device_id"], Source.MQTT, received=3, spooled=3)
-    await site.hand_over(*(site.reading(i) for i in (1, 2, 3)), books=(books,))
-    await site.hand_over(books=(msgspec.structs.replace(books, stored=3),))
+async def test_books_of_gateway_and_service_are_held_against_each_other(site: LocalPublisher) -> None:
+    books = GatewayLedger(site.devices[0]["device_id"], Source.MQTT, received=3, spooled=3)
+    await site.send_batch(*(site.reading(i) for i in (1, 2, 3)), books=(books,))
+    await site.send_batch(books=(msgspec.structs.replace(books, stored=3),))
     assert verify(site) == []
-    await site.hand_over(books=(msgspec.structs.replace(books, received=4, spooled=4, stored=4),))
+    await site.send_batch(books=(msgspec.structs.replace(books, received=4, spooled=4, stored=4),))
     assert verify(site) == ["gateway north: handed over 4, 3 came"]
-    await site.hand_over(books=(msgspec.structs.replace(books, received=4, spooled=4, stored=3),))
+    await site.send_batch(books=(msgspec.structs.replace(books, received=4, spooled=4, stored=3),))
     assert verify(site) == []
-    await site.hand_over(*(site.reading(i) for i in (4, 5)))
+    await site.send_batch(*(site.reading(i) for i in (4, 5)))
     assert verify(site) == ["gateway north: 5 came of the 4 that it took in"]

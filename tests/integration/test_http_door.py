@@ -14,17 +14,17 @@ from typing import Any
 
 import pytest
 
-from bridge.http.app import Parts, build_app
+from bridge.http.app import ServiceDoorParts, build_app
 from bridge.http.door import App, plain_app
-from bridge.reading import Code, Outcome
+from bridge.model.reading import Code, Outcome
 from bridge.settings.http import LimitSettings
-from tests import http_door
-from tests.http_door import KEYS, READINGS, SENSOR, Door, FakeKeys, until_closed
-from tests.mqtt_door import NOW_US, FakeIntake
-from tests.servers import listens, until
+from tests.support import http_door
+from tests.support.http_door import KEYS, READINGS, SENSOR, Door, FakeKeys, until_closed
+from tests.support.mqtt_door import NOW_US, FakePipeline
+from tests.support.servers import listens, until
 
 pytestmark = pytest.mark.usefixtures("make_app")
-apps: dict[str, Callable[[Parts], App]] = {"service": build_app, "gateway": plain_app}
+apps: dict[str, Callable[[ServiceDoorParts], App]] = {"service": build_app, "gateway": plain_app}
 open_door = http_door.open_door
 SHORT: dict[str, Any] = {"header_timeout_s": 0.2, "body_timeout_s": 0.2}
 BODY = json.dumps({"readings": [{"sensor_uuid": SENSOR, "value": 20.5}]}).encode()
@@ -112,12 +112,12 @@ async def test_idle_connection_is_closed() -> None:
 
 @pytest.mark.parametrize(("first", "piece"), [(post(length=10_000), b"x"), (chunked(b"{"), b"1\r\nx\r\n")])
 async def test_body_that_drips_is_cut_and_told(first: bytes, piece: bytes) -> None:
-    intake = FakeIntake()
-    async with open_door(intake, **SHORT) as door:
+    pipeline = FakePipeline()
+    async with open_door(pipeline, **SHORT) as door:
         answer = await drip(door, first, piece)
         assert statuses(answer) == [408]
         assert problem(answer)["code"] == "too_slow"
-        assert not intake.taken
+        assert not pipeline.taken
 
 
 @pytest.mark.parametrize(
@@ -192,8 +192,8 @@ async def test_head_within_the_limit_is_taken_with_a_body_in_its_segment() -> No
 
 @pytest.mark.parametrize("declared", [True, False])
 async def test_body_over_the_limit_is_told_while_it_streams(declared: bool) -> None:
-    intake = FakeIntake()
-    async with open_door(intake) as door, asyncio.timeout(20), door.connection() as (reader, writer):
+    pipeline = FakePipeline()
+    async with open_door(pipeline) as door, asyncio.timeout(20), door.connection() as (reader, writer):
         writer.write(post(length=50_000_000) if declared else chunked(b"x" * 1_048_577))
         head = await reader.readuntil(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 413"), head
@@ -203,7 +203,7 @@ async def test_body_over_the_limit_is_told_while_it_streams(declared: bool) -> N
                 writer.write(more)
                 await writer.drain()
         assert door.limited("request_size") == 1
-        assert not intake.taken
+        assert not pipeline.taken
 
 
 async def test_connection_goes_on_after_a_body_over_the_limit() -> None:
@@ -254,24 +254,28 @@ async def test_what_is_not_http_is_told_and_closed(raw: bytes) -> None:
 
 
 async def test_garbage_is_not_taken_for_the_answer_of_an_earlier_request() -> None:
-    intake = FakeIntake(None)
-    async with open_door(intake, ack_timeout_s=20) as door, door.connection() as (reader, writer), asyncio.timeout(20):
+    pipeline = FakePipeline(None)
+    async with (
+        open_door(pipeline, ack_timeout_s=20) as door,
+        door.connection() as (reader, writer),
+        asyncio.timeout(20),
+    ):
         writer.write(post())
-        await until(lambda: intake.held)
+        await until(lambda: pipeline.held)
         writer.write(b"\0\0\0")
         assert await until_closed(reader) == b""
-        intake.settle_held()
+        pipeline.settle_held()
 
 
 @pytest.mark.parametrize("upgrade", ["h2c", "websocket"])
 async def test_upgrade_is_ignored_and_the_body_taken(upgrade: str) -> None:
-    intake = FakeIntake()
+    pipeline = FakePipeline()
     headers = ["Connection: Upgrade, HTTP2-Settings", f"Upgrade: {upgrade}", "HTTP2-Settings: AAMAAABk"]
     request = post(BODY, *headers)
-    async with open_door(intake) as door:
+    async with open_door(pipeline) as door:
         answer = await door.exchange(request + request, request[:-5], request[-5:] + post(BODY, "Connection: close"))
         assert statuses(answer) == [200] * 4
-        assert intake.payloads == [BODY] * 4
+        assert pipeline.payloads == [BODY] * 4
 
 
 async def test_expect_continue() -> None:
@@ -285,21 +289,21 @@ async def test_expect_continue() -> None:
 
 @pytest.mark.parametrize("host", ["[", "[::1", "a b", "a/../../x?y#z", "\xff", ""])
 async def test_any_host_header(host: str) -> None:
-    intake = FakeIntake()
-    async with open_door(intake) as door:
+    pipeline = FakePipeline()
+    async with open_door(pipeline) as door:
         request = post(BODY, "Connection: close").replace(b"Host: bridge", b"Host: " + host.encode("latin-1"))
         assert statuses(await door.exchange(request)) in ([200], [400])
-        assert [delivery.topic for delivery in intake.taken] in ([READINGS], [])
+        assert [delivery.topic for delivery in pipeline.taken] in ([READINGS], [])
 
 
 async def test_client_that_goes_away_in_a_body_leaves_nothing() -> None:
-    intake = FakeIntake()
-    async with open_door(intake) as door:
+    pipeline = FakePipeline()
+    async with open_door(pipeline) as door:
         async with door.connection() as (_, writer):
             writer.write(post(length=10_000))
             await until(lambda: door.sample("cache_total", cache="key", result="miss") == 1)
         await until(lambda: door.sample("http_connections") == 0)
-        assert not intake.taken
+        assert not pipeline.taken
 
 
 # -- keys and limits
@@ -324,12 +328,12 @@ async def test_client_that_goes_away_in_a_body_leaves_nothing() -> None:
     ],
 )
 async def test_key_that_does_not_fit(path: str, headers: dict[str, str], status: int, code: str) -> None:
-    intake = FakeIntake()
-    async with open_door(intake) as door, door.client(**headers) as client:
+    pipeline = FakePipeline()
+    async with open_door(pipeline) as door, door.client(**headers) as client:
         answer = await client.post(path, content=BODY)
         assert (answer.status_code, answer.json()["code"]) == (status, code)
         assert answer.headers["content-type"] == "application/problem+json"
-        assert not intake.taken
+        assert not pipeline.taken
 
 
 async def test_limit_of_an_address_comes_before_any_query() -> None:
@@ -346,13 +350,13 @@ async def test_limit_of_an_address_comes_before_any_query() -> None:
 
 
 async def test_limit_of_a_device_counts_what_cannot_be_decoded() -> None:
-    intake = FakeIntake()
+    pipeline = FakePipeline()
     headers = {"X-Device-Key": "device-key"}
-    async with open_door(intake, limits=LimitSettings(device_per_minute=3)) as door, door.client(**headers) as client:
+    async with open_door(pipeline, limits=LimitSettings(device_per_minute=3)) as door, door.client(**headers) as client:
         told = [await client.post(READINGS, content=body) for body in (b"{", BODY, b"{", b"{", BODY)]
         assert [answer.status_code for answer in told] == [422, 200, 422, 429, 429]
         assert told[1].headers["RateLimit-Remaining"] == "1"
-        assert len(intake.taken) == 3
+        assert len(pipeline.taken) == 3
         other = await client.post("/ingest/packets", content=BODY, headers={"X-Device-Key": "other-key"})
         assert other.status_code == 422
 
@@ -394,14 +398,14 @@ async def test_client_address_behind_a_proxy_that_adds_a_line() -> None:
 
 
 async def test_refusal_keeps_the_bytes_as_they_were_sent() -> None:
-    intake = FakeIntake()
+    pipeline = FakePipeline()
     broken = gzip.compress(BODY)[:-4]
-    async with open_door(intake) as door, door.client(**{"X-Device-Key": "device-key"}) as client:
+    async with open_door(pipeline) as door, door.client(**{"X-Device-Key": "device-key"}) as client:
         answer = await client.post(READINGS, content=broken, headers={"Content-Encoding": "gzip"})
         assert (answer.status_code, answer.json()["code"]) == (422, "bad_encoding")
         assert await client.post(READINGS, content=gzip.compress(b"{"), headers={"Content-Encoding": "gzip"})
-        assert intake.payloads == [broken, b"{"]
-        assert [delivery.packet.refusals[0].code for delivery in intake.taken] == [Code.BAD_ENCODING, Code.BAD_JSON]
+        assert pipeline.payloads == [broken, b"{"]
+        assert [delivery.packet.rejections[0].code for delivery in pipeline.taken] == [Code.BAD_ENCODING, Code.BAD_JSON]
 
 
 async def test_field_that_is_wrong_is_named() -> None:
@@ -412,7 +416,7 @@ async def test_field_that_is_wrong_is_named() -> None:
 
 async def test_delivery_that_fails_is_503() -> None:
     async with (
-        open_door(FakeIntake(Outcome.FAILED)) as door,
+        open_door(FakePipeline(Outcome.FAILED)) as door,
         door.client(**{"X-Device-Key": "device-key"}) as client,
     ):
         for body in (BODY, b"{"):
@@ -421,20 +425,20 @@ async def test_delivery_that_fails_is_503() -> None:
 
 
 async def test_full_queue_is_503() -> None:
-    intake = FakeIntake()
-    intake.full = 1
-    async with open_door(intake) as door, door.client(**{"X-Device-Key": "device-key"}) as client:
+    pipeline = FakePipeline()
+    pipeline.full = 1
+    async with open_door(pipeline) as door, door.client(**{"X-Device-Key": "device-key"}) as client:
         answer = await client.post(READINGS, content=BODY)
         assert (answer.status_code, answer.json()["code"], answer.headers["Retry-After"]) == (503, "overloaded", "1")
         assert (await client.post(READINGS, content=BODY)).status_code == 200
 
 
 async def test_slow_settlement_is_503_and_a_late_receipt_harms_nobody() -> None:
-    intake = FakeIntake(None)
-    async with open_door(intake, ack_timeout_s=0.1) as door, door.client(**{"X-Device-Key": "device-key"}) as client:
+    pipeline = FakePipeline(None)
+    async with open_door(pipeline, ack_timeout_s=0.1) as door, door.client(**{"X-Device-Key": "device-key"}) as client:
         answer = await client.post(READINGS, content=BODY)
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")
-        intake.settle_held()
+        pipeline.settle_held()
         assert (await client.post(READINGS, content=BODY)).status_code == 200
 
 
@@ -496,27 +500,27 @@ async def test_idempotency_key_of_another_form(key: str) -> None:
 
 
 async def test_idempotency_key_belongs_to_its_sender() -> None:
-    intake = FakeIntake()
-    async with open_door(intake) as door, door.client(**{"Idempotency-Key": "k-1"}) as client:
+    pipeline = FakePipeline()
+    async with open_door(pipeline) as door, door.client(**{"Idempotency-Key": "k-1"}) as client:
         for path, headers, body in (
             (READINGS, {"X-Device-Key": "device-key"}, BODY),
             (READINGS, {"X-Device-Key": "device-key"}, BODY),
             ("/ingest/readings", {"X-API-Key": "api-key"}, b'{"sensor_id":1,"value":1}'),
         ):
             assert (await client.post(path, content=body, headers=headers)).status_code == 200
-        first, again, other = (delivery.key for delivery in intake.taken)
+        first, again, other = (delivery.key for delivery in pipeline.taken)
         assert first == again != other
-        assert intake.taken[0].received_us == NOW_US
+        assert pipeline.taken[0].received_us == NOW_US
 
 
 async def test_stop_lets_requests_finish() -> None:
-    intake = FakeIntake(None)
-    async with open_door(intake, ack_timeout_s=20) as door:
+    pipeline = FakePipeline(None)
+    async with open_door(pipeline, ack_timeout_s=20) as door:
         requests = [asyncio.create_task(door.exchange(post())) for _ in range(2)]
-        await until(lambda: len(intake.held) == 2)
+        await until(lambda: len(pipeline.held) == 2)
         stopped = asyncio.create_task(door.server.stop(20))
         await until(lambda: not listens(door.port))
-        intake.settle_held()
+        pipeline.settle_held()
         assert [statuses(await request) for request in requests] == [[200], [200]]
         await stopped
 

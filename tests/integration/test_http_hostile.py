@@ -23,12 +23,12 @@ from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import negative_data_rejection
 from starlette.responses import JSONResponse
 
-from bridge.http.app import Parts, build_app
+from bridge.http.app import ServiceDoorParts, build_app
 from bridge.http.door import App, Door, plain_app
 from bridge.store.admin import Admin
-from tests.http_door import Service, open_service
-from tests.integration.test_http_service import Site
-from tests.servers import until
+from tests.integration.test_http_service import LocalPublisher
+from tests.support.http_door import Service, open_service
+from tests.support.servers import until
 
 EXAMPLES = settings(
     max_examples=150,
@@ -42,14 +42,14 @@ FEW = settings(EXAMPLES, max_examples=12)
 
 
 @pytest.fixture
-def site(postgres_url: str) -> Iterator[Site]:
-    made = Site(postgres_url)
+def site(postgres_url: str) -> Iterator[LocalPublisher]:
+    made = LocalPublisher(postgres_url)
     yield made
     made.database.close()
 
 
 @asynccontextmanager
-async def attacked(site: Site, url: str, caplog: pytest.LogCaptureFixture) -> AsyncIterator[Service]:
+async def attacked(site: LocalPublisher, url: str, caplog: pytest.LogCaptureFixture) -> AsyncIterator[Service]:
     """A service that must be as good as before when the test is through with it."""
     async with open_service(url, header_timeout_s=1, body_timeout_s=1) as service:
         yield service
@@ -58,7 +58,7 @@ async def attacked(site: Site, url: str, caplog: pytest.LogCaptureFixture) -> As
         async with service.client(**{"X-Device-Key": "key-1"}) as client:
             answer = await client.post(f"/devices/{site.device}/readings", json=body)
             assert answer.json()["inserted"] == 1
-        assert await service.pipeline.intake.drain(20)
+        assert await service.pipeline.pipeline.drain(20)
     problems, _ = Admin(site.database).verify()
     assert not problems
     assert all(row["pending"] == 0 for row in Admin(site.database).ledger())
@@ -73,7 +73,7 @@ async def on_a_thread(attack: Callable[[], None]) -> None:
 # -- bodies, headers, paths
 
 
-def bodies(site: Site) -> st.SearchStrategy[bytes]:
+def bodies(site: LocalPublisher) -> st.SearchStrategy[bytes]:
     scalars = (
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
         | st.sampled_from([site.sensor, site.device, site.sensor_id, 20.5, "1e999", "2026-01-28T10:00:00Z", "\0"])
@@ -107,7 +107,7 @@ HEADERS = st.dictionaries(
 
 
 async def test_any_body_and_headers_on_any_route(
-    site: Site, postgres_url: str, caplog: pytest.LogCaptureFixture
+    site: LocalPublisher, postgres_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with attacked(site, postgres_url, caplog) as service:
         paths = [path for _, path, _, _ in site.requests(1)]
@@ -129,7 +129,9 @@ async def test_any_body_and_headers_on_any_route(
         assert seen >= {200, 401, 422}
 
 
-async def test_any_bytes_on_a_connection(site: Site, postgres_url: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_any_bytes_on_a_connection(
+    site: LocalPublisher, postgres_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
     texts = """GET / HTTP/1.1|POST /ingest/readings HTTP/1.1|Host: a|Content-Length: 5|X-API-Key: api-1|abc|3|0
         |Transfer-Encoding: chunked|Upgrade: h2c|Connection: Upgrade|Connection: close||Expect: 100-continue
         |HEAD /%00%ff/../status HTTP/1.0|OPTIONS * HTTP/1.1"""
@@ -145,7 +147,7 @@ async def test_any_bytes_on_a_connection(site: Site, postgres_url: str, caplog: 
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "HEAD", "OPTIONS", "DELETE", "PATCH", "TRACE"])
-async def test_any_path(site: Site, postgres_url: str, caplog: pytest.LogCaptureFixture, method: str) -> None:
+async def test_any_path(site: LocalPublisher, postgres_url: str, caplog: pytest.LogCaptureFixture, method: str) -> None:
     segments = st.sampled_from(["devices", "readings", "sensors", "status", "ingest", "health", "", "..", site.device])
     async with attacked(site, postgres_url, caplog) as service:
 
@@ -182,7 +184,7 @@ def sent(service: Service, raw: bytes, *, end: bool = False) -> int:
 # -- OpenAPI
 
 
-def gateway_app(parts: Parts) -> App:
+def gateway_app(parts: ServiceDoorParts) -> App:
     """What a gateway serves, and what is said of the same endpoints on a service."""
     document = build_app(parts).openapi()
     door = Door(parts)
@@ -200,15 +202,15 @@ def gateway_app(parts: Parts) -> App:
 @pytest.mark.parametrize(("make_app", "operations"), [(build_app, 10), (gateway_app, 7)])
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
 async def test_openapi_is_what_is_done(
-    site: Site,
+    site: LocalPublisher,
     postgres_url: str,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
     mode: GenerationMode,
-    make_app: Callable[[Parts], App],
+    make_app: Callable[[ServiceDoorParts], App],
     operations: int,
 ) -> None:
-    monkeypatch.setattr("bridge.app.build_app", make_app)
+    monkeypatch.setattr("bridge.service.app.build_app", make_app)
     async with attacked(site, postgres_url, caplog) as service:
         async with service.client() as client:
             document: dict[str, Any] = (await client.get("/openapi.json")).json()

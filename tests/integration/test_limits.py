@@ -9,11 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bridge.pipeline.snapshot import SnapshotThreshold
-from bridge.reading import ReadingClass
-from edge.limits import Alarms, LocalJudge
-from tests.plant import Plant, connect
-from tests.spool_site import reading
+from bridge.gateway_protocol.snapshot import SnapshotThreshold
+from bridge.model.reading import ReadingClass
+from edge.local.alerts import LocalAlerts, LocalClassifier
+from tests.support.plant import Plant, connect
+from tests.support.spool_site import reading
 
 LIMIT = st.none() | st.integers(-3, 3).map(float)
 THRESHOLD = st.tuples(
@@ -42,11 +42,11 @@ def test_limits_are_those_of_the_procedure(
         for condition, low, high, severity in rules
     )
     by_sensor = {plant.sensor: thresholds}
-    judge, alarms = LocalJudge(lambda: by_sensor), Alarms("north", lambda: by_sensor)
+    judge, local_alerts = LocalClassifier(lambda: by_sensor), LocalAlerts("north", lambda: by_sensor)
     for value in readings:
         second = next(_seconds)
         stored = plant.store(value, second)
         local = reading(second, sensor=plant.sensor, value=value)
-        (label,) = judge.judge([local])
+        (label,) = judge.classify([local])
         assert ReadingClass(label).name.lower() == stored.label
-        assert [(event.kind, event.severity) for event in alarms.step(local)] == stored.kinds
+        assert [(event.kind, event.severity) for event in local_alerts.step(local)] == stored.kinds

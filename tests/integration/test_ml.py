@@ -14,20 +14,20 @@ import pytest
 from bridge.broker.events import READINGS
 from bridge.broker.redis import RedisBroker
 from bridge.consumers.api import Event
+from bridge.consumers.builtin import predictor
 from bridge.consumers.ml import MlWorker
 from bridge.consumers.predictor import Baseline
 from bridge.errors import ConfigError, StoreUnavailable
 from bridge.settings.consumers import MlSettings
 from bridge.settings.stores import BrokerSettings, DatabaseSettings, RedisSettings
-from bridge.shipped import predictor
 from bridge.store.consumer_states import PostgresConsumerStates
 from bridge.store.postgres import PostgresStore
 from bridge.store.predictions import PostgresPredictions
-from bridge.store.registry import Registry
+from bridge.store.registry import PostgresRegistry
 from bridge.telemetry import Metrics
-from tests.consumer_process import ConsumerProcess
-from tests.plant import Plant, connect
-from tests.servers import PostgresServer, RedisServer, until
+from tests.support.consumer_process import ConsumerProcess
+from tests.support.plant import Plant, connect
+from tests.support.servers import PostgresServer, RedisServer, until
 
 STEP_S = 10.0
 
@@ -85,7 +85,7 @@ async def test_predictions_are_written_for_what_is_to_come(postgres_url: str, pl
     assert not newest["is_anomaly"]
     store = PostgresStore(DatabaseSettings(url=postgres_url), "test")
     await store.open_pool()
-    status = await Registry(store).sensor_status(plant.sensor)
+    status = await PostgresRegistry(store).sensor_status(plant.sensor)
     await store.close()
     assert status is not None
     assert status["final_state"] == "prediction"

@@ -13,9 +13,9 @@ import psycopg
 import pytest
 
 from bridge.store.admin import connect
-from tests import needs
-from tests.servers import MosquittoProcess, until
-from tests.whole_bridge import open_bridge
+from tests.support import needs
+from tests.support.servers import MosquittoProcess, until
+from tests.support.whole_bridge import open_bridge
 
 PAGE = Path(__file__).parents[2] / "docs" / "mqtt-sessions.md"
 

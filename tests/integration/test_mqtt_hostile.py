@@ -13,26 +13,26 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from bridge.app import now_us
-from bridge.mqtt.session import MqttSession
+from bridge.mqtt.ingest import MqttIngest
+from bridge.service.app import now_us
 from bridge.settings.mqtt import MqttSettings
 from bridge.store.admin import Admin
-from tests.http_door import Service, open_service
-from tests.integration.test_http_service import Site
-from tests.mqtt_door import Device
-from tests.servers import MosquittoProcess, until
+from tests.integration.test_http_service import LocalPublisher
+from tests.support.http_door import Service, open_service
+from tests.support.mqtt_door import Device
+from tests.support.servers import MosquittoProcess, until
 
 Message = tuple[str, bytes]
 
 
 @pytest.fixture
-def site(postgres_url: str) -> Iterator[Site]:
-    made = Site(postgres_url)
+def site(postgres_url: str) -> Iterator[LocalPublisher]:
+    made = LocalPublisher(postgres_url)
     yield made
     made.database.close()
 
 
-def messages(site: Site) -> st.SearchStrategy[list[Message]]:
+def messages(site: LocalPublisher) -> st.SearchStrategy[list[Message]]:
     # What MQTT takes as one level of a topic (3.1.1, section 4.7); surrogates and NUL are not text to it.
     level = st.text(st.characters(exclude_categories=["C"], exclude_characters="+#/"), max_size=20)
     device, sensor = st.just(site.device) | level, st.just(site.sensor) | level
@@ -52,11 +52,11 @@ def messages(site: Site) -> st.SearchStrategy[list[Message]]:
 
 
 async def test_any_bytes_on_any_topic(
-    site: Site, postgres_url: str, mosquitto: MosquittoProcess, caplog: pytest.LogCaptureFixture
+    site: LocalPublisher, postgres_url: str, mosquitto: MosquittoProcess, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with open_service(postgres_url) as service:
-        session = MqttSession(
-            MqttSettings(url=mosquitto.url), "hostile", service.pipeline.intake, service.metrics, Random(1), now_us
+        session = MqttIngest(
+            MqttSettings(url=mosquitto.url), "hostile", service.pipeline.pipeline, service.metrics, Random(1), now_us
         )
         running = asyncio.create_task(session.run())
         await session.wait_connected()
@@ -73,7 +73,7 @@ async def test_any_bytes_on_any_topic(
             await session.close(1)
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
-        assert await service.pipeline.intake.drain(20)
+        assert await service.pipeline.pipeline.drain(20)
     problems, _ = Admin(site.database).verify()
     assert not problems
     books = Admin(site.database).ledger()
@@ -82,7 +82,7 @@ async def test_any_bytes_on_any_topic(
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
-def attack_from(service: Service, site: Site, device: Device) -> None:
+def attack_from(service: Service, site: LocalPublisher, device: Device) -> None:
     """On a thread of its own, as Hypothesis is not async."""
     sent = 0
 

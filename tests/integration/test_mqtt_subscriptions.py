@@ -10,8 +10,8 @@ import pytest
 from structlog.testing import CapturingLogger
 
 from bridge.errors import StoreUnavailable
-from bridge.reading import Outcome
-from tests.mqtt_door import (
+from bridge.model.reading import Outcome
+from tests.support.mqtt_door import (
     DEVICE,
     DISCONNECT,
     PUBLISH,
@@ -22,12 +22,12 @@ from tests.mqtt_door import (
     Device,
     Door,
     FakeBroker,
-    FakeIntake,
+    FakePipeline,
     numbered,
     open_door,
     packet,
 )
-from tests.servers import MosquittoProcess, TcpProxy, until
+from tests.support.servers import MosquittoProcess, TcpProxy, until
 
 PACKETS = f"devices/{DEVICE}/readings"
 PACKET = json.dumps({"readings": [{"sensor_uuid": SENSOR, "value": 1}]}).encode()
@@ -64,7 +64,7 @@ def protocol(request: pytest.FixtureRequest) -> str:
 def log(monkeypatch: pytest.MonkeyPatch) -> CapturingLogger:
     """What the session logs."""
     logger = CapturingLogger()
-    monkeypatch.setattr("bridge.mqtt.link.log", logger)
+    monkeypatch.setattr("bridge.mqtt.session.log", logger)
     return logger
 
 
@@ -79,22 +79,25 @@ async def test_topics_that_change_replace_the_old_subscriptions(mosquitto: Mosqu
     memory = FakeMemory()
     sensors, packets = ("devices/+/sensors/+",), ("devices/+/readings",)
     with Device(mosquitto.port) as device:
-        async with open_door(mosquitto.url, FakeIntake(), protocol=protocol, memory=memory, topics=sensors) as door:
+        pipeline = FakePipeline()
+        async with open_door(
+            mosquitto.url, pipeline, protocol=protocol, subscription_store=memory, topics=sensors
+        ) as door:
             await until(lambda: door.connected)
         assert memory.filters == list(sensors)
-        intake = FakeIntake()
+        pipeline = FakePipeline()
         await device.publish(b"1", topic=TOPIC)  # under the old subscription: it is delivered all the same
-        async with open_door(mosquitto.url, intake, protocol=protocol, memory=memory, topics=packets):
+        async with open_door(mosquitto.url, pipeline, protocol=protocol, subscription_store=memory, topics=packets):
             await until(lambda: memory.filters == list(packets))
             await device.publish(b"2", topic=TOPIC)
             await device.publish(PACKET, topic=PACKETS)
-            await intake.wait_taken(2)
-            assert intake.payloads == [b"1", PACKET]
+            await pipeline.wait_taken(2)
+            assert pipeline.payloads == [b"1", PACKET]
         await device.publish(b"3", topic=TOPIC)
-        async with open_door(mosquitto.url, intake, protocol=protocol, memory=memory, topics=packets):
+        async with open_door(mosquitto.url, pipeline, protocol=protocol, subscription_store=memory, topics=packets):
             await device.publish(PACKET, topic=PACKETS)
-            await intake.wait_taken(3)
-        assert intake.payloads == [b"1", PACKET, PACKET]
+            await pipeline.wait_taken(3)
+        assert pipeline.payloads == [b"1", PACKET, PACKET]
 
 
 async def test_old_subscriptions_are_remembered_until_the_broker_has_dropped_them() -> None:
@@ -102,7 +105,7 @@ async def test_old_subscriptions_are_remembered_until_the_broker_has_dropped_the
     memory.filters = ["old/#"]
     async with FakeBroker() as broker:
         memory.away = 2
-        async with open_door(broker.url, FakeIntake(), memory=memory, topics=("new/#",)) as door:
+        async with open_door(broker.url, FakePipeline(), subscription_store=memory, topics=("new/#",)) as door:
             await until(lambda: door.connected)
             kinds = [kind for kind, _ in broker.packets]
             assert kinds.index(SUBSCRIBE) < kinds.index(UNSUBSCRIBE)
@@ -115,29 +118,29 @@ async def test_old_subscriptions_are_remembered_until_the_broker_has_dropped_the
 async def test_crash_before_the_broker_answers_leaves_both_remembered() -> None:
     memory = FakeMemory()
     memory.filters = ["old/#"]
-    async with open_door("mqtt://127.0.0.1:1", FakeIntake(), memory=memory, topics=("new/#",)) as door:
+    async with open_door("mqtt://127.0.0.1:1", FakePipeline(), subscription_store=memory, topics=("new/#",)) as door:
         await until(lambda: door.session.problem == "nothing listens at the broker's address")
         assert memory.filters == ["new/#", "old/#"]
 
 
 async def test_no_topics_at_all_drains_what_the_broker_has_kept(mosquitto: MosquittoProcess) -> None:
-    memory, intake = FakeMemory(), FakeIntake()
+    memory, pipeline = FakeMemory(), FakePipeline()
     with Device(mosquitto.port) as device:
-        async with open_door(mosquitto.url, intake, protocol="5", share="g", memory=memory) as door:
+        async with open_door(mosquitto.url, pipeline, protocol="5", share="g", subscription_store=memory) as door:
             await until(lambda: door.connected)
         await device.publish(*numbered(10))
-        async with open_door(mosquitto.url, intake, protocol="5", memory=memory, topics=()) as door:
-            await intake.wait_taken(10)
+        async with open_door(mosquitto.url, pipeline, protocol="5", subscription_store=memory, topics=()) as door:
+            await pipeline.wait_taken(10)
             await until(lambda: not memory.filters)
             await device.publish(b"99")
-        assert intake.payloads == numbered(10)
+        assert pipeline.payloads == numbered(10)
 
 
 # -- shared subscriptions
 
 
 async def test_processes_of_a_group_share_the_load(mosquitto: MosquittoProcess) -> None:
-    first, second = FakeIntake(), FakeIntake()
+    first, second = FakePipeline(), FakePipeline()
     options: dict[str, Any] = {"protocol": "5", "share": "bridges"}
     with Device(mosquitto.port) as device:
         async with (
@@ -152,7 +155,7 @@ async def test_processes_of_a_group_share_the_load(mosquitto: MosquittoProcess) 
 
 
 async def test_messages_for_a_process_of_a_group_that_is_gone_wait_for_it(mosquitto: MosquittoProcess) -> None:
-    first, second = FakeIntake(None), FakeIntake()
+    first, second = FakePipeline(None), FakePipeline()
     options: dict[str, Any] = {"protocol": "5", "share": "bridges"}
     with Device(mosquitto.port) as device:
         async with open_door(mosquitto.url, second, "two", **options) as two:
@@ -161,7 +164,7 @@ async def test_messages_for_a_process_of_a_group_that_is_gone_wait_for_it(mosqui
                 await device.publish(*numbered(100))
                 await until(lambda: len(first.taken) + len(second.taken) == 100, 20)
             assert first.taken  # and not settled
-            again = FakeIntake()
+            again = FakePipeline()
             async with open_door(mosquitto.url, again, "one", **options):
                 await until(lambda: len(second.taken) + len(again.taken) == 100, 20)
                 assert sorted(again.payloads + second.payloads) == sorted(numbered(100))
@@ -182,9 +185,9 @@ async def test_second_process_with_our_client_id_is_told_apart_and_makes_us_stay
 ) -> None:
     options: dict[str, Any] = {"protocol": protocol, "takeover_wait_s": 60}
     async with (
-        open_door(mosquitto.url, FakeIntake(), "same", **options) as one,
+        open_door(mosquitto.url, FakePipeline(), "same", **options) as one,
         TcpProxy(("127.0.0.1", mosquitto.port)) as proxy,
-        open_door(f"mqtt://127.0.0.1:{proxy.port}", FakeIntake(), "same", **options) as two,
+        open_door(f"mqtt://127.0.0.1:{proxy.port}", FakePipeline(), "same", **options) as two,
     ):
         await until(lambda: contested(one) or contested(two), 20)
         away, stays = (one, two) if contested(one) else (two, one)
@@ -201,7 +204,7 @@ async def test_broker_that_says_that_the_session_is_taken_over_is_believed_the_f
     """MQTT 5, section 3.1.4. Debian's Mosquitto 2.0.11 only closes the connection, also with MQTT 5."""
     async with (
         FakeBroker("5") as broker,
-        open_door(broker.url, FakeIntake(), "same", protocol="5", takeover_wait_s=60) as door,
+        open_door(broker.url, FakePipeline(), "same", protocol="5", takeover_wait_s=60) as door,
     ):
         await until(lambda: door.connected)
         broker.send(packet(DISCONNECT, b"\x8e"))
@@ -214,9 +217,9 @@ async def test_process_that_was_taken_over_comes_back_when_the_other_is_gone(
     mosquitto: MosquittoProcess, protocol: str
 ) -> None:
     options: dict[str, Any] = {"protocol": protocol, "takeover_wait_s": 0.3}
-    async with open_door(mosquitto.url, FakeIntake(), "same", **options) as one:
+    async with open_door(mosquitto.url, FakePipeline(), "same", **options) as one:
         await until(lambda: one.connected)
-        async with open_door(mosquitto.url, FakeIntake(), "same", **options) as two:
+        async with open_door(mosquitto.url, FakePipeline(), "same", **options) as two:
             await until(lambda: two.sample("mqtt_taken_over_total") + one.sample("mqtt_taken_over_total"), 20)
         await until(lambda: one.connected, 20)
 
@@ -233,7 +236,7 @@ async def statuses(device: Device, count: int) -> list[str]:
 async def test_status_is_online_then_offline_after_an_orderly_stop(mosquitto: MosquittoProcess, protocol: str) -> None:
     with Device(mosquitto.port) as device:
         await device.subscribe("bridge/+/status")
-        async with open_door(mosquitto.url, FakeIntake(), protocol=protocol) as door:
+        async with open_door(mosquitto.url, FakePipeline(), protocol=protocol) as door:
             await until(lambda: door.connected)
             assert await statuses(device, 1) == ["online"]
         assert await statuses(device, 2) == ["online", "offline"]
@@ -252,7 +255,7 @@ async def test_status_is_offline_by_the_will_when_the_connection_breaks(
         await device.subscribe("bridge/+/status")
         async with (
             TcpProxy(("127.0.0.1", mosquitto.port)) as proxy,
-            open_door(f"mqtt://127.0.0.1:{proxy.port}", FakeIntake(), protocol=protocol) as door,
+            open_door(f"mqtt://127.0.0.1:{proxy.port}", FakePipeline(), protocol=protocol) as door,
         ):
             await until(lambda: door.connected)
             await statuses(device, 1)
@@ -262,8 +265,8 @@ async def test_status_is_offline_by_the_will_when_the_connection_breaks(
 
 
 async def test_status_is_offline_before_a_disconnect_of_our_own() -> None:
-    intake = FakeIntake(Outcome.FAILED)
-    async with FakeBroker() as broker, open_door(broker.url, intake) as door:
+    pipeline = FakePipeline(Outcome.FAILED)
+    async with FakeBroker() as broker, open_door(broker.url, pipeline) as door:
         await until(lambda: door.connected)
         packets = broker.packets
         broker.publish(TOPIC, b"1", mid=1)

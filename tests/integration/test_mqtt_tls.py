@@ -15,9 +15,9 @@ from structlog.testing import CapturingLogger
 from bridge.errors import ConfigError
 from bridge.mqtt.address import tls_context
 from bridge.settings.mqtt import MqttSettings
-from tests.certificates import Authority
-from tests.mqtt_door import TOPIC, Device, Door, FakeBroker, FakeIntake, numbered, open_door, publication
-from tests.servers import MosquittoProcess, TcpProxy, free_port, until
+from tests.support.certificates import Authority
+from tests.support.mqtt_door import TOPIC, Device, Door, FakeBroker, FakePipeline, numbered, open_door, publication
+from tests.support.servers import MosquittoProcess, TcpProxy, free_port, until
 
 
 class SecureBroker:
@@ -58,7 +58,7 @@ def broker(mosquitto: MosquittoProcess, tmp_path: Path) -> SecureBroker:
 def log(monkeypatch: pytest.MonkeyPatch) -> CapturingLogger:
     """What the session logs."""
     logger = CapturingLogger()
-    monkeypatch.setattr("bridge.mqtt.link.log", logger)
+    monkeypatch.setattr("bridge.mqtt.session.log", logger)
     return logger
 
 
@@ -73,33 +73,33 @@ async def tried_again(door: Door, times: int = 3) -> None:
 
 async def test_tls_with_a_ca_file(broker: SecureBroker, authority: Authority) -> None:
     broker.restart(*authority.issue("IP:127.0.0.1", "DNS:localhost"))
-    intake = FakeIntake()
+    pipeline = FakePipeline()
     for host in ("127.0.0.1", "localhost"):
         url = f"mqtts://{host}:{broker.port}"
-        async with open_door(url, intake, ca_file=authority.certificate) as door:
+        async with open_door(url, pipeline, ca_file=authority.certificate) as door:
             await until(lambda: door.connected)
             with Device(broker.plain_port) as device:
                 await device.publish(*numbered(100))
-            await until(lambda: len(intake.taken) == 100)
-            intake.taken.clear()
+            await until(lambda: len(pipeline.taken) == 100)
+            pipeline.taken.clear()
 
 
 async def test_tls_at_the_bound_leaves_nothing_behind_in_its_buffer(authority: Authority) -> None:
     """One TLS record may carry many messages; what is decrypted and not read does not make a socket readable."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(*authority.issue("IP:127.0.0.1"))
-    intake = FakeIntake(None)
+    pipeline = FakePipeline(None)
     async with (
         FakeBroker(tls=context) as broker,
-        open_door(broker.url, intake, ca_file=authority.certificate, max_inflight=3) as door,
+        open_door(broker.url, pipeline, ca_file=authority.certificate, max_inflight=3) as door,
     ):
         await until(lambda: door.connected)
         broker.send(b"".join(publication(TOPIC, b"%d" % mid, mid=mid) for mid in range(1, 51)))
-        await intake.wait_taken(3)
-        intake.full = 2
-        intake.settle_held()
+        await pipeline.wait_taken(3)
+        pipeline.full = 2
+        pipeline.settle_held()
         await until(lambda: len(broker.acknowledged) == 50)
-        assert intake.payloads == numbered(50, 1)
+        assert pipeline.payloads == numbered(50, 1)
         assert (door.reconnects, door.inflight) == (0, 0)
 
 
@@ -110,7 +110,7 @@ async def test_ca_that_did_not_sign_the_broker(
     stranger.mkdir()
     broker.restart(*Authority(stranger).issue("IP:127.0.0.1"))
     url = f"mqtts://127.0.0.1:{broker.port}"
-    async with open_door(url, FakeIntake(), ca_file=authority.certificate) as door:
+    async with open_door(url, FakePipeline(), ca_file=authority.certificate) as door:
         await tried_again(door)
         assert not door.connected
         (error,) = errors(log)
@@ -123,7 +123,7 @@ async def test_ca_that_did_not_sign_the_broker(
 
 async def test_certificate_of_another_host(broker: SecureBroker, authority: Authority, log: CapturingLogger) -> None:
     broker.restart(*authority.issue("DNS:elsewhere.example", "IP:127.0.0.2"))
-    async with open_door(f"mqtts://127.0.0.1:{broker.port}", FakeIntake(), ca_file=authority.certificate) as door:
+    async with open_door(f"mqtts://127.0.0.1:{broker.port}", FakePipeline(), ca_file=authority.certificate) as door:
         await tried_again(door)
         (error,) = errors(log)
         assert error == "TLS: the broker's certificate is not for the host 127.0.0.1; check the host in mqtt.url"
@@ -141,7 +141,7 @@ async def test_client_certificate(broker: SecureBroker, authority: Authority) ->
     certificate, key = authority.issue_client("bridge")
     url = f"mqtts://127.0.0.1:{broker.port}"
     files: dict[str, Any] = {"ca_file": authority.certificate, "cert_file": certificate, "key_file": key}
-    async with open_door(url, FakeIntake(), **files) as door:
+    async with open_door(url, FakePipeline(), **files) as door:
         await until(lambda: door.connected)
 
 
@@ -149,7 +149,7 @@ async def test_client_certificate_that_is_wanted_and_not_set(
     broker: SecureBroker, authority: Authority, log: CapturingLogger
 ) -> None:
     broker.restart(*authority.issue("IP:127.0.0.1"), *wanting_certificates(authority))
-    async with open_door(f"mqtts://127.0.0.1:{broker.port}", FakeIntake(), ca_file=authority.certificate) as door:
+    async with open_door(f"mqtts://127.0.0.1:{broker.port}", FakePipeline(), ca_file=authority.certificate) as door:
         await tried_again(door)
         assert errors(log)
         assert all("client certificate" in error and "mqtt.cert_file" in error for error in errors(log))
@@ -163,7 +163,7 @@ async def test_client_certificate_of_a_ca_that_the_broker_does_not_know(
     certificate, key = Authority(stranger, "stranger").issue_client("bridge")
     broker.restart(*authority.issue("IP:127.0.0.1"), *wanting_certificates(authority))
     files: dict[str, Any] = {"ca_file": authority.certificate, "cert_file": certificate, "key_file": key}
-    async with open_door(f"mqtts://127.0.0.1:{broker.port}", FakeIntake(), **files) as door:
+    async with open_door(f"mqtts://127.0.0.1:{broker.port}", FakePipeline(), **files) as door:
         await tried_again(door)
         assert errors(log)
         assert all("client certificate" in error and "mqtt.cert_file" in error for error in errors(log))
@@ -205,7 +205,7 @@ async def test_url_of_the_other_kind_of_port(
 ) -> None:
     broker.restart(*authority.issue("IP:127.0.0.1"))
     url = f"{scheme}://127.0.0.1:{port(broker)}"
-    async with open_door(url, FakeIntake(), ca_file=authority.certificate) as door:
+    async with open_door(url, FakePipeline(), ca_file=authority.certificate) as door:
         await tried_again(door)
         assert not door.connected
         assert errors(log)
@@ -217,25 +217,25 @@ async def test_settled_during_the_handshake_is_not_sent_before_connect(
 ) -> None:
     """CONNECT must be the first packet (MQTT-3.1.0-1), or the broker hangs up."""
     broker.restart(*authority.issue("IP:127.0.0.1"))
-    intake = FakeIntake(None)
+    pipeline = FakePipeline(None)
     proxy = TcpProxy(("127.0.0.1", broker.port))
     async with proxy:
         url = f"mqtts://127.0.0.1:{proxy.port}"
-        async with open_door(url, intake, ca_file=authority.certificate) as door:
+        async with open_door(url, pipeline, ca_file=authority.certificate) as door:
             await until(lambda: door.connected)
             with Device(broker.plain_port) as device:
                 await device.publish(*numbered(3))
-                await until(lambda: len(intake.held) == 3)
+                await until(lambda: len(pipeline.held) == 3)
                 proxy.cut()
                 proxy.stall()
                 await until(lambda: proxy.accepted == 2)
-                intake.settle_held()
+                pipeline.settle_held()
                 proxy.resume()
                 await until(lambda: door.connected)
                 await device.publish(b"99")
-                await until(lambda: b"99" in intake.payloads)
+                await until(lambda: b"99" in pipeline.payloads)
             assert proxy.accepted == 2
-            assert intake.payloads == [*numbered(3), *numbered(3), b"99"]
+            assert pipeline.payloads == [*numbered(3), *numbered(3), b"99"]
 
 
 async def test_wrong_password_is_said_and_tried_for_ever(
@@ -250,9 +250,9 @@ async def test_wrong_password_is_said_and_tried_for_ever(
 
     certificate, key = authority.issue("IP:127.0.0.1")
     come_back("another")
-    intake = FakeIntake()
+    pipeline = FakePipeline()
     url = f"mqtts://bri%40dge:pass%2Fword@127.0.0.1:{broker.port}"
-    async with open_door(url, intake, ca_file=authority.certificate) as door:
+    async with open_door(url, pipeline, ca_file=authority.certificate) as door:
         await tried_again(door)
         assert not door.connected
         (error,) = errors(log)
@@ -261,5 +261,5 @@ async def test_wrong_password_is_said_and_tried_for_ever(
         await until(lambda: door.connected)
         with Device(broker.plain_port, username="bri@dge", password="pass/word") as device:
             await device.publish(b"1")
-        await until(lambda: intake.payloads == [b"1"])
+        await until(lambda: pipeline.payloads == [b"1"])
     assert "pass/word" not in str(log.calls)

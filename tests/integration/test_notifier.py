@@ -15,20 +15,21 @@ import pytest
 from bridge.broker.events import ALERTS
 from bridge.broker.redis import RedisBroker
 from bridge.consumers.api import Event, Handler, Tools
+from bridge.consumers.builtin import notifier
 from bridge.consumers.senders import DeliveryFailed, WebhookSender, signature
 from bridge.errors import StoreUnavailable
-from bridge.notification import Letter, Message
+from bridge.model.notification import ChannelMessage, QueuedNotification
 from bridge.settings.consumers import ChannelSettings
 from bridge.settings.service import Settings
 from bridge.settings.stores import BrokerSettings, RedisSettings
-from bridge.shipped import notifier
 from bridge.telemetry import Metrics
-from tests.consumer_process import ConsumerProcess
-from tests.plant import Plant, connect
-from tests.receivers import MailServer, WebhookReceiver
-from tests.servers import PostgresServer, RedisServer, until
+from tests.support.consumer_process import ConsumerProcess
+from tests.support.plant import Plant, connect
+from tests.support.receivers import MailServer, WebhookReceiver
+from tests.support.servers import PostgresServer, RedisServer, until
 
 SECRET = "not much of a secret"
+REPEAT_S = 0.01
 
 
 @pytest.fixture
@@ -94,6 +95,15 @@ def alert(plant: Plant, number: int, kind: str = "alert", severity: str = "criti
 
 def rows(plant: Plant) -> list[dict[str, Any]]:
     return plant.all("SELECT * FROM alert_notifications ORDER BY id")
+
+
+def repeat_is_due(plant: Plant) -> bool:
+    """Whether `repeat_s` has passed for the notification that was sent last, by the database's clock."""
+    [row] = plant.all(
+        "SELECT clock_timestamp() - max(sent_at) >= make_interval(secs => %(after_s)s) AS due FROM alert_notifications",
+        after_s=REPEAT_S,
+    )
+    return bool(row["due"])
 
 
 def all_are(plant: Plant, status: str, count: int) -> bool:
@@ -214,16 +224,16 @@ async def test_active_alert_is_repeated_until_it_is_acknowledged(
     plant.threshold("greater_than", 50.0, severity="critical")
     plant.store(99.5, 1.0)
     [raised] = plant.alerts
-    async with opened(postgres_url, configuration(hook, repeat_s=0.01)) as handler:
+    async with opened(postgres_url, configuration(hook, repeat_s=REPEAT_S)) as handler:
         await handler.handle([alert(plant, raised["id"])])
         for times in (1, 2, 3):
             await until(lambda expected=times: all_are(plant, "sent", expected), 20)  # type: ignore[misc]
-            await asyncio.sleep(0.02)
+            await until(lambda: repeat_is_due(plant), 20)
             await handler.tick()
             await handler.tick()
         await until(lambda: all_are(plant, "sent", 4), 20)
         plant.all("UPDATE alerts SET status = 'acknowledged' RETURNING id")
-        await asyncio.sleep(0.02)
+        await until(lambda: repeat_is_due(plant), 20)
         await handler.tick()
     assert len(rows(plant)) == 4
     assert len({post.document["id"] for post in hook.posts}) == 4
@@ -273,9 +283,9 @@ async def test_old_rows_are_dropped(postgres_url: str, plant: Plant, hook: Webho
 
 async def test_webhook_that_does_not_answer_is_a_failed_delivery() -> None:
     channel = ChannelSettings(name="h", webhook="http://127.0.0.1:9/x", secret=SECRET, timeout_s=2)
-    letter = Letter(1, "a-1", "alert", "info", "t", "b", "{}")
+    notification = QueuedNotification(1, "a-1", "alert", "info", "t", "b", "{}")
     with pytest.raises(DeliveryFailed):
-        await WebhookSender(channel).send(Message("a-1", "t", "b", [letter]))
+        await WebhookSender(channel).send(ChannelMessage("a-1", "t", "b", [notification]))
 
 
 async def test_process_killed_and_started_again_tells_everything_once(

@@ -18,11 +18,11 @@ from bridge.settings.consumers import OrchestratorSettings
 from bridge.settings.stores import BrokerSettings, DatabaseSettings, RedisSettings
 from bridge.store.consumer_states import PostgresConsumerStates
 from bridge.store.postgres import PostgresStore
-from bridge.store.registry import Registry
+from bridge.store.registry import PostgresRegistry
 from bridge.telemetry import Metrics
-from tests.consumer_process import ConsumerProcess
-from tests.plant import Plant, connect
-from tests.servers import RedisServer, until
+from tests.support.consumer_process import ConsumerProcess
+from tests.support.plant import Plant, connect
+from tests.support.servers import RedisServer, until
 
 QUICK = OrchestratorSettings(learn_readings=1, silence_min_s=5.0, silence_max_s=5.0)
 
@@ -121,7 +121,7 @@ async def test_silent_device_is_offline_and_its_sensor_stale(postgres_url: str, 
     assert plant.state[0] == "STALE"
     store = PostgresStore(DatabaseSettings(url=postgres_url), "test")
     await store.open_pool()
-    status = await Registry(store).sensor_status(plant.sensor)
+    status = await PostgresRegistry(store).sensor_status(plant.sensor)
     await store.close()
     assert status is not None
     assert (status["operational_state"], status["device_status"]) == ("STALE", "offline")

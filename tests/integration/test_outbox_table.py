@@ -11,12 +11,12 @@ import psycopg
 from bridge.broker.events import READINGS
 from bridge.broker.memory import MemoryBroker
 from bridge.broker.relay import Relay
-from bridge.reading import Batch, Reading, Source
+from bridge.model.reading import Batch, Reading, Source
 from bridge.settings.stores import BrokerSettings, DatabaseSettings
 from bridge.store.outbox import PostgresOutbox
 from bridge.store.postgres import PostgresStore
 from bridge.telemetry import Metrics
-from tests.servers import until
+from tests.support.servers import until
 
 DEVICE = "INSERT INTO devices (name) VALUES ('pump') RETURNING id"
 SENSOR = "INSERT INTO sensors (device_id, name, sensor_type) VALUES (%s, 't', 'temperature') RETURNING id"

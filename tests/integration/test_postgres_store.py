@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator, Iterator
 import psycopg
 import pytest
 
-from bridge.errors import BooksClosed, StoreUnavailable
-from bridge.reading import Batch, LedgerLine, Reading, Source
+from bridge.errors import InstanceExpired, StoreUnavailable
+from bridge.model.reading import Batch, LedgerLine, Reading, Source
 from bridge.settings.stores import DatabaseSettings
 from bridge.store.postgres import PostgresStore
-from tests.plant import Plant, connect
-from tests.servers import PostgresServer, TcpProxy, until
+from tests.support.plant import Plant, connect
+from tests.support.servers import PostgresServer, TcpProxy, until
 
 NOW_US = 1_769_594_400_000_000
 HELD = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND classid = 7001 AND objid = %s::integer::oid AND granted"
@@ -137,10 +137,10 @@ async def test_store_whose_books_were_closed_says_so_and_begins_new_ones(
     await store.write(batch(plant, 1))
     proxy.cut()
     await until(lambda: not plant.all(HELD.replace("%s", "%(id)s"), id=first), 20)
-    assert plant.one("SELECT fold_dead_instances(interval '0') AS folded") == {"folded": 1}
+    assert plant.one("SELECT fold_dead_instances_v1(interval '0') AS folded") == {"folded": 1}
     with pytest.raises(StoreUnavailable):
         await store.write(batch(plant, 2))
-    with pytest.raises(BooksClosed):
+    with pytest.raises(InstanceExpired):
         await store.write(batch(plant, 2))
     committed = await store.write(batch(plant, 1))
     assert committed.instance == store.instance != first

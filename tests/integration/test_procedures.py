@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 import psycopg
 import pytest
 
-from tests.plant import BATCH, Connection, Plant, Row, at, connect, us
-from tests.servers import PostgresServer
+from tests.support.plant import BATCH, Connection, Plant, Row, at, connect, us
+from tests.support.servers import PostgresServer
 
 
 def statuses(rows: list[Row]) -> list[tuple[str, str]]:

@@ -9,8 +9,8 @@ from threading import Barrier
 
 import pytest
 
-from tests.plant import BATCH, Connection, Plant, connect, us
-from tests.servers import PostgresServer, wait_until
+from tests.support.plant import BATCH, Connection, Plant, connect, us
+from tests.support.servers import PostgresServer, wait_until
 
 ROUNDS = 300
 LOCK_SENSOR = "SELECT 1 FROM sensor_readings_latest WHERE sensor_id = %(sensor)s FOR UPDATE"

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg.types.json import Jsonb
 
-from tests.servers import PostgresServer
+from tests.support.servers import PostgresServer
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 

@@ -19,9 +19,9 @@ from bridge.broker.events import READINGS
 from bridge.errors import BrokerUnavailable, ConfigError
 from bridge.settings.service import Settings, load
 from bridge.telemetry import Metrics
-from tests.publications import event_ids, publication
-from tests.redis_process import binary, free_port
-from tests.servers import wait_until
+from tests.support.publications import event_ids, publication
+from tests.support.redis_process import binary, free_port
+from tests.support.servers import wait_until
 
 NODES, SLOTS = 3, 16_384
 SENSORS = range(1, 61)

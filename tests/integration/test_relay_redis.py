@@ -14,13 +14,13 @@ from bridge.broker.message import StreamMessage
 from bridge.broker.redis import RedisBroker
 from bridge.broker.relay import Relay
 from bridge.errors import BrokerUnavailable
-from bridge.reading import Publication
+from bridge.model.reading import Publication
 from bridge.settings.stores import BrokerSettings, RedisSettings
 from bridge.telemetry import Metrics
-from tests.outbox_table import MemoryOutboxTable
-from tests.publications import START_US, event_ids, publication
-from tests.servers import RedisServer
-from tests.waiting import eventually
+from tests.support.outbox_table import MemoryOutboxTable
+from tests.support.publications import START_US, event_ids, publication
+from tests.support.servers import RedisServer
+from tests.support.waiting import eventually
 
 SENSORS = range(20)
 
@@ -55,7 +55,7 @@ async def test_redis_killed_and_started_again_while_publishing(redis_server: Red
         for _ in range(count):
             rows.append(publication(len(rows) + 1, sensors=SENSORS))
             table.commit(rows[-1])
-            relay.offer(rows[-1])
+            relay.enqueue(rows[-1])
             await asyncio.sleep(0.0005)
 
     async with relaying(broker, table) as relay:
@@ -83,12 +83,12 @@ async def test_two_processes_publish_each_row_once_and_in_order(redis_server: Re
         for outbox_id in range(1, 301):
             instance = Random(outbox_id).choice((1, 2))
             before = [(row.instance, row.outbox_id) for row in rows if row.instance != instance][-1:]
-            rows.append(publication(outbox_id, instance=instance, sensors=SENSORS, after=before))
+            rows.append(publication(outbox_id, instance=instance, sensors=SENSORS, depends_on=before))
             tables[0].commit(rows[-1])
         for relay, instance in ((two, 2), (one, 1)):
             for row in rows:
                 if row.instance == instance:
-                    relay.offer(row)
+                    relay.enqueue(row)
         assert await one.drain(20.0)
         assert await two.drain(20.0)
         assert await found(brokers[0]) == event_ids(*rows)
@@ -100,11 +100,11 @@ async def test_redis_that_comes_back_empty_goes_on(redis_server: RedisServer) ->
     broker, table = connect(redis_server), MemoryOutboxTable()
     await broker.ensure_group(READINGS, "ml-worker-group", start="$")
     async with relaying(broker, table) as relay:
-        relay.offer(publication(1))
+        relay.enqueue(publication(1))
         assert await relay.drain(5.0)
         redis_server.flush()
-        later = publication(3, after=[(2, 2)])  # published by another process to the Redis that was
-        relay.offer(later)
+        later = publication(3, depends_on=[(2, 2)])  # published by another process to the Redis that was
+        relay.enqueue(later)
         assert await relay.drain(5.0)
         messages: list[StreamMessage] = []
         async with asyncio.timeout(5):

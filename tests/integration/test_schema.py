@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import psycopg
 import pytest
+from alembic.script import ScriptDirectory
 
 from bridge.errors import StoreUnavailable
 from bridge.settings.stores import DatabaseSettings
-from bridge.store import admin
+from bridge.store import admin, functions
 from bridge.store.migrate import migrate, pending
 from bridge.store.postgres import PostgresStore
-from bridge.store.registry import Registry
-from tests.plant import START, Connection, Plant, connect
-from tests.schema_dump import SCHEMA_FILE, dumped
-from tests.servers import PostgresServer, wait_until
+from bridge.store.registry import PostgresRegistry
+from tests.support.plant import START, Connection, Plant, connect
+from tests.support.schema_dump import SCHEMA_FILE, dumped, schema_file
+from tests.support.servers import PostgresServer, wait_until
 
-REVISIONS = ["0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010"]
+REVISIONS = [f"{number:04}" for number in range(1, 12)]
 
 CONTRACT = {
     "devices": "id device_uuid name status last_seen_at",
@@ -70,7 +73,7 @@ def plant(connection: Connection) -> Plant:
 
 
 def test_migrations_give_the_schema_in_the_file(postgres_url: str) -> None:
-    assert dumped(postgres_url) == SCHEMA_FILE.read_text(), "run scripts/schema and look at what has changed"
+    assert schema_file(postgres_url) == SCHEMA_FILE.read_text(), "run scripts/schema and look at what has changed"
 
 
 @pytest.mark.parametrize("table", CONTRACT)
@@ -108,14 +111,43 @@ def test_processes_that_migrate_at_once_take_turns(empty_url: str) -> None:
     assert sorted(answers) == [[], REVISIONS]
 
 
-def test_a_migration_that_fails_leaves_nothing(empty_url: str) -> None:
+@pytest.mark.parametrize(
+    ("obstacle", "kind", "match"),
+    [
+        ("CREATE TYPE reading_step AS (x integer)", "TYPE", "reading_step"),  # of 0003
+        ("CREATE FUNCTION severity_rank(text) RETURNS text LANGUAGE sql AS 'SELECT 1'", "FUNCTION", "return type"),
+    ],
+)
+def test_a_migration_that_fails_leaves_nothing(empty_url: str, obstacle: str, kind: str, match: str) -> None:
+    """Functions come last, with every table made."""
     with connect(empty_url) as connection:
-        connection.execute("CREATE FUNCTION severity_rank(text) RETURNS integer LANGUAGE sql AS 'SELECT 1'")
-        with pytest.raises(Exception, match="severity_rank"):  # of 0003
+        before = dumped(empty_url)
+        connection.execute(obstacle.encode())
+        with pytest.raises(psycopg.ProgrammingError, match=match):
             migrate(empty_url)
         assert pending(empty_url) == REVISIONS
-        connection.execute("DROP FUNCTION severity_rank")
+        connection.execute(f"DROP {kind} {obstacle.split()[2].split('(')[0]}".encode())
+        assert dumped(empty_url) == before
     assert migrate(empty_url) == REVISIONS
+
+
+def test_a_migration_gives_up_on_a_lock_that_another_session_holds(empty_url: str) -> None:
+    """Behind it, everybody else would wait for the same lock."""
+    with connect(empty_url) as connection:
+        with connection.transaction(force_rollback=True):
+            connection.execute("CREATE TABLE devices ()")
+            with pytest.raises(StoreUnavailable, match="another session holds a lock"):
+                migrate(empty_url, lock_timeout_s=0.05)
+        assert pending(empty_url) == REVISIONS
+    assert migrate(empty_url) == REVISIONS
+
+
+def test_a_database_of_a_newer_release_is_left_alone(postgres_url: str, connection: Connection) -> None:
+    """Its functions are newer, too."""
+    connection.execute("UPDATE schema_version SET version_num = '9999'")
+    for ask in (migrate, pending):
+        with pytest.raises(StoreUnavailable, match="revision 9999 of a newer release"):
+            ask(postgres_url)
 
 
 def test_a_database_that_is_not_there_is_unavailable(postgres_server: PostgresServer) -> None:
@@ -123,6 +155,63 @@ def test_a_database_that_is_not_there_is_unavailable(postgres_server: PostgresSe
         migrate(postgres_server.url_of("nowhere"))
     with pytest.raises(StoreUnavailable, match="must begin with postgresql://"):
         migrate("mysql://localhost/x")
+
+
+# Functions
+
+
+def test_each_function_is_what_its_file_makes(connection: Connection) -> None:
+    rows = connection.execute("SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace")
+    texts = functions.load()
+    assert sorted(row["proname"] for row in rows) == sorted(texts)
+    for name, text in texts.items():
+        assert re.findall(r"^CREATE .*?\(", text, re.MULTILINE) == [f"CREATE OR REPLACE FUNCTION {name}("]
+
+
+def test_migrations_hold_no_body_of_a_function() -> None:
+    """A trigger wants its function to be there, and gets an empty one until the migrations are through."""
+    folder = Path(functions.__file__).parent / "migrations" / "versions"
+    for path in folder.glob("*.sql"):
+        made = re.findall(r"^CREATE[ A-Z]* FUNCTION .*$", path.read_text(), re.MULTILINE)
+        assert all(
+            line.endswith("() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';") for line in made
+        ), path
+
+
+def test_every_function_passes_the_validator_of_its_language(connection: Connection) -> None:
+    """They are installed without, since they call each other."""
+    rows = connection.execute(
+        "SELECT p.oid, lanvalidator::regproc::text AS validator"
+        " FROM pg_proc p JOIN pg_language l ON l.oid = prolang WHERE pronamespace = 'public'::regnamespace"
+    ).fetchall()
+    assert len(rows) == len(functions.load())
+    for row in rows:
+        connection.execute(f"SELECT {row['validator']}({row['oid']})".encode())
+
+
+def test_a_function_without_a_version_hands_everything_on_to_version_1(connection: Connection) -> None:
+    rows = connection.execute(
+        "SELECT o.proname, o.prosrc, o.proargnames[1:o.pronargs] AS given, pg_get_function_arguments(o.oid) ="
+        " pg_get_function_arguments(n.oid) AND pg_get_function_result(o.oid) = pg_get_function_result(n.oid) AS same"
+        " FROM pg_proc o JOIN pg_proc n ON n.proname = o.proname || '_v1'"
+    ).fetchall()
+    assert len(rows) == 5
+    for row in rows:
+        assert row["same"], row["proname"]
+        assert re.findall(r"\b[pql]_\w+", row["prosrc"]) == row["given"]
+
+
+def test_every_function_stands_in_the_docs() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "database.md").read_text()
+    assert set(functions.load()) - set(re.findall(r"`(\w+)`", page)) == set()
+
+
+def test_functions_are_those_that_the_newest_migration_brings() -> None:
+    script = ScriptDirectory(str(Path(functions.__file__).parent / "migrations"))
+    digests = (getattr(revision.module, "functions", None) for revision in script.walk_revisions())
+    assert functions.digest(functions.load()) == next(digest for digest in digests if digest), (
+        "a function has changed: add a migration with functions = this digest, where the newest is released"
+    )
 
 
 # Partitions
@@ -167,7 +256,7 @@ async def maintained(url: str, settings: DatabaseSettings) -> None:
     store = PostgresStore(settings, "test")
     await store.open_pool()
     try:
-        await Registry(store).maintain(settings)
+        await PostgresRegistry(store).maintain(settings)
     finally:
         await store.close()
 

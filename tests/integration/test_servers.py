@@ -10,7 +10,7 @@ import psycopg
 import pytest
 import redis
 
-from tests.servers import MosquittoProcess, PostgresServer, RedisServer, TcpProxy, listens, until
+from tests.support.servers import MosquittoProcess, PostgresServer, RedisServer, TcpProxy, listens, until
 
 
 def test_databases_are_migrated_and_apart(postgres_server: PostgresServer, postgres_url: str) -> None:

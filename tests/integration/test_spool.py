@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from bridge.errors import StoreRefused, StoreUnavailable
-from bridge.reading import Batch, Outcome, Reading, ReadingClass, Source, TsQuality
-from edge.clock import HostClock
+from bridge.model.reading import Batch, Outcome, Reading, ReadingClass, Source, TsQuality
+from edge.host.clock import HostClock
 from edge.record import Settlement
 from edge.spool import Spool
 from edge.telemetry import SpoolMetrics
-from tests.spool_site import (
+from tests.support.spool_site import (
     NOW_US,
     Fault,
     FaultyDisk,
@@ -38,13 +38,22 @@ async def settle_all(spool: Spool, outcome: Outcome = STORED) -> None:
 
 async def test_spool_gives_back_what_it_was_given(tmp_path: Path) -> None:
     spool = make_spool(tmp_path)
-    sent = reading(3, sensor=9, value=-0.5, sequence=-(1 << 63), source=Source.HTTP, fresh=False, redelivered=False)
+    sent = reading(
+        3,
+        sensor=9,
+        value=-0.5,
+        sequence=-(1 << 63),
+        source=Source.HTTP,
+        updates_liveness=False,
+        redelivered=False,
+    )
     await Sender(spool).send(sent, junk=[junk(b"{", device=0)])
     record, refused = await read_all(spool)
     assert (record.sensor, record.resolved, record.device_uuid, record.device_id) == (9, True, sent.device_uuid, 7)
     assert (record.value, record.ts_us, record.received_us) == (-0.5, sent.ts_us, sent.received_us)
     assert (record.sequence, record.source, record.ts_quality) == (sent.sequence, Source.HTTP, TsQuality.DEVICE)
-    assert (record.fresh, record.redelivered, record.key, record.label) == (False, False, None, ReadingClass.CLEAN)
+    assert (record.updates_liveness, record.redelivered) == (False, False)
+    assert (record.key, record.label) == (None, ReadingClass.CLEAN)
     assert (record.boot_id, record.monotonic_us, record.clock_set) == ("boot-1", 3_603_250_000, True)
     assert (refused.code, refused.payload, refused.topic) == ("bad_json", b"{", "devices/x/readings")
     assert record.id < refused.id

@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bridge.errors import StoreUnavailable
-from bridge.reading import Outcome
+from bridge.model.reading import Outcome
 from edge.record import Record, Settlement
 from edge.spool import Spool
 from edge.spool.state import SpoolState
-from tests.spool_site import Sender, SteadyTime, imbalance, junk, make_spool, read_all, reading
+from tests.support.spool_site import Sender, SteadyTime, imbalance, junk, make_spool, read_all, reading
 
 READINGS = 3_000
 PAGE = 1024

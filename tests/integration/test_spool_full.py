@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 
 from bridge.errors import StoreUnavailable
-from bridge.reading import Outcome, Reading, ReadingClass
+from bridge.model.reading import Outcome, Reading, ReadingClass
 from edge.record import Settlement
 from edge.spool import Spool
 from edge.spool.rows import label_of
 from edge.telemetry import SpoolMetrics
-from tests import needs
-from tests.spool_site import Sender, SteadyTime, imbalance, junk, make_spool, read_all, reading, settings_in
+from tests.support import needs
+from tests.support.spool_site import Sender, SteadyTime, imbalance, junk, make_spool, read_all, reading, settings_in
 
 LEAST_BYTES = 16 * 1024 * 1024  # the smallest limit: 8 MiB of it are kept for the log
 
@@ -28,7 +28,7 @@ LEAST_BYTES = 16 * 1024 * 1024  # the smallest limit: 8 MiB of it are kept for t
 class ByValue:
     """Above 1000 an alert, above 500 a warning."""
 
-    def judge(self, readings: Sequence[Reading]) -> Sequence[int]:
+    def classify(self, readings: Sequence[Reading]) -> Sequence[int]:
         return [ReadingClass(int(r.value > 500) + int(r.value > 1_000)) for r in readings]
 
 
@@ -44,7 +44,7 @@ def labels_in(folder: Path) -> Counter[ReadingClass]:
 
 
 async def test_full_spool_sheds_the_oldest_of_the_busiest_and_no_alert(tmp_path: Path) -> None:
-    spool = make_spool(tmp_path, max_bytes=LEAST_BYTES, judge=ByValue())
+    spool = make_spool(tmp_path, max_bytes=LEAST_BYTES, classifier=ByValue())
     sender = Sender(spool)
     alerts = [reading(n, sensor=9, value=2_000.0) for n in range(100)]
     await sender.send(*alerts)
@@ -69,7 +69,7 @@ async def test_full_spool_sheds_the_oldest_of_the_busiest_and_no_alert(tmp_path:
 
 
 async def test_spool_full_of_alerts_withholds_until_the_uplink_takes_some(tmp_path: Path) -> None:
-    spool = make_spool(tmp_path, max_bytes=LEAST_BYTES, judge=ByValue())
+    spool = make_spool(tmp_path, max_bytes=LEAST_BYTES, classifier=ByValue())
     await spool.open()
     sender = Sender(spool)
     sent = 0
@@ -88,7 +88,7 @@ async def test_spool_full_of_alerts_withholds_until_the_uplink_takes_some(tmp_pa
 
 
 async def test_warnings_are_shed_only_where_nothing_is_clean(tmp_path: Path) -> None:
-    spool = make_spool(tmp_path, max_bytes=LEAST_BYTES, judge=ByValue())
+    spool = make_spool(tmp_path, max_bytes=LEAST_BYTES, classifier=ByValue())
     sender = Sender(spool)
     for start in range(0, 40_000, 1_000):
         await sender.send(*batch(start, 1_000, value=600.0))
@@ -184,7 +184,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 async def test_disk_that_is_really_full_withholds_and_recovers(small_disk: Path) -> None:
-    spool = make_spool(small_disk, judge=ByValue(), checkpoint_bytes=200_000)
+    spool = make_spool(small_disk, classifier=ByValue(), checkpoint_bytes=200_000)
     sender = Sender(spool)
     sent = 0
     for _ in range(200):

@@ -12,8 +12,8 @@ from random import Random
 import pytest
 
 from edge.record import LedgerTotals, Record
-from tests.spool_site import imbalance, make_spool, read_all, reading
-from tests.spool_writer import SENSORS
+from tests.support.spool_site import imbalance, make_spool, read_all, reading
+from tests.support.spool_writer import SENSORS
 
 OPEN_S = 60.0
 
@@ -23,7 +23,7 @@ def run_and_kill(folder: Path, first: int, after_s: float) -> list[str]:
     output = folder / "said"
     with output.open("wb") as said:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.spool_writer", str(folder), str(first)],
+            [sys.executable, "-m", "tests.support.spool_writer", str(folder), str(first)],
             stdout=said,
             cwd=Path(__file__).parents[2],
         )

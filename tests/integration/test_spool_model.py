@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from bridge.errors import StoreUnavailable
-from bridge.reading import Batch, LedgerLine, Outcome, QuarantineRow, Reading, ReadingClass, Source
+from bridge.model.reading import Batch, LedgerLine, Outcome, QuarantineRow, Reading, ReadingClass, Source
 from edge.record import Record, Settlement
 from edge.spool import Spool
-from tests.spool_site import Fault, FaultyDisk, SteadyTime, imbalance, junk, make_spool, read_all, reading
+from tests.support.spool_site import Fault, FaultyDisk, SteadyTime, imbalance, junk, make_spool, read_all, reading
 
 Content = Reading | QuarantineRow
 
@@ -61,7 +61,7 @@ def contents(draw: st.DrawFn) -> Content:
 class AllAlerts:
     """So that nothing but what is quarantined may be shed."""
 
-    def judge(self, readings: Sequence[Reading]) -> Sequence[int]:
+    def classify(self, readings: Sequence[Reading]) -> Sequence[int]:
         return [ReadingClass.ALERT] * len(readings)
 
 
@@ -116,7 +116,7 @@ class SpoolMachine(RuleBasedStateMachine):
         self.disk.faults.clear()
         self.number = 0
         self.received.clear()
-        self.spool = make_spool(self.folder, SteadyTime(), self.disk, judge=AllAlerts())
+        self.spool = make_spool(self.folder, SteadyTime(), self.disk, classifier=AllAlerts())
         self.runner.run(self.spool.open())
         self.shed = self.shed_so_far()
 
@@ -184,7 +184,7 @@ class SpoolMachine(RuleBasedStateMachine):
         self.shed = self.shed_so_far()
 
     @rule(count=st.integers(1, 60), every=st.integers(1, 3), fault=DISK_FAULTS)
-    def hand_over(self, count: int, every: int, fault: Fault | None) -> None:
+    def deliver(self, count: int, every: int, fault: Fault | None) -> None:
         """Acknowledge some of the oldest; what a failed call let go of, a second call lets go of too."""
         records = self.runner.run(self.spool.read(above=0, count=count, max_bytes=1 << 20))
         settlements = [

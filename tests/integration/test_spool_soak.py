@@ -9,9 +9,9 @@ from time import perf_counter
 import pytest
 
 from bench.spool import SENSORS, drain, memory_bytes, open_spool, readings
-from bridge.reading import Batch, LedgerLine, Outcome, Source
+from bridge.model.reading import Batch, LedgerLine, Outcome, Source
 from edge.record import Settlement
-from tests.spool_site import imbalance
+from tests.support.spool_site import imbalance
 
 TOTAL = 40 * 14 * 86_400 // 10
 BATCH = 400

@@ -12,8 +12,8 @@ import pytest
 from bridge.broker.build import redis_streams
 from bridge.settings.service import Settings
 from bridge.telemetry import Metrics
-from tests.publications import event_ids, publication
-from tests.servers import RedisServer
+from tests.support.publications import event_ids, publication
+from tests.support.servers import RedisServer
 
 
 @pytest.mark.parametrize("shards", [1, 3])

@@ -12,35 +12,35 @@ import msgspec
 import pytest
 
 from bridge.errors import Unavailable
-from bridge.pipeline.handover import BatchAnswer, HandedBatch, HandedRecord, RefusedRecord
-from bridge.reading import Code, Delivery, Outcome, Source
-from edge.client import ServiceAway
-from edge.link import LinkDenied, LinkRefused, LinkTooLarge
+from bridge.gateway_protocol.batches import BatchAnswer, RejectedRecord, UplinkBatch, UplinkRecord
+from bridge.model.reading import Code, Delivery, Outcome, Source
 from edge.record import LedgerTotals
-from tests.gateway_service import FakeDirectory, open_gateway_door
-from tests.http_door import key_of
-from tests.mqtt_door import FakeIntake
-from tests.servers import TcpProxy, until
-from tests.spool_site import imbalance, junk, reading
-from tests.uplink_bench import Bench, https_link
+from edge.service_api.http_client import ServiceAway
+from edge.service_api.transport import BatchTooLarge, TransportDenied, TransportRejected
+from tests.support.gateway_service import FakeDirectory, open_gateway_door
+from tests.support.http_door import key_of
+from tests.support.mqtt_door import FakePipeline
+from tests.support.servers import TcpProxy, until
+from tests.support.spool_site import imbalance, junk, reading
+from tests.support.uplink_bench import Bench, https_transport
 
 pytestmark = pytest.mark.timeout(90)
 
 
 def values(deliveries: Sequence[Delivery]) -> list[float]:
-    return [draft.value for delivery in deliveries for draft in delivery.packet.drafts]
+    return [draft.value for delivery in deliveries for draft in delivery.packet.readings]
 
 
-class FakeLink:
+class FakeTransport:
     """Says of each batch what the test says; remembers what it was sent."""
 
-    def __init__(self, answer: Callable[[str, HandedBatch], BatchAnswer | None] = lambda lane, batch: None) -> None:
+    def __init__(self, answer: Callable[[str, UplinkBatch], BatchAnswer | None] = lambda lane, batch: None) -> None:
         self.answer = answer
-        self.sent: list[tuple[str, tuple[HandedRecord, ...]]] = []
-        self.taken: list[HandedRecord] = []
+        self.sent: list[tuple[str, tuple[UplinkRecord, ...]]] = []
+        self.taken: list[UplinkRecord] = []
         self.pause_s = 0.0
 
-    async def hand_over(self, lane: str, batch: HandedBatch) -> BatchAnswer:
+    async def send_batch(self, lane: str, batch: UplinkBatch) -> BatchAnswer:
         await asyncio.sleep(self.pause_s)
         self.sent.append((lane, batch.records))
         answer = self.answer(lane, batch)
@@ -55,17 +55,17 @@ class FakeLink:
 
 
 async def test_uplink_hands_over_in_order_and_empties_the_spool(tmp_path: Path) -> None:
-    intake, directory = FakeIntake(), FakeDirectory()
-    async with open_gateway_door(intake, directory) as service:
-        bench = Bench(tmp_path, https_link(service.url))
+    pipeline, directory = FakePipeline(), FakeDirectory()
+    async with open_gateway_door(pipeline, directory) as service:
+        bench = Bench(tmp_path, https_transport(service.url))
         sent = await bench.spool_readings(0, 15)
         async with bench.running():
             await bench.drained()
             sent += await bench.spool_readings(15, 15)
             await bench.drained()
             await until(lambda: directory.books and directory.books[0].stored == 30, 20)
-    assert values(intake.taken) == [each.value for each in sent]
-    assert {delivery.gateway for delivery in intake.taken} == {"north"}
+    assert values(pipeline.taken) == [each.value for each in sent]
+    assert {delivery.gateway for delivery in pipeline.taken} == {"north"}
     assert directory.states[-1] is not None
     assert bench.etags
     totals = await bench.spool.totals()
@@ -74,22 +74,22 @@ async def test_uplink_hands_over_in_order_and_empties_the_spool(tmp_path: Path) 
 
 
 async def test_uplink_gives_what_has_no_time_of_its_own_an_identity(tmp_path: Path) -> None:
-    intake = FakeIntake()
-    async with open_gateway_door(intake, FakeDirectory()) as service:
-        bench = Bench(tmp_path, https_link(service.url))
+    pipeline = FakePipeline()
+    async with open_gateway_door(pipeline, FakeDirectory()) as service:
+        bench = Bench(tmp_path, https_transport(service.url))
         await bench.sender.send(reading(1), reading(2, key="h-1-0"), junk=[junk()])
         async with bench.running():
             await bench.drained()
-    first, second, third = intake.taken
+    first, second, third = pipeline.taken
     assert (first.identity, second.identity) == (None, "h-1-0")
     assert (second.ts_quality, second.source) == ("gateway", Source.MQTT)
     assert third.identity is not None
     assert third.identity.startswith("q-north-")
-    assert third.packet.refusals[0].code == Code.BAD_JSON
+    assert third.packet.rejections[0].code == Code.BAD_JSON
 
 
 async def test_uplink_identity_of_a_reading_without_a_key_is_its_place_in_the_spool(tmp_path: Path) -> None:
-    link = FakeLink()
+    link = FakeTransport()
     bench = Bench(tmp_path, link)
     made = msgspec.structs.replace(reading(1, key="k"), key=None)
     await bench.sender.send(made)
@@ -102,13 +102,13 @@ async def test_uplink_identity_of_a_reading_without_a_key_is_its_place_in_the_sp
 
 
 async def test_uplink_books_what_the_service_says(tmp_path: Path) -> None:
-    def answer(_: str, batch: HandedBatch) -> BatchAnswer | None:
+    def answer(_: str, batch: UplinkBatch) -> BatchAnswer | None:
         if len(batch.records) < 3:
             return None
         one, two, _three = (record.id for record in batch.records)
-        return BatchAnswer(1, (one,), (RefusedRecord(two, "unknown_sensor", "no such sensor"),))
+        return BatchAnswer(1, (one,), (RejectedRecord(two, "unknown_sensor", "no such sensor"),))
 
-    bench = Bench(tmp_path, FakeLink(answer))
+    bench = Bench(tmp_path, FakeTransport(answer))
     await bench.spool_readings(0, 3)
     async with bench.running():
         await bench.drained()
@@ -118,7 +118,7 @@ async def test_uplink_books_what_the_service_says(tmp_path: Path) -> None:
 
 
 async def test_uplink_sends_live_readings_before_a_backlog_that_stays_in_order(tmp_path: Path) -> None:
-    link = FakeLink()
+    link = FakeTransport()
     link.pause_s = 0.01
     bench = Bench(tmp_path, link)
     await bench.spool_readings(0, 400)
@@ -136,7 +136,7 @@ async def test_uplink_sends_live_readings_before_a_backlog_that_stays_in_order(t
 
 
 async def test_uplink_with_a_short_blip_sends_everything_in_order(tmp_path: Path) -> None:
-    link = FakeLink()
+    link = FakeTransport()
     bench = Bench(tmp_path, link)
     await bench.spool_readings(0, 35)
     async with bench.running():
@@ -146,14 +146,18 @@ async def test_uplink_with_a_short_blip_sends_everything_in_order(tmp_path: Path
 
 
 async def test_uplink_tries_for_ever_and_sends_again_what_was_not_answered(tmp_path: Path) -> None:
-    failures = [ServiceAway("timeout", "slow"), ServiceAway("dns", "no"), LinkDenied(403, "gateway_revoked", "revoked")]
+    failures = [
+        ServiceAway("timeout", "slow"),
+        ServiceAway("dns", "no"),
+        TransportDenied(403, "gateway_revoked", "revoked"),
+    ]
 
-    def answer(_: str, batch: HandedBatch) -> BatchAnswer | None:
+    def answer(_: str, batch: UplinkBatch) -> BatchAnswer | None:
         if failures:
             raise failures.pop(0)
         return None
 
-    link = FakeLink(answer)
+    link = FakeTransport(answer)
     bench = Bench(tmp_path, link)
     await bench.spool_readings(0, 100)
     async with bench.running():
@@ -165,14 +169,14 @@ async def test_uplink_tries_for_ever_and_sends_again_what_was_not_answered(tmp_p
 async def test_uplink_that_fails_in_the_middle_goes_back(tmp_path: Path) -> None:
     calls = 0
 
-    def answer(lane: str, batch: HandedBatch) -> BatchAnswer | None:
+    def answer(lane: str, batch: UplinkBatch) -> BatchAnswer | None:
         nonlocal calls
         calls += bool(batch.records)
         if batch.records and calls % 3 == 0:
             raise ServiceAway("broken", "cut")
         return None
 
-    link = FakeLink(answer)
+    link = FakeTransport(answer)
     bench = Bench(tmp_path, link)
     await bench.spool_readings(0, 300)
     async with bench.running():
@@ -183,12 +187,12 @@ async def test_uplink_that_fails_in_the_middle_goes_back(tmp_path: Path) -> None
 async def test_uplink_keeps_the_order_of_what_failed_before(tmp_path: Path) -> None:
     failures = [ServiceAway("broken", "cut")] * 3
 
-    def answer(_: str, batch: HandedBatch) -> BatchAnswer | None:
+    def answer(_: str, batch: UplinkBatch) -> BatchAnswer | None:
         if batch.records and failures:
             raise failures.pop()
         return None
 
-    link = FakeLink(answer)
+    link = FakeTransport(answer)
     bench = Bench(tmp_path, link)
     await bench.spool_readings(0, 35)
     async with bench.running():
@@ -197,13 +201,13 @@ async def test_uplink_keeps_the_order_of_what_failed_before(tmp_path: Path) -> N
 
 
 async def test_uplink_splits_until_the_bad_record_is_found_and_hands_it_over_as_quarantined(tmp_path: Path) -> None:
-    def answer(_: str, batch: HandedBatch) -> BatchAnswer | None:
+    def answer(_: str, batch: UplinkBatch) -> BatchAnswer | None:
         if any(record.value == 13 and record.code is None for record in batch.records):
-            raise LinkRefused("the service answers 422: no")
-        bad = [RefusedRecord(record.id, str(record.code)) for record in batch.records if record.code is not None]
+            raise TransportRejected("the service answers 422: no")
+        bad = [RejectedRecord(record.id, str(record.code)) for record in batch.records if record.code is not None]
         return BatchAnswer(len(batch.records) - len(bad), rejected=tuple(bad))
 
-    link = FakeLink(answer)
+    link = FakeTransport(answer)
     bench = Bench(tmp_path, link)
     made = [reading(number, value=13 if number == 7 else 20 + number) for number in range(20)]
     await bench.sender.send(*made)
@@ -219,12 +223,12 @@ async def test_uplink_splits_until_the_bad_record_is_found_and_hands_it_over_as_
 
 
 async def test_uplink_keeps_in_a_file_what_the_service_refuses_in_every_form(tmp_path: Path) -> None:
-    def answer(_: str, batch: HandedBatch) -> BatchAnswer | None:
+    def answer(_: str, batch: UplinkBatch) -> BatchAnswer | None:
         if any(record.id == 2 for record in batch.records):
-            raise LinkRefused("no")
+            raise TransportRejected("no")
         return None
 
-    bench = Bench(tmp_path, FakeLink(answer))
+    bench = Bench(tmp_path, FakeTransport(answer))
     await bench.spool_readings(0, 3)
     async with bench.running():
         await bench.drained()
@@ -237,14 +241,14 @@ async def test_uplink_keeps_in_a_file_what_the_service_refuses_in_every_form(tmp
 async def test_uplink_does_not_condemn_what_a_bad_link_has_garbled(tmp_path: Path) -> None:
     refusals = 5
 
-    def answer(_: str, batch: HandedBatch) -> BatchAnswer | None:
+    def answer(_: str, batch: UplinkBatch) -> BatchAnswer | None:
         nonlocal refusals
         if batch.records and refusals:
             refusals -= 1
-            raise LinkRefused("the gzip body is cut short")
+            raise TransportRejected("the gzip body is cut short")
         return None
 
-    link = FakeLink(answer)
+    link = FakeTransport(answer)
     bench = Bench(tmp_path, link)
     await bench.spool_readings(0, 8)
     async with bench.running():
@@ -254,12 +258,12 @@ async def test_uplink_does_not_condemn_what_a_bad_link_has_garbled(tmp_path: Pat
 
 
 async def test_uplink_makes_batches_smaller_when_they_are_too_large(tmp_path: Path) -> None:
-    def answer(_: str, batch: HandedBatch) -> BatchAnswer | None:
+    def answer(_: str, batch: UplinkBatch) -> BatchAnswer | None:
         if len(batch.records) > 3:
-            raise LinkTooLarge("too large")
+            raise BatchTooLarge("too large")
         return None
 
-    link = FakeLink(answer)
+    link = FakeTransport(answer)
     bench = Bench(tmp_path, link)
     await bench.spool_readings(0, 200)
     async with bench.running():
@@ -270,17 +274,17 @@ async def test_uplink_makes_batches_smaller_when_they_are_too_large(tmp_path: Pa
 
 async def test_uplink_reports_without_readings(tmp_path: Path) -> None:
     directory = FakeDirectory()
-    async with open_gateway_door(FakeIntake(), directory) as service:
-        bench = Bench(tmp_path, https_link(service.url), report_every_s=0.05)
+    async with open_gateway_door(FakePipeline(), directory) as service:
+        bench = Bench(tmp_path, https_transport(service.url), report_every_s=0.05)
         async with bench.running():
             await until(lambda: len(directory.states) > 3, 20)
 
 
 async def test_uplink_of_a_revoked_gateway_says_so_and_spools_on(tmp_path: Path) -> None:
-    intake, directory = FakeIntake(), FakeDirectory()
+    pipeline, directory = FakePipeline(), FakeDirectory()
     good = directory.key
-    async with open_gateway_door(intake, directory) as service:
-        bench = Bench(tmp_path, https_link(service.url))
+    async with open_gateway_door(pipeline, directory) as service:
+        bench = Bench(tmp_path, https_transport(service.url))
         async with bench.running():
             await bench.spool_readings(0, 5)
             await bench.drained()
@@ -293,68 +297,68 @@ async def test_uplink_of_a_revoked_gateway_says_so_and_spools_on(tmp_path: Path)
             directory.key = good
             service.forget()
             await bench.drained()
-    assert len(intake.taken) == 10
+    assert len(pipeline.taken) == 10
 
 
 async def test_uplink_with_an_unknown_key_says_so(tmp_path: Path) -> None:
     directory = FakeDirectory()
     directory.key = key_of("another", kind="gateway", device_id=1, device_uuid=None)
-    async with open_gateway_door(FakeIntake(), directory) as service:
-        bench = Bench(tmp_path, https_link(service.url))
+    async with open_gateway_door(FakePipeline(), directory) as service:
+        bench = Bench(tmp_path, https_transport(service.url))
         async with bench.running():
             await until(lambda: bench.uplink.status().denied == "bad_key", 20)
 
 
-class Overloaded(FakeIntake):
+class Overloaded(FakePipeline):
     """Takes nothing until it is told."""
 
-    def offer(self, delivery: Delivery) -> None:
+    def submit(self, delivery: Delivery) -> None:
         if self.full:
             raise Unavailable("not now", retry_after_s=1)
-        super().offer(delivery)
+        super().submit(delivery)
 
 
 async def test_uplink_waits_as_long_as_the_service_asks(tmp_path: Path) -> None:
-    intake = Overloaded()
-    intake.full = 1
-    async with open_gateway_door(intake, FakeDirectory()) as service:
-        bench = Bench(tmp_path, https_link(service.url))
+    pipeline = Overloaded()
+    pipeline.full = 1
+    async with open_gateway_door(pipeline, FakeDirectory()) as service:
+        bench = Bench(tmp_path, https_transport(service.url))
         await bench.spool_readings(0, 5)
         async with bench.running():
             await until(lambda: bench.uplink.status().retry_in_s > 0.5, 20)
-            intake.full = 0
+            pipeline.full = 0
             await bench.drained()
-    assert len(intake.taken) == 5
+    assert len(pipeline.taken) == 5
 
 
 @asynccontextmanager
-async def behind_proxy(folder: Path, intake: FakeIntake) -> AsyncIterator[tuple[Bench, TcpProxy]]:
+async def behind_proxy(folder: Path, pipeline: FakePipeline) -> AsyncIterator[tuple[Bench, TcpProxy]]:
     async with (
-        open_gateway_door(intake, FakeDirectory(), ack_timeout_s=1) as service,
+        open_gateway_door(pipeline, FakeDirectory(), ack_timeout_s=1) as service,
         TcpProxy(("127.0.0.1", service.port)) as proxy,
     ):
-        bench = Bench(folder, https_link(f"http://127.0.0.1:{proxy.port}", timeout_s=1))
+        bench = Bench(folder, https_transport(f"http://127.0.0.1:{proxy.port}", timeout_s=1))
         async with bench.running():
             yield bench, proxy
 
 
 @pytest.mark.parametrize("fault", ["cut", "half_close", "stall"])
 async def test_uplink_survives_a_link_that_breaks(tmp_path: Path, fault: str) -> None:
-    intake = FakeIntake(None)
-    async with behind_proxy(tmp_path, intake) as (bench, proxy):
+    pipeline = FakePipeline(None)
+    async with behind_proxy(tmp_path, pipeline) as (bench, proxy):
         await bench.spool_readings(0, 10)
-        await until(lambda: intake.held, 20)  # the service has it, and has not answered
+        await until(lambda: pipeline.held, 20)  # the service has it, and has not answered
         getattr(proxy, fault)()
         await until(lambda: not bench.uplink.status().up, 20)
         proxy.resume()
-        intake.settle_held()
+        pipeline.settle_held()
         await bench.drained()
-    assert set(values(intake.taken)) == {20.0 + number / 7 for number in range(10)}
+    assert set(values(pipeline.taken)) == {20.0 + number / 7 for number in range(10)}
 
 
 async def test_uplink_finds_the_service_again_after_a_long_refusal(tmp_path: Path) -> None:
-    intake = FakeIntake()
-    async with behind_proxy(tmp_path, intake) as (bench, proxy):
+    pipeline = FakePipeline()
+    async with behind_proxy(tmp_path, pipeline) as (bench, proxy):
         await bench.spool_readings(0, 5)
         await bench.drained()
         proxy.refuse = True
@@ -364,23 +368,23 @@ async def test_uplink_finds_the_service_again_after_a_long_refusal(tmp_path: Pat
         assert bench.spool.backlog().depth == 100
         proxy.refuse = False
         await bench.drained()
-    assert len(intake.taken) == 105
+    assert len(pipeline.taken) == 105
 
 
 async def test_uplink_that_is_told_failed_keeps_the_records(tmp_path: Path) -> None:
-    intake = FakeIntake(Outcome.FAILED)
-    async with open_gateway_door(intake, FakeDirectory()) as service:
-        bench = Bench(tmp_path, https_link(service.url))
+    pipeline = FakePipeline(Outcome.FAILED)
+    async with open_gateway_door(pipeline, FakeDirectory()) as service:
+        bench = Bench(tmp_path, https_transport(service.url))
         await bench.spool_readings(0, 5)
         async with bench.running():
-            await until(lambda: len(intake.taken) > 10, 20)
+            await until(lambda: len(pipeline.taken) > 10, 20)
             assert bench.spool.backlog().depth == 5
-            intake.outcome = Outcome.STORED
+            pipeline.outcome = Outcome.STORED
             await bench.drained()
 
 
 async def test_uplink_hands_over_what_has_come_back_from_a_damaged_spool(tmp_path: Path) -> None:
-    link = FakeLink()
+    link = FakeTransport()
     bench = Bench(tmp_path, link)
     async with bench.running():
         await bench.spool_readings(0, 5)
@@ -398,13 +402,13 @@ def delivered(totals: Sequence[LedgerTotals]) -> int:
 async def test_uplink_and_intake_count_the_same(tmp_path: Path) -> None:
     received: list[Any] = []
 
-    class Counting(FakeIntake):
-        def offer(self, delivery: Delivery) -> None:
+    class Counting(FakePipeline):
+        def submit(self, delivery: Delivery) -> None:
             received.append(delivery)
-            super().offer(delivery)
+            super().submit(delivery)
 
     async with open_gateway_door(Counting(), FakeDirectory()) as service:
-        bench = Bench(tmp_path, https_link(service.url))
+        bench = Bench(tmp_path, https_transport(service.url))
         await bench.spool_readings(0, 120)
         await bench.sender.send(junk=[junk(b"a"), junk(b"b")])
         async with bench.running():

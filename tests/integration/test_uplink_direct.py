@@ -14,11 +14,11 @@ from psycopg.conninfo import conninfo_to_dict
 from bridge.errors import ConfigError
 from bridge.settings.stores import DatabaseSettings, RedisSettings
 from bridge.store import admin
-from edge.direct import DirectLink
 from edge.settings import EdgeSettings
-from tests.servers import PostgresServer, RedisServer, TcpProxy, until
-from tests.spool_site import junk, reading
-from tests.uplink_bench import Bench
+from edge.uplink.direct import DirectTransport
+from tests.support.servers import PostgresServer, RedisServer, TcpProxy, until
+from tests.support.spool_site import junk, reading
+from tests.support.uplink_bench import Bench
 
 pytestmark = pytest.mark.timeout(90)
 OLD_S = 4 * 365 * 86_400.0
@@ -36,7 +36,7 @@ async def test_direct_uplink_stores_and_publishes_what_is_spooled(
         device = connection.add_device("shed", [("air", "temperature", None)])
         connection.add_gateway("north", [], everything=True, code_minutes=1)
     sensor, uuid = device["sensors"][0]["sensor_id"], device["device_uuid"]
-    bench = Bench(tmp_path, DirectLink(settings(postgres_url, redis_server.url), "north"))
+    bench = Bench(tmp_path, DirectTransport(settings(postgres_url, redis_server.url), "north"))
     made = [reading(number, sensor=sensor, device=device["device_id"]) for number in range(30)]
     made = [msgspec.structs.replace(each, device_uuid=uuid) for each in made]
     await bench.sender.send(*made, junk=[junk(b"\xff")])
@@ -58,7 +58,7 @@ async def test_direct_uplink_waits_for_a_database_that_is_away(
     async with TcpProxy(postgres_server.socket_path) as proxy:
         url = f"postgresql://{info.get('user', 'postgres')}@127.0.0.1:{proxy.port}/{info['dbname']}"
         proxy.refuse = True
-        bench = Bench(tmp_path, DirectLink(settings(url, redis_server.url), "north"))
+        bench = Bench(tmp_path, DirectTransport(settings(url, redis_server.url), "north"))
         async with bench.running():
             await until(lambda: "connection" in bench.uplink.status().problem, 20)
             assert not bench.uplink.status().up
@@ -68,11 +68,11 @@ async def test_direct_uplink_waits_for_a_database_that_is_away(
 
 def test_direct_uplink_needs_its_servers_named() -> None:
     with pytest.raises(ConfigError) as caught:
-        DirectLink(EdgeSettings(), "north")
+        DirectTransport(EdgeSettings(), "north")
     assert len(caught.value.problems) == 2
 
 
 def test_direct_uplink_without_the_services_extras_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "bridge.app", None)
+    monkeypatch.setitem(sys.modules, "bridge.service.app", None)
     with pytest.raises(ConfigError, match=r"pip install .*\[service\]"):
-        DirectLink(settings("postgresql://x", "redis://x"), "north")
+        DirectTransport(settings("postgresql://x", "redis://x"), "north")

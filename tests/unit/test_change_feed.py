@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bridge.app import CHANGES_BACK_S
-from bridge.pipeline.changes import LOOKUP_S, ChangeFeed
+from bridge.service.app import CHANGES_BACK_S
+from bridge.service.change_feed import LOOKUP_S, ChangeFeed
 from bridge.settings.stores import DatabaseSettings
 
 

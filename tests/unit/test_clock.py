@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from edge.clock import JUMP_US, REMEMBERED_JUMPS, SOFTWARE_DATE_US, HostClock, host_clock, kernel_synchronised
+from edge.host.clock import JUMP_US, REMEMBERED_JUMPS, SOFTWARE_DATE_US, HostClock, host_clock, kernel_synchronised
 
 DAY_US = 86_400_000_000
 GOOD_US = SOFTWARE_DATE_US + 100 * DAY_US

@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.errors import DecodeError
+from bridge.model.reading import Code, ExternalId, Packet, SensorRef
 from bridge.mqtt.converters.message import MAX_FIELDS, MAX_ID, walk
 from bridge.mqtt.converters.select import Conversion, Converters
-from bridge.reading import Code, ExternalId, Packet, SensorRef
 from bridge.settings.mqtt import ConverterSettings, MqttSettings
-from tests.golden import RECEIVED_US, converters_of, load, payload_of, samples
-from tests.sparkplug import encode, metric
+from tests.support.golden import RECEIVED_US, converters_of, load, payload_of, samples
+from tests.support.sparkplug import encode, metric
 
 UUID = "5f0c1f5e-0000-4000-8000-00000000000b"
 MAPPING: dict[str, Any] = {
@@ -69,17 +69,17 @@ def convert(case: tuple[str, str, dict[str, Any]], payload: bytes, *, retained: 
 def check(conversion: Conversion) -> None:
     """Whatever comes out can be stored, quarantined and put into a log."""
     packet = conversion.packet
-    indexes = [draft.index for draft in packet.drafts] + [refusal.index for refusal in packet.refusals]
+    indexes = [draft.index for draft in packet.readings] + [refusal.index for refusal in packet.rejections]
     assert len(set(indexes)) == len(indexes)
     assert all(0 <= index <= MAX_FIELDS for index in indexes)
-    for draft in packet.drafts:
+    for draft in packet.readings:
         assert math.isfinite(draft.value)
         if isinstance(draft.sensor, ExternalId):
             assert len(draft.sensor.text) <= MAX_ID
             assert draft.sensor.text.isprintable()  # no NUL, no surrogates: it is asked of the database
         if draft.ts_us is not None:
             assert abs(draft.ts_us) < 1 << 63
-    for refusal in packet.refusals:
+    for refusal in packet.rejections:
         assert Code(refusal.code)
         assert len(refusal.detail) < 2_000
         refusal.detail.encode(errors="strict" if refusal.detail.isprintable() else "replace")
@@ -250,13 +250,13 @@ def test_bombs_cost_no_more_than_their_length(name: str, payload: bytes) -> None
 
 def test_message_that_would_fill_the_quarantine_is_one_refusal() -> None:
     payload = json.dumps({f"field {n}": 1 for n in range(4_000)}).encode()
-    (refusal,) = convert(CASES[6], payload).packet.refusals
+    (refusal,) = convert(CASES[6], payload).packet.rejections
     assert (refusal.index, refusal.code) == (0, Code.TOO_LARGE)
 
 
 def test_message_that_is_too_large_is_refused_before_it_is_looked_at() -> None:
     settings_ = MqttSettings(max_payload_bytes=10, converters=(ConverterSettings(filter="#", format="value"),))
-    (refusal,) = Converters(settings_).convert("a/b", b"1" * 11, received_us=0).packet.refusals
+    (refusal,) = Converters(settings_).convert("a/b", b"1" * 11, received_us=0).packet.rejections
     assert refusal.code == Code.TOO_LARGE
 
 
@@ -273,10 +273,12 @@ def test_each_reading_is_found_again_in_what_quarantine_keeps(path: Any) -> None
         packet = first.convert(message["topic"], payload, received_us=RECEIVED_US).packet
         if not first.is_foreign(message["topic"]):
             continue
-        for draft in packet.drafts:
+        for draft in packet.readings:
             kept = payload if packet.excerpts is None else packet.excerpts([draft.index])[draft.index]
             again = converters_of(sample).convert(message["topic"], kept, received_us=RECEIVED_US).packet
-            found = again.drafts if packet.excerpts is not None else [d for d in again.drafts if d.index == draft.index]
+            found = (
+                again.readings if packet.excerpts is not None else [d for d in again.readings if d.index == draft.index]
+            )
             (one,) = found
             assert (one.sensor, one.value, one.ts_us) == (draft.sensor, draft.value, draft.ts_us)
 
@@ -286,7 +288,7 @@ def test_numbers_of_fields_do_not_depend_on_what_is_taken() -> None:
 
     def numbered(**options: Any) -> dict[str, int]:
         packet = convert(("z/x", "zigbee2mqtt", {"filter": "z/+", **options}), payload).packet
-        return {draft.sensor.text: draft.index for draft in packet.drafts if isinstance(draft.sensor, ExternalId)}
+        return {draft.sensor.text: draft.index for draft in packet.readings if isinstance(draft.sensor, ExternalId)}
 
     everything = numbered()
     assert everything == {f"zigbee2mqtt/x#{name}": n for n, name in ((1, "a"), (2, "b.c"), (4, "e.0"), (5, "e.1"))}
@@ -303,7 +305,7 @@ def test_our_own_topics_are_never_a_converters() -> None:
     for topic in (f"devices/{device}/readings", f"devices/{device}/sensors/nonsense", "iot/sensors/0/readings"):
         conversion = everything.convert(topic, b"1", received_us=0)
         assert conversion.format == "native"
-        assert conversion.packet.refusals
+        assert conversion.packet.rejections
         assert not everything.is_foreign(topic)
 
 
@@ -318,7 +320,7 @@ def test_no_payload_on_any_topic_forges_an_id_or_a_uuid() -> None:
 def test_a_device_cannot_speak_for_another_by_the_name_of_a_channel() -> None:
     forged = convert(("z/a", "zigbee2mqtt", {"filter": "z/#"}), b'{"b#temperature": 1, "/b#temperature": 2}').packet
     honest = convert(("z/a/b", "zigbee2mqtt", {"filter": "z/#"}), b'{"temperature": 1}').packet
-    assert not {draft.sensor for draft in forged.drafts} & {draft.sensor for draft in honest.drafts}
+    assert not {draft.sensor for draft in forged.readings} & {draft.sensor for draft in honest.readings}
 
 
 def test_first_filter_that_matches_is_taken() -> None:
@@ -332,28 +334,28 @@ def test_first_filter_that_matches_is_taken() -> None:
     )
     assert both.convert("z/bridge/x", b"1", received_us=0).outcome == "nothing"
     assert both.convert("z/a/x", b"1", received_us=0).outcome == "readings"
-    (refusal,) = both.convert("y/a", b"1", received_us=0).packet.refusals
+    (refusal,) = both.convert("y/a", b"1", received_us=0).packet.rejections
     assert refusal.code == Code.BAD_TOPIC
 
 
 @pytest.mark.parametrize(("retained", "kept"), [("skip", 0), ("take", 1)])
 def test_retained_message_without_a_time(retained: str, kept: int) -> None:
     case = ("m/a/b", "value", {"filter": "m/+/+", "retained": retained})
-    assert len(convert(case, b"1", retained=True).packet.drafts) == kept
-    assert len(convert(case, b'{"value": 1, "ts": 1769594400}', retained=True).packet.drafts) == 1
-    assert len(convert(case, b"1").packet.drafts) == 1
+    assert len(convert(case, b"1", retained=True).packet.readings) == kept
+    assert len(convert(case, b'{"value": 1, "ts": 1769594400}', retained=True).packet.readings) == 1
+    assert len(convert(case, b"1").packet.readings) == 1
 
 
 def test_clock_that_is_not_believed() -> None:
     case = ("m/a/b", "value", {"filter": "m/+/+", "clock": "receipt"})
-    (draft,) = convert(case, b'{"value": 1, "ts": "nonsense"}').packet.drafts
+    (draft,) = convert(case, b'{"value": 1, "ts": "nonsense"}').packet.readings
     assert draft.ts_us is None
 
 
 def test_namespace_of_a_converter() -> None:
     packet = convert(("m/a/b", "value", {"filter": "m/+/+", "namespace": "site-7"}), b"1").packet
-    assert packet == Packet(packet.drafts)
-    assert packet.drafts[0].sensor == ExternalId("site-7/a#b")
+    assert packet == Packet(packet.readings)
+    assert packet.readings[0].sensor == ExternalId("site-7/a#b")
 
 
 def test_walk_of_a_scalar_and_of_nothing() -> None:
@@ -411,7 +413,7 @@ def test_sparkplug_reader_agrees_with_the_library(
 
 def test_rebirth_request_as_the_library_reads_it() -> None:
     from bridge.mqtt.converters.sparkplug_payload import rebirth_request
-    from tests.sparkplug import Payload
+    from tests.support.sparkplug import Payload
 
     message = Payload.FromString(rebirth_request(1_769_594_400_000))
     assert (message.timestamp, len(message.metrics)) == (1_769_594_400_000, 1)
@@ -431,18 +433,18 @@ def test_sparkplug_nodes_are_forgotten_before_they_fill_the_memory(monkeypatch: 
     assert node.convert("spBv1.0/g/NDATA/d", data, received_us=RECEIVED_US).outcome == "readings"
     forgotten = node.convert("spBv1.0/g/NDATA/a", data, received_us=RECEIVED_US)
     assert forgotten.outcome == "refused"
-    assert [ask.topic for ask in forgotten.asks] == ["spBv1.0/g/NCMD/a"]
+    assert [ask.topic for ask in forgotten.outgoing] == ["spBv1.0/g/NCMD/a"]
 
 
 @pytest.mark.parametrize("tagged", [b"\xd8\x23\x68(a+)+b$x", b"\xd8\x1c\x80", b"\xc2\x41a", b"\xc0\x61a"])
 def test_senml_of_a_tag_that_it_has_no_use_for(tagged: bytes) -> None:
-    (refusal,) = convert(("senml/a", "senml", {"filter": "senml/+"}), b"\x81\xa1\x03" + tagged).packet.refusals
+    (refusal,) = convert(("senml/a", "senml", {"filter": "senml/+"}), b"\x81\xa1\x03" + tagged).packet.rejections
     assert (refusal.index, refusal.code) == (0, Code.BAD_FORM)
 
 
 def test_senml_of_decimal_fractions() -> None:
     pack = b"\x81\xa2\x00\x61n\x02\xc4\x82\x21\x19\x01\x01"  # 257 * 10^-2
-    (draft,) = convert(("senml/a", "senml", {"filter": "senml/+"}), pack).packet.drafts
+    (draft,) = convert(("senml/a", "senml", {"filter": "senml/+"}), pack).packet.readings
     assert draft.value == 2.57
 
 
@@ -471,7 +473,7 @@ class Edge:
 
 
 def test_sparkplug_integers_are_as_their_birth_says() -> None:
-    assert Edge().birth(0, 1_000).packet.drafts[0].value == -1
+    assert Edge().birth(0, 1_000).packet.readings[0].value == -1
 
 
 def test_sparkplug_message_that_comes_twice_is_no_gap() -> None:
@@ -481,7 +483,7 @@ def test_sparkplug_message_that_comes_twice_is_no_gap() -> None:
         assert edge.data(1, 2_000).outcome == "readings"
     edge.now_us += 60_000_000
     again = edge.data(2, 3_000)
-    assert (again.outcome, again.asks) == ("readings", ())
+    assert (again.outcome, again.outgoing) == ("readings", ())
 
 
 def test_sparkplug_birth_that_was_missed_shows_in_the_count() -> None:
@@ -492,7 +494,7 @@ def test_sparkplug_birth_that_was_missed_shows_in_the_count() -> None:
         edge.data(seq, 1_000 + seq)
     conversion = edge.data(1, 90_000)
     assert conversion.outcome == "refused"
-    assert [ask.topic for ask in conversion.asks] == ["spBv1.0/g/NCMD/n"]
+    assert [ask.topic for ask in conversion.outgoing] == ["spBv1.0/g/NCMD/n"]
     assert edge.birth(0, 91_000).outcome == "readings"
     assert edge.data(1, 92_000).outcome == "readings"
 
@@ -503,7 +505,7 @@ def test_sparkplug_count_goes_round() -> None:
     for number in range(1, 600):
         edge.now_us += 10_000_000
         conversion = edge.data(number % 256, 1_000 + number)
-        assert (conversion.outcome, conversion.asks) == ("readings", ())
+        assert (conversion.outcome, conversion.outgoing) == ("readings", ())
 
 
 def test_sparkplug_will_of_the_session_before_is_not_this_ones_death() -> None:
@@ -525,6 +527,6 @@ def test_sparkplug_metric_that_was_in_doubt_can_be_replayed() -> None:
     assert doubtful.packet.excerpts is not None
     kept = doubtful.packet.excerpts([1])[1]
     again = Edge().converters.convert("spBv1.0/g/NDATA/n", kept, received_us=RECEIVED_US)
-    (draft,) = again.packet.drafts
+    (draft,) = again.packet.readings
     assert (draft.sensor, draft.value, draft.ts_us) == (ExternalId("sparkplug/g/n#a"), 5.0, 3_000_000)
-    assert again.asks  # of whoever replays: nobody publishes it
+    assert again.outgoing  # of whoever replays: nobody publishes it

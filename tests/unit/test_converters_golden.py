@@ -11,7 +11,7 @@ import pytest
 from bridge.mqtt.converters.formats import FORMATS
 from bridge.mqtt.converters.message import NOTHING
 from bridge.pipeline.decode import parse_time
-from tests.golden import FOLDER, RECEIVED_US, converters_of, load, outcome, payload_of, samples
+from tests.support.golden import FOLDER, RECEIVED_US, converters_of, load, outcome, payload_of, samples
 
 
 def name(path: Path) -> str:
@@ -66,8 +66,8 @@ def test_every_folder_is_a_format() -> None:
 
 
 def test_a_message_of_nothing_settles_at_once() -> None:
-    assert not NOTHING.drafts
-    assert not NOTHING.refusals
+    assert not NOTHING.readings
+    assert not NOTHING.rejections
 
 
 def test_golden_samples_are_json_as_it_is_sent() -> None:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.errors import DecodeError
+from bridge.model.reading import Code, DecodedReading, Packet
 from bridge.pipeline.decode import (
     decode_api_bulk,
     decode_api_reading,
@@ -19,7 +20,6 @@ from bridge.pipeline.decode import (
     excerpts,
     parse_time,
 )
-from bridge.reading import Code, Draft, Packet
 
 SENSOR = "4be0643f-1d98-573b-97cd-ca98a65347dd"
 DEVICE = "11111111-2222-4333-8444-555555555555"
@@ -49,9 +49,9 @@ near_misses = st.dictionaries(
 
 def test_mqtt_packet_or_one_reading_of_it() -> None:
     one = b'{"sensor_uuid":"%s","value":1,"ts":"2026-01-28T10:00:00Z"}' % SENSOR.encode()
-    assert decode_mqtt_packet(one, max_readings=1).drafts == (Draft(0, SENSOR, 1.0, 1769594400_000000),)
+    assert decode_mqtt_packet(one, max_readings=1).readings == (DecodedReading(0, SENSOR, 1.0, 1769594400_000000),)
     packet = b'{"readings":[%s,%s]}' % (one, one)
-    assert len(decode_mqtt_packet(packet, max_readings=2).drafts) == 2
+    assert len(decode_mqtt_packet(packet, max_readings=2).readings) == 2
 
 
 def check_invariant(body: bytes) -> None:
@@ -61,9 +61,9 @@ def check_invariant(body: bytes) -> None:
         except DecodeError as error:
             Code(error.reason)  # raises for a reason that is not documented
             continue
-        indexes = sorted([d.index for d in packet.drafts] + [r.index for r in packet.refusals])
+        indexes = sorted([d.index for d in packet.readings] + [r.index for r in packet.rejections])
         assert indexes == list(range(len(indexes)))
-        assert all(math.isfinite(draft.value) for draft in packet.drafts)
+        assert all(math.isfinite(draft.value) for draft in packet.readings)
         assert set(excerpts(body, indexes)) == set(indexes) if indexes else True
 
 
@@ -92,9 +92,9 @@ def test_packet_of_the_contract() -> None:
             ],
         }
     ).encode()
-    assert decode_packet(body, max_readings=10).drafts == (
-        Draft(0, SENSOR, 23.5, 1769594400_000000),
-        Draft(1, SENSOR, 24.5, 1769594400_250000, 7),
+    assert decode_packet(body, max_readings=10).readings == (
+        DecodedReading(0, SENSOR, 23.5, 1769594400_000000),
+        DecodedReading(1, SENSOR, 24.5, 1769594400_250000, 7),
     )
 
 
@@ -104,8 +104,8 @@ def test_packet_refuses_bad_readings_alone() -> None:
         b'{"sensor_uuid":"nope","value":1},5,{"sensor_uuid":"%(s)s","value":2,"sensor_ts":"yesterday"}]}'
     ) % {b"s": SENSOR.encode()}
     packet = decode_packet(body, max_readings=10)
-    assert [d.index for d in packet.drafts] == [0]
-    assert [(r.index, r.code) for r in packet.refusals] == [
+    assert [d.index for d in packet.readings] == [0]
+    assert [(r.index, r.code) for r in packet.rejections] == [
         (1, Code.BAD_VALUE),
         (2, Code.BAD_FORM),
         (3, Code.BAD_FORM),
@@ -145,7 +145,7 @@ def test_value_that_is_no_finite_number(value: str) -> None:
 
 @pytest.mark.parametrize("body", [b"23.5", b" 23.5\n", b'"23.5"', b'{"value": 23.5}'])
 def test_bare_number(body: bytes) -> None:
-    assert decode_bare(body, SENSOR).drafts == (Draft(0, SENSOR, 23.5),)
+    assert decode_bare(body, SENSOR).readings == (DecodedReading(0, SENSOR, 23.5),)
 
 
 def test_legacy_form() -> None:
@@ -160,7 +160,9 @@ def test_legacy_form() -> None:
             "metadata": {"deviceUuid": DEVICE, "sequence": 3},
         }
     ).encode()
-    assert decode_legacy(body, 42) == Packet((Draft(0, 42, 23.456, 1769594400_500000, 3, "m1"),), device_uuid=DEVICE)
+    assert decode_legacy(body, 42) == Packet(
+        (DecodedReading(0, 42, 23.456, 1769594400_500000, 3, "m1"),), device_uuid=DEVICE
+    )
     with pytest.raises(DecodeError, match="which the topic names"):
         decode_legacy(body, 43)
 

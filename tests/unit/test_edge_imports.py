@@ -11,7 +11,7 @@ HEAVY = ("psycopg", "psycopg_pool", "redis", "alembic", "sqlalchemy", "fastapi",
 def test_spool_and_pipeline_load_nothing_of_the_service() -> None:
     program = f"""
 import sys
-import edge.spool, edge.clock, edge.settings, bridge.pipeline.runner, bridge.mqtt.session
+import edge.spool, edge.host.clock, edge.settings, bridge.pipeline.run, bridge.mqtt.ingest
 print([name for name in {HEAVY} if name in sys.modules])
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tomllib
 
-from tests.reference import ROOT
+from tests.support.reference import ROOT
 
 SERVICE = ("psycopg", "psycopg_pool", "redis", "alembic", "sqlalchemy", "httpx")
 HEAVY = (*SERVICE, "fastapi", "starlette", "rich")
@@ -19,11 +19,11 @@ def loaded(imports: str, names: tuple[str, ...]) -> list[str]:
 
 
 def test_gateway_loads_nothing_heavy() -> None:
-    assert loaded("import edge.cli, edge.app, edge.check, edge.install", HEAVY) == []
+    assert loaded("import edge.cli, edge.app, edge.check, edge.host.install", HEAVY) == []
 
 
 def test_gateway_with_the_http_door_loads_nothing_of_the_service() -> None:
-    assert loaded("import edge.app, bridge.http.door, bridge.http.keys", (*SERVICE, "fastapi", "rich")) == []
+    assert loaded("import edge.app, bridge.http.door, bridge.auth.key_cache", (*SERVICE, "fastapi", "rich")) == []
 
 
 def test_edge_extra_brings_nothing_of_the_service() -> None:

@@ -10,9 +10,9 @@ import pytest
 
 from bridge.errors import ConfigError
 from bridge.settings.sources import keys
-from edge.install import template
+from edge.host.install import template
 from edge.settings import EdgeSettings, load
-from tests import reference
+from tests.support import reference
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.broker.events import ALERT_FIELDS, READING_FIELDS, alert_rows, reading_rows, unix_seconds
-from bridge.reading import Publication, ReadingClass
-from tests.publications import alert, publication, reading
+from bridge.model.reading import Publication, ReadingClass
+from tests.support.publications import alert, publication, reading
 
 
 @given(st.integers(-(2**33) * 10**6, 2**33 * 10**6))

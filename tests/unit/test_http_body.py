@@ -14,7 +14,7 @@ from starlette.requests import Request
 from bridge.errors import DecodeError
 from bridge.http.body import inflate
 from bridge.http.problems import Problem
-from bridge.reading import Code
+from bridge.model.reading import Code
 
 LIMIT = 10_000
 

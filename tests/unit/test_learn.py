@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from bridge.mqtt.converters.learn import MAX_UNKNOWN, Learner, csv_rows, golden, toml
 from bridge.mqtt.converters.recognise import recognise
 from bridge.settings.mqtt import MqttSettings
-from tests.golden import RECEIVED_US, load, payload_of, samples
+from tests.support.golden import RECEIVED_US, load, payload_of, samples
 from tests.unit.test_converters_golden import check_sample
 
 BY_SHAPE = {"tasmota", "zigbee2mqtt", "shelly1", "shelly2", "esphome", "homie", "chirpstack", "ttn", "senml", "rtl_433"}

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from bridge.auth.broker_access import Account, Action, may
 from bridge.errors import ConfigError
-from bridge.http.access import Account, Action, may
 from bridge.mqtt.mosquitto import Layout, User, acl, conf, passwords
 from bridge.store.passwords import mosquitto_hash
 

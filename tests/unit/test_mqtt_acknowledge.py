@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from bridge.mqtt.acknowledge import Acknowledger, Slot
+from bridge.mqtt.acknowledge import Acknowledger, InflightMessage
 
 
 class Bench:
@@ -56,7 +56,7 @@ def test_slot_of_an_older_connection_is_released_and_not_acknowledged(bench: Ben
 @pytest.mark.parametrize("limit", [1, 2, 3, 2_000])
 def test_reading_begins_again_at_half_the_limit(limit: int) -> None:
     bench = Bench(limit)
-    held: list[Slot] = []
+    held: list[InflightMessage] = []
     while not bench.slots.full:
         held.append(bench.slots.arrived(len(held) + 1, 1))
     assert len(held) == limit
@@ -83,8 +83,8 @@ class Acknowledgements(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.bench = Bench(limit=1_000)
-        self.open: list[Slot] = []
-        self.arrived: list[Slot] = []  # at QoS 1, over the present connection
+        self.open: list[InflightMessage] = []
+        self.arrived: list[InflightMessage] = []  # at QoS 1, over the present connection
         self.settled: set[int] = set()  # packet ids, over the present connection
         self.next_mid = 1
 

@@ -12,11 +12,11 @@ import pytest
 
 from bridge.errors import StoreRefused, StoreUnavailable, Unavailable
 from bridge.mqtt import downlink as module
+from bridge.mqtt.connection import NO_SUBSCRIBERS
 from bridge.mqtt.downlink import Downlink, message_of, read_result
-from bridge.mqtt.wire import NO_SUBSCRIBERS
 from bridge.settings.service import CommandSettings
 from bridge.telemetry import Metrics
-from tests.servers import until
+from tests.support.servers import until
 
 NOW_US = 1_769_594_400_000_000
 DEVICE = "5f0c1f5e-0000-4000-8000-00000000000a"
@@ -70,7 +70,7 @@ class FakeBroker:
         self.reason = reason
         self.published: list[tuple[str, bytes, int]] = []
 
-    async def hand_over(self, topic: str, payload: bytes, expiry_s: int) -> int:
+    async def publish_confirmed(self, topic: str, payload: bytes, expiry_s: int) -> int:
         if self.reason is None:
             raise Unavailable("away")
         self.published.append((topic, payload, expiry_s))
@@ -83,11 +83,11 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def running(orders: FakeOrders, broker: FakeBroker, **settings: Any) -> AsyncIterator[Downlink]:
+async def running(commands: FakeOrders, broker: FakeBroker, **settings: Any) -> AsyncIterator[Downlink]:
     made = CommandSettings(poll_s=0.01, **settings)
-    downlink = Downlink(orders, made, Metrics(), lambda: NOW_US, lambda: 0.0)
+    downlink = Downlink(commands, made, Metrics(), lambda: NOW_US, lambda: 0.0)
     tasks = [
-        asyncio.create_task(downlink.publish_forever(broker.hand_over, lambda: True)),
+        asyncio.create_task(downlink.publish_forever(broker.publish_confirmed, lambda: True)),
         asyncio.create_task(downlink.answer_forever()),
     ]
     try:
@@ -101,52 +101,52 @@ async def running(orders: FakeOrders, broker: FakeBroker, **settings: Any) -> As
 
 async def test_publish_in_the_order_of_the_claim_with_the_time_that_is_left() -> None:
     broker = FakeBroker()
-    orders = FakeOrders(*(Command(str(number)) for number in range(250)))
-    async with running(orders, broker):
-        await until(lambda: len(orders.calls) == 250)
+    commands = FakeOrders(*(Command(str(number)) for number in range(250)))
+    async with running(commands, broker):
+        await until(lambda: len(commands.calls) == 250)
     assert broker.published == [(f"devices/{DEVICE}/commands/{number}", b"1", 60) for number in range(250)]
 
 
 async def test_publish_what_expired_in_our_hands_is_not_sent() -> None:
     broker = FakeBroker()
-    orders = FakeOrders(Command("old", expires_us=NOW_US + 900_000), Command("new"))
-    async with running(orders, broker):
-        await until(lambda: orders.calls)
-    assert orders.calls == [("sent", "new")]
+    commands = FakeOrders(Command("old", expires_us=NOW_US + 900_000), Command("new"))
+    async with running(commands, broker):
+        await until(lambda: commands.calls)
+    assert commands.calls == [("sent", "new")]
 
 
 @pytest.mark.parametrize(("reason", "after_s"), [(None, 0.01), (NO_SUBSCRIBERS, 7.0), (0x87, 7.0)])
 async def test_publish_what_the_broker_does_not_take_is_due_again(reason: int | None, after_s: float) -> None:
-    orders = FakeOrders(Command("a"))
-    async with running(orders, FakeBroker(reason), retry_s=7):
-        await until(lambda: orders.calls)
-    assert orders.calls == [("postpone", "a", after_s)]
+    commands = FakeOrders(Command("a"))
+    async with running(commands, FakeBroker(reason), retry_s=7):
+        await until(lambda: commands.calls)
+    assert commands.calls == [("postpone", "a", after_s)]
 
 
 async def test_publish_waits_for_a_table_that_is_away() -> None:
-    orders = FakeOrders(Command("a"))
-    orders.away = 3
-    async with running(orders, FakeBroker()):
-        await until(lambda: orders.calls == [("sent", "a")])
+    commands = FakeOrders(Command("a"))
+    commands.away = 3
+    async with running(commands, FakeBroker()):
+        await until(lambda: commands.calls == [("sent", "a")])
 
 
 async def test_answer_waits_for_a_table_that_is_away_and_is_settled_then() -> None:
-    orders, settled = FakeOrders(), []
-    async with running(orders, FakeBroker()) as downlink:
-        orders.away = 50
+    commands, settled = FakeOrders(), []
+    async with running(commands, FakeBroker()) as downlink:
+        commands.away = 50
         downlink.take(DEVICE, "a", b"1", lambda: settled.append("a"))
         downlink.take(DEVICE, "b", b"2", lambda: settled.append("b"))
-        await until(lambda: orders.away < 45)
+        await until(lambda: commands.away < 45)
         assert not settled
-        orders.away = 0
+        commands.away = 0
         await until(lambda: settled == ["a", "b"])
-    assert orders.calls == [("answered", "a", "done", b"1"), ("answered", "b", "done", b"2")]
+    assert commands.calls == [("answered", "a", "done", b"1"), ("answered", "b", "done", b"2")]
 
 
 async def test_answer_that_the_table_refuses_is_settled() -> None:
-    orders, settled = FakeOrders(), []
-    orders.refuses = True
-    downlink = Downlink(orders, CommandSettings(), Metrics(), lambda: NOW_US, lambda: 0.0)
+    commands, settled = FakeOrders(), []
+    commands.refuses = True
+    downlink = Downlink(commands, CommandSettings(), Metrics(), lambda: NOW_US, lambda: 0.0)
     task = asyncio.create_task(downlink.answer_forever())
     downlink.take(DEVICE, "a", b"1", lambda: settled.append("a"))
     await until(lambda: settled == ["a"])

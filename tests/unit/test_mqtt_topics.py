@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.errors import ConfigError, DecodeError
+from bridge.model.reading import Code, DecodedReading
 from bridge.mqtt.address import parse_address, tls_context
 from bridge.mqtt.topics import Route, decode_message, parse_topic
-from bridge.reading import Code, Draft
 from bridge.settings.mqtt import MqttSettings
 
 DEVICE = "5f0c1f5e-0000-4000-8000-00000000000a"
@@ -124,31 +124,31 @@ def reading(**fields: object) -> bytes:
         (
             f"devices/{DEVICE}/readings",
             b'{"readings": [%s]}' % reading(sensor_uuid=SENSOR, sequence=3),
-            Draft(0, SENSOR, 20.5, None, 3),
+            DecodedReading(0, SENSOR, 20.5, None, 3),
         ),
         (
             f"devices/{DEVICE}/readings",
             reading(sensor_uuid=SENSOR, sensor_ts=1.5, msgId="a"),
-            Draft(0, SENSOR, 20.5, 1_500_000, None, "a"),
+            DecodedReading(0, SENSOR, 20.5, 1_500_000, None, "a"),
         ),
-        (f"devices/{DEVICE}/sensors/{SENSOR}", b" 20.5\n", Draft(0, SENSOR, 20.5)),
+        (f"devices/{DEVICE}/sensors/{SENSOR}", b" 20.5\n", DecodedReading(0, SENSOR, 20.5)),
         (
             f"devices/{DEVICE}/sensors/{SENSOR}",
             reading(ts=2, sequence=4),
-            Draft(0, SENSOR, 20.5, 2_000_000, 4),
+            DecodedReading(0, SENSOR, 20.5, 2_000_000, 4),
         ),
         (
             "iot/sensors/42/readings",
             reading(v=1, sensorId="42", type="reading", timestamp="1970-01-01T00:00:03Z", metadata={"sequence": 5}),
-            Draft(0, 42, 20.5, 3_000_000, 5),
+            DecodedReading(0, 42, 20.5, 3_000_000, 5),
         ),
-        ("iot/sensors/42/readings", reading(sensor_id=42, msgId="b"), Draft(0, 42, 20.5, key="b")),
+        ("iot/sensors/42/readings", reading(sensor_id=42, msgId="b"), DecodedReading(0, 42, 20.5, key="b")),
     ],
 )
-def test_payload_of_each_form(topic: str, payload: bytes, draft: Draft) -> None:
+def test_payload_of_each_form(topic: str, payload: bytes, draft: DecodedReading) -> None:
     packet = decode_message(parse_topic(topic), payload, max_readings=10)
-    assert packet.drafts == (draft,)
-    assert packet.refusals == ()
+    assert packet.readings == (draft,)
+    assert packet.rejections == ()
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_any_payload_is_a_packet_or_refused(route: Route, payload: bytes) -> Non
     if isinstance(result, DecodeError):
         assert Code(result.reason)
     else:
-        indexes = [draft.index for draft in result.drafts] + [refusal.index for refusal in result.refusals]
+        indexes = [draft.index for draft in result.readings] + [refusal.index for refusal in result.rejections]
         assert sorted(indexes) == list(range(len(indexes)))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.needs import MOSQUITTO, MOSQUITTO_PUB, PROMTOOL, ROOT, Need, program, told
+from tests.support.needs import MOSQUITTO, MOSQUITTO_PUB, PROMTOOL, ROOT, Need, program, told
 
 ABSENT = Need("no-such-program", "no-such-package")
 

@@ -14,7 +14,7 @@ from bridge.consumers.api import Event
 from bridge.consumers.notices import digest, notice
 from bridge.consumers.rules import RuleBook, quiet_until_us, with_cooldown
 from bridge.errors import ConfigError
-from bridge.notification import Intention, Letter, Notice, Subject
+from bridge.model.notification import Notice, NotificationDraft, QueuedNotification, Subject
 from bridge.settings.consumers import NotifierSettings
 from bridge.settings.service import load
 
@@ -45,8 +45,10 @@ def book(*rules: dict[str, Any], **settings: Any) -> RuleBook:
     return RuleBook(NotifierSettings.model_validate({"channels": channels, "rules": named} | settings))
 
 
-def sent(rules: RuleBook, *notices: Notice, subject: Subject = SUBJECT, now_us: int = NOON_US) -> list[Intention]:
-    return [each for one in notices for each in rules.intentions(one, subject, now_us)]
+def sent(
+    rules: RuleBook, *notices: Notice, subject: Subject = SUBJECT, now_us: int = NOON_US
+) -> list[NotificationDraft]:
+    return [each for one in notices for each in rules.drafts(one, subject, now_us)]
 
 
 def test_notice_reads_alerts_and_decisions() -> None:
@@ -154,17 +156,17 @@ def test_cooldown_suppresses_the_same_kind_from_the_same_sensor() -> None:
 
 
 def test_digest_says_how_many_of_what_and_names_the_worst() -> None:
-    letters = [
-        Letter(i, f"a-{i}", "alert", "critical" if i % 100 == 0 else "warning", "t", f"line {i}", "{}")
+    notifications = [
+        QueuedNotification(i, f"a-{i}", "alert", "critical" if i % 100 == 0 else "warning", "t", f"line {i}", "{}")
         for i in range(1, 10_001)
     ]
-    message = digest(letters)
+    message = digest(notifications)
     assert message.title == "10,000 notifications: 100 critical alert, 9,900 warning alert"
     lines = message.body.splitlines()
     assert lines[0] == "line 100"
     assert lines[-1] == "… and 9,980 more; they are all in alert_notifications."
     assert len(lines) == 21
-    assert digest(letters[:1]).title == "t"
+    assert digest(notifications[:1]).title == "t"
 
 
 @pytest.mark.parametrize(

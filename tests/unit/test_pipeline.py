@@ -7,16 +7,13 @@ from random import Random
 
 import pytest
 
-from bridge.errors import Backpressure, BooksClosed, StoreRefused, StoreUnavailable
-from bridge.pipeline.backoff import delay_s
-from bridge.pipeline.resolve import MISS, Resolver
-from bridge.pipeline.runner import Intake
-from bridge.reading import (
+from bridge.errors import Backpressure, InstanceExpired, StoreRefused, StoreUnavailable
+from bridge.model.reading import (
     Batch,
     Code,
-    Committed,
+    CommitResult,
+    DecodedReading,
     Delivery,
-    Draft,
     Outcome,
     Packet,
     Publication,
@@ -24,9 +21,12 @@ from bridge.reading import (
     Sensor,
     Source,
 )
+from bridge.pipeline.resolve import MISS, Resolver
+from bridge.pipeline.run import Pipeline
 from bridge.settings.process import PipelineSettings
+from bridge.tasks import delay_s
 from bridge.telemetry import Metrics
-from tests.waiting import eventually
+from tests.support.waiting import eventually
 
 NOW_US = 1_769_594_400_000_000
 SETTINGS = PipelineSettings(retry_min_s=0.001, retry_max_s=0.002, max_batch=100, max_queued=1_000)
@@ -48,7 +48,7 @@ class FakeStore:
         self.doubtful_commits: set[int] = set()
         self.seen: set[tuple[int, int, int | None]] = set()
 
-    async def write(self, batch: Batch) -> Committed:
+    async def write(self, batch: Batch) -> CommitResult:
         await self.gate.wait()
         if self.poison is not None and any(r.value == self.poison for r in batch.readings):
             raise StoreRefused("poison")
@@ -62,7 +62,7 @@ class FakeStore:
             identity = (reading.sensor_id, reading.ts_us, reading.sequence)
             outcomes.append(int(Outcome.DUPLICATE if identity in self.seen else Outcome.STORED))
             self.seen.add(identity)
-        return Committed(outcomes, [0] * len(outcomes), NOW_US, outbox_id=len(self.batches))
+        return CommitResult(outcomes, [0] * len(outcomes), NOW_US, outbox_id=len(self.batches))
 
     async def was_committed(self, number: int) -> bool:
         return number in self.doubtful_commits
@@ -90,7 +90,7 @@ class FakeOutbox:
         self.publications: list[Publication] = []
         self.recovered = 0
 
-    def offer(self, publication: Publication) -> None:
+    def enqueue(self, publication: Publication) -> None:
         self.publications.append(publication)
 
     def take_published(self) -> list[int]:
@@ -113,7 +113,7 @@ class Bench:
         self.tick = 0.0  # the clock goes on by so much whenever it is read
         metrics = self.metrics = Metrics()
         self.resolver = Resolver(self.store, SETTINGS, metrics, self.now)
-        self.intake = Intake(
+        self.pipeline = Pipeline(
             resolver=self.resolver,
             store=self.store,
             outbox=self.outbox,
@@ -129,13 +129,15 @@ class Bench:
         self.clock += self.tick
         return self.clock
 
-    def send(self, *drafts: Draft, patient: bool = False) -> asyncio.Future[list[Receipt]]:
+    def send(self, *drafts: DecodedReading, retry_in_place: bool = False) -> asyncio.Future[list[Receipt]]:
         settled: asyncio.Future[list[Receipt]] = asyncio.get_running_loop().create_future()
 
         def settle(receipts: Sequence[Receipt]) -> None:
             settled.set_result(list(receipts))
 
-        self.intake.offer(Delivery(Packet(drafts), Source.HTTP, b"{}", NOW_US, settle, patient=patient))
+        self.pipeline.submit(
+            Delivery(Packet(drafts), Source.HTTP, b"{}", NOW_US, settle, retry_in_place=retry_in_place)
+        )
         return settled
 
 
@@ -147,7 +149,7 @@ async def bench() -> AsyncIterator[Bench]:
 
 @asynccontextmanager
 async def running(bench: Bench) -> AsyncIterator[Bench]:
-    task = asyncio.create_task(bench.intake.run())
+    task = asyncio.create_task(bench.pipeline.run())
     try:
         yield bench
     finally:
@@ -158,8 +160,8 @@ async def running(bench: Bench) -> AsyncIterator[Bench]:
 
 def draft(
     index: int = 0, sensor: int = 1, value: float = 20.0, ts_us: int | None = NOW_US, sequence: int | None = None
-) -> Draft:
-    return Draft(index, sensor, value, ts_us, sequence)
+) -> DecodedReading:
+    return DecodedReading(index, sensor, value, ts_us, sequence)
 
 
 def outcomes(receipts: Sequence[Receipt]) -> list[Outcome]:
@@ -215,7 +217,7 @@ async def test_impatient_delivery_fails_while_the_store_is_away(bench: Bench) ->
     assert outcomes(await bench.send(draft(ts_us=NOW_US + 1))) == [Outcome.FAILED]
     with pytest.raises(StoreUnavailable):
         bench.send(draft(ts_us=NOW_US + 2))
-    await eventually(lambda: bench.intake.problem == "")
+    await eventually(lambda: bench.pipeline.problem == "")
     assert outcomes(await bench.send(draft(ts_us=NOW_US + 1))) == [Outcome.STORED]
     assert bench.store.ledger == {(7, Source.HTTP): (3, 1)}
 
@@ -223,7 +225,7 @@ async def test_impatient_delivery_fails_while_the_store_is_away(bench: Bench) ->
 async def test_patient_delivery_waits_until_the_store_is_back(bench: Bench) -> None:
     await bench.send(draft())
     bench.store.failures = [StoreUnavailable("away")] * 10
-    waiting = [bench.send(draft(ts_us=NOW_US + i), patient=True) for i in range(1, 4)]
+    waiting = [bench.send(draft(ts_us=NOW_US + i), retry_in_place=True) for i in range(1, 4)]
     assert [outcomes(receipts) for receipts in await asyncio.gather(*waiting)] == [[Outcome.STORED]] * 3
     assert bench.store.ledger == {(7, Source.HTTP): (4, 0)}
 
@@ -231,25 +233,25 @@ async def test_patient_delivery_waits_until_the_store_is_back(bench: Bench) -> N
 async def test_look_up_that_fails_fails_only_the_impatient(bench: Bench) -> None:
     bench.store.failures = [StoreUnavailable("away")] * 6
     impatient = bench.send(draft())
-    patient = bench.send(draft(ts_us=NOW_US + 1), patient=True)
+    retry_in_place = bench.send(draft(ts_us=NOW_US + 1), retry_in_place=True)
     assert outcomes(await impatient) == [Outcome.FAILED]
-    assert outcomes(await patient) == [Outcome.STORED]
+    assert outcomes(await retry_in_place) == [Outcome.STORED]
     assert bench.store.ledger == {(7, Source.HTTP): (1, 0)}
 
 
 @pytest.mark.parametrize("committed", [True, False])
-@pytest.mark.parametrize("patient", [True, False])
-async def test_batch_in_doubt_is_booked_once(bench: Bench, committed: bool, patient: bool) -> None:
+@pytest.mark.parametrize("retry_in_place", [True, False])
+async def test_batch_in_doubt_is_booked_once(bench: Bench, committed: bool, retry_in_place: bool) -> None:
     await bench.send(draft())
     bench.store.failures = [StoreUnavailable("lost", in_doubt=True)]
     if committed:
         bench.store.doubtful_commits = {2}
         bench.store.seen.add((1, NOW_US + 1, None))
-    receipts = await bench.send(draft(ts_us=NOW_US + 1), patient=patient)
-    await bench.intake.drain(5)
+    receipts = await bench.send(draft(ts_us=NOW_US + 1), retry_in_place=retry_in_place)
+    await bench.pipeline.drain(5)
     received, returned = bench.store.ledger[7, Source.HTTP]
     retried = [batch for batch in bench.store.batches[1:] if batch.readings]
-    if patient:
+    if retry_in_place:
         assert outcomes(receipts) == [Outcome.DUPLICATE if committed else Outcome.STORED]
         assert (received, returned, len(retried)) == (3 if committed else 2, 0, 1)
     else:
@@ -258,41 +260,45 @@ async def test_batch_in_doubt_is_booked_once(bench: Bench, committed: bool, pati
     assert bench.outbox.recovered == committed
 
 
-@pytest.mark.parametrize("patient", [True, False])
-async def test_closed_books_are_begun_anew_with_what_is_held(bench: Bench, patient: bool) -> None:
+@pytest.mark.parametrize("retry_in_place", [True, False])
+async def test_closed_books_are_begun_anew_with_what_is_held(bench: Bench, retry_in_place: bool) -> None:
     await bench.send(draft())
-    bench.store.failures = [StoreUnavailable("lost", in_doubt=True), StoreUnavailable("away"), BooksClosed("closed")]
-    receipts = await bench.send(draft(ts_us=NOW_US + 1), draft(1, ts_us=NOW_US + 2), patient=patient)
-    await eventually(lambda: not bench.intake.problem and not bench.store.failures)
-    assert outcomes(receipts) == [Outcome.STORED if patient else Outcome.FAILED] * 2
+    bench.store.failures = [
+        StoreUnavailable("lost", in_doubt=True),
+        StoreUnavailable("away"),
+        InstanceExpired("closed"),
+    ]
+    receipts = await bench.send(draft(ts_us=NOW_US + 1), draft(1, ts_us=NOW_US + 2), retry_in_place=retry_in_place)
+    await eventually(lambda: not bench.pipeline.problem and not bench.store.failures)
+    assert outcomes(receipts) == [Outcome.STORED if retry_in_place else Outcome.FAILED] * 2
     await bench.send(draft(ts_us=NOW_US + 3))
-    assert bench.store.ledger == {(7, Source.HTTP): (3 if patient else 1, 0)}
+    assert bench.store.ledger == {(7, Source.HTTP): (3 if retry_in_place else 1, 0)}
 
 
 async def test_batch_is_not_written_twice_across_closed_books(bench: Bench) -> None:
     await bench.send(draft())
-    bench.store.failures = [BooksClosed("closed")]
-    assert outcomes(await bench.send(draft(ts_us=NOW_US + 1), patient=True)) == [Outcome.STORED]
+    bench.store.failures = [InstanceExpired("closed")]
+    assert outcomes(await bench.send(draft(ts_us=NOW_US + 1), retry_in_place=True)) == [Outcome.STORED]
     assert bench.store.ledger == {(7, Source.HTTP): (1, 0)}
 
 
 async def test_store_that_does_not_answer_is_a_problem(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bridge.pipeline.runner.STALLED_S", 0.01)
+    monkeypatch.setattr("bridge.pipeline.run.STALLED_S", 0.01)
     await bench.send(draft())
     bench.store.gate.clear()
     waiting = bench.send(draft(ts_us=NOW_US + 1))
-    await eventually(lambda: "not answered" in bench.intake.problem)
+    await eventually(lambda: "not answered" in bench.pipeline.problem)
     bench.store.gate.set()
     await waiting
-    assert bench.intake.problem == ""
+    assert bench.pipeline.problem == ""
 
 
 async def test_store_is_asked_when_nothing_comes_in(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bridge.pipeline.runner.HEARTBEAT_S", 0.01)
+    monkeypatch.setattr("bridge.pipeline.run.HEARTBEAT_S", 0.01)
     await bench.send(draft())
     bench.store.failures = [StoreUnavailable("away")] * 20
-    await eventually(lambda: bench.intake.problem == "away")
-    await eventually(lambda: bench.intake.problem == "")
+    await eventually(lambda: bench.pipeline.problem == "away")
+    await eventually(lambda: bench.pipeline.problem == "")
 
 
 async def test_queue_at_its_limit_pushes_back(bench: Bench) -> None:
@@ -303,12 +309,14 @@ async def test_queue_at_its_limit_pushes_back(bench: Bench) -> None:
         bench.send(draft())
     bench.store.gate.set()
     await asyncio.gather(*sent)
-    assert bench.intake.queued == 0
+    assert bench.pipeline.queued == 0
 
 
 async def test_sensor_of_another_device_is_not_resolved(bench: Bench) -> None:
     settled: list[Receipt] = []
-    bench.intake.offer(Delivery(Packet((draft(),)), Source.HTTP, b"{}", NOW_US, settled.extend, device_uuid="another"))
+    bench.pipeline.submit(
+        Delivery(Packet((draft(),)), Source.HTTP, b"{}", NOW_US, settled.extend, device_uuid="another")
+    )
     await eventually(lambda: bool(settled))
     assert settled[0].code == Code.UNKNOWN_SENSOR
 
@@ -330,13 +338,13 @@ async def test_delivery_that_comes_during_a_look_up_is_looked_up_itself(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Though the deliveries that the look-up was for have failed meanwhile."""
-    monkeypatch.setattr("bridge.pipeline.runner.HEARTBEAT_S", 0.01)
+    monkeypatch.setattr("bridge.pipeline.run.HEARTBEAT_S", 0.01)
     await bench.send(draft())
     bench.store.lookup_gate.clear()
     failed = bench.send(draft(sensor=2))
     await eventually(lambda: bench.store.lookups == 2)
     bench.store.failures = [StoreUnavailable("away")] * 2
-    later = bench.send(draft(sensor=3), patient=True)
+    later = bench.send(draft(sensor=3), retry_in_place=True)
     assert outcomes(await failed) == [Outcome.FAILED]
     bench.store.lookup_gate.set()
     assert outcomes(await later) == [Outcome.STORED]
@@ -378,15 +386,15 @@ def test_delay_stays_within_bounds(attempt: int) -> None:
 
 async def test_at_rest_only_when_nothing_is_pending(bench: Bench) -> None:
     await bench.send(draft())
-    await eventually(lambda: bench.intake.at_rest is not None)
-    number = bench.intake.at_rest
+    await eventually(lambda: bench.pipeline.at_rest is not None)
+    number = bench.pipeline.at_rest
     bench.store.gate.clear()
     settled = bench.send(draft(ts_us=NOW_US + 1))
-    assert bench.intake.at_rest is None
+    assert bench.pipeline.at_rest is None
     bench.store.gate.set()
     await settled
-    await eventually(lambda: bench.intake.at_rest is not None)
-    assert bench.intake.at_rest != number
+    await eventually(lambda: bench.pipeline.at_rest is not None)
+    assert bench.pipeline.at_rest != number
 
 
 async def test_cache_counts_each_look_up_once(bench: Bench) -> None:
@@ -421,7 +429,7 @@ async def test_unknown_sensor_goes_with_its_sender_alone() -> None:
         for packet_device, code in ((None, None), ("dev", None), ("another", Code.UNKNOWN_SENSOR)):
             settled: list[Receipt] = []
             packet = Packet((draft(sensor=999, ts_us=NOW_US + len(bench.store.batches)),), device_uuid=packet_device)
-            bench.intake.offer(
+            bench.pipeline.submit(
                 Delivery(packet, Source.MQTT, b"{}", NOW_US, settled.extend, device_uuid="dev", device_id=7)
             )
             await eventually(lambda settled=settled: bool(settled))  # type: ignore[misc]
@@ -433,6 +441,6 @@ async def test_unknown_sensor_goes_with_its_sender_alone() -> None:
 async def test_sensor_of_another_device_is_refused_on_a_gateway_too() -> None:
     async with gateway() as bench:
         settled: list[Receipt] = []
-        bench.intake.offer(Delivery(Packet((draft(),)), Source.HTTP, b"{}", NOW_US, settled.extend, device_uuid="x"))
+        bench.pipeline.submit(Delivery(Packet((draft(),)), Source.HTTP, b"{}", NOW_US, settled.extend, device_uuid="x"))
         await eventually(lambda: bool(settled))
         assert settled[0].code == Code.UNKNOWN_SENSOR

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from bridge.reading import Code
+from bridge.model.reading import Code
 
 PAGE = Path(__file__).parents[2] / "docs" / "reason-codes.md"
 

@@ -12,7 +12,7 @@ from prometheus_client import generate_latest
 from bridge.settings.service import Settings, load
 from bridge.settings.sources import keys
 from bridge.telemetry import Metrics
-from tests import reference
+from tests.support import reference
 
 MONITORING = (
     reference.ROOT / "config" / "prometheus" / "iot-bridge.rules.yml",

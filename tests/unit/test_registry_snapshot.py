@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 
 from bridge.errors import DecodeError, StoreUnavailable
-from bridge.pipeline import snapshot as form
-from edge.registry import Registry
-from tests.gateway_site import DEVICE_KEY, KEY_HASH, SENSOR_UUID, adopt, make_registry, snapshot
-from tests.spool_site import DEVICE_UUID
+from bridge.gateway_protocol import snapshot as form
+from edge.registry.snapshot import LocalRegistry
+from tests.support.gateway_site import DEVICE_KEY, KEY_HASH, SENSOR_UUID, adopt, make_registry, snapshot
+from tests.support.spool_site import DEVICE_UUID
 
 DIGEST = sha256(DEVICE_KEY.encode()).hexdigest()
 OTHER_HASH = "ab" * 32
 
 
 async def test_registry_without_a_snapshot_is_unsure(tmp_path: Path) -> None:
-    registry = Registry(tmp_path / "registry.json")
+    registry = LocalRegistry(tmp_path / "registry.json")
     assert not registry.load(KEY_HASH)
     assert await registry.find_sensors([1], [SENSOR_UUID.format(1)], []) == []
     with pytest.raises(StoreUnavailable):
@@ -26,8 +26,8 @@ async def test_registry_without_a_snapshot_is_unsure(tmp_path: Path) -> None:
 
 
 async def test_registry_is_read_back_after_a_boot(tmp_path: Path) -> None:
-    body = adopt(Registry(tmp_path / "registry.json"), snapshot())
-    again = Registry(tmp_path / "registry.json")
+    body = adopt(LocalRegistry(tmp_path / "registry.json"), snapshot())
+    again = LocalRegistry(tmp_path / "registry.json")
     assert again.load(KEY_HASH)
     assert again.etag == form.etag(body)
     (sensor,) = await again.find_sensors([], [SENSOR_UUID.format(2)], [])
@@ -57,7 +57,7 @@ def test_registry_damaged_on_disk_falls_back_to_the_one_before(tmp_path: Path, d
     registry = make_registry(tmp_path)
     adopt(registry, snapshot(sensors=5))
     (tmp_path / "registry.json").write_bytes(damage)
-    again = Registry(tmp_path / "registry.json")
+    again = LocalRegistry(tmp_path / "registry.json")
     assert again.load(KEY_HASH)
     assert len(again.names) == 2
 
@@ -66,13 +66,13 @@ def test_registry_changed_on_disk_is_noticed(tmp_path: Path) -> None:
     make_registry(tmp_path)
     path = tmp_path / "registry.json"
     path.write_bytes(path.read_bytes().replace(b'"disabled":false', b'"disabled":true ').replace(b"shed", b"barn"))
-    assert not Registry(path).load(KEY_HASH)
+    assert not LocalRegistry(path).load(KEY_HASH)
 
 
 def test_registry_signed_again_holds_under_the_new_key(tmp_path: Path) -> None:
     registry = make_registry(tmp_path)
     registry.sign_again(OTHER_HASH)
-    again = Registry(tmp_path / "registry.json")
+    again = LocalRegistry(tmp_path / "registry.json")
     assert again.load(OTHER_HASH)
     assert again.etag == registry.etag
 
@@ -87,6 +87,6 @@ def test_registry_tells_that_it_has_changed(tmp_path: Path) -> None:
 
 def test_registry_on_a_disk_that_takes_nothing_works_all_the_same(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    registry = Registry(tmp_path / "file" / "registry.json")
+    registry = LocalRegistry(tmp_path / "file" / "registry.json")
     adopt(registry, snapshot())
     assert registry.known

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from bridge.broker import relay as relay_module
 from bridge.broker.relay import Relay
 from bridge.errors import BrokerUnavailable
-from bridge.reading import Publication
+from bridge.model.reading import Publication
 from bridge.settings.stores import BrokerSettings
 from bridge.telemetry import Metrics
-from tests.outbox_table import MemoryOutboxTable
-from tests.publications import START_US, publication
-from tests.waiting import eventually
+from tests.support.outbox_table import MemoryOutboxTable
+from tests.support.publications import START_US, publication
+from tests.support.waiting import eventually
 
 
 class MarkingPublisher:
@@ -43,7 +43,7 @@ class MarkingPublisher:
             raise BrokerUnavailable("away")
         if publication.outbox_id <= self.marks.get(publication.instance, 0):
             return True
-        if any(self.marks.get(instance, 0) < outbox_id for instance, outbox_id in publication.after):
+        if any(self.marks.get(instance, 0) < outbox_id for instance, outbox_id in publication.depends_on):
             return False
         self.marks[publication.instance] = publication.outbox_id
         self.added.append((publication.instance, publication.outbox_id))
@@ -67,7 +67,7 @@ class Bench:
         for outbox_id in ids:
             row = publication(outbox_id)
             self.table.commit(row)
-            self.relay.offer(row)
+            self.relay.enqueue(row)
 
     @asynccontextmanager
     async def running(self, *, sweep: bool = False) -> AsyncIterator[None]:
@@ -198,7 +198,7 @@ async def test_offer_of_a_row_that_was_read_back_already_publishes_it_once() -> 
         bench.table.commit(publication(1))  # the table shows a row before the pipeline has its answer
         bench.relay.recover()
         await bench.published([1])
-        bench.relay.offer(publication(1))
+        bench.relay.enqueue(publication(1))
         bench.commit(2)
         await bench.published([1, 2])
         assert bench.publisher.calls == 2
@@ -223,9 +223,9 @@ async def test_table_away_while_rows_are_left_in_it() -> None:
 async def test_row_waits_for_the_row_of_a_living_process() -> None:
     bench = Bench()
     bench.table.commit(publication(4, instance=2))
-    late = publication(5, after=[(2, 4)])
+    late = publication(5, depends_on=[(2, 4)])
     async with bench.running():
-        bench.relay.offer(late)
+        bench.relay.enqueue(late)
         bench.commit(6)
         await eventually(lambda: bench.publisher.calls >= 8)
         assert bench.publisher.added == []
@@ -237,7 +237,7 @@ async def test_row_does_not_wait_for_a_row_that_is_gone() -> None:
     """Redis came back empty: it has forgotten what was published before."""
     bench = Bench()
     async with bench.running():
-        bench.relay.offer(publication(5, after=[(2, 4)]))
+        bench.relay.enqueue(publication(5, depends_on=[(2, 4)]))
         await bench.published([5])
 
 
@@ -245,9 +245,9 @@ async def test_rows_of_dead_processes_are_published_in_order_and_deleted() -> No
     bench = Bench()
     bench.table.commit(
         publication(2, instance=7),
-        publication(3, instance=8, after=[(7, 2)]),
-        publication(4, instance=7, after=[(8, 3)]),
-        publication(5, instance=9, after=[(6, 1)]),  # its dependency is gone
+        publication(3, instance=8, depends_on=[(7, 2)]),
+        publication(4, instance=7, depends_on=[(8, 3)]),
+        publication(5, instance=9, depends_on=[(6, 1)]),  # its dependency is gone
     )
     async with bench.running(sweep=True):
         await bench.published([2, 3, 4, 5])
@@ -260,7 +260,7 @@ async def test_row_that_waits_for_a_dead_process_gets_it_swept() -> None:
     bench = Bench()
     bench.table.commit(publication(4, instance=2))
     async with bench.running(sweep=True):
-        bench.relay.offer(publication(5, after=[(2, 4)]))
+        bench.relay.enqueue(publication(5, depends_on=[(2, 4)]))
         await bench.published([4, 5])
 
 

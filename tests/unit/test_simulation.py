@@ -9,8 +9,8 @@ from statistics import fmean
 import msgspec
 import pytest
 
+from bridge.model.reading import UNITS
 from bridge.pipeline.decode import decode_packet
-from bridge.reading import UNITS
 from bridge.settings.process import PipelineSettings
 from bridge.simulation.device import MOST_WAITING, Character, SimulatedDevice
 from bridge.simulation.signals import SHAPES, Signal
@@ -66,9 +66,9 @@ def test_packets_decode_with_rising_sequences() -> None:
         steady.measure(1_700_000_000 + second)
         for body in steady.take(1_700_000_000 + second):
             packet = decode_packet(body.payload, max_readings=100)
-            assert not packet.refusals
-            assert len(packet.drafts) == body.readings
-            seen += [draft.sequence for draft in packet.drafts]
+            assert not packet.rejections
+            assert len(packet.readings) == body.readings
+            seen += [draft.sequence for draft in packet.readings]
     assert seen == list(range(1, len(seen) + 1))
 
 

@@ -6,9 +6,9 @@ import msgspec
 
 from bridge.broker.throttle import ThrottledPublisher
 from bridge.errors import BrokerUnavailable
-from bridge.reading import Publication
+from bridge.model.reading import Publication
 from bridge.telemetry import Metrics
-from tests.publications import event_ids, publication, reading
+from tests.support.publications import event_ids, publication, reading
 
 
 class Recorder:

@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from paho.mqtt.client import topic_matches_sub
 
-from bridge.topic_filter import covers, match, problem
+from bridge.model.topic_filter import covers, match, problem
 
 levels = st.lists(st.sampled_from(["a", "b", "", "$x"]), min_size=1, max_size=4)
 filters = st.lists(st.sampled_from(["a", "b", "", "+"]), min_size=1, max_size=4).flatmap(

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from bridge.cli.units import conversion
 from bridge.errors import ConfigError
+from bridge.model.reading import DecodedReading, Delivery, Packet, Reading, Sensor, Source
 from bridge.pipeline.validate import Validator
-from bridge.reading import Delivery, Draft, Packet, Reading, Sensor, Source
 from bridge.settings.process import PipelineSettings
 
 
@@ -32,7 +32,7 @@ def test_conversion_of_a_reading(unit_in: str, unit: str, sent: float, stored: f
     factor, offset = conversion(unit_in, unit)
     sensor = Sensor(1, "u", 1, "d", "any", unit_factor=factor, unit_offset=offset)
     delivery = Delivery(Packet(()), Source.MQTT, b"", 0, lambda _: None)
-    reading = Validator(PipelineSettings()).check(Draft(0, 1, sent), sensor, delivery)
+    reading = Validator(PipelineSettings()).check(DecodedReading(0, 1, sent), sensor, delivery)
     assert isinstance(reading, Reading)
     assert reading.value == stored
 

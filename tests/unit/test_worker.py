@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from random import Random
@@ -14,12 +15,12 @@ import pytest
 from bridge.broker.memory import MemoryBroker
 from bridge.broker.message import StreamMessage
 from bridge.consumers.api import Event
-from bridge.consumers.worker import Place, Worker
+from bridge.consumers.worker import CLAIMS_PER_IDLE, ConsumerIdentity, Worker
 from bridge.errors import BrokerUnavailable, StoreUnavailable
 from bridge.settings.consumers import ConsumerSettings
 from bridge.settings.stores import BrokerSettings
 from bridge.telemetry import Metrics
-from tests.waiting import eventually
+from tests.support.waiting import eventually
 
 STREAM, GROUP = "iot:readings", "g"
 QUICK = ConsumerSettings(
@@ -48,12 +49,26 @@ class Recorder:
         self.sizes.append(len(events))
 
 
+class CountingBroker(MemoryBroker):
+    """Counts how often each consumer has asked for what is idle."""
+
+    def __init__(self, settings: BrokerSettings, metrics: Metrics) -> None:
+        super().__init__(settings, metrics)
+        self.claims: Counter[str] = Counter()
+
+    async def claim(
+        self, stream: str, group: str, consumer: str, *, min_idle_s: float, count: int
+    ) -> list[StreamMessage]:
+        self.claims[consumer] += 1
+        return await super().claim(stream, group, consumer, min_idle_s=min_idle_s, count=count)
+
+
 class Stage:
     """A broker in memory, with its metrics."""
 
     def __init__(self) -> None:
         self.metrics = Metrics()
-        self.broker = MemoryBroker(BrokerSettings(kind="memory", memory_maxlen=1_000), self.metrics)
+        self.broker = CountingBroker(BrokerSettings(kind="memory", memory_maxlen=1_000), self.metrics)
 
     async def add(self, *event_ids: str, sensor: int = 1) -> None:
         for event_id in event_ids:
@@ -70,8 +85,8 @@ class Stage:
         return found or 0.0
 
     def worker(self, recorder: Recorder, settings: ConsumerSettings = QUICK, name: str = "a") -> Worker:
-        place = Place(STREAM, GROUP, name)
-        return Worker(self.broker, place, recorder.handle, settings, self.metrics, Random(1), monotonic, now_us)
+        identity = ConsumerIdentity(STREAM, GROUP, name)
+        return Worker(self.broker, identity, recorder.handle, settings, self.metrics, Random(1), monotonic, now_us)
 
     @asynccontextmanager
     async def working(
@@ -235,7 +250,8 @@ async def test_worker_at_work_for_long_is_not_taken_for_dead(stage: Stage) -> No
     async with stage.working(busy, name="busy"):
         await begun.wait()
         async with stage.working(other, name="other"):
-            await asyncio.sleep(3 * QUICK.claim_after_s)  # nothing to wait for: it must not happen
+            # Each asks so often within the time after which an entry counts as idle: three such times go by.
+            await eventually(lambda: stage.broker.claims["other"] > 3 * CLAIMS_PER_IDLE, 20)
             assert other.handled == []
             go.set()
             await eventually(lambda: len(busy.handled) == 2, 20)
@@ -293,7 +309,7 @@ async def test_worker_told_to_stop_while_it_waits_leaves_the_rest_pending(stage:
     assert await stage.pending() == 2
 
 
-class Flaky(MemoryBroker):
+class Flaky(CountingBroker):
     """Fails each call of the named kinds once."""
 
     def __init__(self, stage: Stage, *fail: str) -> None:

@@ -2,6 +2,6 @@
 
     topic ──► select: the first filter that matches ──► the format's decoder ──► Packet (or nothing, or DecodeError)
 
-Every decoder is a pure function of a `Message`; one format, Sparkplug, needs what came before and keeps
+Every decoder is a pure function of a `IncomingMessage`; one format, Sparkplug, needs what came before and keeps
 it in a state machine of its own. Sensors are named by external ids. See docs/converters.md.
 """

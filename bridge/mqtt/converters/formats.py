@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 import msgspec
 
+from bridge.model.reading import Packet
 from bridge.mqtt.converters import home, own, radio, shelly
-from bridge.mqtt.converters.message import Message
+from bridge.mqtt.converters.message import IncomingMessage
 from bridge.mqtt.converters.senml import senml
 from bridge.mqtt.converters.sparkplug import make_sparkplug
-from bridge.reading import Packet
 from bridge.settings.mqtt import ConverterSettings
 
-Decoder = Callable[[Message], Packet]
+Decoder = Callable[[IncomingMessage], Packet]
 """Raises DecodeError. Nothing else, whatever the bytes: a property test holds it."""
 
 

@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable
 
 from bridge.errors import DecodeError
-from bridge.mqtt.converters.message import NOTHING, Message, Readings, text_number, walk
-from bridge.reading import Code, Packet
+from bridge.model.reading import Code, Packet
+from bridge.mqtt.converters.message import NOTHING, IncomingMessage, PacketBuilder, text_number, walk
 
 # Tasmota: https://tasmota.github.io/docs/MQTT/ and .../JSON-Status-Responses/
 
@@ -28,7 +28,7 @@ _FROM_UNIT: dict[str, Callable[[float], float]] = {
 """To °C and hPa: SetOption8, SetOption24 and SetOption139 change what a device sends from one day to the next."""
 
 
-def tasmota(message: Message) -> Packet:
+def tasmota(message: IncomingMessage) -> Packet:
     """`tele/<topic>/SENSOR` and `/STATE`, or the answer to a question for them, `stat/<topic>/STATUS10`."""
     kind = message.levels[-1]
     if kind not in ("SENSOR", "STATE", "STATUS8", "STATUS10", "STATUS11"):
@@ -39,7 +39,7 @@ def tasmota(message: Message) -> Packet:
             document = document[inner] if isinstance(document[inner], dict) else {}
     captured = message.captured[:-1] if message.captured and message.captured[-1] == kind else message.captured
     ts_us = message.time(document.get("Time"), "$.Time")
-    readings = Readings(message, "/".join(captured) or message.topic, ts_us=ts_us, leave_out=_TASMOTA_LEAVE_OUT)
+    readings = PacketBuilder(message, "/".join(captured) or message.topic, ts_us=ts_us, leave_out=_TASMOTA_LEAVE_OUT)
     of_temperature = _FROM_UNIT.get(str(document.get("TempUnit")))
     of_pressure = _FROM_UNIT.get(str(document.get("PressureUnit")))
     for channel, leaf, value in walk(document):
@@ -70,7 +70,7 @@ _ZIGBEE_LEAVE_OUT = ("last_seen", "elapsed", "linkquality", "update.*", "update_
 _ZIGBEE_NOT_STATES = ("set", "get", "availability")
 
 
-def zigbee2mqtt(message: Message) -> Packet:
+def zigbee2mqtt(message: IncomingMessage) -> Packet:
     """`zigbee2mqtt/<friendly name>`: a JSON object, or with `output: attribute` one level more and a bare value."""
     captured = message.captured or (message.topic,)
     if captured[0] == "bridge" or any(level in _ZIGBEE_NOT_STATES for level in captured[1:]) or not message.payload:
@@ -78,14 +78,14 @@ def zigbee2mqtt(message: Message) -> Packet:
     if not message.payload.lstrip().startswith(b"{"):
         if len(captured) < 2:
             raise DecodeError(Code.BAD_JSON, "the payload is neither a JSON object nor of a topic of one attribute")
-        readings = Readings(message, "/".join(captured[:-1]), leave_out=_ZIGBEE_LEAVE_OUT)
+        readings = PacketBuilder(message, "/".join(captured[:-1]), leave_out=_ZIGBEE_LEAVE_OUT)
         add_text(readings, captured[-1], message, number=_ZIGBEE_NUMBER.fullmatch(captured[-1]) is not None)
         return readings.packet()
     document = message.document()
     seen = document.get("last_seen")
     if isinstance(seen, int | float) and not isinstance(seen, bool):
         seen = seen / 1000  # advanced.last_seen: epoch is in milliseconds
-    readings = Readings(
+    readings = PacketBuilder(
         message, "/".join(captured), ts_us=message.time(seen, "$.last_seen"), leave_out=_ZIGBEE_LEAVE_OUT
     )
     for channel, leaf, value in walk(document):
@@ -105,14 +105,14 @@ _ESPHOME_NUMBERS = ("sensor", "number")
 _ESPHOME_WORDS = ("binary_sensor", "switch")
 
 
-def esphome(message: Message) -> Packet:
+def esphome(message: IncomingMessage) -> Packet:
     """`<prefix>/<component>/<name>/state`: text. Sensors, numbers, binary sensors and switches are readings."""
     levels = message.levels
     if len(levels) < 4 or levels[-1] != "state" or levels[-3] not in (*_ESPHOME_NUMBERS, *_ESPHOME_WORDS):
         return NOTHING
     if message.text().lower() in ("", "nan", "none", "unknown"):  # the sensor has no value
         return NOTHING
-    readings = Readings(message, "/".join(levels[:-3]))
+    readings = PacketBuilder(message, "/".join(levels[:-3]))
     numeric = levels[-3] in _ESPHOME_NUMBERS
     add_text(readings, f"{levels[-3]}/{levels[-2]}", message, number=numeric, words=not numeric)
     return readings.packet()
@@ -123,14 +123,14 @@ def esphome(message: Message) -> Packet:
 _HOMIE_NUMBER = re.compile(r"-?\d+(\.\d+)?([eE]-?\d+)?", re.ASCII)
 
 
-def homie(message: Message) -> Packet:
+def homie(message: IncomingMessage) -> Packet:
     """`homie/5/<device>/<node>/<property>`: text. Integers, floats and booleans are readings."""
     levels = message.levels
     if len(levels) != 5 or levels[1] != "5" or any(level.startswith("$") for level in levels) or not message.payload:
         return NOTHING
     _, _, device, node, prop = levels
     text = message.text()
-    readings = Readings(message, device)
+    readings = PacketBuilder(message, device)
     value: object = text
     if text in ("true", "false"):  # case sensitive
         value = text == "true"
@@ -140,7 +140,9 @@ def homie(message: Message) -> Packet:
     return readings.packet()
 
 
-def add_text(readings: Readings, channel: str, message: Message, *, number: bool = False, words: bool = False) -> None:
+def add_text(
+    readings: PacketBuilder, channel: str, message: IncomingMessage, *, number: bool = False, words: bool = False
+) -> None:
     """The one field of a payload that is bare text. What looks like a number is one; other text is for `take`."""
     text = message.text()
     value: object = text

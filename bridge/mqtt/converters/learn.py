@@ -11,11 +11,11 @@ from typing import Any
 
 import msgspec
 
+from bridge.model.reading import ExternalId
 from bridge.mqtt.converters.formats import FORMATS
 from bridge.mqtt.converters.message import NOTHING
 from bridge.mqtt.converters.recognise import recognise
 from bridge.mqtt.converters.select import Conversion, Converters
-from bridge.reading import ExternalId
 from bridge.settings.mqtt import ConverterSettings, MqttSettings
 
 MAX_CHANNELS = 20_000
@@ -35,7 +35,7 @@ class Sample(msgspec.Struct, frozen=True):
     conversion: Conversion
 
 
-class Finding:
+class TopicFinding:
     """All messages of one format and filter."""
 
     def __init__(self, settings: ConverterSettings | None) -> None:
@@ -75,7 +75,7 @@ class Learner:
     """Hears messages. Bounded, whatever the broker carries."""
 
     def __init__(self) -> None:
-        self._findings: dict[tuple[str, str], Finding] = {}
+        self._findings: dict[tuple[str, str], TopicFinding] = {}
         self._bases = {"zigbee2mqtt"}
         self._channels = 0
         self.unknown: Counter[str] = Counter()
@@ -83,7 +83,7 @@ class Learner:
         self.messages = 0
 
     @property
-    def findings(self) -> list[Finding]:
+    def findings(self) -> list[TopicFinding]:
         """The most frequent first."""
         return sorted(self._findings.values(), key=lambda finding: -finding.messages)
 
@@ -105,27 +105,27 @@ class Learner:
                 if guess[0] == "native"
                 else ConverterSettings.model_validate(dict(zip(("format", "filter"), guess, strict=True)))
             )
-            finding = self._findings[guess] = Finding(settings)
+            finding = self._findings[guess] = TopicFinding(settings)
         self._add(finding, topic, payload, received_us, retained)
 
-    def _add(self, finding: Finding, topic: str, payload: bytes, received_us: int, retained: bool) -> None:
+    def _add(self, finding: TopicFinding, topic: str, payload: bytes, received_us: int, retained: bool) -> None:
         conversion = finding.converters.convert(topic, payload, received_us=received_us, retained=retained)
         finding.messages += 1
         finding.outcomes[conversion.outcome] += 1
         if not finding.samples:
             finding.started_us = received_us
-        for refusal in conversion.packet.refusals[:1]:
+        for rejection in conversion.packet.rejections[:1]:
             if len(finding.problems) < MAX_UNKNOWN:
-                finding.problems[f"{refusal.code}: {refusal.detail}"[:200]] += 1
-        if conversion.packet.drafts and not retained:
-            ts_us = conversion.packet.drafts[0].ts_us
+                finding.problems[f"{rejection.code}: {rejection.detail}"[:200]] += 1
+        if conversion.packet.readings and not retained:
+            ts_us = conversion.packet.readings[0].ts_us
             if ts_us is not None and finding.off_quarters is None:
                 finding.off_quarters = round((ts_us - received_us) / QUARTER_US)
         fresh = 0
-        for draft in conversion.packet.drafts:
-            if isinstance(draft.sensor, ExternalId) and self._channels < MAX_CHANNELS:
-                fresh += draft.sensor.text not in finding.channels
-                finding.channels.setdefault(draft.sensor.text, draft.value)
+        for decoded in conversion.packet.readings:
+            if isinstance(decoded.sensor, ExternalId) and self._channels < MAX_CHANNELS:
+                fresh += decoded.sensor.text not in finding.channels
+                finding.channels.setdefault(decoded.sensor.text, decoded.value)
         self._channels += fresh
         # Where a message means nothing without those before it, the first ones, without a gap.
         remembers = finding.settings is not None and FORMATS[finding.format].remembers
@@ -135,7 +135,7 @@ class Learner:
             finding.samples.append(Sample(topic, payload, retained, after_us, conversion))
 
 
-def toml(findings: list[Finding]) -> str:
+def toml(findings: list[TopicFinding]) -> str:
     """The `mqtt.converters` of a configuration file."""
     parts = ["# Found by iot-bridge mqtt learn. Read it before you use it: formats were guessed by topics and bytes.\n"]
     for finding in findings:
@@ -152,14 +152,14 @@ def toml(findings: list[Finding]) -> str:
     return "\n".join(parts)
 
 
-def _zone(finding: Finding) -> str:
+def _zone(finding: TopicFinding) -> str:
     """Clocks that are off by the hours of a time zone are probably local."""
     if not finding.off_quarters or abs(finding.off_quarters) > 14 * 4:
         return ""
     return f'# zone = "Area/City"  # its times are about {finding.off_quarters / 4:+g} h from UTC\n'
 
 
-def csv_rows(findings: list[Finding]) -> list[tuple[str, str, str, str]]:
+def csv_rows(findings: list[TopicFinding]) -> list[tuple[str, str, str, str]]:
     """Rows of a file for `iot-bridge sensor map`: the sensor is for a human to fill in."""
     rows = [("external_id", "sensor", "unit_in", "example")]
     for finding in findings:
@@ -167,8 +167,8 @@ def csv_rows(findings: list[Finding]) -> list[tuple[str, str, str, str]]:
     return rows
 
 
-def golden(finding: Finding, source: str) -> dict[str, Any]:
-    """A golden sample, of the form that tests/golden has."""
+def golden(finding: TopicFinding, source: str) -> dict[str, Any]:
+    """A golden sample, of the form that tests/support/golden has."""
     assert finding.settings is not None
     messages = []
     before_us = 0
@@ -198,24 +198,24 @@ def _payload(payload: bytes) -> dict[str, str]:
 
 def _outcome(conversion: Conversion) -> dict[str, Any]:
     readings = []
-    for draft in conversion.packet.drafts:
-        reading: dict[str, Any] = {"index": draft.index}
-        name = draft.sensor
+    for decoded in conversion.packet.readings:
+        reading: dict[str, Any] = {"index": decoded.index}
+        name = decoded.sensor
         reading |= {"external_id": name.text} if isinstance(name, ExternalId) else {"sensor": name}
-        reading["value"] = draft.value
-        if draft.ts_us is not None:
-            reading["at"] = moment(draft.ts_us)
-        if draft.sequence is not None:
-            reading["sequence"] = draft.sequence
+        reading["value"] = decoded.value
+        if decoded.ts_us is not None:
+            reading["at"] = moment(decoded.ts_us)
+        if decoded.sequence is not None:
+            reading["sequence"] = decoded.sequence
         readings.append(reading)
     found: dict[str, Any] = {"readings": readings}
-    if conversion.packet.refusals:
+    if conversion.packet.rejections:
         found["refused"] = [
-            {"index": refusal.index, "code": refusal.code.value, "detail": refusal.detail}
-            for refusal in conversion.packet.refusals
+            {"index": rejection.index, "code": rejection.code.value, "detail": rejection.detail}
+            for rejection in conversion.packet.rejections
         ]
-    if conversion.asks:
-        found["asks"] = [ask.topic for ask in conversion.asks]
+    if conversion.outgoing:
+        found["asks"] = [ask.topic for ask in conversion.outgoing]
     return found
 
 

@@ -13,13 +13,13 @@ import jmespath
 import jmespath.exceptions
 
 from bridge.errors import DecodeError
-from bridge.mqtt.converters.message import MAX_FIELDS, Message, Readings
+from bridge.model.reading import Code, Packet
+from bridge.mqtt.converters.message import MAX_FIELDS, IncomingMessage, PacketBuilder
 from bridge.pipeline.decode import decode_any
-from bridge.reading import Code, Packet
 from bridge.settings.mqtt import ConverterSettings
 
 
-def make_mapping(settings: ConverterSettings) -> Callable[[Message], Packet]:
+def make_mapping(settings: ConverterSettings) -> Callable[[IncomingMessage], Packet]:
     """The decoder of one mapping."""
     names = ("each", "device", "sensor", "value", "time")
     expressions = {name: jmespath.compile(text) for name in names if (text := getattr(settings, name))}
@@ -33,7 +33,7 @@ def make_mapping(settings: ConverterSettings) -> Callable[[Message], Packet]:
         except RecursionError:
             raise DecodeError(Code.BAD_FORM, f"{name}: the payload is nested too deeply", where=name) from None
 
-    def mapping(message: Message) -> Packet:
+    def mapping(message: IncomingMessage) -> Packet:
         scope = {"topic": message.levels, "levels": list(message.captured), "payload": _payload(message), "item": None}
         items: list[Any] = [None]
         if "each" in expressions:
@@ -43,7 +43,7 @@ def make_mapping(settings: ConverterSettings) -> Callable[[Message], Packet]:
             items = found
         if len(items) > MAX_FIELDS:
             raise DecodeError(Code.TOO_LARGE, f"more than {MAX_FIELDS} items in one message", where="each")
-        readings = Readings(message)
+        readings = PacketBuilder(message)
         for item in items:
             scope["item"] = item
             try:
@@ -56,8 +56,8 @@ def make_mapping(settings: ConverterSettings) -> Callable[[Message], Packet]:
 
 
 def _add(
-    readings: Readings,
-    message: Message,
+    readings: PacketBuilder,
+    message: IncomingMessage,
     scope: dict[str, Any],
     evaluate: Callable[[str, dict[str, Any]], Any],
     *,
@@ -77,7 +77,7 @@ def _name(value: Any, name: str) -> str:
     return str(value)
 
 
-def _payload(message: Message) -> Any:
+def _payload(message: IncomingMessage) -> Any:
     """A JSON document, or text where it begins like none."""
     if message.payload.lstrip()[:1] in (b"{", b"["):
         return decode_any(message.payload)

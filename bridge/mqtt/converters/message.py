@@ -1,4 +1,4 @@
-"""What a decoder is handed, and how it hands readings back: `Message` in, fields into `Readings`, `Packet` out.
+"""What a converter works with: an `IncomingMessage` in, its fields into a `PacketBuilder`, a `Packet` out.
 
 A field is one scalar of the message. Fields are numbered from 1 in the order in which they stand,
 whether they are taken or not, so that a quarantined one is found again in the same bytes, whatever the
@@ -18,8 +18,8 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from bridge.errors import DecodeError
+from bridge.model.reading import Code, DecodedReading, ExternalId, Packet, Rejection
 from bridge.pipeline.decode import decode_any, parse_time
-from bridge.reading import Code, Draft, ExternalId, Packet, Refusal
 from bridge.settings.mqtt import ConverterSettings
 
 NOTHING = Packet(())
@@ -38,14 +38,14 @@ WORDS = {"on": 1.0, "off": 0.0, "true": 1.0, "false": 0.0}
 """Texts of two-valued fields, in lower case."""
 
 
-class Ask(msgspec.Struct, frozen=True):
+class OutgoingMessage(msgspec.Struct, frozen=True):
     """Something the session should publish: a format that has lost the thread asks for it."""
 
     topic: str
     payload: bytes
 
 
-class Message(msgspec.Struct, frozen=True):
+class IncomingMessage(msgspec.Struct, frozen=True):
     """One MQTT message of a converter's filter."""
 
     topic: str
@@ -53,7 +53,7 @@ class Message(msgspec.Struct, frozen=True):
     payload: bytes
     received_us: int
     settings: ConverterSettings
-    asks: list[Ask] = []
+    outgoing: list[OutgoingMessage] = []
 
     @property
     def levels(self) -> list[str]:
@@ -85,12 +85,12 @@ class Message(msgspec.Struct, frozen=True):
         return parse_time(value, where, zone_of(self.settings.zone))
 
 
-class Readings:
+class PacketBuilder:
     """The fields of one message, of one device after another. `of` a device, `add` each field; then `packet`."""
 
     def __init__(
         self,
-        message: Message,
+        message: IncomingMessage,
         device: str | None = None,
         *,
         ts_us: int | None = None,
@@ -106,8 +106,8 @@ class Readings:
         self._ts_us = ts_us
         self._sequence = sequence
         self._index = 0
-        self._drafts: list[Draft] = []
-        self._refusals: list[Refusal] = []
+        self._drafts: list[DecodedReading] = []
+        self._refusals: list[Rejection] = []
         if device is not None:
             self.of(device)
 
@@ -148,17 +148,17 @@ class Readings:
             if not channel or len(name) > MAX_ID or not name.isprintable():
                 raise DecodeError(Code.BAD_FORM, f"{where[:80]}: {name[:80]!r} is no external id", where=where)
         except DecodeError as error:
-            self._refusals.append(Refusal(self._index, Code(error.reason), error.detail))
+            self._refusals.append(Rejection(self._index, Code(error.reason), error.detail))
             return
         if convert is not None:
             found = convert(found)
         moment = self._ts_us if ts_us is None else ts_us
-        self._drafts.append(Draft(self._index, ExternalId(name), found, moment, self._sequence))
+        self._drafts.append(DecodedReading(self._index, ExternalId(name), found, moment, self._sequence))
 
     def refuse(self, code: Code, detail: str) -> None:
         """A field whose form is wrong."""
         self._index += 1
-        self._refusals.append(Refusal(self._index, code, detail))
+        self._refusals.append(Rejection(self._index, code, detail))
 
     def packet(self, excerpts: Callable[[Collection[int]], Mapping[int, bytes]] | None = None) -> Packet:
         """All that was added. Raises DecodeError where quarantining it all would cost too much."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from bridge.model.reading import Packet
 from bridge.mqtt.converters.home import add_text
-from bridge.mqtt.converters.message import MAX_FIELDS, NOTHING, Message, Readings, whole
+from bridge.mqtt.converters.message import MAX_FIELDS, NOTHING, IncomingMessage, PacketBuilder, whole
 from bridge.pipeline.decode import decode_legacy, decode_mqtt_packet
-from bridge.reading import Packet
 
 
-def packet(message: Message) -> Packet:
+def packet(message: IncomingMessage) -> Packet:
     """The packet of `devices/{uuid}/readings`, or one reading of it. Sensors are named by UUID in the payload.
 
     The topic says nothing of the device: only publishers that are trusted may have it.
@@ -16,12 +16,12 @@ def packet(message: Message) -> Packet:
     return decode_mqtt_packet(message.payload, max_readings=MAX_FIELDS)
 
 
-def legacy(message: Message) -> Packet:
+def legacy(message: IncomingMessage) -> Packet:
     """The form of `iot/sensors/{id}/readings`; `sensorId` in the payload names the sensor. Likewise trusted."""
     return decode_legacy(message.payload, None)
 
 
-def value(message: Message) -> Packet:
+def value(message: IncomingMessage) -> Packet:
     """A bare number, or `{"value", "ts"?, "sequence"?}`. The last wildcard level is the channel, the others the device.
 
     With one wildcard level that is the device, and the channel is called `value`.
@@ -31,7 +31,7 @@ def value(message: Message) -> Packet:
     if message.payload.lstrip().startswith(b"{"):
         document = message.document()
         sequence = document.get("sequence")
-        readings = Readings(
+        readings = PacketBuilder(
             message,
             name,
             ts_us=message.time(document.get("ts"), "$.ts"),
@@ -40,11 +40,11 @@ def value(message: Message) -> Packet:
         found = document.get("value")
         readings.add(channel, "" if found is None else found, "$.value", number=True)
         return readings.packet()
-    readings = Readings(message, name)
+    readings = PacketBuilder(message, name)
     add_text(readings, channel, message, number=True)
     return readings.packet()
 
 
-def ignore(message: Message) -> Packet:
+def ignore(message: IncomingMessage) -> Packet:
     """Known, and no reading."""
     return NOTHING

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 
 from bridge.errors import DecodeError
+from bridge.model.reading import Code, Packet
 from bridge.mqtt.converters.home import add_text
-from bridge.mqtt.converters.message import NOTHING, Message, Readings, table, walk, whole
-from bridge.reading import Code, Packet
+from bridge.mqtt.converters.message import NOTHING, IncomingMessage, PacketBuilder, table, walk, whole
 
 # ChirpStack v4: https://www.chirpstack.io/docs/chirpstack/integrations/events.html
 
 
-def chirpstack(message: Message) -> Packet:
+def chirpstack(message: IncomingMessage) -> Packet:
     """`application/<id>/device/<DevEUI>/event/up`, in JSON. The device profile's codec makes `object`."""
     levels = message.levels
     if len(levels) < 3 or levels[-2] != "event":
@@ -35,7 +35,7 @@ def chirpstack(message: Message) -> Packet:
 # The Things Stack: https://www.thethingsindustries.com/docs/integrations/data-formats/
 
 
-def ttn(message: Message) -> Packet:
+def ttn(message: IncomingMessage) -> Packet:
     """`v3/<application>[@<tenant>]/devices/<device>/up`. A payload formatter makes `decoded_payload`."""
     levels = message.levels
     if len(levels) < 4 or levels[-3] != "devices" or levels[-1] != "up":
@@ -67,7 +67,7 @@ def ttn(message: Message) -> Packet:
 
 
 def _decoded(
-    message: Message,
+    message: IncomingMessage,
     device: str,
     fields: object,
     place: str,
@@ -77,7 +77,7 @@ def _decoded(
     counter: str,
 ) -> Packet:
     """What a codec made of an uplink: numbers and booleans of it are readings, the frame counter their sequence."""
-    readings = Readings(
+    readings = PacketBuilder(
         message,
         device,
         ts_us=message.time(at, at_place),
@@ -100,12 +100,12 @@ _RTL_NAMES = ("type", "model", "subtype", "channel", "id")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")  # what rtl_433 itself replaces in topics, and no more
 
 
-def rtl_433(message: Message) -> Packet:
+def rtl_433(message: IncomingMessage) -> Packet:
     """`rtl_433/<host>/events`, JSON, or `rtl_433/<host>/devices/<device>/<field>`, text."""
     levels = message.levels
     if "devices" in levels[:-2]:
         start = levels.index("devices") + 1
-        readings = Readings(message, "/".join(levels[start:-1]), leave_out=_RTL_LEAVE_OUT)
+        readings = PacketBuilder(message, "/".join(levels[start:-1]), leave_out=_RTL_LEAVE_OUT)
         number = _RTL_NUMBERS.fullmatch(levels[-1]) is not None
         add_text(readings, levels[-1], message, number=number)
         return readings.packet()
@@ -118,7 +118,7 @@ def rtl_433(message: Message) -> Packet:
         raise DecodeError(Code.BAD_FORM, "$.model is not text", where="$.model")
     names = [_UNSAFE.sub("_", str(document[name])) for name in _RTL_NAMES if document.get(name) is not None]
     ts_us = message.time(document.get("time"), "$.time")
-    readings = Readings(message, "/".join(names)[:200], ts_us=ts_us, leave_out=_RTL_LEAVE_OUT)
+    readings = PacketBuilder(message, "/".join(names)[:200], ts_us=ts_us, leave_out=_RTL_LEAVE_OUT)
     for channel, leaf, value in walk(document):
         readings.add(channel, value, f"$.{channel}", number=_RTL_NUMBERS.fullmatch(leaf) is not None)
     return readings.packet()

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import msgspec
 
-from bridge import topic_filter
 from bridge.errors import DecodeError
+from bridge.model import topic_filter
+from bridge.model.reading import Code, Packet, Rejection
 from bridge.mqtt.converters.formats import FORMATS, Decoder
-from bridge.mqtt.converters.message import Ask, Message
+from bridge.mqtt.converters.message import IncomingMessage, OutgoingMessage
 from bridge.mqtt.topics import decode_message, is_ours, parse_topic
-from bridge.reading import Code, Packet, Refusal
 from bridge.settings.mqtt import ConverterSettings, MqttSettings
 
 MAX_READINGS = 5_000
@@ -27,14 +27,14 @@ class Conversion(msgspec.Struct, frozen=True):
     packet: Packet
     device_uuid: str | None = None  # the device whose topic it is: sensors of any other do not resolve
     format: str = OURS
-    asks: tuple[Ask, ...] = ()  # to be published, at QoS 0
+    outgoing: tuple[OutgoingMessage, ...] = ()  # to be published, at QoS 0
 
     @property
     def outcome(self) -> str:
         """For the metric."""
-        if self.packet.drafts:
+        if self.packet.readings:
             return "readings"
-        return "refused" if self.packet.refusals else "nothing"
+        return "refused" if self.packet.rejections else "nothing"
 
 
 class _Entry(msgspec.Struct, frozen=True):
@@ -58,7 +58,7 @@ class Converters:
         """What cannot be decoded is one refusal, for quarantine."""
         device_uuid: str | None = None
         name = OURS
-        asks: list[Ask] = []
+        outgoing: list[OutgoingMessage] = []
         try:
             if len(payload) > self._max_payload_bytes:
                 raise DecodeError(Code.TOO_LARGE, f"{len(payload)} bytes, more than {self._max_payload_bytes}")
@@ -68,12 +68,12 @@ class Converters:
                 return Conversion(decode_message(route, payload, max_readings=MAX_READINGS), device_uuid)
             entry, captured = self._find(topic)
             name = entry.settings.format
-            packet = entry.decode(Message(topic, captured, payload, received_us, entry.settings, asks))
+            packet = entry.decode(IncomingMessage(topic, captured, payload, received_us, entry.settings, outgoing))
             if retained and entry.settings.retained == "skip":
                 packet = _timed(packet)
         except DecodeError as error:
-            packet = Packet((), (Refusal(0, Code(error.reason), error.detail),))
-        return Conversion(packet, device_uuid, name, tuple(asks))
+            packet = Packet((), (Rejection(0, Code(error.reason), error.detail),))
+        return Conversion(packet, device_uuid, name, tuple(outgoing))
 
     def is_foreign(self, topic: str) -> bool:
         """Whether readings of this topic are numbered from 1, with 0 for the message as a whole."""
@@ -104,7 +104,7 @@ class Converters:
 
 def _timed(packet: Packet) -> Packet:
     """A retained message says what was once measured: without a time of its own, nobody knows when."""
-    if all(draft.ts_us is not None for draft in packet.drafts):
+    if all(decoded.ts_us is not None for decoded in packet.readings):
         return packet
-    drafts = tuple(draft for draft in packet.drafts if draft.ts_us is not None)
-    return Packet(drafts, packet.refusals, packet.device_uuid, packet.excerpts)
+    readings = tuple(decoded for decoded in packet.readings if decoded.ts_us is not None)
+    return Packet(readings, packet.rejections, packet.device_uuid, packet.excerpts)

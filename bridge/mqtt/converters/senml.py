@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 
 from bridge.errors import DecodeError
-from bridge.mqtt.converters.message import Message, Readings, finite
+from bridge.model.reading import Code, Packet
+from bridge.mqtt.converters.message import IncomingMessage, PacketBuilder, finite
 from bridge.pipeline.decode import decode_any
-from bridge.reading import Code, Packet
 
 VERSION = 10
 """Of SenML, the highest known (RFC 8428, section 4.4)."""
@@ -27,7 +27,7 @@ _LABELS = dict(enumerate(("n", "u", "v", "vs", "vb", "s", "t", "ut", "vd"))) | {
 """CBOR's keys (section 6, table 4)."""
 
 
-def senml(message: Message) -> Packet:
+def senml(message: IncomingMessage) -> Packet:
     """Numbers and booleans of a pack; the channel is the record's whole name, base name and all."""
     try:
         records = _from_json(message) if message.payload.lstrip()[:1] in (b"[", b"{", b"") else _from_cbor(message)
@@ -35,7 +35,7 @@ def senml(message: Message) -> Packet:
         raise DecodeError(Code.BAD_FORM, "the pack is nested too deeply") from None
     if not isinstance(records, list):
         raise DecodeError(Code.BAD_FORM, "a SenML pack is an array of records")
-    readings = Readings(message, "/".join(message.captured) or message.topic)
+    readings = PacketBuilder(message, "/".join(message.captured) or message.topic)
     base = _Base()
     kept: dict[int, dict[str, Any]] = {}
     for place, record in enumerate(records):
@@ -55,11 +55,11 @@ class _Base:
 
 
 def _add(
-    readings: Readings,
+    readings: PacketBuilder,
     base: _Base,
     record: dict[str, Any],
     where: str,
-    message: Message,
+    message: IncomingMessage,
     kept: dict[int, dict[str, Any]],
 ) -> None:
     unknown = [key for key in record if isinstance(key, str) and key.endswith("_")]
@@ -77,13 +77,13 @@ def _add(
         value = _value(record, base, where)
     except DecodeError as error:
         readings.refuse(Code(error.reason), error.detail)
-        kept[readings.index] = _alone(name, record.get("v", record.get("vb")), seconds)
+        kept[readings.index] = _standalone(name, record.get("v", record.get("vb")), seconds)
         return
     readings.add(name, value, f"{where}.n", ts_us=_moment(seconds, message, f"{where}.t"))
-    kept[readings.index] = _alone(name, value, seconds)
+    kept[readings.index] = _standalone(name, value, seconds)
 
 
-def _alone(name: str, value: object, seconds: float) -> dict[str, Any]:
+def _standalone(name: str, value: object, seconds: float) -> dict[str, Any]:
     """The record without base fields (section 4.6), but for a relative time, which stays what it is."""
     record: dict[str, Any] = {"n": name, "vb" if isinstance(value, bool) else "v": value}
     if seconds:
@@ -104,7 +104,7 @@ def _value(record: dict[str, Any], base: _Base, where: str) -> float | bool | No
     return value
 
 
-def _moment(seconds: float, message: Message, where: str) -> int | None:
+def _moment(seconds: float, message: IncomingMessage, where: str) -> int | None:
     if seconds == 0.0 or message.settings.clock == "receipt":
         return None  # now
     if seconds < RELATIVE_BELOW_S:
@@ -144,11 +144,11 @@ def _excerpts(payload: bytes, kept: Mapping[int, dict[str, Any]], indexes: Colle
     return {index: msgspec.json.encode([kept[index]], enc_hook=str) for index in indexes}
 
 
-def _from_json(message: Message) -> Any:
+def _from_json(message: IncomingMessage) -> Any:
     return decode_any(message.payload)
 
 
-def _from_cbor(message: Message) -> Any:
+def _from_cbor(message: IncomingMessage) -> Any:
     import cbor2  # most configurations have no use for it
 
     size = len(message.payload)

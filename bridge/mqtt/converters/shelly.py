@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 
 from bridge.errors import DecodeError
+from bridge.model.reading import Code, Packet
 from bridge.mqtt.converters.home import add_text
-from bridge.mqtt.converters.message import NOTHING, Message, Readings, table, walk
-from bridge.reading import Code, Packet
+from bridge.mqtt.converters.message import NOTHING, IncomingMessage, PacketBuilder, table, walk
 
 _GEN1_NUMBER = re.compile(
     r"(ext_)?(temperature|humidity)|battery|lux|power|energy|voltage|current|pf|total|reactive_power"
@@ -29,7 +29,7 @@ _GEN2_LEAVE_OUT = (
 )
 
 
-def shelly1(message: Message) -> Packet:
+def shelly1(message: IncomingMessage) -> Packet:
     """`shellies/<id>/<what>[/<number>[/<of it>]]`: a number, on or off, as text."""
     captured = message.captured
     if len(captured) < 2:
@@ -37,14 +37,14 @@ def shelly1(message: Message) -> Packet:
     device, *what = captured
     if any(_GEN1_NOT_READING.fullmatch(level) for level in what) or not message.payload or message.payload[:1] in b"{[":
         return NOTHING
-    readings = Readings(message, device)
+    readings = PacketBuilder(message, device)
     leaves = [level for level in what if not level.isdecimal()]
     number = bool(leaves) and _GEN1_NUMBER.fullmatch(leaves[-1]) is not None
     add_text(readings, "/".join(what), message, number=number, words=not number)
     return readings.packet()
 
 
-def shelly2(message: Message) -> Packet:
+def shelly2(message: IncomingMessage) -> Packet:
     """`<prefix>/events/rpc` notifications, and `<prefix>/status/<component>`."""
     levels = message.levels
     if len(levels) >= 3 and levels[-2:] == ["events", "rpc"]:
@@ -61,7 +61,7 @@ def shelly2(message: Message) -> Packet:
         ts_us, where = None, ""
     else:
         return NOTHING
-    readings = Readings(message, device, ts_us=ts_us, leave_out=_GEN2_LEAVE_OUT)
+    readings = PacketBuilder(message, device, ts_us=ts_us, leave_out=_GEN2_LEAVE_OUT)
     for channel, leaf, value in walk(document):
         readings.add(channel, value, where + channel, number=_GEN2_NUMBER.fullmatch(leaf) is not None)
     return readings.packet()

@@ -9,10 +9,10 @@ from collections.abc import Callable, Collection, Mapping
 from functools import partial
 
 from bridge.errors import DecodeError
-from bridge.mqtt.converters.message import NOTHING, Ask, Message, Readings
+from bridge.model.reading import Code, Packet
+from bridge.mqtt.converters.message import NOTHING, IncomingMessage, OutgoingMessage, PacketBuilder
 from bridge.mqtt.converters.sparkplug_nodes import Known, Nodes
 from bridge.mqtt.converters.sparkplug_payload import Metric, Payload, decode_payload, named, rebirth_request, signed
-from bridge.reading import Code, Packet
 
 NAMESPACE = "spBv1.0"
 _OF_NODE = ("NBIRTH", "NDATA", "NDEATH")
@@ -20,17 +20,17 @@ _OF_DEVICE = ("DBIRTH", "DDATA", "DDEATH")
 _LEAVE_OUT = ("bdSeq", "Node Control/*", "Device Control/*", "Node Info/*", "Properties/*")
 
 
-def make_sparkplug() -> Callable[[Message], Packet]:
+def make_sparkplug() -> Callable[[IncomingMessage], Packet]:
     """A decoder with a memory of its own: every message of an edge node must come to the same one, in order."""
     nodes = Nodes()
 
-    def sparkplug(message: Message) -> Packet:
+    def sparkplug(message: IncomingMessage) -> Packet:
         return _decode(message, nodes)
 
     return sparkplug
 
 
-def _decode(message: Message, nodes: Nodes) -> Packet:
+def _decode(message: IncomingMessage, nodes: Nodes) -> Packet:
     match message.levels:
         case [str(space), group, kind, node] if kind in _OF_NODE:
             device = ""
@@ -43,15 +43,19 @@ def _decode(message: Message, nodes: Nodes) -> Packet:
     payload = decode_payload(message.payload)
     seen = nodes.see(kind, f"{group}/{node}", device, payload, message.received_us)
     if seen.ask:
-        message.asks.append(Ask(f"{space}/{group}/NCMD/{node}", rebirth_request(message.received_us // 1_000)))
+        message.outgoing.append(
+            OutgoingMessage(f"{space}/{group}/NCMD/{node}", rebirth_request(message.received_us // 1_000))
+        )
     name = f"{group}/{node}/{device}" if device else f"{group}/{node}"
-    readings = Readings(message, name, leave_out=_LEAVE_OUT)
+    readings = PacketBuilder(message, name, leave_out=_LEAVE_OUT)
     for index, (metric, known) in enumerate(zip(payload.metrics, seen.metrics, strict=False)):
         _add(readings, message, payload, index, metric, known)
     return readings.packet(partial(_excerpts, message.payload, payload, seen.metrics))
 
 
-def _add(readings: Readings, message: Message, payload: Payload, index: int, metric: Metric, known: Known) -> None:
+def _add(
+    readings: PacketBuilder, message: IncomingMessage, payload: Payload, index: int, metric: Metric, known: Known
+) -> None:
     where = f"metrics[{index}]"
     if known.problem:
         readings.refuse(Code.BAD_FORM, f"{where}: {known.problem}; a rebirth is asked for")

@@ -10,6 +10,7 @@ import struct
 import msgspec
 
 from bridge.errors import DecodeError
+from bridge.model.reading import Code
 from bridge.mqtt.converters.protobuf import (
     FIXED32,
     FIXED64,
@@ -20,7 +21,6 @@ from bridge.mqtt.converters.protobuf import (
     length_field,
     varint_field,
 )
-from bridge.reading import Code
 
 MAX_METRICS = 5_000
 

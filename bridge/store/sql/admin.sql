@@ -151,7 +151,7 @@ SELECT id, source FROM quarantine WHERE id = ANY (%(ids)s::bigint[])
 UPDATE quarantine SET replayed_at = now() WHERE id = %(id)s
 
 -- name: drop_quarantine
-SELECT drop_quarantine(%(ids)s::bigint[]) AS dropped
+SELECT drop_quarantine_v1(%(ids)s::bigint[]) AS dropped
 
 -- name: ledger
 -- pending: received by a living process and not settled yet.

@@ -2,7 +2,7 @@
 
 -- name: add_command
 SELECT id::text, is_new, refusal
-FROM add_command(%(uuid)s::uuid, %(payload)s::json, %(expires_s)s, %(key)s, %(most)s)
+FROM add_command_v1(%(uuid)s::uuid, %(payload)s::json, %(expires_s)s, %(key)s, %(most)s)
 
 -- name: show_commands
 -- Of one device, the newest first; one command where `id` is given. What has expired is so before anybody notes it.

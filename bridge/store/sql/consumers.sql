@@ -11,11 +11,11 @@ ON CONFLICT (consumer, key) DO UPDATE SET state = excluded.state, updated_at = n
 -- name: forget_states
 DELETE FROM consumer_states WHERE consumer = %(consumer)s AND key = ANY (%(keys)s::bigint[])
 
--- name: hold_turn
+-- name: hold_leader_lock
 SELECT pg_try_advisory_lock(7005, hashtext(%(consumer)s))
 
 -- name: mark_silent_sensors
-SELECT * FROM mark_silent_sensors(%(ids)s::bigint[], %(silent_s)s::double precision[])
+SELECT * FROM mark_silent_sensors_v1(%(ids)s::bigint[], %(silent_s)s::double precision[])
 
 -- name: silent_devices
 -- Of these devices, those of which no sensor has been heard for so long; when they last were, and whether they pass for online.

@@ -16,7 +16,7 @@ SELECT last_batch FROM ingest_instances WHERE id = %(instance)s
 
 -- name: ingest_batch
 SELECT outcomes, classes, stored_us, outbox_id, alerts, after_instance, after_outbox
-FROM ingest_batch(
+FROM ingest_batch_v1(
     %(instance)s::integer, %(batch)s::bigint,
     %(device_ids)s::bigint[], %(sensor_ids)s::bigint[], %(values)s::double precision[], %(ts_us)s::bigint[],
     %(sequences)s::bigint[], %(received_us)s::bigint[], %(device_time)s::boolean[], %(keys)s::text[],
@@ -141,7 +141,7 @@ SELECT id FROM ingest_outbox WHERE id = ANY (%(ids)s::bigint[])
 SELECT count(*), coalesce(extract(epoch FROM now() - min(created_at)), 0)::double precision FROM ingest_outbox
 
 -- name: fold_dead_instances
-SELECT fold_dead_instances()
+SELECT fold_dead_instances_v1()
 
 -- name: ledger_imbalance
 -- Instance 0 keeps the books of processes that are gone, and of direct calls of the procedures.
@@ -155,7 +155,7 @@ SELECT ensure_partitions(now() - interval '32 days', now() + %(days)s * interval
 SELECT drop_partitions(now() - %(days)s * interval '1 day')
 
 -- name: expire_quarantine
-SELECT drop_quarantine(array(SELECT id FROM quarantine WHERE created_at < now() - %(days)s * interval '1 day' LIMIT 10000))
+SELECT drop_quarantine_v1(array(SELECT id FROM quarantine WHERE created_at < now() - %(days)s * interval '1 day' LIMIT 10000))
 
 -- name: expire_event_keys
 -- Retained messages come again at every subscription, so their keys are kept longer.

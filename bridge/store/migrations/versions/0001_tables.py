@@ -1,10 +1,10 @@
 """The tables: the SQL file beside this one."""
 
-from alembic import op
+from bridge.store.migrate import run_sql_file
 
 revision = "0001"
 down_revision = None
 
 
 def upgrade() -> None:
-    op.run_sql_file(__file__)  # type: ignore[attr-defined]
+    run_sql_file(__file__)

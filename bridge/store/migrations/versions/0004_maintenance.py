@@ -1,10 +1,8 @@
-"""Partitions, retention, closing books: the SQL file beside this one."""
-
-from alembic import op
+"""Functions for partitions, retention and the books of dead processes: `sql/functions` has them."""
 
 revision = "0004"
 down_revision = "0003"
 
 
 def upgrade() -> None:
-    op.run_sql_file(__file__)  # type: ignore[attr-defined]
+    """Nothing but functions, which are installed once all migrations are through."""

@@ -1,10 +1,10 @@
 """Sensors by external id, and unit conversion: the SQL file beside this one."""
 
-from alembic import op
+from bridge.store.migrate import run_sql_file
 
 revision = "0005"
 down_revision = "0004"
 
 
 def upgrade() -> None:
-    op.run_sql_file(__file__)  # type: ignore[attr-defined]
+    run_sql_file(__file__)

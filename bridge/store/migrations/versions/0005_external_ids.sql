@@ -8,28 +8,6 @@ ALTER TABLE sensors
 -- One sensor for each name; and the hot path's misses are looked up by it.
 CREATE UNIQUE INDEX sensors_external_id ON sensors (external_id) WHERE external_id IS NOT NULL;
 
--- Caches know a sensor by its external id, too: what has had one, and what has one now.
-CREATE OR REPLACE FUNCTION note_sensor_rows() RETURNS trigger LANGUAGE plpgsql AS $body$
-BEGIN
-    IF (SELECT count(*) FROM (SELECT 1 FROM changed LIMIT 1001) c) > 1000 THEN
-        INSERT INTO registry_changes (kind, ref) VALUES ('all', '');
-    ELSE
-        INSERT INTO registry_changes (kind, ref)
-        SELECT 'sensor', id::text FROM changed UNION ALL SELECT 'sensor', sensor_uuid::text FROM changed
-        UNION ALL SELECT 'external', external_id FROM changed WHERE external_id IS NOT NULL;
-    END IF;
-    RETURN NULL;
-END $body$;
-
-CREATE OR REPLACE FUNCTION note_sensor_row() RETURNS trigger LANGUAGE plpgsql AS $body$
-BEGIN
-    INSERT INTO registry_changes (kind, ref)
-    VALUES ('sensor', NEW.id::text), ('sensor', NEW.sensor_uuid::text), ('sensor', OLD.sensor_uuid::text);
-    INSERT INTO registry_changes (kind, ref)
-    SELECT DISTINCT 'external', name FROM unnest(ARRAY[OLD.external_id, NEW.external_id]) AS name WHERE name IS NOT NULL;
-    RETURN NULL;
-END $body$;
-
 DROP TRIGGER sensors_updated ON sensors;
 CREATE TRIGGER sensors_updated AFTER UPDATE ON sensors FOR EACH ROW
     WHEN ((OLD.sensor_uuid, OLD.device_id, OLD.sensor_type, OLD.is_active, OLD.min_value, OLD.max_value,

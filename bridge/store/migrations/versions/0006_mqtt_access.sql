@@ -17,11 +17,8 @@ CREATE TABLE mqtt_accounts (
 );
 CREATE UNIQUE INDEX mqtt_accounts_name ON mqtt_accounts (name) WHERE is_active;
 
-CREATE FUNCTION note_account() RETURNS trigger LANGUAGE plpgsql AS $body$
-BEGIN
-    INSERT INTO registry_changes (kind, ref) VALUES ('account', '');
-    RETURN NULL;
-END $body$;
+-- Its body comes from sql/functions.
+CREATE FUNCTION note_account() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
 
 CREATE TRIGGER mqtt_accounts_written AFTER INSERT OR UPDATE OR DELETE ON mqtt_accounts
     FOR EACH STATEMENT EXECUTE FUNCTION note_account();

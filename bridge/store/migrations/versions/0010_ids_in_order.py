@@ -1,10 +1,8 @@
-"""Ids of a batch in the order of arrival: the SQL file beside this one."""
-
-from alembic import op
+"""Ids of a batch in the order of arrival: a change of a function, which `sql/functions` has."""
 
 revision = "0010"
 down_revision = "0009"
 
 
 def upgrade() -> None:
-    op.run_sql_file(__file__)  # type: ignore[attr-defined]
+    """Nothing but functions, which are installed once all migrations are through."""

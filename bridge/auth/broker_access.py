@@ -1,0 +1,116 @@
+"""Who may do what at the MQTT broker. `may` is pure; `BrokerAccess` keeps what the registry says, for seconds.
+
+A device connects with its UUID and its key, and touches only `devices/{its uuid}/…`. Accounts of the
+role "publisher" are trusted with the legacy topic, those of the role "bridge" with what the bridge does.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Literal
+
+import msgspec
+
+from bridge.auth.key_cache import KeyCache, hash_key
+from bridge.model import topic_filter
+from bridge.pipeline.bounded import put
+from bridge.pipeline.decode import normal_uuid
+
+Action = Literal["publish", "subscribe"]
+Role = Literal["device", "publisher", "bridge"]
+
+DEVICES_KEPT = 100_000
+DEVICE_TTL_S = 60.0
+"""How long a device is believed to be one that may connect; changes arrive through `forget` long before."""
+ACCOUNTS_TTL_S = 5.0
+
+_PUBLISHER_PUBLISHES = ("iot/sensors/+/readings",)
+_BRIDGE_PUBLISHES = ("devices/+/rejected", "devices/+/commands/+", "bridge/+/status", "spBv1.0/+/NCMD/+")
+
+
+class Account(msgspec.Struct, frozen=True):
+    """Who is at the other end of a broker's connection. `name` of a device is its UUID in lower case."""
+
+    role: Role
+    name: str
+
+
+def may(account: Account, action: Action, topic: str) -> bool:
+    """Whether an account may publish to a topic, or subscribe to a filter."""
+    levels = topic.split("/")
+    if account.role == "device":
+        # No wildcard can stand for a UUID: "+" and "#" are none.
+        return len(levels) > 2 and levels[0] == "devices" and normal_uuid(levels[1]) == account.name
+    if account.role == "publisher":
+        return action == "publish" and _is_one_of(_PUBLISHER_PUBLISHES, topic)
+    return action == "subscribe" or _is_one_of(_BRIDGE_PUBLISHES, topic)
+
+
+def _is_one_of(patterns: Sequence[str], topic: str) -> bool:
+    """Whether a topic, which is no filter, matches one of the patterns."""
+    if "+" in topic or "#" in topic:
+        return False
+    levels = topic.split("/")
+    return any(topic_filter.match(tuple(pattern.split("/")), levels) is not None for pattern in patterns)
+
+
+class BrokerAccess:
+    """Answers from memory; what it does not know, one query each. `now` is a monotonic clock in seconds."""
+
+    def __init__(
+        self,
+        keys: KeyCache,
+        accounts: Callable[[], Awaitable[Sequence[tuple[str, str, str]]]],
+        device_may_connect: Callable[[str], Awaitable[bool]],
+        now: Callable[[], float],
+    ) -> None:
+        self._keys = keys
+        self._find_accounts = accounts
+        self._find_device = device_may_connect
+        self._now = now
+        self._accounts: dict[str, tuple[Role, str]] = {}
+        self._accounts_until_s = 0.0
+        self._devices: dict[str, tuple[float, bool]] = {}
+
+    async def login(self, username: str, password: str) -> Account | None:
+        """Who connects with a password; None for nobody. Raises StoreUnavailable."""
+        device = normal_uuid(username)
+        if device is None:
+            role, digest = (await self._known_accounts()).get(username, (None, ""))
+            right = hmac.compare_digest(digest, hash_key(password))
+            return Account(role, username) if role is not None and right else None
+        owner = await self._keys.owner(password)
+        if owner is None or owner.kind != "device" or owner.device_uuid != device or owner.disabled:
+            return None
+        return Account("device", device)
+
+    async def named(self, username: str) -> Account | None:
+        """Who has connected under a name that the broker has checked. Raises StoreUnavailable."""
+        device = normal_uuid(username)
+        if device is None:
+            found = (await self._known_accounts()).get(username)
+            return Account(found[0], username) if found else None
+        return Account("device", device) if await self._device_may(device) else None
+
+    def forget(self) -> None:
+        """Something has changed in the registry."""
+        self._devices.clear()
+        self._accounts_until_s = 0.0
+
+    async def _known_accounts(self) -> dict[str, tuple[Role, str]]:
+        if self._accounts_until_s <= self._now():
+            found = await self._find_accounts()
+            self._accounts = {
+                name: ("bridge" if role == "bridge" else "publisher", digest) for name, role, digest in found
+            }
+            self._accounts_until_s = self._now() + ACCOUNTS_TTL_S
+        return self._accounts
+
+    async def _device_may(self, device_uuid: str) -> bool:
+        entry = self._devices.get(device_uuid)
+        if entry is not None and entry[0] > self._now():
+            return entry[1]
+        answer = await self._find_device(device_uuid)
+        put(self._devices, device_uuid, (self._now() + DEVICE_TTL_S, answer), DEVICES_KEPT)
+        return answer

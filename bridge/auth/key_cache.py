@@ -1,0 +1,157 @@
+"""API keys and device keys, cached so that a key costs no query per request.
+
+Flows in: the text of a key. Flows out: whose it is. Only SHA-256 hashes are kept; the text is
+hashed at each request. Unknown keys are remembered apart from known ones, so that a flood of made
+up keys cannot push real ones out. Revocations arrive through `invalidate`, within seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from hashlib import sha256
+from typing import Protocol
+
+from bridge.errors import BridgeError, Unavailable
+from bridge.pipeline.bounded import put
+from bridge.settings.http import KeySettings
+from bridge.telemetry import Metrics
+
+MAX_KEY_LENGTH = 512
+
+
+class KeyOwner(Protocol):
+    """A usable key, as the store finds it."""
+
+    @property
+    def hash(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def device_id(self) -> int: ...
+    @property
+    def device_uuid(self) -> str | None: ...
+    @property
+    def expires_at_us(self) -> int | None: ...
+    @property
+    def disabled(self) -> bool: ...
+
+
+def hash_key(text: str) -> str:
+    """SHA-256 of a key, hexadecimal: what the database keeps.
+
+    Keys are 256 random bits, so a slow hash would protect nothing (docs/decisions).
+    """
+    return sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
+class KeyCache:
+    """`now` is a monotonic clock in seconds, `now_us` the time of day in microseconds.
+
+    Nobody waits longer than `timeout_s` for a look-up; it goes on for those who come after.
+    """
+
+    def __init__(
+        self,
+        find: Callable[[Collection[str]], Awaitable[Iterable[KeyOwner]]],
+        settings: KeySettings,
+        metrics: Metrics,
+        now: Callable[[], float],
+        now_us: Callable[[], int],
+        timeout_s: float = 5.0,
+    ) -> None:
+        self._find = find
+        self._timeout_s = timeout_s
+        self._settings = settings
+        self._now = now
+        self._now_us = now_us
+        self._known: dict[str, tuple[float, KeyOwner]] = {}
+        self._unknown: dict[str, float] = {}
+        self._asked: dict[str, asyncio.Future[KeyOwner | None]] = {}
+        self._asking: asyncio.Task[None] | None = None
+        self._used: set[str] = set()
+        self._hits = metrics.cache.labels("key", "hit")
+        self._misses = metrics.cache.labels("key", "miss")
+        metrics.cache_size.labels("key").set_function(lambda: len(self._known))
+
+    async def owner(self, text: str) -> KeyOwner | None:
+        """Whose key this is; None for no usable key. Raises StoreUnavailable if that cannot be known now."""
+        if not text or len(text) > MAX_KEY_LENGTH:
+            return None
+        digest = hash_key(text)
+        entry = self._known.get(digest)
+        if entry is not None and entry[0] > self._now():
+            self._hits.inc()
+            owner = entry[1]
+        else:
+            if self._unknown.get(digest, 0.0) > self._now():
+                return None
+            self._misses.inc()
+            found = await self._ask(digest)
+            if found is None:
+                return None
+            owner = found
+        if owner.expires_at_us is not None and owner.expires_at_us <= self._now_us():
+            return None
+        self._used.add(digest)
+        return owner
+
+    def invalidate(self, hashes: Iterable[str]) -> None:
+        """Forget these keys, known or unknown."""
+        for digest in hashes:
+            self._known.pop(digest, None)
+            self._unknown.pop(digest, None)
+
+    def invalidate_devices(self, device_uuids: Collection[str]) -> None:
+        """Forget the keys of these devices."""
+        self.invalidate([digest for digest, (_, owner) in self._known.items() if owner.device_uuid in device_uuids])
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._known.clear()
+        self._unknown.clear()
+
+    def take_used(self) -> set[str]:
+        """Hashes used since the last call, for last_used_at."""
+        used, self._used = self._used, set()
+        return used
+
+    async def _ask(self, digest: str) -> KeyOwner | None:
+        """Look a key up; concurrent requests share one query."""
+        future = self._asked.get(digest)
+        if future is None:
+            future = self._asked[digest] = asyncio.get_running_loop().create_future()
+            # Nobody may be left to take the error, when every request was cut meanwhile.
+            future.add_done_callback(lambda done: done.cancelled() or done.exception())
+            if self._asking is None:
+                self._asking = asyncio.create_task(self._answer(), name="key-lookup")
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await asyncio.shield(future)
+        except TimeoutError:
+            raise Unavailable("the key cannot be looked up now; send the same again") from None
+
+    async def _answer(self) -> None:
+        try:
+            while self._asked:
+                batch, self._asked = self._asked, {}
+                await self._answer_batch(batch)
+        finally:
+            self._asking = None
+
+    async def _answer_batch(self, batch: dict[str, asyncio.Future[KeyOwner | None]]) -> None:
+        try:
+            found = {owner.hash: owner for owner in await self._find(batch.keys())}
+        except BridgeError as error:
+            for future in batch.values():
+                future.set_exception(error)
+            return
+        now, size = self._now(), self._settings.cache_size
+        for digest, future in batch.items():
+            owner = found.get(digest)
+            if owner is not None:
+                put(self._known, digest, (now + self._settings.cache_ttl_s, owner), size)
+            else:
+                self._known.pop(digest, None)
+                put(self._unknown, digest, now + self._settings.negative_ttl_s, size)
+            future.set_result(owner)

@@ -1,0 +1,50 @@
+"""An ordered end for requests that are still waiting when the service stops: 503, and not a cut connection.
+
+ASGI middleware. Flows in: requests. Flows out: their answers, or after `dismiss` "come again".
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+
+from bridge.errors import Unavailable
+
+GRACE_S = 1.0
+"""Writing the answers takes no longer."""
+
+
+class GracefulShutdown:
+    """Wraps the whole app."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self._under_way: set[asyncio.Task[Any]] = set()
+        self._dismissed = False
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._under_way.add(task)
+        try:
+            await self._app(scope, receive, send)
+        except asyncio.CancelledError:
+            if not self._dismissed:
+                raise
+            from bridge.http import problems  # with Starlette, which a gateway without the door does not load
+
+            answer = problems.of_error(Unavailable("the service is stopping; send the same again"))
+            with suppress(RuntimeError):  # its own answer has begun
+                await answer(scope, receive, send)
+        finally:
+            self._under_way.discard(task)
+
+    async def dismiss(self) -> None:
+        """Answer everything that is under way."""
+        self._dismissed = True
+        waiting = list(self._under_way)
+        for task in waiting:
+            task.cancel()
+        if waiting:
+            await asyncio.wait(waiting, timeout=GRACE_S)

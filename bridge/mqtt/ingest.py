@@ -1,0 +1,243 @@
+"""The MQTT door: messages of one broker in; deliveries to the pipeline, out.
+
+The session with the broker is `link`'s. PUBACK leaves from one place, `Acknowledger.settle`, after the
+pipeline has settled the message. What is held unacknowledged is bounded here, since brokers do not keep to
+receive maximum: at the limit the socket is not read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from hashlib import blake2b
+from random import Random
+from typing import Any, Protocol
+
+from bridge.errors import Backpressure
+from bridge.model.reading import Code, Delivery, Outcome, Packet, Receipt, Rejection, Source
+from bridge.mqtt import diagnostics, subscriptions
+from bridge.mqtt.acknowledge import Acknowledger, InflightMessage
+from bridge.mqtt.converters.select import Converters
+from bridge.mqtt.rejections import Rejections
+from bridge.mqtt.session import MqttSession
+from bridge.mqtt.subscriptions import NoSubscriptionStore, SubscriptionStore
+from bridge.mqtt.topics import parse_result
+from bridge.rate_limit import SlidingWindow, check
+from bridge.settings.http import LimitSettings
+from bridge.settings.mqtt import MqttSettings
+from bridge.telemetry import Metrics
+
+BACKPRESSURE_RETRY_S = 0.05
+
+
+class Pipeline(Protocol):
+    """What the door needs of the pipeline."""
+
+    def submit(self, delivery: Delivery) -> None: ...
+
+
+class CommandResults(Protocol):
+    """Takes what devices answer to commands; `settle` is called once it is stored."""
+
+    def take(self, device_uuid: str, command_id: str, payload: bytes, settle: Callable[[], None]) -> None: ...
+
+
+class MqttIngest:
+    """`run` is its task; `pause` and `close` end it in order. `name` is the bridge's, for its status topic."""
+
+    def __init__(
+        self,
+        settings: MqttSettings,
+        client_id: str,
+        pipeline: Pipeline,
+        metrics: Metrics,
+        random: Random,
+        now_us: Callable[[], int],
+        *,
+        name: str = "bridge",
+        limits: LimitSettings | None = None,
+        subscription_store: SubscriptionStore | None = None,
+        results: CommandResults | None = None,
+    ) -> None:
+        limits = limits or LimitSettings()
+        self._settings = settings
+        self._client_id = client_id
+        self._pipeline = pipeline
+        self._results = results
+        self._metrics = metrics
+        self._now_us = now_us
+        self._converters = Converters(settings)
+        self._messages = lru_cache(maxsize=64)(metrics.mqtt_messages.labels)  # looking up costs more than counting
+        self._rejections = Rejections(limits, metrics)
+        self._by_device = SlidingWindow("mqtt_device", limits.mqtt_device_per_minute, limits.max_tracked)
+        filters = subscriptions.wanted(settings, results=results is not None)
+        self._session = MqttSession(
+            settings,
+            client_id,
+            name,
+            filters,
+            self,
+            subscription_store or NoSubscriptionStore(),
+            metrics,
+            random,
+            now_us,
+        )
+        self._inflight = Acknowledger(settings.max_inflight, self._session.acknowledge)
+        self._refused = False  # a message waits for room in the pipeline
+        metrics.mqtt_inflight.set_function(lambda: self._inflight.held)
+
+    @property
+    def address(self) -> str:
+        """The broker, without credentials."""
+        return self._session.address
+
+    @property
+    def problem(self) -> str:
+        """Why nothing comes in at the moment; empty when it does."""
+        return self._session.problem
+
+    @property
+    def connected(self) -> bool:
+        """Whether we are subscribed."""
+        return self._session.connected.is_set()
+
+    async def wait_connected(self) -> None:
+        """Return once subscribed."""
+        await self._session.connected.wait()
+
+    async def run(self) -> None:
+        """Connect, and connect again, for ever. Returns after `close`."""
+        await self._session.run()
+
+    def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool) -> bool:
+        """Send to the broker; False where it cannot go out at once: nothing waits here for a connection."""
+        return not self._session.backed_up and self._session.publish(topic, payload, qos=qos, retain=retain)
+
+    def pause(self) -> None:
+        """Take nothing more in; what is settled is still acknowledged."""
+        self._session.pause()
+
+    async def close(self, deadline_s: float) -> None:
+        """Send what acknowledgements are due and that we go, then disconnect."""
+        await self._session.close(deadline_s)
+
+    async def publish_confirmed(self, topic: str, payload: bytes, expiry_s: int) -> int:
+        """Publish at QoS 1; the broker's reason code, 0 where it has it. Raises Unavailable where it is not known."""
+        return await self._session.publish_confirmed(topic, payload, expiry_s)
+
+    # -- what the link asks
+
+    @property
+    def has_room(self) -> bool:
+        """See `MessageHandler`."""
+        return self._inflight.has_room and not self._refused
+
+    def forget(self) -> None:
+        """See `MessageHandler`."""
+        self._inflight.forget()
+
+    def message(self, message: Any) -> None:
+        """See `MessageHandler`."""
+        message_slot = self._inflight.arrived(message.mid, message.qos)
+        if self._inflight.full:
+            self._metrics.limited.labels("mqtt_inflight").inc()
+            self._session.stop_reading()
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:
+            topic = ""
+        payload = bytes(message.payload)
+        result = parse_result(topic) if self._results is not None else None
+        if result is not None and self._results is not None:
+            self._results.take(*result, payload, partial(self._settle_answer, message_slot))
+            return
+        now_us = self._now_us()
+        conversion = self._converters.convert(topic, payload, received_us=now_us, retained=message.retain)
+        self._messages(conversion.format, conversion.outcome).inc()
+        for ask in conversion.outgoing:
+            self._session.publish(ask.topic, ask.payload)
+        packet = self._limited(conversion.device_uuid or topic, conversion.packet)
+        delivery = Delivery(
+            packet,
+            Source.MQTT,
+            payload[: self._settings.max_payload_bytes],
+            now_us,
+            partial(self._settle, message_slot, conversion.device_uuid, packet),
+            device_uuid=conversion.device_uuid,
+            topic=topic,
+            key=self._identity(message, topic, payload, packet),
+            retry_in_place=True,
+            retained=message.retain,
+            redelivered=message.dup or message.retain or not message.qos,
+        )
+        self._submit(delivery)
+
+    def _limited(self, sender: str, packet: Packet) -> Packet:
+        """The packet, or its refusal where its sender floods.
+
+        To hold it back would hold back everybody's acknowledgements behind it, which leave in order.
+        """
+        verdict = check([(self._by_device, [(sender, 1)])], asyncio.get_running_loop().time())
+        if verdict.allowed:
+            return packet
+        self._metrics.limited.labels("mqtt_device").inc()
+        detail = f"over {verdict.limit} messages a minute; send again in {verdict.reset_s} s"
+        return Packet((), (Rejection(0, Code.RATE_LIMITED, detail),))
+
+    def _identity(self, message: Any, topic: str, payload: bytes, packet: Packet) -> str | None:
+        """What tells a reading without a time of its own from the same one sent again."""
+        if not packet.rejections and all(decoded.ts_us is not None for decoded in packet.readings):
+            return None  # the commonest case, and the digest is not free
+        parts: tuple[object, ...]
+        if message.retain:
+            prefix, parts = "r", (topic,)
+        elif message.qos:
+            prefix, parts = "m", (self._client_id, message.mid, topic)
+        else:
+            return None
+        digest = blake2b(payload, digest_size=16)
+        digest.update(repr(parts).encode(errors="surrogatepass"))
+        return f"{prefix}-{digest.hexdigest()}"
+
+    def _submit(self, delivery: Delivery) -> None:
+        """Hand over; where the pipeline is full, stop reading and try again."""
+        try:
+            self._pipeline.submit(delivery)
+        except Backpressure:
+            self._refused = True
+            self._session.stop_reading()
+            asyncio.get_running_loop().call_later(BACKPRESSURE_RETRY_S, self._submit_again, delivery)
+
+    def _submit_again(self, delivery: Delivery) -> None:
+        self._refused = False
+        self._submit(delivery)
+        self._resume()
+
+    def _settle(
+        self, message_slot: InflightMessage, device_uuid: str | None, packet: Packet, receipts: Sequence[Receipt]
+    ) -> None:
+        """The one place where a message is settled. FAILED leaves it with the broker."""
+        if any(receipt.outcome == Outcome.FAILED for receipt in receipts):
+            if self._inflight.fail(message_slot):  # a broker sends again only over a new connection
+                self._session.give_up(diagnostics.UNSETTLED)
+        else:
+            self._inflight.settle(message_slot)
+            rejected = [receipt for receipt in receipts if receipt.outcome == Outcome.QUARANTINED]
+            if rejected and device_uuid is not None and self._session.connected.is_set():
+                self._tell_device(device_uuid, packet, rejected)
+        self._resume()
+
+    def _settle_answer(self, message_slot: InflightMessage) -> None:
+        """What a device answered is stored."""
+        self._inflight.settle(message_slot)
+        self._resume()
+
+    def _tell_device(self, device_uuid: str, packet: Packet, rejected: Sequence[Receipt]) -> None:
+        """Publish rejections to the device, at QoS 0: they may be lost."""
+        for answer in self._rejections.of(device_uuid, packet, rejected, asyncio.get_running_loop().time()):
+            self._session.publish(f"devices/{device_uuid}/rejected", answer)
+
+    def _resume(self) -> None:
+        if self.has_room:
+            self._session.resume()

@@ -1,0 +1,7 @@
+-- Writes the state of a sensor.
+CREATE OR REPLACE FUNCTION keep_sensor_state(p_sensor bigint, p_state text, p_valid integer, p_changed_us bigint) RETURNS void
+LANGUAGE sql AS $body$
+    UPDATE sensors SET operational_state = p_state, valid_readings_count = p_valid,
+           state_changed_at = coalesce(from_us(p_changed_us), state_changed_at)
+    WHERE id = p_sensor
+$body$;

@@ -1,0 +1,42 @@
+"""Small files that must survive a pulled plug: written whole or not at all.
+
+Flows in: bytes. Flows out: a file in their place, on the disk when `replace` returns.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+
+def replace(path: Path, content: bytes, *, mode: int = 0o600, keep: Path | None = None) -> None:
+    """Put `content` in the place of a file; what was there becomes `keep`. Raises OSError.
+
+    The file belongs to whoever owns its folder: commands are run as root, the gateway is not.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f"{path.name}.new")
+    new.unlink(missing_ok=True)
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with open(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(descriptor)
+    if os.geteuid() == 0:
+        owner = path.parent.stat()
+        os.chown(new, owner.st_uid, owner.st_gid)
+    if keep is not None:
+        with suppress(FileNotFoundError):
+            path.replace(keep)
+    new.replace(path)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Sync the folder: the new name is on the disk only once the folder is."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

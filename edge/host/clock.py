@@ -1,0 +1,147 @@
+"""The gateway's clocks. A Pi has no battery clock: after a boot its time of day is wrong until it is set.
+
+Flows out: the time of day for the doors; and for each time so given, what CLOCK_BOOTTIME said then and
+whether the time could be believed. The time of day is kept as an anchor on CLOCK_BOOTTIME, which is never set:
+so a jump is noticed when `check` looks, and a time given before it still leads back to its moment.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import structlog
+
+log = structlog.get_logger("clock")
+
+JUMP_US = 1_000_000
+"""A difference that slewing does not make between two checks: chrony slews at most 8.3 %, ntpd 0.05 %."""
+REMEMBERED_JUMPS = 16
+SOFTWARE_DATE_US = 1_767_225_600_000_000  # 2026-01-01: no clock that says less can be right
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+TIMESYNCD_MARK = Path("/run/systemd/timesync/synchronized")  # systemd-timesyncd.service(8): exists once synchronised
+
+_STA_UNSYNC = 0x40  # adjtimex(2)
+_TIME_ERROR = 5
+
+
+class Stamp(msgspec.Struct, frozen=True):
+    """Says which moment lies behind a time of day."""
+
+    monotonic_us: int
+    is_set: bool
+
+
+class _Era(msgspec.Struct, frozen=True):
+    """From `since_us` (CLOCK_BOOTTIME) on, the time of day was CLOCK_BOOTTIME + `anchor_us`."""
+
+    since_us: int
+    anchor_us: int
+    is_set: bool
+
+
+class HostClock:
+    """Implements `Time` on the host's clocks (`wall_us`, `boottime_us`); `synchronised` says whether they are set."""
+
+    def __init__(
+        self,
+        boot_id: str,
+        *,
+        wall_us: Callable[[], int],
+        boottime_us: Callable[[], int],
+        synchronised: Callable[[], bool],
+    ) -> None:
+        self.boot_id = boot_id
+        self._wall_us = wall_us
+        self._boottime_us = boottime_us
+        self._synchronised = synchronised
+        now_us = boottime_us()
+        wall = wall_us()
+        self._eras: deque[_Era] = deque(maxlen=REMEMBERED_JUMPS)
+        self._eras.append(_Era(now_us, wall - now_us, self._judge(wall)))
+
+    @property
+    def anchor_us(self) -> int | None:
+        """Return time of day minus CLOCK_BOOTTIME; None until the clock is set."""
+        era = self._eras[-1]
+        return era.anchor_us if era.is_set else None
+
+    def now_us(self) -> int:
+        """See `Time.now_us`. Goes on evenly between two calls of `check`."""
+        return self._boottime_us() + self._eras[-1].anchor_us
+
+    def monotonic_us(self) -> int:
+        """See `Time.monotonic_us`."""
+        return self._boottime_us()
+
+    def is_set(self) -> bool:
+        """See `Time.is_set`."""
+        return self._eras[-1].is_set
+
+    def stamp(self, given_us: int) -> Stamp:
+        """See `Time.stamp`: the newest era in which `now_us` can have said `given_us`."""
+        end_us = self._boottime_us()
+        for era in reversed(self._eras):
+            monotonic_us = given_us - era.anchor_us
+            if era.since_us - JUMP_US <= monotonic_us <= end_us + JUMP_US:
+                return Stamp(monotonic_us, era.is_set)
+            end_us = era.since_us
+        return Stamp(self._boottime_us(), False)  # of no clock of ours
+
+    def check(self) -> None:
+        """Look at the host's clocks: follow them, notice jumps, and notice that they have been set.
+
+        To be called every second or so.
+        """
+        now_us = self._boottime_us()
+        wall_us = self._wall_us()
+        last = self._eras[-1]
+        anchor_us = wall_us - now_us
+        is_set = last.is_set or self._judge(wall_us)
+        jump_us = anchor_us - last.anchor_us
+        if abs(jump_us) < JUMP_US and is_set == last.is_set:
+            self._eras[-1] = _Era(last.since_us, anchor_us, is_set)
+            return
+        self._eras.append(_Era(now_us, anchor_us, is_set))
+        if is_set and not last.is_set:
+            log.info("clock_set", moved_s=jump_us / 1_000_000)
+        else:
+            log.warning("clock_jumped", moved_s=jump_us / 1_000_000)
+
+    def _judge(self, wall_us: int) -> bool:
+        return wall_us >= SOFTWARE_DATE_US and self._synchronised()
+
+
+def host_clock(*, assume_set: bool = False) -> HostClock:
+    """Make the clock of this host. `assume_set`: it has a battery, and no time server to wait for."""
+    return HostClock(
+        BOOT_ID.read_text().strip(),
+        wall_us=lambda: time.time_ns() // 1_000,
+        boottime_us=lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000,
+        synchronised=(lambda: True) if assume_set else is_synchronised,
+    )
+
+
+def is_synchronised() -> bool:
+    """Whether something keeps this host's clock: the kernel's own flag, which ntpd, chrony (with rtcsync)
+    and systemd-timesyncd clear, or systemd-timesyncd's mark.
+    """
+    return TIMESYNCD_MARK.exists() or kernel_synchronised()
+
+
+def kernel_synchronised() -> bool:
+    """Return whether adjtimex(2) says that the clock is in step. False where it cannot be asked."""
+    # struct timex: `status` is the fifth word-aligned field; the rest is not of interest.
+    # 208 bytes on 64-bit Linux, 128 on 32-bit: 512 hold either.
+    buffer = (ctypes.c_long * (512 // ctypes.sizeof(ctypes.c_long)))()
+    try:
+        state = ctypes.CDLL(None, use_errno=True).adjtimex(buffer)
+    except (OSError, AttributeError):
+        return False
+    # modes (unsigned int, padded to a long), offset, freq, maxerror, esterror: then status.
+    status = buffer[5] & 0xFFFF_FFFF
+    return 0 <= state < _TIME_ERROR and not status & _STA_UNSYNC

@@ -1,0 +1,118 @@
+"""The gateway's own judgement of a reading, by the thresholds of the registry snapshot. Pure.
+
+Flows in: readings. Flows out: their classes; the threshold that a reading violates; and, from `LocalAlerts`, events.
+The conditions are those of `sp_insert_readings`: tests/integration/test_limits.py holds the two against each other. Two
+things are the service's alone: warm-up (it knows a sensor's history) and deltas, whose limits are not in the snapshot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import msgspec
+
+from bridge.gateway_protocol.snapshot import SnapshotThreshold
+from bridge.model.reading import AlertEvent, Reading, ReadingClass
+
+Thresholds = Callable[[], Mapping[int, tuple[SnapshotThreshold, ...]]]
+"""By sensor id."""
+
+_RANKS = {"info": 1, "warning": 2, "critical": 3}
+
+
+def violates(threshold: SnapshotThreshold, value: float) -> bool:
+    """Return whether a value violates the threshold."""
+    low, high = threshold.low, threshold.high
+    if threshold.condition == "greater_than":
+        return low is not None and value > low
+    if threshold.condition == "less_than":
+        limit = high if low is None else low
+        return limit is not None and value < limit
+    if threshold.condition == "equal_to":
+        return low is not None and value == low
+    return (low is not None and value < low) or (high is not None and value > high)
+
+
+def worst(thresholds: Sequence[SnapshotThreshold], value: float) -> SnapshotThreshold | None:
+    """Return the most severe threshold that is violated; of equals, the one with the lowest id."""
+    found = [threshold for threshold in thresholds if violates(threshold, value)]
+    return min(found, key=lambda t: (-_RANKS.get(t.severity, 0), t.threshold_id), default=None)
+
+
+class LocalClassifier:
+    """Classifies readings by the thresholds of the registry snapshot. Implements `Classifier`."""
+
+    def __init__(self, thresholds: Thresholds) -> None:
+        self._thresholds = thresholds
+
+    def classify(self, readings: Sequence[Reading]) -> Sequence[int]:
+        """See `Classifier.classify`."""
+        thresholds = self._thresholds()
+        if not thresholds:
+            return [ReadingClass.CLEAN] * len(readings)
+        return [
+            ReadingClass.ALERT if worst(thresholds.get(reading.sensor_id, ()), reading.value) else ReadingClass.CLEAN
+            for reading in readings
+        ]
+
+
+class Active(msgspec.Struct, frozen=True):
+    """Is an alert that is not resolved."""
+
+    sensor_id: int
+    threshold_id: int
+    severity: str
+    value: float
+    triggered_at_us: int
+
+
+class LocalAlerts:
+    """Follows which sensors are in alert, by the readings that are spooled. At most one entry a registered sensor."""
+
+    def __init__(self, gateway: str, thresholds: Thresholds) -> None:
+        self._gateway = gateway
+        self._thresholds = thresholds
+        self._latest_us: dict[int, int] = {}
+        self.active: dict[int, Active] = {}
+        self.changes = 0
+        """Goes up with every alert that begins or ends."""
+
+    def resume(self, active: Iterable[Active]) -> None:
+        """Take up the alerts that were not resolved when the gateway ended."""
+        for alert in active:
+            self.active[alert.sensor_id] = alert
+            self._latest_us[alert.sensor_id] = alert.triggered_at_us
+
+    def step(self, reading: Reading) -> list[AlertEvent]:
+        """Return the alerts that a spooled reading begins or ends; none where it is older than its sensor's latest.
+
+        As in the procedure: one alert a sensor, another severity ends it and begins the next.
+        """
+        sensor_id = reading.sensor_id
+        if not sensor_id or reading.ts_us < self._latest_us.get(sensor_id, reading.ts_us):
+            return []
+        self._latest_us[sensor_id] = reading.ts_us
+        hit = worst(self._thresholds().get(sensor_id, ()), reading.value)
+        active = self.active.get(sensor_id)
+        events = []
+        if active is not None and (hit is None or hit.severity != active.severity):
+            del self.active[sensor_id]
+            events.append(self._event("resolved", reading, active.severity, active.threshold_id))
+            active = None
+        if active is None and hit is not None:
+            self.active[sensor_id] = Active(sensor_id, hit.threshold_id, hit.severity, reading.value, reading.ts_us)
+            events.append(self._event("alert", reading, hit.severity, hit.threshold_id))
+        self.changes += len(events)
+        return events
+
+    def forget_all_but(self, sensors: Mapping[int, object]) -> None:
+        """Forget sensors that have left the registry."""
+        self.changes += not self.active.keys() <= sensors.keys()
+        for kept in (self._latest_us, self.active):
+            for sensor_id in [sensor_id for sensor_id in kept if sensor_id not in sensors]:
+                del kept[sensor_id]
+
+    def _event(self, kind: str, reading: Reading, severity: str, threshold_id: int) -> AlertEvent:
+        # `local-` and no alert_id: the service makes its own of the same readings, under ids of its own.
+        event_id = f"local-{self._gateway}-{reading.sensor_id}-{reading.ts_us}-{kind}"
+        return AlertEvent(event_id, 0, reading.sensor_id, kind, severity, reading.value, threshold_id, reading.ts_us)

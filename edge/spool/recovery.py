@@ -1,0 +1,247 @@
+"""What a damaged spool still holds, brought into the one that took its place.
+
+Flows in: files that were set aside. Flows out: their rows whose CRC holds, under the ids they had; their
+ledger; what is missing then, entered as lost. Goes on in short steps beside the gateway's work, each with
+its progress in one transaction, so that a restart goes on where it was.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import structlog
+
+from bridge.errors import StoreRefused
+from edge.spool.file import SUFFIXES
+from edge.spool.hashes import hash_of, unpack
+from edge.spool.ledger import SpoolLedger, account_of
+from edge.spool.pages import DamagedFile
+from edge.spool.pages import SqlRow as RawRow
+from edge.spool.rows import (
+    FIRST_DELIVERY,
+    Boot,
+    SensorName,
+    SqlRow,
+    identity,
+    is_whole,
+    is_whole_refused,
+    reading_crc,
+    refused_crc,
+    refused_identity,
+    source_in,
+)
+from edge.spool.state import BOOKS_TAKEN, BOOKS_WANTED, RecoveryState, SpoolState
+
+log = structlog.get_logger("spool")
+
+SURVEY_PAGES = 1_000
+"""Pages looked at in a step while names and ledger are searched: about 20 ms."""
+RESTORE_PAGES = 40
+"""Pages brought over in a step: about 500 rows."""
+
+_DELIVERED, _BOOT, _SENSOR, _RECORD, _REFUSED, _LEDGER = 2, 3, 6, 11, 13, 14
+"""Columns of the tables that matter."""
+
+
+class Recovery:
+    """Works through the files that `state` knows to be set aside. Not for two threads at a time."""
+
+    def __init__(self, state: SpoolState) -> None:
+        self._state = state
+        self._file: DamagedFile | None = None
+        self._survey = _Survey()
+        self._surveyed = 0
+        self.recount_wanted = False
+        """Whether a salvage has ended since the books were last held against the rows."""
+
+    def step(self) -> bool:
+        """Do a little; False where there is nothing to do. Raises StoreUnavailable."""
+        state = self._state
+        if not state.recoveries:
+            return False
+        recovery = state.recoveries[0]
+        path = state.settings.path.with_name(recovery.file)
+        with state.guarded():
+            try:
+                if self._file is None:
+                    self._file, self._survey, self._surveyed = DamagedFile(path), _Survey(), 0
+                self._go_on(recovery, self._file)
+            except OSError as error:
+                log.error("salvage_failed", file=recovery.file, detail=str(error.strerror))
+                self._end(recovery)
+        return True
+
+    def close(self) -> None:
+        """Close the file in hand."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _go_on(self, recovery: RecoveryState, file: DamagedFile) -> None:
+        if self._surveyed < file.pages:
+            upto = min(self._surveyed + SURVEY_PAGES, file.pages)
+            for number in range(self._surveyed + 1, upto + 1):
+                self._survey.look(file, number)
+            self._surveyed = upto
+            if upto == file.pages:
+                self._take_over(recovery)
+        elif recovery.page < file.pages:
+            self._restore(recovery, file)
+        else:
+            self._end(recovery)
+
+    # -- names, boots, identities, ledger
+
+    def _take_over(self, recovery: RecoveryState) -> None:
+        state, survey = self._state, self._survey
+        hashes = [hashed for _, part in sorted(survey.delivered.items()) for hashed in part]
+        hashes = hashes[-state.settings.recent_identities :]
+        change = state.ledger.change()
+        with state.file.transaction():
+            for boot in survey.boots.values():
+                state.file.execute("restore_boot", boot)
+            if recovery.books == BOOKS_WANTED:
+                change.take_over(survey.ledger)
+                state.file.insert("put_ledger", change.rows())
+            state.file.execute("salvage_books", (BOOKS_TAKEN, recovery.file))
+            delivered = state.identities.deliver(hashes)
+        change.adopt()
+        state.identities.adopt(delivered, hashes)
+        state.reload_boots()
+        state.recoveries[0] = recovery._replace(books=BOOKS_TAKEN)
+        state.depth = sum(state.ledger.pending().values())
+
+    # -- rows
+
+    def _restore(self, recovery: RecoveryState, file: DamagedFile) -> None:
+        state = self._state
+        upto = min(recovery.page + RESTORE_PAGES, file.pages)
+        raw = [row for number in range(recovery.page + 1, upto + 1) for row in file.rows(number)]
+        known: Counter[int] = Counter()
+        readings = list(self._readings(raw, known))
+        refused = list(self._refused(raw))
+        change = state.ledger.change()
+        try:
+            with state.file.transaction(durable=False):
+                state.write_names()
+                if state.file.insert("put_records", [row for row, _ in readings]) < len(readings):
+                    present = state.present([row[0] for row, _ in readings])
+                    known.update(account for row, account in readings if row[0] not in present)
+                state.file.insert("put_refused", refused)
+                for account, count in known.items():
+                    change.count("spooled", account, -count)
+                    change.count("duplicate", account, count)
+                state.file.insert("put_ledger", change.rows())
+                restored = len(readings) + len(refused)
+                state.file.execute("advance_salvage", (upto, restored, known.total(), recovery.file))
+                oldest = state.find_oldest()
+        except BaseException:
+            state.names.forget_planned()
+            raise
+        state.names.adopt()
+        change.adopt()
+        state.recoveries[0] = recovery._replace(page=upto)
+        state.refused_bytes += sum(len(row[10]) for row in refused)
+        state.oldest = oldest
+        state.metrics.salvaged.inc(restored)
+
+    def _readings(self, raw: list[RawRow], known: Counter[int]) -> Iterator[tuple[SqlRow, int]]:
+        """Whole rows, in the names of the present file, with their account. `known` counts those we have already."""
+        state, survey = self._state, self._survey
+        for row in raw:
+            if len(row) != _RECORD or not isinstance(row[2], int | float):
+                continue
+            row = (*row[:2], float(row[2]), *row[3:])
+            name, boot = survey.sensors.get(row[1]), survey.boots.get(row[7])
+            if name is None or boot is None or not is_whole(row):
+                continue
+            account = account_of(name.device_id, source_in(row[8]))
+            hashed = hash_of(identity(name, row[3], row[4], row[9]))
+            if state.identities.has(hashed, keyed=row[9] is not None and not row[8] & FIRST_DELIVERY):
+                known[account] += 1
+                continue
+            try:
+                ref = state.names.ref(name, state.newest_id)
+            except StoreRefused:
+                continue  # too many unknown sensors: lost, and booked so by the recount
+            moved = (row[0], ref, *row[2:7], state.boots.ref(boot.boot_id), *row[8:10])
+            yield (*moved, reading_crc(moved)), account
+
+    def _refused(self, raw: list[RawRow]) -> Iterator[SqlRow]:
+        for row in raw:
+            boot = self._survey.boots.get(row[5]) if len(row) == _REFUSED else None
+            if boot is not None and is_whole_refused(row):
+                if self._state.identities.has(hash_of(refused_identity(row[0])), keyed=False):
+                    continue  # of a page that is free, and was found by its looks
+                moved = (*row[:5], self._state.boots.ref(boot.boot_id), *row[6:12])
+                yield (*moved, refused_crc(moved))
+
+    def _end(self, recovery: RecoveryState) -> None:
+        state = self._state
+        self.close()
+        with state.file.transaction():
+            state.file.execute("end_salvage", (recovery.file,))
+        del state.recoveries[0]
+        self.recount_wanted = True
+        log.info("spool_salvaged", file=recovery.file, depth=state.depth)
+        _rename(state.settings.path, recovery.file)
+
+
+class _Survey:
+    """What the rows of a damaged file name, and its ledger."""
+
+    def __init__(self) -> None:
+        self.sensors: dict[int, SensorName] = {}
+        self.boots: dict[int, Boot] = {}
+        self.ledger: list[RawRow] = []
+        self.delivered: dict[int, list[int]] = {}
+
+    def look(self, file: DamagedFile, number: int) -> None:
+        """Keep what a page has to say."""
+        columns = file.columns(number)
+        if columns not in (_DELIVERED, _BOOT, _SENSOR, _LEDGER):
+            return
+        for row in file.rows(number):
+            if len(row) != columns:
+                continue
+            if columns == _SENSOR:
+                name = SensorName(row[1], row[2], row[3], bool(row[4]))
+                if name.crc == row[5]:
+                    self.sensors[row[0]] = name
+            elif columns == _BOOT and isinstance(row[1], str) and isinstance(row[2], int | None):
+                self.boots[row[0]] = Boot(row[1], row[2])
+            elif columns == _LEDGER and all(isinstance(value, int) and value >= 0 for value in row):
+                self.ledger.append(row)
+            elif columns == _DELIVERED and isinstance(row[1], bytes):
+                self.delivered[row[0]] = list(unpack(row[1]))
+
+
+def recount(path: Path, sql: dict[str, str]) -> dict[int, int]:
+    """By account, how many rows the ledger says there are, less those there are; only what differs.
+
+    On a connection of its own, at one moment: may run beside the spool's thread. Raises sqlite3.Error.
+    """
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        differences = SpoolLedger(reader.execute(sql["ledger"])).pending()
+        devices = {ref: device_id for ref, _, _, device_id, *_ in reader.execute(sql["sensors"])}
+        for sensor, source, count in reader.execute(sql["pending_by_sensor"]):
+            differences[account_of(devices.get(sensor, 0), source)] -= count
+        for device_id, source, count in reader.execute(sql["pending_refused"]):
+            differences[account_of(device_id, source)] -= count
+    return {account: count for account, count in differences.items() if count}
+
+
+def _rename(path: Path, file: str) -> None:
+    """What is salvaged is kept for a look, but only the last of it."""
+    for old in path.parent.glob(f"{path.name}.salvaged-*"):
+        old.unlink(missing_ok=True)
+    aside = path.with_name(file)
+    for suffix in SUFFIXES:
+        source = Path(f"{aside}{suffix}")
+        if source.exists():
+            source.rename(f"{path.with_name(file.replace('.damaged-', '.salvaged-'))}{suffix}")

@@ -1,0 +1,147 @@
+"""What the gateway says of itself: one document for `/status.json`, `iot-edge status` and the status page.
+
+Flows in: the parts, as they are. Flows out: numbers and names; no key, no password, no payload.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bridge.gateway_protocol.batches import GatewayState
+from bridge.telemetry import Metrics
+from edge.host.clock import HostClock
+from edge.local.alerts import LocalAlerts
+from edge.local.publisher import LocalPublisher
+from edge.ports import SpoolQueue
+from edge.registry.snapshot import LocalRegistry
+from edge.uplink.uplink import UplinkStatus
+
+THERMAL = Path("/sys/class/thermal/thermal_zone0/temp")
+VERSION = metadata.version("iot-edge-bridge")
+
+
+class StatusParts(msgspec.Struct, frozen=True):
+    """What is looked at."""
+
+    clock: HostClock
+    registry: LocalRegistry
+    queue: SpoolQueue
+    local_publisher: LocalPublisher
+    local_alerts: LocalAlerts
+    metrics: Metrics
+    data_dir: Path
+    name: Callable[[], str]
+    uplink: Callable[[], UplinkStatus]
+    registry_problem: Callable[[], str]
+    mqtt_problem: Callable[[], str]
+    store_problem: Callable[[], str]
+
+
+def document(parts: StatusParts) -> dict[str, Any]:
+    """At this moment. Times are ages, in seconds: the reader's clock need not be ours."""
+    now_us = parts.clock.now_us()
+    backlog = parts.queue.backlog()
+    oldest_us = backlog.oldest_received_us
+    return {
+        "gateway": parts.name(),
+        "version": VERSION,
+        "uplink": msgspec.to_builtins(parts.uplink()),
+        "registry": {"known": parts.registry.known, "problem": parts.registry_problem()},
+        "spool": {
+            "records": backlog.depth,
+            "oldest_s": None if oldest_us is None else max(0.0, (now_us - oldest_us) / 1e6),
+            "used_bytes": backlog.used_bytes,
+            "limit_bytes": backlog.limit_bytes,
+            "problem": parts.store_problem() or backlog.problem,
+        },
+        "mqtt": {"problem": parts.mqtt_problem()},
+        "clock": {"set": parts.clock.is_set()},
+        "disk_free_bytes": free_bytes(parts.data_dir),
+        "temperature_c": temperature_c(),
+        "devices": _devices(parts, now_us),
+        "alerts": _alerts(parts, now_us),
+        "rejected": rejected(parts.metrics),
+    }
+
+
+def gateway_state(clock: HostClock, queue: SpoolQueue, data_dir: Path) -> GatewayState:
+    """What goes to the service with each batch."""
+    backlog = queue.backlog()
+    return GatewayState(
+        VERSION,
+        clock.boot_id,
+        backlog.depth,
+        backlog.used_bytes,
+        backlog.oldest_received_us,
+        free_bytes(data_dir),
+        clock.is_set(),
+    )
+
+
+def rejected(metrics: Metrics) -> dict[str, int]:
+    """Readings that went to quarantine here since the start, by reason code."""
+    return {
+        sample.labels["code"]: int(sample.value)
+        for family in metrics.quarantined.collect()
+        for sample in family.samples
+        if sample.name.endswith("_total") and sample.value
+    }
+
+
+def free_bytes(folder: Path) -> int | None:
+    """Disk space that is free to us."""
+    try:
+        status = os.statvfs(folder)
+    except OSError:
+        return None
+    return status.f_bavail * status.f_frsize
+
+
+def temperature_c(file: Path = THERMAL) -> float | None:
+    """Of the processor, where the kernel tells."""
+    try:
+        return int(file.read_text()) / 1000
+    except (OSError, ValueError):
+        return None
+
+
+def _devices(parts: StatusParts, now_us: int) -> list[dict[str, Any]]:
+    """Silent ones first, the longest silence at the top. Those that are not registered have no name."""
+    registered = {device.device_uuid: device for device in parts.registry.devices.values()}
+    heard = parts.local_publisher.heard_us
+    rows = []
+    for uuid in registered | heard:
+        device = registered.get(uuid)
+        rows.append(
+            {
+                "device_id": device.device_id if device else None,
+                "device_uuid": uuid,
+                "name": device.name if device else f"{uuid}, not registered",
+                "heard_s": max(0.0, (now_us - heard[uuid]) / 1e6) if uuid in heard else None,
+            }
+        )
+    return sorted(rows, key=_silence)
+
+
+def _silence(row: dict[str, Any]) -> tuple[bool, float, str]:
+    heard_s = row["heard_s"]
+    return heard_s is not None, -(heard_s or 0.0), row["name"]
+
+
+def _alerts(parts: StatusParts, now_us: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "sensor_id": active.sensor_id,
+            "sensor": parts.registry.names.get(active.sensor_id, ("", ""))[0],
+            "severity": active.severity,
+            "value": active.value,
+            "since_s": max(0.0, (now_us - active.triggered_at_us) / 1e6),
+        }
+        for active in parts.local_alerts.active.values()
+    ]

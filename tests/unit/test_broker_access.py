@@ -1,0 +1,99 @@
+"""What the hooks remember of the registry, and for how long."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import msgspec
+
+from bridge.auth.broker_access import ACCOUNTS_TTL_S, DEVICE_TTL_S, Account, BrokerAccess
+from bridge.auth.key_cache import KeyCache, hash_key
+from bridge.settings.http import KeySettings
+from bridge.telemetry import Metrics
+
+DEVICE = "5f0c1f5e-0000-4000-8000-00000000000a"
+
+
+class Owner(msgspec.Struct):
+    hash: str
+    device_uuid: str | None = DEVICE
+    kind: str = "device"
+    device_id: int = 1
+    expires_at_us: int | None = None
+    disabled: bool = False
+
+
+class FakeAccounts:
+    def __init__(self) -> None:
+        self.keys = {hash_key("good"): Owner(hash_key("good"))}
+        self.accounts = [("weather", "publisher", hash_key("rain"))]
+        self.devices = {DEVICE}
+        self.asked = 0
+        self.now_s = 1000.0
+
+    async def find(self, hashes: Collection[str]) -> list[Owner]:
+        return [self.keys[digest] for digest in hashes if digest in self.keys]
+
+    async def mqtt_accounts(self) -> list[tuple[str, str, str]]:
+        self.asked += 1
+        return self.accounts
+
+    async def device_may_connect(self, uuid: str) -> bool:
+        self.asked += 1
+        return uuid in self.devices
+
+    def access(self) -> BrokerAccess:
+        ring = KeyCache(self.find, KeySettings(), Metrics(), lambda: self.now_s, lambda: 0)
+        return BrokerAccess(ring, self.mqtt_accounts, self.device_may_connect, lambda: self.now_s)
+
+
+async def test_login_with_the_right_key_of_the_right_device() -> None:
+    registry = FakeAccounts()
+    access = registry.access()
+    assert await access.login(DEVICE, "good") == Account("device", DEVICE)
+    assert await access.login(DEVICE.upper(), "good") == Account("device", DEVICE)
+    for username, password in (
+        (DEVICE, "bad"),
+        (DEVICE, ""),
+        (DEVICE[:-1] + "b", "good"),
+        ("", ""),
+        ("weather", "good"),
+    ):
+        assert await access.login(username, password) is None
+    assert await access.login("weather", "rain") == Account("publisher", "weather")
+
+
+async def test_login_of_a_disabled_device_or_an_api_key_is_refused() -> None:
+    registry = FakeAccounts()
+    registry.keys[hash_key("off")] = Owner(hash_key("off"), disabled=True)
+    registry.keys[hash_key("api")] = Owner(hash_key("api"), device_uuid=None, kind="api")
+    access = registry.access()
+    assert await access.login(DEVICE, "off") is None
+    assert await access.login(DEVICE, "api") is None
+
+
+async def test_named_asks_once_and_again_after_a_change() -> None:
+    registry = FakeAccounts()
+    access = registry.access()
+    for _ in range(3):
+        assert await access.named(DEVICE) == Account("device", DEVICE)
+        assert await access.named("weather") == Account("publisher", "weather")
+        assert await access.named("stranger") is None
+    assert registry.asked == 2
+    registry.devices.clear()
+    registry.accounts = []
+    access.forget()
+    assert await access.named(DEVICE) is None
+    assert await access.named("weather") is None
+
+
+async def test_named_asks_again_after_its_time() -> None:
+    registry = FakeAccounts()
+    access = registry.access()
+    await access.named(DEVICE)
+    await access.named("weather")
+    registry.now_s += max(ACCOUNTS_TTL_S, DEVICE_TTL_S)
+    registry.devices.clear()
+    registry.accounts = []
+    assert await access.named(DEVICE) is None
+    assert await access.named("weather") is None

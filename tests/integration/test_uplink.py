@@ -22,7 +22,7 @@ from tests.support.http_door import key_of
 from tests.support.mqtt_door import FakePipeline
 from tests.support.servers import TcpProxy, until
 from tests.support.spool_site import imbalance, junk, reading
-from tests.support.uplink_bench import Bench, https_transport
+from tests.support.uplink_bench import Bench, NewBench, https_transport
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -54,10 +54,10 @@ class FakeTransport:
         return [record.id for name, records in self.sent for record in records if lane in ("", name)]
 
 
-async def test_uplink_hands_over_in_order_and_empties_the_spool(tmp_path: Path) -> None:
+async def test_uplink_hands_over_in_order_and_empties_the_spool(new_bench: NewBench) -> None:
     pipeline, directory = FakePipeline(), FakeDirectory()
     async with open_gateway_door(pipeline, directory) as service:
-        bench = Bench(tmp_path, https_transport(service.url))
+        bench = new_bench(https_transport(service.url))
         sent = await bench.spool_readings(0, 15)
         async with bench.running():
             await bench.drained()
@@ -73,10 +73,10 @@ async def test_uplink_hands_over_in_order_and_empties_the_spool(tmp_path: Path) 
     assert sum(each.stored for each in totals) == 30
 
 
-async def test_uplink_gives_what_has_no_time_of_its_own_an_identity(tmp_path: Path) -> None:
+async def test_uplink_gives_what_has_no_time_of_its_own_an_identity(new_bench: NewBench) -> None:
     pipeline = FakePipeline()
     async with open_gateway_door(pipeline, FakeDirectory()) as service:
-        bench = Bench(tmp_path, https_transport(service.url))
+        bench = new_bench(https_transport(service.url))
         await bench.sender.send(reading(1), reading(2, key="h-1-0"), junk=[junk()])
         async with bench.running():
             await bench.drained()
@@ -88,9 +88,9 @@ async def test_uplink_gives_what_has_no_time_of_its_own_an_identity(tmp_path: Pa
     assert third.packet.rejections[0].code == Code.BAD_JSON
 
 
-async def test_uplink_identity_of_a_reading_without_a_key_is_its_place_in_the_spool(tmp_path: Path) -> None:
+async def test_uplink_identity_of_a_reading_without_a_key_is_its_place_in_the_spool(new_bench: NewBench) -> None:
     link = FakeTransport()
-    bench = Bench(tmp_path, link)
+    bench = new_bench(link)
     made = msgspec.structs.replace(reading(1, key="k"), key=None)
     await bench.sender.send(made)
     async with bench.running():
@@ -101,14 +101,14 @@ async def test_uplink_identity_of_a_reading_without_a_key_is_its_place_in_the_sp
     assert record.identity.endswith(f"-{record.id}")
 
 
-async def test_uplink_books_what_the_service_says(tmp_path: Path) -> None:
+async def test_uplink_books_what_the_service_says(new_bench: NewBench) -> None:
     def answer(_: str, batch: UplinkBatch) -> BatchAnswer | None:
         if len(batch.records) < 3:
             return None
         one, two, _three = (record.id for record in batch.records)
         return BatchAnswer(1, (one,), (RejectedRecord(two, "unknown_sensor", "no such sensor"),))
 
-    bench = Bench(tmp_path, FakeTransport(answer))
+    bench = new_bench(FakeTransport(answer))
     await bench.spool_readings(0, 3)
     async with bench.running():
         await bench.drained()
@@ -117,10 +117,10 @@ async def test_uplink_books_what_the_service_says(tmp_path: Path) -> None:
     assert [refused.code for refused in bench.uplink.status().refused] == ["unknown_sensor"]
 
 
-async def test_uplink_sends_live_readings_before_a_backlog_that_stays_in_order(tmp_path: Path) -> None:
+async def test_uplink_sends_live_readings_before_a_backlog_that_stays_in_order(new_bench: NewBench) -> None:
     link = FakeTransport()
     link.pause_s = 0.01
-    bench = Bench(tmp_path, link)
+    bench = new_bench(link)
     await bench.spool_readings(0, 400)
     split = bench.spool.backlog().newest_id
     async with bench.running():
@@ -135,9 +135,9 @@ async def test_uplink_sends_live_readings_before_a_backlog_that_stays_in_order(t
     assert min(link.ids("live")) > split
 
 
-async def test_uplink_with_a_short_blip_sends_everything_in_order(tmp_path: Path) -> None:
+async def test_uplink_with_a_short_blip_sends_everything_in_order(new_bench: NewBench) -> None:
     link = FakeTransport()
-    bench = Bench(tmp_path, link)
+    bench = new_bench(link)
     await bench.spool_readings(0, 35)
     async with bench.running():
         await bench.drained()
@@ -145,7 +145,7 @@ async def test_uplink_with_a_short_blip_sends_everything_in_order(tmp_path: Path
     assert len(link.ids()) == 35
 
 
-async def test_uplink_tries_for_ever_and_sends_again_what_was_not_answered(tmp_path: Path) -> None:
+async def test_uplink_tries_for_ever_and_sends_again_what_was_not_answered(new_bench: NewBench) -> None:
     failures = [
         ServiceAway("timeout", "slow"),
         ServiceAway("dns", "no"),
@@ -158,7 +158,7 @@ async def test_uplink_tries_for_ever_and_sends_again_what_was_not_answered(tmp_p
         return None
 
     link = FakeTransport(answer)
-    bench = Bench(tmp_path, link)
+    bench = new_bench(link)
     await bench.spool_readings(0, 100)
     async with bench.running():
         await bench.drained()
@@ -166,7 +166,7 @@ async def test_uplink_tries_for_ever_and_sends_again_what_was_not_answered(tmp_p
     assert sorted(record.id for record in link.taken) == list(range(1, 101))
 
 
-async def test_uplink_that_fails_in_the_middle_goes_back(tmp_path: Path) -> None:
+async def test_uplink_that_fails_in_the_middle_goes_back(new_bench: NewBench) -> None:
     calls = 0
 
     def answer(lane: str, batch: UplinkBatch) -> BatchAnswer | None:
@@ -177,14 +177,14 @@ async def test_uplink_that_fails_in_the_middle_goes_back(tmp_path: Path) -> None
         return None
 
     link = FakeTransport(answer)
-    bench = Bench(tmp_path, link)
+    bench = new_bench(link)
     await bench.spool_readings(0, 300)
     async with bench.running():
         await bench.drained()
     assert sorted(record.id for record in link.taken) == list(range(1, 301))
 
 
-async def test_uplink_keeps_the_order_of_what_failed_before(tmp_path: Path) -> None:
+async def test_uplink_keeps_the_order_of_what_failed_before(new_bench: NewBench) -> None:
     failures = [ServiceAway("broken", "cut")] * 3
 
     def answer(_: str, batch: UplinkBatch) -> BatchAnswer | None:
@@ -193,14 +193,16 @@ async def test_uplink_keeps_the_order_of_what_failed_before(tmp_path: Path) -> N
         return None
 
     link = FakeTransport(answer)
-    bench = Bench(tmp_path, link)
+    bench = new_bench(link)
     await bench.spool_readings(0, 35)
     async with bench.running():
         await bench.drained()
     assert [record.id for record in link.taken] == list(range(1, 36))
 
 
-async def test_uplink_splits_until_the_bad_record_is_found_and_hands_it_over_as_quarantined(tmp_path: Path) -> None:
+async def test_uplink_splits_until_the_bad_record_is_found_and_hands_it_over_as_quarantined(
+    new_bench: NewBench, tmp_path: Path
+) -> None:
     def answer(_: str, batch: UplinkBatch) -> BatchAnswer | None:
         if any(record.value == 13 and record.code is None for record in batch.records):
             raise TransportRejected("the service answers 422: no")
@@ -208,7 +210,7 @@ async def test_uplink_splits_until_the_bad_record_is_found_and_hands_it_over_as_
         return BatchAnswer(len(batch.records) - len(bad), rejected=tuple(bad))
 
     link = FakeTransport(answer)
-    bench = Bench(tmp_path, link)
+    bench = new_bench(link)
     made = [reading(number, value=13 if number == 7 else 20 + number) for number in range(20)]
     await bench.sender.send(*made)
     async with bench.running():
@@ -222,13 +224,15 @@ async def test_uplink_splits_until_the_bad_record_is_found_and_hands_it_over_as_
     assert not (tmp_path / "refused.jsonl").exists()
 
 
-async def test_uplink_keeps_in_a_file_what_the_service_refuses_in_every_form(tmp_path: Path) -> None:
+async def test_uplink_keeps_in_a_file_what_the_service_refuses_in_every_form(
+    new_bench: NewBench, tmp_path: Path
+) -> None:
     def answer(_: str, batch: UplinkBatch) -> BatchAnswer | None:
         if any(record.id == 2 for record in batch.records):
             raise TransportRejected("no")
         return None
 
-    bench = Bench(tmp_path, FakeTransport(answer))
+    bench = new_bench(FakeTransport(answer))
     await bench.spool_readings(0, 3)
     async with bench.running():
         await bench.drained()
@@ -238,7 +242,7 @@ async def test_uplink_keeps_in_a_file_what_the_service_refuses_in_every_form(tmp
     assert (totals.stored, totals.refused) == (2, 1)
 
 
-async def test_uplink_does_not_condemn_what_a_bad_link_has_garbled(tmp_path: Path) -> None:
+async def test_uplink_does_not_condemn_what_a_bad_link_has_garbled(new_bench: NewBench) -> None:
     refusals = 5
 
     def answer(_: str, batch: UplinkBatch) -> BatchAnswer | None:
@@ -249,7 +253,7 @@ async def test_uplink_does_not_condemn_what_a_bad_link_has_garbled(tmp_path: Pat
         return None
 
     link = FakeTransport(answer)
-    bench = Bench(tmp_path, link)
+    bench = new_bench(link)
     await bench.spool_readings(0, 8)
     async with bench.running():
         await bench.drained()
@@ -257,14 +261,14 @@ async def test_uplink_does_not_condemn_what_a_bad_link_has_garbled(tmp_path: Pat
     assert sorted(record.id for record in link.taken) == list(range(1, 9))
 
 
-async def test_uplink_makes_batches_smaller_when_they_are_too_large(tmp_path: Path) -> None:
+async def test_uplink_makes_batches_smaller_when_they_are_too_large(new_bench: NewBench) -> None:
     def answer(_: str, batch: UplinkBatch) -> BatchAnswer | None:
         if len(batch.records) > 3:
             raise BatchTooLarge("too large")
         return None
 
     link = FakeTransport(answer)
-    bench = Bench(tmp_path, link)
+    bench = new_bench(link)
     await bench.spool_readings(0, 200)
     async with bench.running():
         await bench.drained()
@@ -272,19 +276,19 @@ async def test_uplink_makes_batches_smaller_when_they_are_too_large(tmp_path: Pa
     assert len([1 for _, records in link.sent if len(records) > 3]) < 20, "it did not learn"
 
 
-async def test_uplink_reports_without_readings(tmp_path: Path) -> None:
+async def test_uplink_reports_without_readings(new_bench: NewBench) -> None:
     directory = FakeDirectory()
     async with open_gateway_door(FakePipeline(), directory) as service:
-        bench = Bench(tmp_path, https_transport(service.url), report_every_s=0.05)
+        bench = new_bench(https_transport(service.url), report_every_s=0.05)
         async with bench.running():
             await until(lambda: len(directory.states) > 3, 20)
 
 
-async def test_uplink_of_a_revoked_gateway_says_so_and_spools_on(tmp_path: Path) -> None:
+async def test_uplink_of_a_revoked_gateway_says_so_and_spools_on(new_bench: NewBench) -> None:
     pipeline, directory = FakePipeline(), FakeDirectory()
     good = directory.key
     async with open_gateway_door(pipeline, directory) as service:
-        bench = Bench(tmp_path, https_transport(service.url))
+        bench = new_bench(https_transport(service.url))
         async with bench.running():
             await bench.spool_readings(0, 5)
             await bench.drained()
@@ -300,11 +304,11 @@ async def test_uplink_of_a_revoked_gateway_says_so_and_spools_on(tmp_path: Path)
     assert len(pipeline.taken) == 10
 
 
-async def test_uplink_with_an_unknown_key_says_so(tmp_path: Path) -> None:
+async def test_uplink_with_an_unknown_key_says_so(new_bench: NewBench) -> None:
     directory = FakeDirectory()
     directory.key = key_of("another", kind="gateway", device_id=1, device_uuid=None)
     async with open_gateway_door(FakePipeline(), directory) as service:
-        bench = Bench(tmp_path, https_transport(service.url))
+        bench = new_bench(https_transport(service.url))
         async with bench.running():
             await until(lambda: bench.uplink.status().denied == "bad_key", 20)
 
@@ -318,11 +322,11 @@ class Overloaded(FakePipeline):
         super().submit(delivery)
 
 
-async def test_uplink_waits_as_long_as_the_service_asks(tmp_path: Path) -> None:
+async def test_uplink_waits_as_long_as_the_service_asks(new_bench: NewBench) -> None:
     pipeline = Overloaded()
     pipeline.full = 1
     async with open_gateway_door(pipeline, FakeDirectory()) as service:
-        bench = Bench(tmp_path, https_transport(service.url))
+        bench = new_bench(https_transport(service.url))
         await bench.spool_readings(0, 5)
         async with bench.running():
             await until(lambda: bench.uplink.status().retry_in_s > 0.5, 20)
@@ -332,20 +336,20 @@ async def test_uplink_waits_as_long_as_the_service_asks(tmp_path: Path) -> None:
 
 
 @asynccontextmanager
-async def behind_proxy(folder: Path, pipeline: FakePipeline) -> AsyncIterator[tuple[Bench, TcpProxy]]:
+async def behind_proxy(new_bench: NewBench, pipeline: FakePipeline) -> AsyncIterator[tuple[Bench, TcpProxy]]:
     async with (
         open_gateway_door(pipeline, FakeDirectory(), ack_timeout_s=1) as service,
         TcpProxy(("127.0.0.1", service.port)) as proxy,
     ):
-        bench = Bench(folder, https_transport(f"http://127.0.0.1:{proxy.port}", timeout_s=1))
+        bench = new_bench(https_transport(f"http://127.0.0.1:{proxy.port}", timeout_s=1))
         async with bench.running():
             yield bench, proxy
 
 
 @pytest.mark.parametrize("fault", ["cut", "half_close", "stall"])
-async def test_uplink_survives_a_link_that_breaks(tmp_path: Path, fault: str) -> None:
+async def test_uplink_survives_a_link_that_breaks(new_bench: NewBench, fault: str) -> None:
     pipeline = FakePipeline(None)
-    async with behind_proxy(tmp_path, pipeline) as (bench, proxy):
+    async with behind_proxy(new_bench, pipeline) as (bench, proxy):
         await bench.spool_readings(0, 10)
         await until(lambda: pipeline.held, 20)  # the service has it, and has not answered
         getattr(proxy, fault)()
@@ -356,9 +360,9 @@ async def test_uplink_survives_a_link_that_breaks(tmp_path: Path, fault: str) ->
     assert set(values(pipeline.taken)) == {20.0 + number / 7 for number in range(10)}
 
 
-async def test_uplink_finds_the_service_again_after_a_long_refusal(tmp_path: Path) -> None:
+async def test_uplink_finds_the_service_again_after_a_long_refusal(new_bench: NewBench) -> None:
     pipeline = FakePipeline()
-    async with behind_proxy(tmp_path, pipeline) as (bench, proxy):
+    async with behind_proxy(new_bench, pipeline) as (bench, proxy):
         await bench.spool_readings(0, 5)
         await bench.drained()
         proxy.refuse = True
@@ -371,10 +375,10 @@ async def test_uplink_finds_the_service_again_after_a_long_refusal(tmp_path: Pat
     assert len(pipeline.taken) == 105
 
 
-async def test_uplink_that_is_told_failed_keeps_the_records(tmp_path: Path) -> None:
+async def test_uplink_that_is_told_failed_keeps_the_records(new_bench: NewBench) -> None:
     pipeline = FakePipeline(Outcome.FAILED)
     async with open_gateway_door(pipeline, FakeDirectory()) as service:
-        bench = Bench(tmp_path, https_transport(service.url))
+        bench = new_bench(https_transport(service.url))
         await bench.spool_readings(0, 5)
         async with bench.running():
             await until(lambda: len(pipeline.taken) > 10, 20)
@@ -383,9 +387,9 @@ async def test_uplink_that_is_told_failed_keeps_the_records(tmp_path: Path) -> N
             await bench.drained()
 
 
-async def test_uplink_hands_over_what_has_come_back_from_a_damaged_spool(tmp_path: Path) -> None:
+async def test_uplink_hands_over_what_has_come_back_from_a_damaged_spool(new_bench: NewBench) -> None:
     link = FakeTransport()
-    bench = Bench(tmp_path, link)
+    bench = new_bench(link)
     async with bench.running():
         await bench.spool_readings(0, 5)
         await bench.drained()
@@ -399,7 +403,7 @@ def delivered(totals: Sequence[LedgerTotals]) -> int:
     return sum(each.delivered for each in totals)
 
 
-async def test_uplink_and_intake_count_the_same(tmp_path: Path) -> None:
+async def test_uplink_and_intake_count_the_same(new_bench: NewBench) -> None:
     received: list[Any] = []
 
     class Counting(FakePipeline):
@@ -408,7 +412,7 @@ async def test_uplink_and_intake_count_the_same(tmp_path: Path) -> None:
             super().submit(delivery)
 
     async with open_gateway_door(Counting(), FakeDirectory()) as service:
-        bench = Bench(tmp_path, https_transport(service.url))
+        bench = new_bench(https_transport(service.url))
         await bench.spool_readings(0, 120)
         await bench.sender.send(junk=[junk(b"a"), junk(b"b")])
         async with bench.running():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import msgspec
 import psycopg
@@ -18,7 +17,7 @@ from edge.settings import EdgeSettings
 from edge.uplink.direct import DirectTransport
 from tests.support.servers import PostgresServer, RedisServer, TcpProxy, until
 from tests.support.spool_site import junk, reading
-from tests.support.uplink_bench import Bench
+from tests.support.uplink_bench import NewBench
 
 pytestmark = pytest.mark.timeout(90)
 OLD_S = 4 * 365 * 86_400.0
@@ -30,13 +29,13 @@ def settings(database: str, streams: str) -> EdgeSettings:
 
 
 async def test_direct_uplink_stores_and_publishes_what_is_spooled(
-    postgres_url: str, redis_server: RedisServer, tmp_path: Path
+    postgres_url: str, redis_server: RedisServer, new_bench: NewBench
 ) -> None:
     with admin.connect(postgres_url) as connection:
         device = connection.add_device("shed", [("air", "temperature", None)])
         connection.add_gateway("north", [], everything=True, code_minutes=1)
     sensor, uuid = device["sensors"][0]["sensor_id"], device["device_uuid"]
-    bench = Bench(tmp_path, DirectTransport(settings(postgres_url, redis_server.url), "north"))
+    bench = new_bench(DirectTransport(settings(postgres_url, redis_server.url), "north"))
     made = [reading(number, sensor=sensor, device=device["device_id"]) for number in range(30)]
     made = [msgspec.structs.replace(each, device_uuid=uuid) for each in made]
     await bench.sender.send(*made, junk=[junk(b"\xff")])
@@ -52,13 +51,13 @@ async def test_direct_uplink_stores_and_publishes_what_is_spooled(
 
 
 async def test_direct_uplink_waits_for_a_database_that_is_away(
-    postgres_server: PostgresServer, postgres_url: str, redis_server: RedisServer, tmp_path: Path
+    postgres_server: PostgresServer, postgres_url: str, redis_server: RedisServer, new_bench: NewBench
 ) -> None:
     info = conninfo_to_dict(postgres_url)
     async with TcpProxy(postgres_server.socket_path) as proxy:
         url = f"postgresql://{info.get('user', 'postgres')}@127.0.0.1:{proxy.port}/{info['dbname']}"
         proxy.refuse = True
-        bench = Bench(tmp_path, DirectTransport(settings(url, redis_server.url), "north"))
+        bench = new_bench(DirectTransport(settings(url, redis_server.url), "north"))
         async with bench.running():
             await until(lambda: "connection" in bench.uplink.status().problem, 20)
             assert not bench.uplink.status().up

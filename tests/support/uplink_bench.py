@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Protocol
 
 from bridge.gateway_protocol.batches import GatewayState
 from bridge.model.reading import Reading
@@ -81,4 +81,10 @@ class Bench:
         await until(lambda: not self.spool.backlog().depth, timeout_s)
 
 
-__all__ = ["NOW_US", "Bench", "https_transport"]
+class NewBench(Protocol):
+    """Makes a bench, which is closed when the test ends."""
+
+    def __call__(self, transport: Transport, **settings: Any) -> Bench: ...
+
+
+__all__ = ["NOW_US", "Bench", "NewBench", "https_transport"]

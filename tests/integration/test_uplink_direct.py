@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import msgspec
@@ -24,6 +26,10 @@ pytestmark = pytest.mark.timeout(90)
 OLD_S = 4 * 365 * 86_400.0
 
 
+def wall_us() -> int:
+    return time.time_ns() // 1_000
+
+
 def settings(database: str, streams: str) -> EdgeSettings:
     made = EdgeSettings(database=DatabaseSettings(url=database), redis=RedisSettings(url=streams))
     return made.model_copy(update={"spool": made.spool.model_copy(update={"max_age_s": OLD_S})})
@@ -36,7 +42,7 @@ async def test_direct_uplink_stores_and_publishes_what_is_spooled(
         device = connection.add_device("shed", [("air", "temperature", None)])
         connection.add_gateway("north", [], everything=True, code_minutes=1)
     sensor, uuid = device["sensors"][0]["sensor_id"], device["device_uuid"]
-    bench = Bench(tmp_path, DirectTransport(settings(postgres_url, redis_server.url), "north"))
+    bench = Bench(tmp_path, DirectTransport(settings(postgres_url, redis_server.url), "north", wall_us))
     made = [reading(number, sensor=sensor, device=device["device_id"]) for number in range(30)]
     made = [msgspec.structs.replace(each, device_uuid=uuid) for each in made]
     await bench.sender.send(*made, junk=[junk(b"\xff")])
@@ -58,7 +64,7 @@ async def test_direct_uplink_waits_for_a_database_that_is_away(
     async with TcpProxy(postgres_server.socket_path) as proxy:
         url = f"postgresql://{info.get('user', 'postgres')}@127.0.0.1:{proxy.port}/{info['dbname']}"
         proxy.refuse = True
-        bench = Bench(tmp_path, DirectTransport(settings(url, redis_server.url), "north"))
+        bench = Bench(tmp_path, DirectTransport(settings(url, redis_server.url), "north", wall_us))
         async with bench.running():
             await until(lambda: "connection" in bench.uplink.status().problem, 20)
             assert not bench.uplink.status().up
@@ -68,11 +74,25 @@ async def test_direct_uplink_waits_for_a_database_that_is_away(
 
 def test_direct_uplink_needs_its_servers_named() -> None:
     with pytest.raises(ConfigError) as caught:
-        DirectTransport(EdgeSettings(), "north")
+        DirectTransport(EdgeSettings(), "north", wall_us)
     assert len(caught.value.problems) == 2
 
 
-def test_direct_uplink_without_the_services_extras_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "bridge.service.app", None)
-    with pytest.raises(ConfigError, match=r"pip install .*\[service\]"):
-        DirectTransport(settings("postgresql://x", "redis://x"), "north")
+@pytest.mark.parametrize("absent", ["psycopg", "redis"])
+def test_direct_uplink_without_the_services_extras_says_what_to_install(absent: str) -> None:
+    program = f"""
+import subprocess
+import sys
+import time
+sys.modules[{absent!r}] = None  # as if it were not installed
+from edge.settings import EdgeSettings
+from edge.uplink.direct import DirectTransport
+from bridge.settings.stores import DatabaseSettings, RedisSettings
+named = EdgeSettings(database=DatabaseSettings(url="postgresql://x"), redis=RedisSettings(url="redis://x"))
+DirectTransport(named, "north", lambda: 0)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith("bridge.errors.ConfigError: ")
+    assert 'pip install "iot-edge-bridge[service]"' in said
+    assert absent in said

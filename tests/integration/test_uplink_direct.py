@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import time
@@ -14,6 +15,8 @@ import redis
 from psycopg.conninfo import conninfo_to_dict
 
 from bridge.errors import ConfigError
+from bridge.gateway_protocol.batches import UplinkBatch, UplinkRecord
+from bridge.model.reading import Code, Source
 from bridge.settings.stores import DatabaseSettings, RedisSettings
 from bridge.store import admin
 from edge.settings import EdgeSettings
@@ -72,6 +75,31 @@ async def test_direct_uplink_waits_for_a_database_that_is_away(
             await until(lambda: bench.uplink.status().up, 60)
 
 
+async def test_direct_uplink_forgets_a_sensor_that_has_changed(postgres_url: str, redis_server: RedisServer) -> None:
+    with admin.connect(postgres_url) as connection:
+        device = connection.add_device("shed", [("air", "temperature", None)])
+    sensor = device["sensors"][0]["sensor_uuid"]
+    transport = DirectTransport(settings(postgres_url, redis_server.url), "north", wall_us)
+    numbers = itertools.count(1)
+
+    async def refusals() -> list[str]:
+        number, now_us = next(numbers), wall_us()
+        record = UplinkRecord(number, Source.HTTP, now_us, device["device_uuid"], sensor, value=20.5, ts_us=now_us)
+        answer = await transport.send_batch("live", UplinkBatch("epoch", (record,)))
+        return [rejected.code for rejected in answer.rejected]
+
+    async def refused() -> bool:
+        return await refusals() == [Code.VALUE_OUT_OF_RANGE]
+
+    try:
+        assert await refusals() == []
+        with psycopg.connect(postgres_url, autocommit=True) as connection_:
+            connection_.execute("UPDATE sensors SET max_value = 20 WHERE sensor_uuid = %s", [sensor])
+        await until(refused, 20)
+    finally:
+        await transport.close()
+
+
 def test_direct_uplink_needs_its_servers_named() -> None:
     with pytest.raises(ConfigError) as caught:
         DirectTransport(EdgeSettings(), "north", wall_us)
@@ -81,6 +109,7 @@ def test_direct_uplink_needs_its_servers_named() -> None:
 @pytest.mark.parametrize("absent", ["psycopg", "redis"])
 def test_direct_uplink_without_the_services_extras_says_what_to_install(absent: str) -> None:
     program = f"""
+import itertools
 import subprocess
 import sys
 import time

@@ -53,8 +53,8 @@ BROKER_WAIT_S = 1.0
 """How long `ready` waits for the MQTT broker; it may well be away, and then nothing waits."""
 RUNNING_FILE = "running.json"
 
-HTTP_SHARE, SETTLE_SHARE, MQTT_SHARE, DRAIN_SHARE = 0.3, 0.3, 0.1, 0.4
-"""What each step of an ordered stop may take of `gateway.shutdown_s`, in this order."""
+HTTP_SHARE, SETTLE_SHARE, MQTT_SHARE, DRAIN_SHARE = 0.3, 0.3, 0.1, 0.2
+"""What each step of an ordered stop may take of `gateway.shutdown_s`, in this order; the rest is for closing."""
 
 
 class Gateway:

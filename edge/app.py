@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -32,7 +30,7 @@ from bridge.http.server import HttpServer
 from bridge.mqtt.ingest import MqttIngest
 from bridge.pipeline.resolve import Resolver
 from bridge.pipeline.run import Pipeline
-from bridge.tasks import Work, end, first_of, running, supervised
+from bridge.tasks import CloseTimes, Doors, Work, running, say_ready, stop_signals
 from bridge.telemetry import Metrics
 from edge.host import atomic_file
 from edge.host.clock import host_clock
@@ -54,6 +52,9 @@ CLOCK_EVERY_S = 1.0
 BROKER_WAIT_S = 1.0
 """How long `ready` waits for the MQTT broker; it may well be away, and then nothing waits."""
 RUNNING_FILE = "running.json"
+
+HTTP_SHARE, SETTLE_SHARE, MQTT_SHARE, DRAIN_SHARE = 0.3, 0.3, 0.1, 0.2
+"""What each step of an ordered stop may take of `gateway.shutdown_s`, in this order; the rest is for closing."""
 
 
 class Gateway:
@@ -152,10 +153,7 @@ def run(settings: EdgeSettings, *, embedded_broker: bool) -> int:
 
 
 async def _run(settings: EdgeSettings) -> int:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop = stop_signals()
     notifier = SystemdNotifier(os.environ)
     gateway = Gateway(settings)
     gateway.lifecycle.load()
@@ -163,8 +161,13 @@ async def _run(settings: EdgeSettings) -> int:
         await gateway.spool.open()
     try:
         async with running({**gateway.works(), "watchdog": notifier.watch}):
-            await _run_doors(gateway, stop, notifier)
-            if not await gateway.pipeline.drain(settings.gateway.shutdown_s * 0.4):
+            async with _doors(gateway).opened(stop, BROKER_WAIT_S) as urls:
+                _note(settings.gateway.data_dir, urls)
+                notifier.tell("READY=1")
+                say_ready(urls)
+                await stop.wait()
+                notifier.tell("STOPPING=1")
+            if not await gateway.pipeline.drain(settings.gateway.shutdown_s * DRAIN_SHARE):
                 log.warning("not_drained", readings=gateway.pipeline.queued)
     finally:
         await gateway.spool.close()
@@ -172,44 +175,17 @@ async def _run(settings: EdgeSettings) -> int:
     return 0
 
 
-async def _run_doors(gateway: Gateway, stop: asyncio.Event, notifier: SystemdNotifier) -> None:
-    settings = gateway.settings
+def _doors(gateway: Gateway) -> Doors:
+    settings, stop_s = gateway.settings, gateway.settings.gateway.shutdown_s
     mqtt = _mqtt_door(gateway) if settings.mqtt.enabled and settings.mqtt.url else None
     gateway.local_publisher.mqtt = mqtt
-    http = _http_front(gateway, mqtt) if settings.http.enabled or settings.page.enabled else None
-    session: asyncio.Task[None] | None = None
-    urls: dict[str, str] = {}
-    try:
-        if http is not None:
-            urls["http"] = await http.start()
-        if mqtt is not None:
-            session = asyncio.create_task(supervised("mqtt", mqtt.run), name="mqtt")
-            urls["mqtt"] = mqtt.address
-            await first_of([mqtt.wait_connected(), stop.wait()], BROKER_WAIT_S)
-        _note(settings.gateway.data_dir, urls)
-        notifier.tell("READY=1")
-        sys.stdout.write(" ".join(["ready", *(f"{name}={url}" for name, url in urls.items())]) + "\n")
-        sys.stdout.flush()
-        await stop.wait()
-    finally:
-        log.info("stopping")
-        notifier.tell("STOPPING=1")
-        await _close_doors(gateway, http, mqtt, session)
-
-
-async def _close_doors(
-    gateway: Gateway, http: HttpServer | None, mqtt: MqttIngest | None, session: asyncio.Task[None] | None
-) -> None:
-    """Stop taking in; then let what is taken in be settled and acknowledged."""
-    deadline_s = gateway.settings.gateway.shutdown_s
-    if mqtt is not None:
-        mqtt.pause()
-    if http is not None:
-        await http.stop(deadline_s * 0.3)
-    await gateway.pipeline.drain(deadline_s * 0.3)
-    if mqtt is not None and session is not None:
-        await mqtt.close(deadline_s * 0.1)
-        await end([session])
+    return Doors(
+        http=_http_front(gateway, mqtt) if settings.http.enabled or settings.page.enabled else None,
+        mqtt=mqtt,
+        run_mqtt=mqtt.run if mqtt is not None else None,
+        drain=gateway.pipeline.drain,
+        times=CloseTimes(stop_s * HTTP_SHARE, stop_s * SETTLE_SHARE, stop_s * MQTT_SHARE),
+    )
 
 
 def _mqtt_door(gateway: Gateway) -> MqttIngest:

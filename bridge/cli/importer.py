@@ -148,7 +148,7 @@ def _run(settings: Settings, plan: ImportPlan, bookmark: Bookmark, size: int) ->
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from bridge.maintenance.csv_import import backfill
-    from bridge.service.app import now_us, open_core
+    from bridge.service.core import now_us, open_core
 
     console = Console(stderr=True)
     parts = (TextColumn("importing"), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())

@@ -16,7 +16,7 @@ from bridge.model.reading import Source
 if TYPE_CHECKING:
     from bridge.model.reading import Packet, Receipt
     from bridge.mqtt.converters.select import Converters
-    from bridge.service.app import ServiceCore
+    from bridge.service.core import ServiceCore
     from bridge.settings.service import Settings
     from bridge.store.admin import Admin
 
@@ -114,7 +114,7 @@ async def _replay(found: Settings, connection: Admin, ids: Sequence[int]) -> lis
 
 async def _replay_with(found: Settings, connection: Admin, ids: Sequence[int]) -> list[dict[str, Any]]:
     from bridge.mqtt.converters.select import Converters
-    from bridge.service.app import open_core
+    from bridge.service.core import open_core
 
     results: list[dict[str, Any]] = []
     if not ids:

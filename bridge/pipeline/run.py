@@ -1,52 +1,66 @@
-"""The pipeline: deliveries in, settled deliveries out. Group commit.
+"""The pipeline of one process: deliveries in, settled deliveries out. Group commit.
 
-    offer ──► known sensors? ──yes──► ready ──► one writer: Store.write ──► Outbox.offer, settle
-                   └──no──► waiting ──► one look-up for all of them ──► ready
+Flows in: `Delivery`, from the doors, by `submit`. Flows out: each delivery's one call of `settle`, with a receipt for
+each of its readings; what is stored goes on to the outbox. Imports steps, settings and domain types, and no door.
 
-One call of the store runs at a time; whatever arrives meanwhile is the next batch, which leaves as
-soon as the database is free. Nothing waits for a timer. Arrival order is kept throughout, so the
-readings of a sensor reach the database, and the streams, in the order they came.
+Theory of operation
+-------------------
 
-When the store is away, impatient deliveries (HTTP) fail at once and their senders come again;
-patient ones (MQTT) stay and are retried in place. Either way nothing is acknowledged that is not
-committed.
+A delivery is in one state at a time, and leaves a state in the order in which it came, so that the readings of a
+sensor reach the database, and the streams, in the order they came:
+
+    submit ──► known sensors? ──yes──► ready ──► in the one batch under way ──► settled
+                   └──no──► waiting ──► one look-up for all that wait ──► ready
+
+- *waiting* (`_waiting`): a sensor is not in the cache. While any delivery waits, those behind it wait, too.
+- *ready* (`_ready`): validated, and counted as received in the ledger. One call of the store runs at a time; whatever
+  becomes ready meanwhile is the next batch, which leaves as soon as the database is free. Nothing waits for a timer.
+- *in the batch*: its rows are with the store (`BatchWriter`), which enters a receipt for each row once it is committed.
+  With the last receipt the delivery is settled; nowhere else does a receipt come from that says stored.
+
+When the store goes away (`_mark_down`), what becomes of a delivery depends on its door. Either way nothing is
+acknowledged that is not committed:
+
+    state         HTTP (the sender comes again)           MQTT, `retry_in_place` (the broker does not)
+    submit        refused with StoreUnavailable           taken, and waits for the store
+    waiting       settled as FAILED                       stays
+    ready         settled as FAILED, ledger corrected     stays
+    in the batch  tried once more, then as if ready       tried once more, then the first to be ready again
+    in doubt      settled as FAILED, ledger left open     the first to be ready again, ledger left open
+
+*In doubt* is a batch whose connection was lost after it was sent: it may have been committed. Its rows are not tried
+a second time before the store has said what became of it (`InDoubtBatches`); then the ledger is corrected, and rows
+that are written again are found to be duplicates by their identity. A process that was away for so long that another
+one closed its ledger (`InstanceExpired`) begins a new one, with what it still holds.
+
+The store is back with the first call that succeeds (`_mark_up`): the writer asks again and again, with a delay, also
+when there is nothing to write.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable
 from random import Random
 from time import perf_counter
 
 import structlog
 
-from bridge.errors import Backpressure, InstanceExpired, StoreRefused, StoreUnavailable
-from bridge.model.reading import (
-    Batch,
-    CommitResult,
-    Delivery,
-    Outcome,
-    Publication,
-    QuarantineRow,
-    Reading,
-    Receipt,
-    Source,
-)
-from bridge.pipeline.batch import BatchRow, Entry, accounts, make_entry, quarantine, split
-from bridge.pipeline.in_doubt import InDoubtBatches
+from bridge.errors import Backpressure, InstanceExpired, StoreUnavailable
+from bridge.model.reading import Delivery, Outcome, Receipt, Source
+from bridge.pipeline.batch import BatchRow, Entry, accounts, make_entry
 from bridge.pipeline.ledger import DoorLedger
 from bridge.pipeline.ports import Outbox, Store
 from bridge.pipeline.resolve import Resolver, SensorsByRef
 from bridge.pipeline.validate import Validator
+from bridge.pipeline.write import BatchWriter
 from bridge.settings.process import PipelineSettings
 from bridge.tasks import delay_s
 from bridge.telemetry import Metrics
 
 log = structlog.get_logger("pipeline")
 
-OUTCOMES = tuple(Outcome)
 IDLE_FLUSH_S = 1.0
 """Ledger totals that no batch has carried are written after this long."""
 HEARTBEAT_S = 5.0
@@ -59,6 +73,7 @@ class Pipeline:
     """The pipeline of one process. `run` must be running for anything to be settled.
 
     `keep_unknown`: a sensor that cannot be resolved here is stored as unresolved, not quarantined (a gateway).
+    `heartbeat_s` and `stalled_s`: see `HEARTBEAT_S` and `STALLED_S`.
     """
 
     def __init__(
@@ -73,17 +88,18 @@ class Pipeline:
         random: Random,
         now_us: Callable[[], int],
         keep_unknown: bool = False,
+        heartbeat_s: float = HEARTBEAT_S,
+        stalled_s: float = STALLED_S,
     ) -> None:
         self._resolver = resolver
-        self._store = store
-        self._outbox = outbox
-        self._instance = instance
         self._settings = settings
         self._metrics = metrics
         self._random = random
         self._now_us = now_us
         self._validator = Validator(settings, keep_unknown=keep_unknown)
+        self._heartbeat_s = heartbeat_s
         self._ledger = DoorLedger()
+        self._writer = BatchWriter(store, outbox, self._ledger, instance, metrics, stalled_s=stalled_s)
         self._waiting: deque[Delivery] = deque()
         self._ready: deque[Entry] = deque()
         self._wake_resolver = asyncio.Event()
@@ -92,14 +108,9 @@ class Pipeline:
         self._up = asyncio.Event()
         self._up.set()
         self._failure = ""
-        self._writing_since: float | None = None
-        self._asked_at = 0.0
-        self._in_doubt = InDoubtBatches(store, self._ledger, outbox)
-        self._number = 0
         self._queued = 0
         self._received = {source: metrics.received.labels(source) for source in Source}
         self._door_latency = metrics.stage.labels("door")
-        self._store_latency = metrics.stage.labels("store")
         metrics.queued.set_function(lambda: self._queued)
         metrics.store_up.set(1)
 
@@ -111,23 +122,20 @@ class Pipeline:
     @property
     def problem(self) -> str:
         """Why nothing can be stored at the moment; empty when it can."""
-        since = self._writing_since
-        if not self._failure and since is not None and (waited_s := perf_counter() - since) > STALLED_S:
-            return f"the database has not answered for {waited_s:.0f} s"
-        return self._failure
+        return self._failure or self._writer.problem
 
     @property
     def at_rest(self) -> int | None:
-        """Number of the last batch where nothing is pending and the books are written; None at any other time."""
-        if self._queued or self._ledger.dirty or self._in_doubt:
+        """Number of the last batch, where nothing is pending and the ledger is written; None at any other time."""
+        if self._queued or self._ledger.dirty or self._writer.in_doubt:
             return None
-        return self._number
+        return self._writer.number
 
     def submit(self, delivery: Delivery) -> None:
         """Take a delivery in; `delivery.settle` is called when it is settled.
 
-        Raises Backpressure when the queue is full, and StoreUnavailable for an impatient delivery
-        while the store is away. In both cases nothing was taken.
+        Raises Backpressure when the queue is full, and StoreUnavailable while the store is away, for a delivery that is
+        not to be retried in place. In both cases nothing was taken.
         """
         packet = delivery.packet
         size = len(packet.readings) + len(packet.rejections)
@@ -186,7 +194,7 @@ class Pipeline:
                 self._wake_resolver.clear()
 
     def _admit(self, delivery: Delivery, answers: SensorsByRef) -> None:
-        """Resolved as far as it can be: validate, enter into the ledger, queue for the store.
+        """Validate a delivery that is resolved as far as it can be, count it as received, queue it for the store.
 
         By these answers, not by the cache: that forgets at any time, and what it has forgotten is not unknown.
         """
@@ -210,17 +218,18 @@ class Pipeline:
             elif not self._ready:
                 await self._idle()
             try:
-                await self._in_doubt.settle()
+                await self._writer.in_doubt.settle()
                 await self._write_next()
             except StoreUnavailable as error:
                 if isinstance(error, InstanceExpired):
-                    self._begin_books()
+                    self._begin_ledger()
                 self._mark_down(error)
             else:
                 attempt = 0
                 self._mark_up()
 
     async def _idle(self) -> None:
+        """Wait for something to write, or until it is time to look whether the ledger or a heartbeat is due."""
         if not self._queued and not self._ledger.dirty:
             self._drained.set()
         self._wake_writer.clear()
@@ -238,112 +247,18 @@ class Pipeline:
             entry = self._ready.popleft()
             entries.append(entry)
             rows.extend(entry.todo)
-        is_heartbeat_due = not self._up.is_set() or perf_counter() - self._asked_at >= HEARTBEAT_S
+        is_heartbeat_due = not self._up.is_set() or perf_counter() - self._writer.asked_s >= self._heartbeat_s
         if not rows and not self._ledger.dirty and not is_heartbeat_due:
             return
         try:
-            await self._write_twice(rows)
+            await self._writer.write(rows)
         except StoreUnavailable:
             self._keep_or_fail(entries)
             raise
         self._finish(entries)
 
-    async def _write_twice(self, rows: list[BatchRow]) -> None:
-        """A lost connection or a deadlock costs a second try, not an error to every sender."""
-        try:
-            await self._write_rows(rows)
-        except StoreUnavailable as error:
-            if error.in_doubt or isinstance(error, InstanceExpired):
-                raise
-            await self._write_rows([row for row in rows if row.entry.receipts[row.index] is None])
-
-    async def _write_rows(self, rows: list[BatchRow]) -> None:
-        """Write rows; where the store refuses, halve until the one bad reading is found."""
-        try:
-            await self._write_batch(rows)
-        except StoreRefused as error:
-            self._metrics.store_errors.labels(error.code).inc()
-            if len(rows) > 1:
-                for half in split(rows):
-                    await self._write_rows(half)
-            elif rows and isinstance(rows[0].content, Reading):
-                log.warning("reading_refused_by_store", detail=error.detail)
-                quarantine(rows[0], error.detail)
-                await self._write_rows(rows)
-            else:
-                raise StoreUnavailable(f"the database refuses its own books: {error.detail}") from error
-
-    async def _write_batch(self, rows: list[BatchRow]) -> None:
-        self._number += 1
-        for row in rows:
-            row.in_doubt = False
-        readings = [row.content for row in rows if isinstance(row.content, Reading)]
-        lines = self._ledger.take()
-        published = self._outbox.take_published()
-        batch = Batch(
-            self._number,
-            readings,
-            [row.content for row in rows if isinstance(row.content, QuarantineRow)],
-            lines,
-            published,
-        )
-        started = self._asked_at = self._writing_since = perf_counter()
-        try:
-            committed = await self._store.write(batch)
-        except (StoreUnavailable, StoreRefused) as error:
-            self._ledger.put_back(lines)
-            self._outbox.give_back(published)
-            if isinstance(error, StoreUnavailable) and error.in_doubt:
-                self._in_doubt.add(self._number, rows)
-            raise
-        finally:
-            self._writing_since = None
-        self._store_latency.observe(perf_counter() - started)
-        if rows:
-            self._metrics.batch_size.observe(len(rows))
-        self._publish(readings, committed)
-        self._book(rows, committed)
-
-    def _publish(self, readings: list[Reading], committed: CommitResult) -> None:
-        if committed.outbox_id is None:
-            return
-        for alert in committed.alerts:
-            self._metrics.alerts.labels(alert.kind).inc()
-        outcomes = committed.outcomes
-        if any(outcomes):
-            stored = [i for i, outcome in enumerate(outcomes) if outcome == Outcome.STORED]
-            readings = [readings[i] for i in stored]
-            classes = [committed.classes[i] for i in stored]
-        else:
-            classes = list(committed.classes)
-        self._outbox.enqueue(
-            Publication(
-                committed.instance or self._instance,
-                committed.outbox_id,
-                readings,
-                classes,
-                committed.stored_us,
-                committed.alerts,
-                committed.depends_on,
-            )
-        )
-
-    def _book(self, rows: list[BatchRow], committed: CommitResult) -> None:
-        """Enter the receipts and count them."""
-        outcomes = iter(committed.outcomes)
-        settled: Counter[tuple[str, Outcome]] = Counter()
-        for row in rows:
-            receipt = row.receipt
-            if receipt is None:
-                receipt = Receipt(row.index, OUTCOMES[next(outcomes)])
-            elif receipt.code is not None:
-                self._metrics.quarantined.labels(receipt.code).inc()
-            row.entry.receipts[row.index] = receipt
-            settled[row.content.source, receipt.outcome] += 1
-        for (source, outcome), count in settled.items():
-            self._metrics.readings.labels(source, outcome.name.lower()).inc(count)
-
     def _finish(self, entries: Iterable[Entry]) -> None:
+        """Settle what is written."""
         now_us = self._now_us()
         for entry in entries:
             self._queued -= len(entry.todo)
@@ -354,7 +269,7 @@ class Pipeline:
     # -- when the store is away
 
     def _keep_or_fail(self, entries: list[Entry]) -> None:
-        """Part of the batch is not written: fail impatient deliveries, put patient ones back in front."""
+        """Part of the batch is not written: put what is retried in place back in front, and fail the rest."""
         for entry in reversed(entries):
             before = len(entry.todo)
             entry.todo = [row for row in entry.todo if entry.receipts[row.index] is None]
@@ -372,20 +287,20 @@ class Pipeline:
         self._queued -= len(entry.todo)
         entry.fail()
 
-    def _begin_books(self) -> None:
-        """Ours were closed as a dead process's: balanced, whatever became of batches in doubt.
+    def _begin_ledger(self) -> None:
+        """Begin a new ledger: ours was closed as a dead process's, balanced, whatever became of batches in doubt.
 
         The outbox rows of those are swept like a dead process's, too.
         """
         log.warning("books_begun_anew", queued=self._queued)
-        self._in_doubt.clear()
+        self._writer.in_doubt.clear()
         held = [row for entry in self._ready for row in entry.todo]
         for row in held:
             row.in_doubt = False
         self._ledger.begin(accounts(held))
 
     def _mark_down(self, error: StoreUnavailable) -> None:
-        """Fail everything impatient that is queued; from now on `submit` refuses it at the door."""
+        """Fail all that is queued and not retried in place; from now on `submit` refuses the like at the door."""
         self._metrics.store_errors.labels(error.code).inc()
         if self._up.is_set():
             log.error("store_unavailable", detail=error.detail)

@@ -136,7 +136,7 @@ class UplinkLifecycle:
             return https
         from edge.uplink.direct import DirectTransport  # needs the service's extras
 
-        return DirectTransport(self._direct, name)
+        return DirectTransport(self._direct, name, self._now_us)
 
     def _https(self, enrolment: Enrolment) -> HttpsTransport:
         """Raises ConfigError."""

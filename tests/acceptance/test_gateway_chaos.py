@@ -74,8 +74,8 @@ async def survive(field: Field, proxy: TcpProxy, seconds: float) -> None:
 
     await until(equal, 30)
     assert field.service.imbalance() == []
-    await until(lambda: field.service.pipeline.pipeline.at_rest is not None, 30)
-    assert await field.service.pipeline.registry.ledger_imbalance(field.service.pipeline.store.instance) == 0
+    await until(lambda: field.service.core.pipeline.at_rest is not None, 30)
+    assert await field.service.core.registry.ledger_imbalance(field.service.core.store.instance) == 0
     sys.stderr.write(f"{at_rest(field)}\n")
 
 

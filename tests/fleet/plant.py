@@ -69,7 +69,7 @@ class Plant:
         """The books once at least so many readings have come in and all are settled. They must balance."""
         await until(lambda: bridge.sample("received_total", source="mqtt") >= received, timeout_s)
         await until(lambda: bridge.sample("mqtt_inflight") == 0, timeout_s)
-        assert await bridge.pipeline.pipeline.drain(timeout_s)
+        assert await bridge.core.pipeline.drain(timeout_s)
         return self.books()
 
     def books(self, *devices: Identity) -> Books:

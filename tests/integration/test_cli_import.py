@@ -188,7 +188,7 @@ def test_import_memory_stays_flat(into: Import, postgres_url: str) -> None:
 PEAK = """
 import resource, sys
 # What is loaded once is not what grows.
-import bridge.service.app, bridge.cli, bridge.maintenance.csv_import, rich.progress
+import bridge.service.core, bridge.cli, bridge.maintenance.csv_import, rich.progress
 
 def peak_kib():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

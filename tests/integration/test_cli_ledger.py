@@ -17,7 +17,7 @@ import redis
 
 from bridge.broker.redis import RedisBroker
 from bridge.broker.relay import Relay
-from bridge.service.app import now_us
+from bridge.service.core import now_us
 from bridge.settings.stores import BrokerSettings, DatabaseSettings, RedisSettings
 from bridge.store.outbox import PostgresOutbox
 from bridge.store.postgres import PostgresStore

@@ -157,7 +157,7 @@ async def test_command_that_has_expired_is_not_sent(
         ):
             await until(lambda: device.received)
             assert [payload for _, payload in device.received] == [b"close"]
-            await bridge.pipeline.commands.expire()
+            await bridge.core.commands.expire()
             await in_state(client, command, "expired")
             topic = f"{site.path[1:]}/{command['command_id']}/result"
             await device.publish(b"did it in time", topic=topic)

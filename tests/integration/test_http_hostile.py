@@ -49,16 +49,21 @@ def site(postgres_url: str) -> Iterator[LocalPublisher]:
 
 
 @asynccontextmanager
-async def attacked(site: LocalPublisher, url: str, caplog: pytest.LogCaptureFixture) -> AsyncIterator[Service]:
+async def attacked(
+    site: LocalPublisher,
+    url: str,
+    caplog: pytest.LogCaptureFixture,
+    make_app: Callable[[ServiceDoorParts], App] = build_app,
+) -> AsyncIterator[Service]:
     """A service that must be as good as before when the test is through with it."""
-    async with open_service(url, header_timeout_s=1, body_timeout_s=1) as service:
+    async with open_service(url, make_app=make_app, header_timeout_s=1, body_timeout_s=1) as service:
         yield service
         await until(lambda: service.sample("http_connections") == 0, 20)
         body = {"readings": [{"sensor_uuid": site.sensor, "value": 20.5, "sensor_ts": time.time() - 1}]}
         async with service.client(**{"X-Device-Key": "key-1"}) as client:
             answer = await client.post(f"/devices/{site.device}/readings", json=body)
             assert answer.json()["inserted"] == 1
-        assert await service.pipeline.pipeline.drain(20)
+        assert await service.core.pipeline.drain(20)
     problems, _ = Admin(site.database).verify()
     assert not problems
     assert all(row["pending"] == 0 for row in Admin(site.database).ledger())
@@ -205,13 +210,11 @@ async def test_openapi_is_what_is_done(
     site: LocalPublisher,
     postgres_url: str,
     caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
     mode: GenerationMode,
     make_app: Callable[[ServiceDoorParts], App],
     operations: int,
 ) -> None:
-    monkeypatch.setattr("bridge.service.app.build_app", make_app)
-    async with attacked(site, postgres_url, caplog) as service:
+    async with attacked(site, postgres_url, caplog, make_app) as service:
         async with service.client() as client:
             document: dict[str, Any] = (await client.get("/openapi.json")).json()
         schema = schemathesis.openapi.from_dict(document)

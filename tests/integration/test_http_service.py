@@ -117,7 +117,7 @@ async def test_database_stopped_is_503_quickly_on_every_route_and_passes(
     async with open_service(postgres_url) as service, service.client() as client:
         assert [answer.status_code for answer in await ask(client, site.requests(1))] == [200] * 5
         postgres_server.stop()
-        await until(lambda: service.pipeline.problem)  # without any traffic
+        await until(lambda: service.core.problem)  # without any traffic
         for number in (1, 2):  # keys that are cached, keys that are not
             started_s = time.monotonic()
             for answer in await ask(client, site.requests(number)):
@@ -129,7 +129,7 @@ async def test_database_stopped_is_503_quickly_on_every_route_and_passes(
         assert (ready.status_code, len(ready.json()["problems"])) == (503, 1)
         assert (await client.get("/health")).status_code == 200
         postgres_server.start()
-        await until(lambda: not service.pipeline.problem, 20)
+        await until(lambda: not service.core.problem, 20)
         assert [answer.status_code for answer in await ask(client, site.requests(2))] == [200] * 5
         assert (await client.get("/health/ready")).status_code == 200
 
@@ -191,7 +191,7 @@ async def test_connection_lost_costs_no_error(
         assert (await store_one(client, site)).status_code == 200
         proxy.cut()
         assert (await store_one(client, site)).status_code in (200, 503)
-        await until(lambda: not service.pipeline.problem, 20)
+        await until(lambda: not service.core.problem, 20)
         assert (await store_one(client, site)).status_code == 200
 
 
@@ -231,11 +231,11 @@ async def test_key_revoked_while_the_change_feed_is_cut_off_is_refused_once_it_i
         assert (await store_one(client, site)).status_code == 200
         proxy.refuse = True
         proxy.cut()
-        await until(lambda: service.pipeline.problem, 20)
+        await until(lambda: service.core.problem, 20)
         site.do("UPDATE device_api_keys SET revoked_at = now()")
         # As if that had been longer ago than the feed is read back each time.
         site.do("UPDATE registry_changes SET changed_at = changed_at - interval '1 minute'")
-        service.pipeline.changes_read_s -= 60
+        service.core.changes.read_s -= 60
         proxy.refuse = False
 
         async def refused() -> bool:

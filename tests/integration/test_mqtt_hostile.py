@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from bridge.mqtt.ingest import MqttIngest
-from bridge.service.app import now_us
+from bridge.service.core import now_us
 from bridge.settings.mqtt import MqttSettings
 from bridge.store.admin import Admin
 from tests.integration.test_http_service import LocalPublisher
@@ -56,7 +56,7 @@ async def test_any_bytes_on_any_topic(
 ) -> None:
     async with open_service(postgres_url) as service:
         session = MqttIngest(
-            MqttSettings(url=mosquitto.url), "hostile", service.pipeline.pipeline, service.metrics, Random(1), now_us
+            MqttSettings(url=mosquitto.url), "hostile", service.core.pipeline, service.metrics, Random(1), now_us
         )
         running = asyncio.create_task(session.run())
         await session.wait_connected()
@@ -73,7 +73,7 @@ async def test_any_bytes_on_any_topic(
             await session.close(1)
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
-        assert await service.pipeline.pipeline.drain(20)
+        assert await service.core.pipeline.drain(20)
     problems, _ = Admin(site.database).verify()
     assert not problems
     books = Admin(site.database).ledger()

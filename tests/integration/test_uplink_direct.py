@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import subprocess
 import sys
+import time
 
 import msgspec
 import psycopg
@@ -11,6 +14,8 @@ import redis
 from psycopg.conninfo import conninfo_to_dict
 
 from bridge.errors import ConfigError
+from bridge.gateway_protocol.batches import UplinkBatch, UplinkRecord
+from bridge.model.reading import Code, Source
 from bridge.settings.stores import DatabaseSettings, RedisSettings
 from bridge.store import admin
 from edge.settings import EdgeSettings
@@ -21,6 +26,10 @@ from tests.support.uplink_bench import NewBench
 
 pytestmark = pytest.mark.timeout(90)
 OLD_S = 4 * 365 * 86_400.0
+
+
+def wall_us() -> int:
+    return time.time_ns() // 1_000
 
 
 def settings(database: str, streams: str) -> EdgeSettings:
@@ -35,7 +44,7 @@ async def test_direct_uplink_stores_and_publishes_what_is_spooled(
         device = connection.add_device("shed", [("air", "temperature", None)])
         connection.add_gateway("north", [], everything=True, code_minutes=1)
     sensor, uuid = device["sensors"][0]["sensor_id"], device["device_uuid"]
-    bench = new_bench(DirectTransport(settings(postgres_url, redis_server.url), "north"))
+    bench = new_bench(DirectTransport(settings(postgres_url, redis_server.url), "north", wall_us))
     made = [reading(number, sensor=sensor, device=device["device_id"]) for number in range(30)]
     made = [msgspec.structs.replace(each, device_uuid=uuid) for each in made]
     await bench.sender.send(*made, junk=[junk(b"\xff")])
@@ -57,7 +66,7 @@ async def test_direct_uplink_waits_for_a_database_that_is_away(
     async with TcpProxy(postgres_server.socket_path) as proxy:
         url = f"postgresql://{info.get('user', 'postgres')}@127.0.0.1:{proxy.port}/{info['dbname']}"
         proxy.refuse = True
-        bench = new_bench(DirectTransport(settings(url, redis_server.url), "north"))
+        bench = new_bench(DirectTransport(settings(url, redis_server.url), "north", wall_us))
         async with bench.running():
             await until(lambda: "connection" in bench.uplink.status().problem, 20)
             assert not bench.uplink.status().up
@@ -65,13 +74,53 @@ async def test_direct_uplink_waits_for_a_database_that_is_away(
             await until(lambda: bench.uplink.status().up, 60)
 
 
+async def test_direct_uplink_forgets_a_sensor_that_has_changed(postgres_url: str, redis_server: RedisServer) -> None:
+    with admin.connect(postgres_url) as connection:
+        device = connection.add_device("shed", [("air", "temperature", None)])
+    sensor = device["sensors"][0]["sensor_uuid"]
+    transport = DirectTransport(settings(postgres_url, redis_server.url), "north", wall_us)
+    numbers = itertools.count(1)
+
+    async def refusals() -> list[str]:
+        number, now_us = next(numbers), wall_us()
+        record = UplinkRecord(number, Source.HTTP, now_us, device["device_uuid"], sensor, value=20.5, ts_us=now_us)
+        answer = await transport.send_batch("live", UplinkBatch("epoch", (record,)))
+        return [rejected.code for rejected in answer.rejected]
+
+    async def refused() -> bool:
+        return await refusals() == [Code.VALUE_OUT_OF_RANGE]
+
+    try:
+        assert await refusals() == []
+        with psycopg.connect(postgres_url, autocommit=True) as connection_:
+            connection_.execute("UPDATE sensors SET max_value = 20 WHERE sensor_uuid = %s", [sensor])
+        await until(refused, 20)
+    finally:
+        await transport.close()
+
+
 def test_direct_uplink_needs_its_servers_named() -> None:
     with pytest.raises(ConfigError) as caught:
-        DirectTransport(EdgeSettings(), "north")
+        DirectTransport(EdgeSettings(), "north", wall_us)
     assert len(caught.value.problems) == 2
 
 
-def test_direct_uplink_without_the_services_extras_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "bridge.service.app", None)
-    with pytest.raises(ConfigError, match=r"pip install .*\[service\]"):
-        DirectTransport(settings("postgresql://x", "redis://x"), "north")
+@pytest.mark.parametrize("absent", ["psycopg", "redis"])
+def test_direct_uplink_without_the_services_extras_says_what_to_install(absent: str) -> None:
+    program = f"""
+import itertools
+import subprocess
+import sys
+import time
+sys.modules[{absent!r}] = None  # as if it were not installed
+from edge.settings import EdgeSettings
+from edge.uplink.direct import DirectTransport
+from bridge.settings.stores import DatabaseSettings, RedisSettings
+named = EdgeSettings(database=DatabaseSettings(url="postgresql://x"), redis=RedisSettings(url="redis://x"))
+DirectTransport(named, "north", lambda: 0)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith("bridge.errors.ConfigError: ")
+    assert 'pip install "iot-edge-bridge[service]"' in said
+    assert absent in said

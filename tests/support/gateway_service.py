@@ -17,7 +17,7 @@ from bridge.http.app import GatewayParts, ServiceDoorParts, build_app
 from bridge.http.gateway_cache import GatewayCache
 from bridge.http.ingest import Pipeline
 from bridge.http.server import HttpServer
-from bridge.service.app import now_us
+from bridge.service.core import now_us
 from bridge.settings.http import HttpSettings, KeySettings, LimitSettings
 from bridge.store import admin
 from bridge.store.secret import new_key
@@ -124,7 +124,7 @@ class RealService:
         self.url = service.url
         self.port = service.port
         self.database = database
-        self.pipeline = service.pipeline
+        self.core = service.core
 
     def rows(self, query: str, *arguments: Any) -> list[tuple[Any, ...]]:
         with psycopg.connect(self.database, autocommit=True) as connection:

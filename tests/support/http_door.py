@@ -18,7 +18,8 @@ from bridge.errors import StoreUnavailable
 from bridge.http.app import ServiceDoorParts, build_app
 from bridge.http.door import App
 from bridge.http.server import HttpServer
-from bridge.service.app import ServiceCore, http_door
+from bridge.service.app import http_door
+from bridge.service.core import ServiceCore
 from bridge.settings.http import HttpSettings, KeySettings, LimitSettings
 from bridge.settings.process import PipelineSettings
 from bridge.settings.service import Settings
@@ -167,11 +168,13 @@ class Service(Door):
 
     def __init__(self, server: HttpServer, url: str, core: ServiceCore) -> None:
         super().__init__(server, url, core.metrics)
-        self.pipeline = core
+        self.core = core
 
 
 @asynccontextmanager
-async def open_service(database: str, **http: Any) -> AsyncIterator[Service]:
+async def open_service(
+    database: str, *, make_app: Callable[[ServiceDoorParts], App] = build_app, **http: Any
+) -> AsyncIterator[Service]:
     """The service in this process, over a real database and without MQTT and Redis; `http` are its settings."""
     settings = Settings(
         http=HttpSettings(port=0, **http),
@@ -181,9 +184,9 @@ async def open_service(database: str, **http: Any) -> AsyncIterator[Service]:
     store = PostgresStore(settings.database, "bench")
     await store.open()
     core = ServiceCore(settings, store, DeferredOutbox(), Metrics())
-    works = (core.pipeline.run, core.housekeeping()["changes"])
-    tasks = [asyncio.create_task(work()) for work in works]
-    server = http_door(core)
+    works = core.works()
+    tasks = [asyncio.create_task(works[name](), name=name) for name in ("pipeline", "changes")]
+    server = http_door(core, make_app=make_app)
     try:
         yield Service(server, await server.start(), core)
         for task in tasks:

@@ -11,7 +11,8 @@ import httpx
 
 from bridge.broker.deferred_outbox import DeferredOutbox
 from bridge.mqtt.ingest import MqttIngest
-from bridge.service.app import ServiceCore, http_door, mqtt_door, run_mqtt
+from bridge.service.app import http_door, mqtt_door, run_mqtt
+from bridge.service.core import ServiceCore
 from bridge.settings.http import HttpSettings, LimitSettings
 from bridge.settings.mqtt import MqttSettings
 from bridge.settings.service import CommandSettings, ServiceSettings, Settings
@@ -25,12 +26,12 @@ class Bridge:
     """A running service."""
 
     def __init__(self, core: ServiceCore, session: MqttIngest, url: str) -> None:
-        self.pipeline = core
+        self.core = core
         self.session = session
         self.url = url
 
     def sample(self, name: str, **labels: str) -> float:
-        return self.pipeline.metrics.registry.get_sample_value(f"iot_bridge_{name}", labels) or 0.0
+        return self.core.metrics.registry.get_sample_value(f"iot_bridge_{name}", labels) or 0.0
 
     @asynccontextmanager
     async def client(self, api_key: str) -> AsyncIterator[httpx.AsyncClient]:

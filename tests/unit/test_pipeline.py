@@ -106,7 +106,7 @@ class FakeOutbox:
 class Bench:
     """A running pipeline over a fake store."""
 
-    def __init__(self, *, keep_unknown: bool = False) -> None:
+    def __init__(self, *, keep_unknown: bool = False, **times: float) -> None:
         self.store = FakeStore()
         self.outbox = FakeOutbox()
         self.clock = 0.0
@@ -123,6 +123,7 @@ class Bench:
             random=Random(1),
             now_us=lambda: NOW_US,
             keep_unknown=keep_unknown,
+            **times,
         )
 
     def now(self) -> float:
@@ -282,23 +283,23 @@ async def test_batch_is_not_written_twice_across_closed_books(bench: Bench) -> N
     assert bench.store.ledger == {(7, Source.HTTP): (1, 0)}
 
 
-async def test_store_that_does_not_answer_is_a_problem(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bridge.pipeline.run.STALLED_S", 0.01)
-    await bench.send(draft())
-    bench.store.gate.clear()
-    waiting = bench.send(draft(ts_us=NOW_US + 1))
-    await eventually(lambda: "not answered" in bench.pipeline.problem)
-    bench.store.gate.set()
-    await waiting
-    assert bench.pipeline.problem == ""
+async def test_store_that_does_not_answer_is_a_problem() -> None:
+    async with running(Bench(stalled_s=0.01)) as bench:
+        await bench.send(draft())
+        bench.store.gate.clear()
+        waiting = bench.send(draft(ts_us=NOW_US + 1))
+        await eventually(lambda: "not answered" in bench.pipeline.problem)
+        bench.store.gate.set()
+        await waiting
+        assert bench.pipeline.problem == ""
 
 
-async def test_store_is_asked_when_nothing_comes_in(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bridge.pipeline.run.HEARTBEAT_S", 0.01)
-    await bench.send(draft())
-    bench.store.failures = [StoreUnavailable("away")] * 20
-    await eventually(lambda: bench.pipeline.problem == "away")
-    await eventually(lambda: bench.pipeline.problem == "")
+async def test_store_is_asked_when_nothing_comes_in() -> None:
+    async with running(Bench(heartbeat_s=0.01)) as bench:
+        await bench.send(draft())
+        bench.store.failures = [StoreUnavailable("away")] * 20
+        await eventually(lambda: bench.pipeline.problem == "away")
+        await eventually(lambda: bench.pipeline.problem == "")
 
 
 async def test_queue_at_its_limit_pushes_back(bench: Bench) -> None:
@@ -334,20 +335,18 @@ async def test_sensor_forgotten_while_its_reading_waits_is_not_unknown(bench: Be
         assert outcomes(receipts) == [Outcome.STORED]
 
 
-async def test_delivery_that_comes_during_a_look_up_is_looked_up_itself(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_delivery_that_comes_during_a_look_up_is_looked_up_itself() -> None:
     """Though the deliveries that the look-up was for have failed meanwhile."""
-    monkeypatch.setattr("bridge.pipeline.run.HEARTBEAT_S", 0.01)
-    await bench.send(draft())
-    bench.store.lookup_gate.clear()
-    failed = bench.send(draft(sensor=2))
-    await eventually(lambda: bench.store.lookups == 2)
-    bench.store.failures = [StoreUnavailable("away")] * 2
-    later = bench.send(draft(sensor=3), retry_in_place=True)
-    assert outcomes(await failed) == [Outcome.FAILED]
-    bench.store.lookup_gate.set()
-    assert outcomes(await later) == [Outcome.STORED]
+    async with running(Bench(heartbeat_s=0.01)) as bench:
+        await bench.send(draft())
+        bench.store.lookup_gate.clear()
+        failed = bench.send(draft(sensor=2))
+        await eventually(lambda: bench.store.lookups == 2)
+        bench.store.failures = [StoreUnavailable("away")] * 2
+        later = bench.send(draft(sensor=3), retry_in_place=True)
+        assert outcomes(await failed) == [Outcome.FAILED]
+        bench.store.lookup_gate.set()
+        assert outcomes(await later) == [Outcome.STORED]
 
 
 async def test_sensor_that_expires_between_two_looks_is_not_unknown(bench: Bench) -> None:

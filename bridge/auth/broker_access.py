@@ -14,7 +14,7 @@ import msgspec
 
 from bridge.auth.key_cache import KeyCache, hash_key
 from bridge.model import topic_filter
-from bridge.pipeline.bounded import put
+from bridge.model.ttl_cache import TtlCache
 from bridge.pipeline.decode import normal_uuid
 
 Action = Literal["publish", "subscribe"]
@@ -71,7 +71,7 @@ class BrokerAccess:
         self._now = now
         self._accounts: dict[str, tuple[Role, str]] = {}
         self._accounts_until_s = 0.0
-        self._devices: dict[str, tuple[float, bool]] = {}
+        self._devices: TtlCache[str, bool] = TtlCache(DEVICES_KEPT, DEVICE_TTL_S)
 
     async def login(self, username: str, password: str) -> Account | None:
         """Who connects with a password; None for nobody. Raises StoreUnavailable."""
@@ -108,9 +108,8 @@ class BrokerAccess:
         return self._accounts
 
     async def _device_may(self, device_uuid: str) -> bool:
-        entry = self._devices.get(device_uuid)
-        if entry is not None and entry[0] > self._now():
-            return entry[1]
-        answer = await self._find_device(device_uuid)
-        put(self._devices, device_uuid, (self._now() + DEVICE_TTL_S, answer), DEVICES_KEPT)
+        answer = self._devices.get(device_uuid, self._now())
+        if answer is None:
+            answer = await self._find_device(device_uuid)
+            self._devices.put(device_uuid, answer, self._now())
         return answer

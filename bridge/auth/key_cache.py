@@ -13,7 +13,7 @@ from hashlib import sha256
 from typing import Protocol
 
 from bridge.errors import BridgeError, Unavailable
-from bridge.pipeline.bounded import put
+from bridge.model.ttl_cache import TtlCache
 from bridge.settings.http import KeySettings
 from bridge.telemetry import Metrics
 
@@ -62,11 +62,10 @@ class KeyCache:
     ) -> None:
         self._find = find
         self._timeout_s = timeout_s
-        self._settings = settings
         self._now = now
         self._now_us = now_us
-        self._known: dict[str, tuple[float, KeyOwner]] = {}
-        self._unknown: dict[str, float] = {}
+        self._known: TtlCache[str, KeyOwner] = TtlCache(settings.cache_size, settings.cache_ttl_s)
+        self._unknown: TtlCache[str, bool] = TtlCache(settings.cache_size, settings.negative_ttl_s)
         self._asked: dict[str, asyncio.Future[KeyOwner | None]] = {}
         self._asking: asyncio.Task[None] | None = None
         self._used: set[str] = set()
@@ -79,18 +78,17 @@ class KeyCache:
         if not text or len(text) > MAX_KEY_LENGTH:
             return None
         digest = hash_key(text)
-        entry = self._known.get(digest)
-        if entry is not None and entry[0] > self._now():
+        now_s = self._now()
+        owner = self._known.get(digest, now_s)
+        if owner is not None:
             self._hits.inc()
-            owner = entry[1]
         else:
-            if self._unknown.get(digest, 0.0) > self._now():
+            if self._unknown.get(digest, now_s):
                 return None
             self._misses.inc()
-            found = await self._ask(digest)
-            if found is None:
+            owner = await self._ask(digest)
+            if owner is None:
                 return None
-            owner = found
         if owner.expires_at_us is not None and owner.expires_at_us <= self._now_us():
             return None
         self._used.add(digest)
@@ -99,12 +97,12 @@ class KeyCache:
     def invalidate(self, hashes: Iterable[str]) -> None:
         """Forget these keys, known or unknown."""
         for digest in hashes:
-            self._known.pop(digest, None)
-            self._unknown.pop(digest, None)
+            self._known.discard(digest)
+            self._unknown.discard(digest)
 
     def invalidate_devices(self, device_uuids: Collection[str]) -> None:
         """Forget the keys of these devices."""
-        self.invalidate([digest for digest, (_, owner) in self._known.items() if owner.device_uuid in device_uuids])
+        self._known.discard_where(lambda owner: owner.device_uuid in device_uuids)
 
     def clear(self) -> None:
         """Forget everything."""
@@ -146,12 +144,13 @@ class KeyCache:
             for future in batch.values():
                 future.set_exception(error)
             return
-        now, size = self._now(), self._settings.cache_size
+        now_s = self._now()
         for digest, future in batch.items():
             owner = found.get(digest)
             if owner is not None:
-                put(self._known, digest, (now + self._settings.cache_ttl_s, owner), size)
+                self._unknown.discard(digest)
+                self._known.put(digest, owner, now_s)
             else:
-                self._known.pop(digest, None)
-                put(self._unknown, digest, now + self._settings.negative_ttl_s, size)
+                self._known.discard(digest)
+                self._unknown.put(digest, True, now_s)
             future.set_result(owner)

@@ -26,10 +26,11 @@ from bridge.errors import BridgeError, DecodeError, Unavailable
 from bridge.http import problems
 from bridge.http.authentication import Authentication, limit_headers
 from bridge.http.fast_path import FastPath
-from bridge.http.ingest import Ingest, Pipeline
+from bridge.http.ingest import Ingest
 from bridge.http.problems import Problem
 from bridge.model.reading import Code, Packet
 from bridge.pipeline.decode import decode_api_bulk, decode_api_reading, decode_packet, normal_uuid
+from bridge.pipeline.ports import DeliverySink
 from bridge.settings.http import HttpSettings, LimitSettings
 from bridge.telemetry import Metrics
 
@@ -47,7 +48,7 @@ class DoorParts(msgspec.Struct, frozen=True, kw_only=True):
 
     http: HttpSettings
     limits: LimitSettings
-    pipeline: Pipeline
+    pipeline: DeliverySink
     keys: KeyCache
     metrics: Metrics
     problems: Callable[[], Sequence[str]]  # why nothing can be stored; empty when it can

@@ -32,9 +32,9 @@ from bridge.http.authentication import AuthenticatedSender, Authentication, limi
 from bridge.http.body import inflate, receive_body
 from bridge.http.gateway_cache import GatewayCache, GatewayInfo
 from bridge.http.headers import header
-from bridge.http.ingest import Pipeline
 from bridge.http.problems import Problem
 from bridge.model.reading import Code, Delivery, Outcome, Receipt
+from bridge.pipeline.ports import DeliverySink
 from bridge.pipeline.receipt_collector import FAILED, ReceiptCollector
 from bridge.settings.http import HttpSettings
 
@@ -59,7 +59,7 @@ class GatewayDoor:
         directory: Directory,
         known: GatewayCache,
         authentication: Authentication,
-        pipeline: Pipeline,
+        pipeline: DeliverySink,
         http: HttpSettings,
         now_us: Callable[[], int],
     ) -> None:

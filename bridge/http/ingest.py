@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 from hashlib import blake2b
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 from starlette.requests import Request
@@ -21,6 +21,7 @@ from bridge.http.body import inflate, receive_body
 from bridge.http.headers import header
 from bridge.http.problems import Problem
 from bridge.model.reading import Code, Delivery, Outcome, Packet, Receipt, Rejection, Source
+from bridge.pipeline.ports import DeliverySink
 from bridge.rate_limit import Verdict
 from bridge.settings.http import HttpSettings
 
@@ -29,17 +30,11 @@ MAX_IDEMPOTENCY_KEY = 255
 Decoder = Callable[[bytes], Packet]
 
 
-class Pipeline(Protocol):
-    """What the door needs of the pipeline."""
-
-    def submit(self, delivery: Delivery) -> None: ...
-
-
 class Ingest:
     """Decoded packets go to the pipeline, with the sender's device; receipts come back."""
 
     def __init__(
-        self, http: HttpSettings, pipeline: Pipeline, authentication: Authentication, now_us: Callable[[], int]
+        self, http: HttpSettings, pipeline: DeliverySink, authentication: Authentication, now_us: Callable[[], int]
     ) -> None:
         self._http = http
         self._pipeline = pipeline

@@ -16,7 +16,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -24,6 +24,7 @@ import msgspec
 from bridge.errors import ConfigError
 from bridge.model.reading import Delivery, Outcome, Receipt, Source
 from bridge.pipeline.decode import decode_packet
+from bridge.pipeline.ports import DeliverySink
 
 CHUNK_READINGS = 1_000
 IN_FLIGHT = 4
@@ -75,12 +76,6 @@ class Totals:
             self.duplicates += receipt.outcome == Outcome.DUPLICATE
             if receipt.outcome == Outcome.QUARANTINED:
                 self.rejected[receipt.code or "unknown"] += 1
-
-
-class Pipeline(Protocol):
-    """What is needed of the pipeline."""
-
-    def submit(self, delivery: Delivery) -> None: ...
 
 
 class Bookmark:
@@ -158,7 +153,7 @@ def chunks(plan: Plan, skip_rows: int = 0) -> Iterator[Chunk]:
 
 
 async def backfill(
-    plan: Plan, bookmark: Bookmark, pipeline: Pipeline, now_us: Callable[[], int], seen: Callable[[Totals], None]
+    plan: Plan, bookmark: Bookmark, pipeline: DeliverySink, now_us: Callable[[], int], seen: Callable[[Totals], None]
 ) -> Totals:
     """Import; `seen` is called after each chunk. Raises ConfigError."""
     totals = Totals(bookmark.rows())
@@ -181,7 +176,7 @@ async def backfill(
     return totals
 
 
-def _submit(plan: Plan, chunk: Chunk, pipeline: Pipeline, received_us: int) -> asyncio.Future[Sequence[Receipt]]:
+def _submit(plan: Plan, chunk: Chunk, pipeline: DeliverySink, received_us: int) -> asyncio.Future[Sequence[Receipt]]:
     settled: asyncio.Future[Sequence[Receipt]] = asyncio.get_running_loop().create_future()
     packet = decode_packet(chunk.body, max_readings=len(chunk.body))
     if not packet.readings and not packet.rejections:

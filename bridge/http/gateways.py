@@ -7,12 +7,12 @@ is answered when all of them are settled. Sent again after any error, nothing of
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
 import msgspec
-from fastapi import FastAPI, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from bridge.errors import Backpressure, DecodeError, Unavailable
@@ -27,9 +27,9 @@ from bridge.gateway_protocol.batches import (
     delivery_of,
 )
 from bridge.gateway_protocol.snapshot import etag, signature
-from bridge.http import schemas
 from bridge.http.authentication import AuthenticatedSender, Authentication, limit_headers
 from bridge.http.body import inflate, receive_body
+from bridge.http.endpoint import Endpoint
 from bridge.http.gateway_cache import GatewayCache, GatewayInfo
 from bridge.http.headers import header
 from bridge.http.problems import Problem
@@ -42,7 +42,7 @@ MAX_BATCH_BYTES = 16 * 1_048_576
 """Of a batch after inflation: 5,000 records, some of them with quarantined bytes."""
 
 
-class Directory(Protocol):
+class GatewayDirectory(Protocol):
     """Where gateways are registered. All raise StoreUnavailable."""
 
     async def enrol(self, code: str, version: str) -> tuple[str, str] | None: ...
@@ -52,30 +52,43 @@ class Directory(Protocol):
 
 
 class GatewayDoor:
-    """`now_us` is the time of day in microseconds."""
+    """The endpoints below /gateways/. They stay out of OpenAPI: only `iot-edge` calls them.
+
+    `now_us` is the time of day in microseconds.
+    """
 
     def __init__(
         self,
-        directory: Directory,
-        known: GatewayCache,
+        directory: GatewayDirectory,
+        cache: GatewayCache,
         authentication: Authentication,
         pipeline: DeliverySink,
         http: HttpSettings,
         now_us: Callable[[], int],
     ) -> None:
         self._directory = directory
-        self._known = known
+        self._cache = cache
         self._authentication = authentication
         self._pipeline = pipeline
         self._http = http
         self._now_us = now_us
         self._settled_keys: set[str] = set()
 
+    @property
+    def endpoints(self) -> list[Endpoint]:
+        """Their rows of the table."""
+        return [
+            Endpoint("POST", "/gateways/enrol", self.enrol),
+            Endpoint("POST", "/gateways/{name}/batches", self.batch),
+            Endpoint("POST", "/gateways/{name}/key", self.rotate),
+            Endpoint("GET", "/gateways/{name}/registry", self.registry),
+        ]
+
     async def sender(self, request: Request, name: str) -> tuple[AuthenticatedSender, GatewayInfo]:
         """The gateway that asks. Raises Problem (401, 403, 429), Unavailable."""
-        sender = await self._authentication.sender(request, "gateway", "X-Gateway-Key")
+        sender = await self._authentication.sender(request, "gateway")
         gateway_id = sender.key.device_id
-        found = await self._known.gateway(gateway_id)
+        found = await self._cache.gateway(gateway_id)
         if found is None or found.name != name:
             raise Problem(403, "foreign_gateway", "the key belongs to another gateway")
         if sender.key.hash not in self._settled_keys:  # after a rotation, the first use of the new key ends the old one
@@ -85,7 +98,7 @@ class GatewayDoor:
 
     async def enrol(self, request: Request) -> Response:
         """A one-time code for a key. Raises Problem (403, 422, 429), Unavailable."""
-        self._authentication.stranger(request)
+        self._authentication.limit_unauthenticated(request)
         body = await receive_body(request, self._http)
         try:
             asked = msgspec.json.decode(body, type=EnrolmentRequest)
@@ -126,7 +139,7 @@ class GatewayDoor:
         return _json(Enrolled(gateway.name, await self._directory.rotate(sender.key.device_id, sender.key.hash)))
 
     async def _snapshot(self, gateway_id: int) -> bytes:
-        body = await self._known.snapshot(gateway_id)
+        body = await self._cache.snapshot(gateway_id)
         if body is None:
             raise Problem(403, "foreign_gateway", "there is no such gateway any more")
         return body
@@ -170,28 +183,3 @@ class GatewayDoor:
 
 def _json(answer: Any, headers: dict[str, str] | None = None) -> Response:
     return Response(msgspec.json.encode(answer), media_type="application/json", headers=headers)
-
-
-def add_gateway_routes(app: FastAPI, door: GatewayDoor) -> None:
-    """The routes below /gateways/."""
-    errors = schemas.problems(400, 401, 403, 408, 413, 415, 422, 429, 503)
-
-    def post(path: str, handler: Callable[..., Awaitable[Response]]) -> None:
-        app.post(path, responses=errors, include_in_schema=False)(handler)
-
-    async def enrol(request: Request) -> Response:
-        return await door.enrol(request)
-
-    async def batches(request: Request, name: str) -> Response:
-        return await door.batch(request, name)
-
-    async def key(request: Request, name: str) -> Response:
-        return await door.rotate(request, name)
-
-    async def registry(request: Request, name: str) -> Response:
-        return await door.registry(request, name)
-
-    post("/gateways/enrol", enrol)
-    post("/gateways/{name}/batches", batches)
-    post("/gateways/{name}/key", key)
-    app.get("/gateways/{name}/registry", responses=errors, include_in_schema=False)(registry)

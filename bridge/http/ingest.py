@@ -56,7 +56,7 @@ class Ingest:
             raise
         if device is not None and packet.device_uuid not in (None, device):
             raise Problem(403, "foreign_device", "the key belongs to another device than the packet names")
-        verdict = self._authentication.sensors(sender, packet)
+        verdict = self._authentication.limit_sensors(sender, packet)
         receipts = await self._settled(
             partial(
                 Delivery,

@@ -28,6 +28,7 @@ from bridge.broker.relay import Relay
 from bridge.embedded.stack import EmbeddedStack
 from bridge.errors import BridgeError, StoreUnavailable
 from bridge.http.app import GatewayParts, ServiceDoorParts, build_app
+from bridge.http.door import App
 from bridge.http.gateway_cache import GatewayCache
 from bridge.http.server import HttpServer
 from bridge.model.reading import Delivery, ExternalId, Packet, Rejection, Source
@@ -362,10 +363,15 @@ def _degraded(relay: Relay, mqtt: MqttIngest | None) -> list[str]:
     return [f"{name}: {problem}" for name, problem in found.items() if problem]
 
 
-def http_door(core: ServiceCore, degraded: Callable[[], list[str]] = list) -> HttpServer:
+def http_door(
+    core: ServiceCore,
+    degraded: Callable[[], list[str]] = list,
+    *,
+    make_app: Callable[[ServiceDoorParts], App] = build_app,
+) -> HttpServer:
     """The HTTP door of a pipeline, not yet listening."""
     settings = core.settings
-    app = build_app(
+    app = make_app(
         ServiceDoorParts(
             http=settings.http,
             limits=settings.limits,

@@ -141,13 +141,13 @@ async def open_door(
     """A door over fakes; `http` are its settings."""
     settings = HttpSettings(port=0, **http)
     metrics = Metrics()
-    ring = KeyCache((keys or FakeKeys(*KEYS)).find, KeySettings(), metrics, now, lambda: NOW_US, settings.ack_timeout_s)
+    find = (keys or FakeKeys(*KEYS)).find
     app = make_app(
         ServiceDoorParts(
             http=settings,
             limits=limits or LimitSettings(),
             pipeline=pipeline or FakePipeline(),
-            keys=ring,
+            keys=KeyCache(find, KeySettings(), metrics, now, lambda: NOW_US, settings.ack_timeout_s),
             metrics=metrics,
             problems=list,
             sensor_status=sensor_status,
@@ -171,7 +171,9 @@ class Service(Door):
 
 
 @asynccontextmanager
-async def open_service(database: str, **http: Any) -> AsyncIterator[Service]:
+async def open_service(
+    database: str, *, make_app: Callable[[ServiceDoorParts], App] = build_app, **http: Any
+) -> AsyncIterator[Service]:
     """The service in this process, over a real database and without MQTT and Redis; `http` are its settings."""
     settings = Settings(
         http=HttpSettings(port=0, **http),
@@ -183,7 +185,7 @@ async def open_service(database: str, **http: Any) -> AsyncIterator[Service]:
     core = ServiceCore(settings, store, DeferredOutbox(), Metrics())
     works = (core.pipeline.run, core.housekeeping()["changes"])
     tasks = [asyncio.create_task(work()) for work in works]
-    server = http_door(core)
+    server = http_door(core, make_app=make_app)
     try:
         yield Service(server, await server.start(), core)
         for task in tasks:

@@ -1,4 +1,4 @@
-"""Who may do what at the MQTT broker. `may` is pure; `BrokerAccess` keeps what the registry says, for seconds.
+"""Decides who may do what at the MQTT broker. `may` is pure; `BrokerAccess` remembers what the registry says.
 
 A device connects with its UUID and its key, and touches only `devices/{its uuid}/…`. Accounts of the
 role "publisher" are trusted with the legacy topic, those of the role "bridge" with what the bridge does.
@@ -56,7 +56,7 @@ def _is_one_of(patterns: Sequence[str], topic: str) -> bool:
 
 
 class BrokerAccess:
-    """Answers from memory; what it does not know, one query each. `now` is a monotonic clock in seconds."""
+    """Finds out whose an account is: from memory, or in a query each. `now` is a monotonic clock in seconds."""
 
     def __init__(
         self,
@@ -78,8 +78,8 @@ class BrokerAccess:
         device = normal_uuid(username)
         if device is None:
             role, digest = (await self._known_accounts()).get(username, (None, ""))
-            right = hmac.compare_digest(digest, hash_key(password))
-            return Account(role, username) if role is not None and right else None
+            is_right = hmac.compare_digest(digest, hash_key(password))
+            return Account(role, username) if role is not None and is_right else None
         owner = await self._keys.owner(password)
         if owner is None or owner.kind != "device" or owner.device_uuid != device or owner.disabled:
             return None

@@ -37,7 +37,7 @@ _REJECTIONS = {
 }
 
 
-class Added(Protocol):
+class AddedCommand(Protocol):
     """What became of a new command. `rejection` is a reason code, or empty."""
 
     @property
@@ -51,7 +51,7 @@ class Added(Protocol):
 class Commands(Protocol):
     """The table of commands. All raise StoreUnavailable."""
 
-    async def add(self, device_uuid: str, payload: bytes, expires_s: float, key: str | None, most: int) -> Added:
+    async def add(self, device_uuid: str, payload: bytes, expires_s: float, key: str | None, most: int) -> AddedCommand:
         """A new command, unless `most` are open; where `key` was used before, the command of then."""
         ...
 

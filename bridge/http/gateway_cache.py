@@ -1,4 +1,4 @@
-"""What the door remembers of gateways: who they are, and their registry snapshots. Bounded; `forget` on changes."""
+"""Caches gateways and their registry snapshots. Bounded; `forget` on changes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class GatewayLookup(Protocol):
 
 
 class GatewayCache:
-    """`now` is a monotonic clock in seconds."""
+    """Answers from memory, and for a while, what the store knows of gateways. `now` is a monotonic clock in seconds."""
 
     def __init__(self, lookup: GatewayLookup, now: Callable[[], float]) -> None:
         self._lookup = lookup

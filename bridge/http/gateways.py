@@ -116,7 +116,7 @@ class GatewayDoor:
         sender, gateway = await self.sender(request, name)
         raw = await receive_body(request, self._http)
         received = decode_batch(inflate(request, raw, MAX_BATCH_BYTES))
-        # Before the records, of which the books know: at no moment has more come than the gateway says it took in.
+        # Before the records, which its ledger counts: at no moment has more come than the gateway says it took in.
         await self._directory.report(sender.key.device_id, received.state, received.books)
         outcomes = await self._settled(received.epoch, received.records, gateway)
         answer = answer_of(received.records, outcomes, etag(await self._snapshot(sender.key.device_id)))
@@ -148,13 +148,13 @@ class GatewayDoor:
         """One receipt a record. Raises Unavailable where any of them could not be settled."""
         collector = ReceiptCollector(len(records))
         now_us = self._now_us()
-        for place, record in enumerate(records):
+        for index, record in enumerate(records):
             try:
-                self._pipeline.submit(self._delivery(epoch, record, gateway, now_us, partial(collector.settle, place)))
+                self._pipeline.submit(self._delivery(epoch, record, gateway, now_us, partial(collector.settle, index)))
             except Unavailable as error:
-                if place == 0 or not isinstance(error, Backpressure):
+                if index == 0 or not isinstance(error, Backpressure):
                     raise
-                for rest in range(place, len(records)):
+                for rest in range(index, len(records)):
                     collector.settle(rest, [FAILED])
                 break
         try:

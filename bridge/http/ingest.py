@@ -1,4 +1,4 @@
-"""The steps that every ingest route shares: body, decoder, `submit`, wait for the receipts, answer.
+"""The steps that every ingest endpoint shares: body, decoder, `submit`, wait for the receipts, answer.
 
 A 200 leaves from one place, `Ingest._answer`, and only when no receipt says FAILED.
 """
@@ -31,7 +31,7 @@ Decoder = Callable[[bytes], Packet]
 
 
 class Ingest:
-    """Decoded packets go to the pipeline, with the sender's device; receipts come back."""
+    """Takes one request to the pipeline and its receipts back: what all ingest endpoints share."""
 
     def __init__(
         self, http: HttpSettings, pipeline: DeliverySink, authentication: Authentication, now_us: Callable[[], int]
@@ -91,7 +91,7 @@ class Ingest:
         return Response(msgspec.json.encode(answer), media_type="application/json", headers=limit_headers(verdict))
 
     async def _settled(self, delivery: Callable[..., Delivery]) -> Sequence[Receipt]:
-        """Offer a delivery and wait for its receipts. Raises Unavailable."""
+        """Submit a delivery and wait for its receipts. Raises Unavailable."""
         settled: asyncio.Future[Sequence[Receipt]] = asyncio.get_running_loop().create_future()
 
         def settle(receipts: Sequence[Receipt]) -> None:

@@ -1,4 +1,4 @@
-"""Who may do what at the MQTT broker. `may` is pure; `BrokerAccess` keeps what the registry says, for seconds.
+"""Decides who may do what at the MQTT broker. `may` is pure; `BrokerAccess` remembers what the registry says.
 
 A device connects with its UUID and its key, and touches only `devices/{its uuid}/…`. Accounts of the
 role "publisher" are trusted with the legacy topic, those of the role "bridge" with what the bridge does.
@@ -14,7 +14,7 @@ import msgspec
 
 from bridge.auth.key_cache import KeyCache, hash_key
 from bridge.model import topic_filter
-from bridge.pipeline.bounded import put
+from bridge.model.ttl_cache import TtlCache
 from bridge.pipeline.decode import normal_uuid
 
 Action = Literal["publish", "subscribe"]
@@ -56,7 +56,7 @@ def _is_one_of(patterns: Sequence[str], topic: str) -> bool:
 
 
 class BrokerAccess:
-    """Answers from memory; what it does not know, one query each. `now` is a monotonic clock in seconds."""
+    """Finds out whose an account is: from memory, or in a query each. `now` is a monotonic clock in seconds."""
 
     def __init__(
         self,
@@ -71,15 +71,15 @@ class BrokerAccess:
         self._now = now
         self._accounts: dict[str, tuple[Role, str]] = {}
         self._accounts_until_s = 0.0
-        self._devices: dict[str, tuple[float, bool]] = {}
+        self._devices: TtlCache[str, bool] = TtlCache(DEVICES_KEPT, DEVICE_TTL_S)
 
     async def login(self, username: str, password: str) -> Account | None:
         """Who connects with a password; None for nobody. Raises StoreUnavailable."""
         device = normal_uuid(username)
         if device is None:
             role, digest = (await self._known_accounts()).get(username, (None, ""))
-            right = hmac.compare_digest(digest, hash_key(password))
-            return Account(role, username) if role is not None and right else None
+            is_right = hmac.compare_digest(digest, hash_key(password))
+            return Account(role, username) if role is not None and is_right else None
         owner = await self._keys.owner(password)
         if owner is None or owner.kind != "device" or owner.device_uuid != device or owner.disabled:
             return None
@@ -108,9 +108,8 @@ class BrokerAccess:
         return self._accounts
 
     async def _device_may(self, device_uuid: str) -> bool:
-        entry = self._devices.get(device_uuid)
-        if entry is not None and entry[0] > self._now():
-            return entry[1]
-        answer = await self._find_device(device_uuid)
-        put(self._devices, device_uuid, (self._now() + DEVICE_TTL_S, answer), DEVICES_KEPT)
+        answer = self._devices.get(device_uuid, self._now())
+        if answer is None:
+            answer = await self._find_device(device_uuid)
+            self._devices.put(device_uuid, answer, self._now())
         return answer

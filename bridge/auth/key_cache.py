@@ -1,4 +1,4 @@
-"""API keys and device keys, cached so that a key costs no query per request.
+"""Caches whose keys are whose, so that a key costs no query per request.
 
 Flows in: the text of a key. Flows out: whose it is. Only SHA-256 hashes are kept; the text is
 hashed at each request. Unknown keys are remembered apart from known ones, so that a flood of made
@@ -13,7 +13,7 @@ from hashlib import sha256
 from typing import Protocol
 
 from bridge.errors import BridgeError, Unavailable
-from bridge.pipeline.bounded import put
+from bridge.model.ttl_cache import TtlCache
 from bridge.settings.http import KeySettings
 from bridge.telemetry import Metrics
 
@@ -46,8 +46,9 @@ def hash_key(text: str) -> str:
 
 
 class KeyCache:
-    """`now` is a monotonic clock in seconds, `now_us` the time of day in microseconds.
+    """Finds the owner of a key: from memory, or in one query for all that wait.
 
+    `now` is a monotonic clock in seconds, `now_us` the time of day in microseconds.
     Nobody waits longer than `timeout_s` for a look-up; it goes on for those who come after.
     """
 
@@ -62,13 +63,12 @@ class KeyCache:
     ) -> None:
         self._find = find
         self._timeout_s = timeout_s
-        self._settings = settings
         self._now = now
         self._now_us = now_us
-        self._known: dict[str, tuple[float, KeyOwner]] = {}
-        self._unknown: dict[str, float] = {}
-        self._asked: dict[str, asyncio.Future[KeyOwner | None]] = {}
-        self._asking: asyncio.Task[None] | None = None
+        self._known: TtlCache[str, KeyOwner] = TtlCache(settings.cache_size, settings.cache_ttl_s)
+        self._unknown: TtlCache[str, bool] = TtlCache(settings.cache_size, settings.negative_ttl_s)
+        self._waiting: dict[str, asyncio.Future[KeyOwner | None]] = {}
+        self._lookup: asyncio.Task[None] | None = None
         self._used: set[str] = set()
         self._hits = metrics.cache.labels("key", "hit")
         self._misses = metrics.cache.labels("key", "miss")
@@ -79,18 +79,17 @@ class KeyCache:
         if not text or len(text) > MAX_KEY_LENGTH:
             return None
         digest = hash_key(text)
-        entry = self._known.get(digest)
-        if entry is not None and entry[0] > self._now():
+        now_s = self._now()
+        owner = self._known.get(digest, now_s)
+        if owner is not None:
             self._hits.inc()
-            owner = entry[1]
         else:
-            if self._unknown.get(digest, 0.0) > self._now():
+            if self._unknown.get(digest, now_s):
                 return None
             self._misses.inc()
-            found = await self._ask(digest)
-            if found is None:
+            owner = await self._look_up(digest)
+            if owner is None:
                 return None
-            owner = found
         if owner.expires_at_us is not None and owner.expires_at_us <= self._now_us():
             return None
         self._used.add(digest)
@@ -99,12 +98,12 @@ class KeyCache:
     def invalidate(self, hashes: Iterable[str]) -> None:
         """Forget these keys, known or unknown."""
         for digest in hashes:
-            self._known.pop(digest, None)
-            self._unknown.pop(digest, None)
+            self._known.discard(digest)
+            self._unknown.discard(digest)
 
     def invalidate_devices(self, device_uuids: Collection[str]) -> None:
         """Forget the keys of these devices."""
-        self.invalidate([digest for digest, (_, owner) in self._known.items() if owner.device_uuid in device_uuids])
+        self._known.discard_where(lambda owner: owner.device_uuid in device_uuids)
 
     def clear(self) -> None:
         """Forget everything."""
@@ -116,42 +115,43 @@ class KeyCache:
         used, self._used = self._used, set()
         return used
 
-    async def _ask(self, digest: str) -> KeyOwner | None:
+    async def _look_up(self, digest: str) -> KeyOwner | None:
         """Look a key up; concurrent requests share one query."""
-        future = self._asked.get(digest)
+        future = self._waiting.get(digest)
         if future is None:
-            future = self._asked[digest] = asyncio.get_running_loop().create_future()
+            future = self._waiting[digest] = asyncio.get_running_loop().create_future()
             # Nobody may be left to take the error, when every request was cut meanwhile.
             future.add_done_callback(lambda done: done.cancelled() or done.exception())
-            if self._asking is None:
-                self._asking = asyncio.create_task(self._answer(), name="key-lookup")
+            if self._lookup is None:
+                self._lookup = asyncio.create_task(self._look_up_waiting(), name="key-lookup")
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await asyncio.shield(future)
         except TimeoutError:
             raise Unavailable("the key cannot be looked up now; send the same again") from None
 
-    async def _answer(self) -> None:
+    async def _look_up_waiting(self) -> None:
         try:
-            while self._asked:
-                batch, self._asked = self._asked, {}
-                await self._answer_batch(batch)
+            while self._waiting:
+                batch, self._waiting = self._waiting, {}
+                await self._look_up_batch(batch)
         finally:
-            self._asking = None
+            self._lookup = None
 
-    async def _answer_batch(self, batch: dict[str, asyncio.Future[KeyOwner | None]]) -> None:
+    async def _look_up_batch(self, batch: dict[str, asyncio.Future[KeyOwner | None]]) -> None:
         try:
             found = {owner.hash: owner for owner in await self._find(batch.keys())}
         except BridgeError as error:
             for future in batch.values():
                 future.set_exception(error)
             return
-        now, size = self._now(), self._settings.cache_size
+        now_s = self._now()
         for digest, future in batch.items():
             owner = found.get(digest)
             if owner is not None:
-                put(self._known, digest, (now + self._settings.cache_ttl_s, owner), size)
+                self._unknown.discard(digest)
+                self._known.put(digest, owner, now_s)
             else:
-                self._known.pop(digest, None)
-                put(self._unknown, digest, now + self._settings.negative_ttl_s, size)
+                self._known.discard(digest)
+                self._unknown.put(digest, True, now_s)
             future.set_result(owner)

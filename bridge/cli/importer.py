@@ -147,7 +147,7 @@ def _run(settings: Settings, plan: ImportPlan, bookmark: Bookmark, size: int) ->
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from bridge.maintenance.csv_import import backfill
+    from bridge.maintenance.csv_import import import_rows
     from bridge.service.core import now_us, open_core
 
     console = Console(stderr=True)
@@ -161,6 +161,6 @@ def _run(settings: Settings, plan: ImportPlan, bookmark: Bookmark, size: int) ->
 
         async def run() -> Totals:
             async with open_core(settings) as core:
-                return await backfill(plan, bookmark, core.pipeline, now_us, seen)
+                return await import_rows(plan, bookmark, core.pipeline, now_us, seen)
 
         return asyncio.run(run())

@@ -1,40 +1,41 @@
-"""The service's HTTP door: the endpoints of `door` and those that only a service has, described in OpenAPI."""
+"""The service's HTTP door: every endpoint of the table under FastAPI, which describes them in OpenAPI."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 from fastapi import FastAPI
-from fastapi.responses import HTMLResponse
-from fastapi.routing import APIRoute
-from starlette.responses import Response
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
 
 from bridge.auth.broker_access import BrokerAccess
 from bridge.auth.key_cache import KeyCache
-from bridge.http import door as devices
 from bridge.http import schemas
 from bridge.http.authentication import Authentication
-from bridge.http.commands import Commands, add_command_routes
-from bridge.http.door import ERROR_ANSWERS, Door, RequestCounter
+from bridge.http.commands import CommandDoor, Commands
+from bridge.http.door import Door, DoorParts
+from bridge.http.endpoint import Endpoint
 from bridge.http.fast_path import FastPath
 from bridge.http.gateway_cache import GatewayCache
-from bridge.http.gateways import Directory, GatewayDoor, add_gateway_routes
-from bridge.http.hooks import add_hook_routes
+from bridge.http.gateways import GatewayDirectory, GatewayDoor
+from bridge.http.hooks import Hooks
 from bridge.http.page import INDEX
+from bridge.http.problems import EXCEPTION_HANDLERS
+from bridge.http.request_counter import RequestCounter
 from bridge.settings.service import CommandSettings, HookSettings
 
 
 class GatewayParts(msgspec.Struct, frozen=True):
-    """What the routes of gateways are handed."""
+    """What the endpoints of gateways are handed."""
 
-    directory: Directory
-    known: GatewayCache
+    directory: GatewayDirectory
+    cache: GatewayCache
     keys: KeyCache
 
 
-class ServiceDoorParts(devices.DoorParts, frozen=True, kw_only=True):
+class ServiceDoorParts(DoorParts, frozen=True, kw_only=True):
     """What the app is handed."""
 
     hooks: HookSettings = HookSettings()
@@ -46,82 +47,62 @@ class ServiceDoorParts(devices.DoorParts, frozen=True, kw_only=True):
 
 
 def build_app(parts: ServiceDoorParts) -> FastAPI:
-    """The app with every route. Its documentation page loads nothing from elsewhere."""
+    """The app with every endpoint. Its documentation page loads nothing from elsewhere."""
     app = FastAPI(
         title="IoT edge bridge",
         version="1",
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        exception_handlers=dict(ERROR_ANSWERS),
+        exception_handlers=dict(EXCEPTION_HANDLERS),
     )
-    door = Door(parts)
-    _add_ingest_routes(app, door, parts.http.max_readings_per_packet)
-    ingest = [route for route in app.routes if isinstance(route, APIRoute)]
-    app.add_middleware(FastPath, routes=ingest, endpoints=door.ingest)
-    _add_questions(app, door)
-    if parts.commands is not None:
-        add_command_routes(
-            app, door.authentication, parts.commands, parts.http, parts.command_settings, parts.new_command
-        )
-    if parts.hooks.enabled and parts.access is not None:
-        add_hook_routes(app, parts.hooks, parts.http, parts.access, parts.now)
-    if parts.gateways is not None:
-        _add_gateway_routes(app, parts, parts.gateways)
-    _describe(app)
+    endpoints = service_endpoints(parts)
+    _add_routes(app, endpoints)
+    _complete_openapi(app)
+    app.add_middleware(FastPath, endpoints=endpoints)
     app.add_middleware(RequestCounter, metrics=parts.metrics)
     return app
 
 
-def _add_ingest_routes(app: FastAPI, door: Door, most: int) -> None:
-    described = {
-        "/ingest/readings": (schemas.Inserted, schemas.ingest("ApiKey", schemas.ApiReading)),
-        "/ingest/readings/bulk": (schemas.Inserted, schemas.ingest("ApiKey", schemas.ApiPacket, most)),
-        "/ingest/packets": (schemas.DeviceInserted, schemas.ingest("DeviceKey", schemas.NamedDevicePacket, most)),
-        "/devices/{device_uuid}/readings": (
-            schemas.DeviceInserted,
-            schemas.ingest("DeviceKey", schemas.DevicePacket, most),
-        ),
-    }
-    for path, endpoint in door.ingest.items():
-        answer, extra = described[path]
-        app.post(path, response_model=answer, responses=schemas.INGEST_ERRORS, openapi_extra=extra)(endpoint)
+def service_endpoints(parts: ServiceDoorParts) -> list[Endpoint]:
+    """The table of what a service serves; the order is that of the OpenAPI document."""
+    door = Door(parts)
+    endpoints = [*door.endpoints, Endpoint("GET", "/", _index)]
+    if parts.commands is not None:
+        endpoints += CommandDoor(
+            parts.commands, door.authentication, parts.http, parts.command_settings, parts.new_command
+        ).endpoints
+    if parts.hooks.enabled and parts.access is not None:
+        endpoints += Hooks(parts.hooks, parts.http, parts.access, parts.now).endpoints
+    if parts.gateways is not None:
+        directory, cache, keys = parts.gateways.directory, parts.gateways.cache, parts.gateways.keys
+        authentication = Authentication(parts.http, parts.limits, keys, parts.metrics, parts.now)
+        gateways = GatewayDoor(directory, cache, authentication, parts.pipeline, parts.http, parts.now_us)
+        endpoints += gateways.endpoints
+    return endpoints
 
 
-def _add_questions(app: FastAPI, door: Door) -> None:
-    described: dict[str, dict[str, Any]] = {
-        "/sensors/{sensor_id}/status": {
-            "response_model": schemas.SensorStatus,
-            "responses": schemas.problems(401, 404, 422, 429, 503),
-            "openapi_extra": {"security": [{"ApiKey": []}]},
-        },
-        "/health": {"response_model": schemas.Health},
-        "/health/ready": {"response_model": schemas.Readiness, "responses": {503: {"model": schemas.Readiness}}},
-        "/metrics": {"include_in_schema": False},
-    }
-    for path, endpoint in door.questions.items():
-        app.get(path, **described[path])(endpoint)
-
-    @app.get("/", include_in_schema=False)
-    async def index() -> Response:
-        return HTMLResponse(INDEX)
+async def _index(_: Request) -> Response:
+    return HTMLResponse(INDEX)
 
 
-def _add_gateway_routes(app: FastAPI, parts: ServiceDoorParts, gateways: GatewayParts) -> None:
-    authentication = Authentication(parts.http, parts.limits, gateways.keys, parts.metrics, parts.now)
-    add_gateway_routes(
-        app, GatewayDoor(gateways.directory, gateways.known, authentication, parts.pipeline, parts.http, parts.now_us)
-    )
+def _add_routes(app: FastAPI, endpoints: Sequence[Endpoint]) -> None:
+    for endpoint in endpoints:
+        described: dict[str, Any] = {"include_in_schema": False} if endpoint.describe is None else endpoint.describe()
+        if endpoint.key is not None:
+            security: list[dict[str, list[str]]] = [{schemas.SECURITY_SCHEMES[endpoint.key]: []}]
+            described["openapi_extra"] = {"security": security, **described.get("openapi_extra", {})}
+        app.add_api_route(endpoint.path, endpoint.run, methods=[endpoint.method], **described)
 
 
-def _describe(app: FastAPI) -> None:
-    """OpenAPI with what the routes do by themselves."""
+def _complete_openapi(app: FastAPI) -> None:
+    """Add to the document what the endpoints do by themselves: keys, bodies, errors."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             components = FastAPI.openapi(app).setdefault("components", {})
             components.setdefault("schemas", {}).update(schemas.components())
-            components["securitySchemes"] = schemas.SECURITY
+            components["securitySchemes"] = schemas.security_schemes()
         return app.openapi_schema or {}
 
     app.openapi = openapi  # type: ignore[method-assign]

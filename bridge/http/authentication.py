@@ -1,4 +1,4 @@
-"""Who may send, and how much: client address and key of a request in, its sender or a Problem out.
+"""Authenticates and limits requests: client address and key of a request in, its sender or a Problem out.
 
 Cheapest first, so that a refused request costs as little as can be: the limit of the address, the key, the
 limit of its owner; and, once the body is decoded, the limits of its sensors. A request counts against its
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from typing import Literal
 
 import msgspec
 from starlette.requests import Request
@@ -22,7 +23,12 @@ from bridge.rate_limit import SlidingWindow, Verdict, check
 from bridge.settings.http import HttpSettings, LimitSettings
 from bridge.telemetry import Metrics
 
-STRANGER_WEIGHT = 10
+KeyKind = Literal["api", "device", "gateway"]
+KEY_HEADERS: dict[KeyKind, str] = {"api": "X-API-Key", "device": "X-Device-Key", "gateway": "X-Gateway-Key"}
+"""The header that carries a key of each kind."""
+
+UNAUTHENTICATED_WEIGHT = 10
+"""A request without a key counts as so many: it may be guessing."""
 
 
 class AuthenticatedSender(msgspec.Struct, frozen=True):
@@ -38,7 +44,7 @@ class AuthenticatedSender(msgspec.Struct, frozen=True):
 
 
 class Authentication:
-    """`now` is a monotonic clock in seconds."""
+    """Finds out who sends, and holds requests against the rate limits. `now` is a monotonic clock in seconds."""
 
     def __init__(
         self, http: HttpSettings, limits: LimitSettings, keys: KeyCache, metrics: Metrics, now: Callable[[], float]
@@ -51,8 +57,9 @@ class Authentication:
         self._by_sender = SlidingWindow("device", limits.device_per_minute, limits.max_tracked)
         self._by_sensor = SlidingWindow("sensor", limits.sensor_per_minute, limits.max_tracked)
 
-    async def sender(self, request: Request, kind: str, name: str) -> AuthenticatedSender:
-        """Whose key of `kind` the header `name` carries. Raises Problem (401, 403, 429) and Unavailable."""
+    async def sender(self, request: Request, kind: KeyKind) -> AuthenticatedSender:
+        """The sender of a request, by its key of this kind. Raises Problem (401, 403, 429) and Unavailable."""
+        name = KEY_HEADERS[kind]
         verdict = self._limited(check([(self._by_ip, [(self._client(request), 1)])], self._now()))
         owner = await self._keys.owner(header(request, name.lower().encode()) or "")
         if owner is None or owner.kind != kind:
@@ -64,11 +71,11 @@ class Authentication:
         own = self._limited(check([(self._by_sender, [((kind, owner.device_id), 1)])], self._now()))
         return AuthenticatedSender(owner, verdict.tighter(own))
 
-    def stranger(self, request: Request) -> None:
-        """Count a request without a key against its address, tenfold: it may be guessing. Raises Problem 429."""
-        self._limited(check([(self._by_ip, [(self._client(request), STRANGER_WEIGHT)])], self._now()))
+    def limit_unauthenticated(self, request: Request) -> None:
+        """Count a request without a key against its address, with its weight. Raises Problem 429."""
+        self._limited(check([(self._by_ip, [(self._client(request), UNAUTHENTICATED_WEIGHT)])], self._now()))
 
-    def sensors(self, sender: AuthenticatedSender, packet: Packet) -> Verdict:
+    def limit_sensors(self, sender: AuthenticatedSender, packet: Packet) -> Verdict:
         """Count the readings against their sensors' limits. Raises Problem 429."""
         if not self._by_sensor.limit:
             return sender.verdict

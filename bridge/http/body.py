@@ -72,6 +72,6 @@ def _gunzip(raw: bytes, limit: int) -> bytes:
 
 
 def _too_large(limit: int) -> Problem:
-    # The connection stays open: `guard` takes what is left of the body and drops it, within bounds. To close at once
-    # would reset the connection under a client that still sends, and lose the answer on its way.
+    # The connection stays open: `connection_limits` takes what is left of the body and drops it, within bounds. To
+    # close at once would reset the connection under a client that still sends, and lose the answer on its way.
     return Problem(413, "too_large", f"the body is over {limit} bytes; send it in parts")

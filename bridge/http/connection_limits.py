@@ -1,4 +1,4 @@
-"""The connection guard: deadlines and limits that uvicorn does not have.
+"""Deadlines and limits of a connection that uvicorn does not have.
 
 uvicorn waits for ever for a request head, for the rest of a body that its application does not want, and for
 a client that does not read; and it takes 300 KB of headers. This protocol gives each of them a deadline,
@@ -60,133 +60,134 @@ class _Deadline:
             self._handle = None
 
 
-def guarded_protocol(settings: HttpSettings, metrics: Metrics) -> type[asyncio.Protocol]:
-    """A protocol class for uvicorn, bound to these settings."""
-    limited = metrics.limited
-    open_connections = metrics.http_connections
-    max_raw_bytes = settings.max_header_bytes + _RAW_PER_BODY * settings.max_body_bytes
+class LimitedProtocol(HttpToolsProtocol):
+    """Serves one connection, within these limits. `uvicorn` are the arguments that uvicorn itself gives."""
 
-    class GuardedProtocol(HttpToolsProtocol):
-        _in_head = True
-        _head_bytes = 0  # of the present head, as far as the parser has it
-        _raw_bytes = 0  # received since the present head began
-        _counted = False
+    _in_head = True
+    _head_bytes = 0  # of the present head, as far as the parser has it
+    _raw_bytes = 0  # received since the present head began
+    _counted = False
 
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            self._head = _Deadline(self.loop, settings.header_timeout_s, lambda: self._cut("head_timeout"))
-            self._rest = _Deadline(self.loop, settings.header_timeout_s, lambda: self._cut("rest_timeout"))
-            self._write = _Deadline(self.loop, settings.body_timeout_s, lambda: self._cut("write_timeout"))
-            if len(self.connections) > settings.max_connections:
-                self._cut("connections")
-                return
-            self._counted = True
-            open_connections.inc()
-            self._head.set()
+    def __init__(self, settings: HttpSettings, metrics: Metrics, **uvicorn: Any) -> None:
+        super().__init__(**uvicorn)
+        self._settings = settings
+        self._metrics = metrics
+        self._max_header_bytes = settings.max_header_bytes
+        self._max_raw_bytes = settings.max_header_bytes + _RAW_PER_BODY * settings.max_body_bytes
 
-        def connection_lost(self, exc: Exception | None) -> None:
-            for deadline in (self._head, self._rest, self._write):
-                deadline.clear()
-            if self._counted:
-                open_connections.dec()
-            super().connection_lost(exc)
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._head = _Deadline(self.loop, self._settings.header_timeout_s, lambda: self._cut("head_timeout"))
+        self._rest = _Deadline(self.loop, self._settings.header_timeout_s, lambda: self._cut("rest_timeout"))
+        self._write = _Deadline(self.loop, self._settings.body_timeout_s, lambda: self._cut("write_timeout"))
+        if len(self.connections) > self._settings.max_connections:
+            self._cut("connections")
+            return
+        self._counted = True
+        self._metrics.http_connections.inc()
+        self._head.set()
 
-        def data_received(self, data: bytes) -> None:
-            if self.transport.is_closing():  # the parser has given up on it
-                return
-            if self._in_head:
-                self._head.set()  # also for empty lines before a head, which are not the beginning of one
-            self._raw_bytes += len(data)
-            self._unset_keepalive_if_required()
-            try:
-                self._parse(data)
-            except httptools.HttpParserError:
-                if not self.transport.is_closing():
-                    limited.labels("not_http").inc()
-                    self._refuse(_BAD_REQUEST)
-                return
-            # What a parser holds of an unfinished header, of this head or of a trailer, it does not tell.
-            if self._raw_bytes > (settings.max_header_bytes if self._in_head else max_raw_bytes):
-                self._too_large()
+    def connection_lost(self, exc: Exception | None) -> None:
+        for deadline in (self._head, self._rest, self._write):
+            deadline.clear()
+        if self._counted:
+            self._metrics.http_connections.dec()
+        super().connection_lost(exc)
 
-        def on_message_begin(self) -> None:
-            self._head.set()
-            self._head_bytes = 0
-            super().on_message_begin()
-
-        def on_url(self, url: bytes) -> None:
-            self._add_to_head(len(url))
-            super().on_url(url)
-
-        def on_header(self, name: bytes, value: bytes) -> None:
-            self._add_to_head(len(name) + len(value) + 4)  # with ": " and CRLF
-            super().on_header(name, value)
-
-        def on_headers_complete(self) -> None:
-            if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
-                return
-            super().on_headers_complete()
-            self._head.clear()
-            self._in_head = False
-
-        def on_message_complete(self) -> None:
-            if self._in_head:  # of a request with Upgrade, whose body the parser takes for another protocol
-                return
-            self._rest.clear()
-            self._in_head = True
-            self._raw_bytes = 0
-            super().on_message_complete()
-
-        def on_response_complete(self) -> None:
-            super().on_response_complete()
-            if not self._in_head and self.cycle.response_complete:
-                self._rest.set()
-
-        def pause_writing(self) -> None:
-            self._write.set()
-            super().pause_writing()
-
-        def resume_writing(self) -> None:
-            self._write.clear()
-            super().resume_writing()
-
-        def _parse(self, data: bytes) -> None:
-            """Raises HttpParserError."""
-            while data:
-                try:
-                    self.parser.feed_data(data)
-                    return
-                except httptools.HttpParserUpgrade as upgrade:
-                    head = _without_upgrade(self.parser, self.url, self.headers)
-                    data = data[upgrade.args[0] :]
-                self.parser = httptools.HttpRequestParser(self)
-                self.parser.feed_data(head)
-
-        def _add_to_head(self, size: int) -> None:
-            """Judges a head that comes in one segment before it becomes a request. Trailers count too."""
-            self._head_bytes += size
-            if self._head_bytes > settings.max_header_bytes:
-                self._too_large()
-                raise _HeadTooLarge
-
-        def _too_large(self) -> None:
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():  # the parser has given up on it
+            return
+        if self._in_head:
+            self._head.set()  # also for empty lines before a head, which are not the beginning of one
+        self._raw_bytes += len(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._parse(data)
+        except httptools.HttpParserError:
             if not self.transport.is_closing():
-                limited.labels("head_size" if self._in_head else "request_size").inc()
-                self._refuse(_TOO_LARGE)
+                self._metrics.limited.labels("not_http").inc()
+                self._refuse(_BAD_REQUEST)
+            return
+        # What a parser holds of an unfinished header, of this head or of a trailer, it does not tell.
+        if self._raw_bytes > (self._max_header_bytes if self._in_head else self._max_raw_bytes):
+            self._too_large()
 
-        def _refuse(self, answer: bytes) -> None:
-            """Close, with an answer where it cannot be taken for that of an earlier request."""
-            earlier = self.cycle is not None and not self.cycle.response_complete and self._in_head
-            begun = not self._in_head and self.cycle.response_started
-            if not earlier and not begun and not self.pipeline:
-                self.transport.write(answer)
-            self.transport.close()
+    def on_message_begin(self) -> None:
+        self._head.set()
+        self._head_bytes = 0
+        super().on_message_begin()
 
-        def _cut(self, limit: str) -> None:
-            limited.labels(limit).inc()
-            self.transport.abort()
+    def on_url(self, url: bytes) -> None:
+        self._add_to_head(len(url))
+        super().on_url(url)
 
-    return GuardedProtocol
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._add_to_head(len(name) + len(value) + 4)  # with ": " and CRLF
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+            return
+        super().on_headers_complete()
+        self._head.clear()
+        self._in_head = False
+
+    def on_message_complete(self) -> None:
+        if self._in_head:  # of a request with Upgrade, whose body the parser takes for another protocol
+            return
+        self._rest.clear()
+        self._in_head = True
+        self._raw_bytes = 0
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if not self._in_head and self.cycle.response_complete:
+            self._rest.set()
+
+    def pause_writing(self) -> None:
+        self._write.set()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self._write.clear()
+        super().resume_writing()
+
+    def _parse(self, data: bytes) -> None:
+        """Raises HttpParserError."""
+        while data:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                head = _without_upgrade(self.parser, self.url, self.headers)
+                data = data[upgrade.args[0] :]
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.feed_data(head)
+
+    def _add_to_head(self, size: int) -> None:
+        """Judges a head that comes in one segment before it becomes a request. Trailers count too."""
+        self._head_bytes += size
+        if self._head_bytes > self._max_header_bytes:
+            self._too_large()
+            raise _HeadTooLarge
+
+    def _too_large(self) -> None:
+        if not self.transport.is_closing():
+            self._metrics.limited.labels("head_size" if self._in_head else "request_size").inc()
+            self._refuse(_TOO_LARGE)
+
+    def _refuse(self, answer: bytes) -> None:
+        """Close, with an answer where it cannot be taken for that of an earlier request."""
+        earlier = self.cycle is not None and not self.cycle.response_complete and self._in_head
+        begun = not self._in_head and self.cycle.response_started
+        if not earlier and not begun and not self.pipeline:
+            self.transport.write(answer)
+        self.transport.close()
+
+    def _cut(self, limit: str) -> None:
+        self._metrics.limited.labels(limit).inc()
+        self.transport.abort()
 
 
 def _without_upgrade(parser: Any, url: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:

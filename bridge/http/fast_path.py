@@ -1,55 +1,59 @@
-"""The short way for ingest requests: past the routing, dependency and exception layers of FastAPI and Starlette.
+"""The way of requests to endpoints, past the routing, dependency and exception layers of FastAPI and Starlette.
 
-For these routes the layers cost more than the rest of the request together (docs/performance.md), and do
-nothing: the endpoints take the raw request. The framework keeps the same routes, for its documentation and for
-whatever is not a plain POST to one of them. Innermost of the middlewares, so that the others see the request.
+For these endpoints the layers cost more than the rest of a request together (docs/performance.md), and do nothing: they
+take the raw request. The framework behind has the same endpoints as routes, for its documentation and for whatever does
+not match: it answers 404, 405 and HEAD. Innermost of the middlewares, so that the others see the request.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Sequence
+from re import Pattern
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import compile_path
 
 from bridge.errors import BridgeError
 from bridge.http import problems
+from bridge.http.endpoint import Endpoint
 
 
 class FastPath:
-    """ASGI middleware. `endpoints`, by path, take the request first, and the parameters of the path by name."""
+    """ASGI middleware: calls the endpoint that matches method and path, and the app behind where there is none."""
 
-    def __init__(
-        self, app: Any, routes: Sequence[Route], endpoints: Mapping[str, Callable[..., Awaitable[Response]]]
-    ) -> None:
+    def __init__(self, app: Any, endpoints: Sequence[Endpoint]) -> None:
         self._app = app
-        self._endpoints = endpoints
-        self._plain = {route.path: route for route in routes if not route.param_convertors}
-        self._patterns = [route for route in routes if route.param_convertors]
+        self._by_path: dict[tuple[str, str], Endpoint] = {}
+        self._by_pattern: dict[str, list[tuple[Pattern[str], Endpoint]]] = {}
+        for endpoint in endpoints:
+            pattern, _, parameters = compile_path(endpoint.path)
+            if parameters:
+                self._by_pattern.setdefault(endpoint.method, []).append((pattern, endpoint))
+            else:
+                self._by_path[endpoint.method, endpoint.path] = endpoint
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        route, parameters = self._find(scope)
-        if route is None:
+        endpoint, parameters = self._find(scope)
+        if endpoint is None:
             await self._app(scope, receive, send)
             return
-        scope["route"] = route
+        scope["route"] = endpoint  # whoever counts requests reads its path
         try:
-            response = await self._endpoints[route.path](Request(scope, receive), **parameters)
+            response = await endpoint.run(Request(scope, receive), **parameters)
         except BridgeError as error:
             response = problems.of_error(error)
         await response(scope, receive, send)
 
-    def _find(self, scope: Any) -> tuple[Route | None, dict[str, str]]:
-        if scope["type"] != "http" or scope["method"] != "POST":
+    def _find(self, scope: Any) -> tuple[Endpoint | None, dict[str, str]]:
+        if scope["type"] != "http":
             return None, {}
-        path = scope["path"]
-        route = self._plain.get(path)
-        if route is not None:
-            return route, {}
-        for route in self._patterns:
-            match = route.path_regex.match(path)
+        method, path = scope["method"], scope["path"]
+        endpoint = self._by_path.get((method, path))
+        if endpoint is not None:
+            return endpoint, {}
+        for pattern, endpoint in self._by_pattern.get(method, ()):
+            match = pattern.match(path)
             if match is not None:
-                return route, match.groupdict()
+                return endpoint, match.groupdict()
         return None, {}

@@ -1,4 +1,4 @@
-"""What the door remembers of gateways: who they are, and their registry snapshots. Bounded; `forget` on changes."""
+"""Caches gateways and their registry snapshots. Bounded; `forget` on changes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from bridge.gateway_protocol.snapshot import Snapshot, encode
-from bridge.pipeline.bounded import put
+from bridge.model.ttl_cache import TtlCache
 
 KNOWN_TTL_S = 60.0
 """How long a gateway's devices are believed; changes arrive through `forget` long before."""
@@ -33,34 +33,33 @@ class GatewayLookup(Protocol):
 
 
 class GatewayCache:
-    """`now` is a monotonic clock in seconds."""
+    """Answers from memory, and for a while, what the store knows of gateways. `now` is a monotonic clock in seconds."""
 
     def __init__(self, lookup: GatewayLookup, now: Callable[[], float]) -> None:
         self._lookup = lookup
         self._now = now
-        self._gateways: dict[int, tuple[float, GatewayInfo]] = {}
-        self._snapshots: dict[int, tuple[float, bytes]] = {}
+        self._gateways: TtlCache[int, GatewayInfo] = TtlCache(GATEWAYS_KEPT, KNOWN_TTL_S)
+        self._snapshots: TtlCache[int, bytes] = TtlCache(SNAPSHOTS_KEPT, SNAPSHOT_TTL_S)
 
     async def gateway(self, gateway_id: int) -> GatewayInfo | None:
         """A gateway by id. Raises StoreUnavailable."""
-        entry = self._gateways.get(gateway_id)
-        if entry is not None and entry[0] > self._now():
-            return entry[1]
-        found = await self._lookup.gateway(gateway_id)
-        if found is not None:
-            put(self._gateways, gateway_id, (self._now() + KNOWN_TTL_S, found), GATEWAYS_KEPT)
+        found = self._gateways.get(gateway_id, self._now())
+        if found is None:
+            found = await self._lookup.gateway(gateway_id)
+            if found is not None:
+                self._gateways.put(gateway_id, found, self._now())
         return found
 
     async def snapshot(self, gateway_id: int) -> bytes | None:
         """The bytes of a gateway's registry snapshot. Raises StoreUnavailable."""
-        entry = self._snapshots.get(gateway_id)
-        if entry is not None and entry[0] > self._now():
-            return entry[1]
+        body = self._snapshots.get(gateway_id, self._now())
+        if body is not None:
+            return body
         snapshot = await self._lookup.snapshot(gateway_id)
         if snapshot is None:
             return None
         body = encode(snapshot)
-        put(self._snapshots, gateway_id, (self._now() + SNAPSHOT_TTL_S, body), SNAPSHOTS_KEPT)
+        self._snapshots.put(gateway_id, body, self._now())
         return body
 
     def forget(self) -> None:

@@ -7,12 +7,12 @@ is answered when all of them are settled. Sent again after any error, nothing of
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
 import msgspec
-from fastapi import FastAPI, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from bridge.errors import Backpressure, DecodeError, Unavailable
@@ -27,14 +27,14 @@ from bridge.gateway_protocol.batches import (
     delivery_of,
 )
 from bridge.gateway_protocol.snapshot import etag, signature
-from bridge.http import schemas
 from bridge.http.authentication import AuthenticatedSender, Authentication, limit_headers
 from bridge.http.body import inflate, receive_body
+from bridge.http.endpoint import Endpoint
 from bridge.http.gateway_cache import GatewayCache, GatewayInfo
 from bridge.http.headers import header
-from bridge.http.ingest import Pipeline
 from bridge.http.problems import Problem
 from bridge.model.reading import Code, Delivery, Outcome, Receipt
+from bridge.pipeline.ports import DeliverySink
 from bridge.pipeline.receipt_collector import FAILED, ReceiptCollector
 from bridge.settings.http import HttpSettings
 
@@ -42,7 +42,7 @@ MAX_BATCH_BYTES = 16 * 1_048_576
 """Of a batch after inflation: 5,000 records, some of them with quarantined bytes."""
 
 
-class Directory(Protocol):
+class GatewayDirectory(Protocol):
     """Where gateways are registered. All raise StoreUnavailable."""
 
     async def enrol(self, code: str, version: str) -> tuple[str, str] | None: ...
@@ -52,30 +52,43 @@ class Directory(Protocol):
 
 
 class GatewayDoor:
-    """`now_us` is the time of day in microseconds."""
+    """The endpoints below /gateways/. They stay out of OpenAPI: only `iot-edge` calls them.
+
+    `now_us` is the time of day in microseconds.
+    """
 
     def __init__(
         self,
-        directory: Directory,
-        known: GatewayCache,
+        directory: GatewayDirectory,
+        cache: GatewayCache,
         authentication: Authentication,
-        pipeline: Pipeline,
+        pipeline: DeliverySink,
         http: HttpSettings,
         now_us: Callable[[], int],
     ) -> None:
         self._directory = directory
-        self._known = known
+        self._cache = cache
         self._authentication = authentication
         self._pipeline = pipeline
         self._http = http
         self._now_us = now_us
         self._settled_keys: set[str] = set()
 
+    @property
+    def endpoints(self) -> list[Endpoint]:
+        """Their rows of the table."""
+        return [
+            Endpoint("POST", "/gateways/enrol", self.enrol),
+            Endpoint("POST", "/gateways/{name}/batches", self.batch),
+            Endpoint("POST", "/gateways/{name}/key", self.rotate),
+            Endpoint("GET", "/gateways/{name}/registry", self.registry),
+        ]
+
     async def sender(self, request: Request, name: str) -> tuple[AuthenticatedSender, GatewayInfo]:
         """The gateway that asks. Raises Problem (401, 403, 429), Unavailable."""
-        sender = await self._authentication.sender(request, "gateway", "X-Gateway-Key")
+        sender = await self._authentication.sender(request, "gateway")
         gateway_id = sender.key.device_id
-        found = await self._known.gateway(gateway_id)
+        found = await self._cache.gateway(gateway_id)
         if found is None or found.name != name:
             raise Problem(403, "foreign_gateway", "the key belongs to another gateway")
         if sender.key.hash not in self._settled_keys:  # after a rotation, the first use of the new key ends the old one
@@ -85,7 +98,7 @@ class GatewayDoor:
 
     async def enrol(self, request: Request) -> Response:
         """A one-time code for a key. Raises Problem (403, 422, 429), Unavailable."""
-        self._authentication.stranger(request)
+        self._authentication.limit_unauthenticated(request)
         body = await receive_body(request, self._http)
         try:
             asked = msgspec.json.decode(body, type=EnrolmentRequest)
@@ -103,7 +116,7 @@ class GatewayDoor:
         sender, gateway = await self.sender(request, name)
         raw = await receive_body(request, self._http)
         received = decode_batch(inflate(request, raw, MAX_BATCH_BYTES))
-        # Before the records, of which the books know: at no moment has more come than the gateway says it took in.
+        # Before the records, which its ledger counts: at no moment has more come than the gateway says it took in.
         await self._directory.report(sender.key.device_id, received.state, received.books)
         outcomes = await self._settled(received.epoch, received.records, gateway)
         answer = answer_of(received.records, outcomes, etag(await self._snapshot(sender.key.device_id)))
@@ -126,7 +139,7 @@ class GatewayDoor:
         return _json(Enrolled(gateway.name, await self._directory.rotate(sender.key.device_id, sender.key.hash)))
 
     async def _snapshot(self, gateway_id: int) -> bytes:
-        body = await self._known.snapshot(gateway_id)
+        body = await self._cache.snapshot(gateway_id)
         if body is None:
             raise Problem(403, "foreign_gateway", "there is no such gateway any more")
         return body
@@ -135,13 +148,13 @@ class GatewayDoor:
         """One receipt a record. Raises Unavailable where any of them could not be settled."""
         collector = ReceiptCollector(len(records))
         now_us = self._now_us()
-        for place, record in enumerate(records):
+        for index, record in enumerate(records):
             try:
-                self._pipeline.submit(self._delivery(epoch, record, gateway, now_us, partial(collector.settle, place)))
+                self._pipeline.submit(self._delivery(epoch, record, gateway, now_us, partial(collector.settle, index)))
             except Unavailable as error:
-                if place == 0 or not isinstance(error, Backpressure):
+                if index == 0 or not isinstance(error, Backpressure):
                     raise
-                for rest in range(place, len(records)):
+                for rest in range(index, len(records)):
                     collector.settle(rest, [FAILED])
                 break
         try:
@@ -170,28 +183,3 @@ class GatewayDoor:
 
 def _json(answer: Any, headers: dict[str, str] | None = None) -> Response:
     return Response(msgspec.json.encode(answer), media_type="application/json", headers=headers)
-
-
-def add_gateway_routes(app: FastAPI, door: GatewayDoor) -> None:
-    """The routes below /gateways/."""
-    errors = schemas.problems(400, 401, 403, 408, 413, 415, 422, 429, 503)
-
-    def post(path: str, handler: Callable[..., Awaitable[Response]]) -> None:
-        app.post(path, responses=errors, include_in_schema=False)(handler)
-
-    async def enrol(request: Request) -> Response:
-        return await door.enrol(request)
-
-    async def batches(request: Request, name: str) -> Response:
-        return await door.batch(request, name)
-
-    async def key(request: Request, name: str) -> Response:
-        return await door.rotate(request, name)
-
-    async def registry(request: Request, name: str) -> Response:
-        return await door.registry(request, name)
-
-    post("/gateways/enrol", enrol)
-    post("/gateways/{name}/batches", batches)
-    post("/gateways/{name}/key", key)
-    app.get("/gateways/{name}/registry", responses=errors, include_in_schema=False)(registry)

@@ -1,6 +1,6 @@
-"""An ordered end for requests that are still waiting when the service stops: 503, and not a cut connection.
+"""Answers requests that are still waiting when the service stops: 503, and not a cut connection.
 
-ASGI middleware. Flows in: requests. Flows out: their answers, or after `dismiss` "come again".
+ASGI middleware. Flows in: requests. Flows out: their answers, or after `end_waiting` a 503 with Retry-After.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ GRACE_S = 1.0
 
 
 class GracefulShutdown:
-    """Wraps the whole app."""
+    """Knows the requests under way, and can end them. Wraps the whole app."""
 
     def __init__(self, app: Any) -> None:
         self._app = app
         self._under_way: set[asyncio.Task[Any]] = set()
-        self._dismissed = False
+        self._is_ending = False
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         task = asyncio.current_task()
@@ -30,7 +30,7 @@ class GracefulShutdown:
         try:
             await self._app(scope, receive, send)
         except asyncio.CancelledError:
-            if not self._dismissed:
+            if not self._is_ending:
                 raise
             from bridge.http import problems  # with Starlette, which a gateway without the door does not load
 
@@ -40,9 +40,9 @@ class GracefulShutdown:
         finally:
             self._under_way.discard(task)
 
-    async def dismiss(self) -> None:
-        """Answer everything that is under way."""
-        self._dismissed = True
+    async def end_waiting(self) -> None:
+        """Answer everything that is under way with 503."""
+        self._is_ending = True
         waiting = list(self._under_way)
         for task in waiting:
             task.cancel()

@@ -1,4 +1,4 @@
-"""Hooks that MQTT brokers call: may this client connect, may it publish or subscribe?
+"""The endpoints that MQTT brokers call: may this client connect, may it publish or subscribe?
 
 EMQX 5 reads the decision from the body of a 200, also for a denial; any other status it takes for no
 opinion (docs.emqx.com, "Use HTTP Service"). mosquitto-go-auth reads the status, and in its JSON mode
@@ -8,17 +8,18 @@ opinion (docs.emqx.com, "Use HTTP Service"). mosquitto-go-auth reads the status,
 from __future__ import annotations
 
 import hmac
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
 import msgspec
-from fastapi import FastAPI, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from bridge.auth.broker_access import Account, Action, BrokerAccess, may
 from bridge.errors import DecodeError
 from bridge.http.body import inflate, receive_body
+from bridge.http.endpoint import Endpoint
 from bridge.http.problems import Problem
 from bridge.pipeline.decode import normal_uuid
 from bridge.rate_limit import SlidingWindow, check
@@ -30,9 +31,9 @@ READ, WRITE, READ_WRITE, SUBSCRIBE = 1, 2, 3, 4
 
 
 class HookAuthentication:
-    """The hooks' own secret and rate limit."""
+    """Holds requests against the hooks' own secret and rate limit. `now` is a monotonic clock in seconds."""
 
-    def __init__(self, settings: HookSettings, http: HttpSettings, now: Any) -> None:
+    def __init__(self, settings: HookSettings, http: HttpSettings, now: Callable[[], float]) -> None:
         self._secret = settings.secret
         self._http = http
         self._now = now
@@ -59,48 +60,51 @@ class HookAuthentication:
         return {str(key): "" if value is None else str(value) for key, value in found.items()}
 
 
-def add_hook_routes(app: FastAPI, settings: HookSettings, http: HttpSettings, access: BrokerAccess, now: Any) -> None:
-    """The routes below /hooks/. They stay out of OpenAPI: brokers call them, devices never do."""
-    guard = HookAuthentication(settings, http, now)
+class Hooks:
+    """The endpoints below /hooks/. They stay out of OpenAPI: brokers call them, devices never do."""
 
-    async def login(fields: Mapping[str, str]) -> Account | None:
-        username, password = fields.get("username", ""), fields.get("password", "")
-        named_by_certificate = fields.get("cert_common_name", "")
-        if settings.trust_certificates and not password and named_by_certificate:
-            device = normal_uuid(named_by_certificate)
-            if device is None or (username and normal_uuid(username) != device):
-                return None
-            return await access.named(device)
-        return await access.login(username, password)
+    def __init__(
+        self, settings: HookSettings, http: HttpSettings, access: BrokerAccess, now: Callable[[], float]
+    ) -> None:
+        self._trust_certificates = settings.trust_certificates
+        self._access = access
+        self._authentication = HookAuthentication(settings, http, now)
 
-    async def allowed(fields: Mapping[str, str], action: Action) -> bool:
-        account = await access.named(fields.get("username", ""))
-        return account is not None and may(account, action, fields.get("topic", ""))
+    @property
+    def endpoints(self) -> list[Endpoint]:
+        """Their rows of the table."""
+        return [
+            Endpoint("POST", "/hooks/emqx/authn", self.emqx_authn),
+            Endpoint("POST", "/hooks/emqx/authz", self.emqx_authz),
+            Endpoint("POST", "/hooks/mosquitto/user", self.mosquitto_user),
+            Endpoint("POST", "/hooks/mosquitto/superuser", self.mosquitto_superuser),
+            Endpoint("POST", "/hooks/mosquitto/acl", self.mosquitto_acl),
+        ]
 
-    @app.post("/hooks/emqx/authn", include_in_schema=False)
-    async def emqx_authn(request: Request) -> Response:
-        account = await login(await _fields_or_denial(guard, request))
+    async def emqx_authn(self, request: Request) -> Response:
+        """Whether a client may connect, as EMQX asks it."""
+        account = await self._login(await self._fields_or_denial(request))
         return _emqx(account is not None, is_superuser=False)
 
-    @app.post("/hooks/emqx/authz", include_in_schema=False)
-    async def emqx_authz(request: Request) -> Response:
-        fields = await _fields_or_denial(guard, request)
+    async def emqx_authz(self, request: Request) -> Response:
+        """Whether a client may publish or subscribe, as EMQX asks it."""
+        fields = await self._fields_or_denial(request)
         actions: dict[str, Action] = {"publish": "publish", "subscribe": "subscribe"}
         action = actions.get(fields.get("action", ""))
-        return _emqx(action is not None and await allowed(fields, action))
+        return _emqx(action is not None and await self._is_allowed(fields, action))
 
-    @app.post("/hooks/mosquitto/user", include_in_schema=False)
-    async def mosquitto_user(request: Request) -> Response:
-        return _go_auth(await login(await guard.fields(request)) is not None)
+    async def mosquitto_user(self, request: Request) -> Response:
+        """Whether a client may connect, as mosquitto-go-auth asks it."""
+        return _go_auth(await self._login(await self._authentication.fields(request)) is not None)
 
-    @app.post("/hooks/mosquitto/superuser", include_in_schema=False)
-    async def mosquitto_superuser(request: Request) -> Response:
-        await guard.fields(request)
+    async def mosquitto_superuser(self, request: Request) -> Response:
+        """Whether a client may do everything: nobody may."""
+        await self._authentication.fields(request)
         return _go_auth(False)
 
-    @app.post("/hooks/mosquitto/acl", include_in_schema=False)
-    async def mosquitto_acl(request: Request) -> Response:
-        fields = await guard.fields(request)
+    async def mosquitto_acl(self, request: Request) -> Response:
+        """Whether a client may publish or subscribe, as mosquitto-go-auth asks it."""
+        fields = await self._authentication.fields(request)
         actions: dict[str, tuple[Action, ...]] = {
             str(READ): ("subscribe",),
             str(WRITE): ("publish",),
@@ -108,19 +112,32 @@ def add_hook_routes(app: FastAPI, settings: HookSettings, http: HttpSettings, ac
             str(SUBSCRIBE): ("subscribe",),
         }
         wanted = actions.get(fields.get("acc", ""), ())
-        return _go_auth(bool(wanted) and all([await allowed(fields, action) for action in wanted]))
+        return _go_auth(bool(wanted) and all([await self._is_allowed(fields, action) for action in wanted]))
 
+    async def _login(self, fields: Mapping[str, str]) -> Account | None:
+        username, password = fields.get("username", ""), fields.get("password", "")
+        named_by_certificate = fields.get("cert_common_name", "")
+        if self._trust_certificates and not password and named_by_certificate:
+            device = normal_uuid(named_by_certificate)
+            if device is None or (username and normal_uuid(username) != device):
+                return None
+            return await self._access.named(device)
+        return await self._access.login(username, password)
 
-async def _fields_or_denial(guard: HookAuthentication, request: Request) -> Mapping[str, str]:
-    """EMQX takes a 4xx for no opinion and asks the next authenticator: what is malformed must be denied."""
-    try:
-        return await guard.fields(request)
-    except DecodeError:
-        return {}
-    except Problem as problem:
-        if problem.status in (401, 429):
-            raise
-        return {}
+    async def _is_allowed(self, fields: Mapping[str, str], action: Action) -> bool:
+        account = await self._access.named(fields.get("username", ""))
+        return account is not None and may(account, action, fields.get("topic", ""))
+
+    async def _fields_or_denial(self, request: Request) -> Mapping[str, str]:
+        """EMQX takes a 4xx for no opinion and asks the next authenticator: what is malformed must be denied."""
+        try:
+            return await self._authentication.fields(request)
+        except DecodeError:
+            return {}
+        except Problem as problem:
+            if problem.status in (401, 429):
+                raise
+            return {}
 
 
 def _emqx(allow: bool, **more: Any) -> Response:

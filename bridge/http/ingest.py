@@ -1,4 +1,4 @@
-"""The steps that every ingest route shares: body, decoder, `submit`, wait for the receipts, answer.
+"""The steps that every ingest endpoint shares: body, decoder, `submit`, wait for the receipts, answer.
 
 A 200 leaves from one place, `Ingest._answer`, and only when no receipt says FAILED.
 """
@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 from hashlib import blake2b
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 from starlette.requests import Request
@@ -21,6 +21,7 @@ from bridge.http.body import inflate, receive_body
 from bridge.http.headers import header
 from bridge.http.problems import Problem
 from bridge.model.reading import Code, Delivery, Outcome, Packet, Receipt, Rejection, Source
+from bridge.pipeline.ports import DeliverySink
 from bridge.rate_limit import Verdict
 from bridge.settings.http import HttpSettings
 
@@ -29,17 +30,11 @@ MAX_IDEMPOTENCY_KEY = 255
 Decoder = Callable[[bytes], Packet]
 
 
-class Pipeline(Protocol):
-    """What the door needs of the pipeline."""
-
-    def submit(self, delivery: Delivery) -> None: ...
-
-
 class Ingest:
-    """Decoded packets go to the pipeline, with the sender's device; receipts come back."""
+    """Takes one request to the pipeline and its receipts back: what all ingest endpoints share."""
 
     def __init__(
-        self, http: HttpSettings, pipeline: Pipeline, authentication: Authentication, now_us: Callable[[], int]
+        self, http: HttpSettings, pipeline: DeliverySink, authentication: Authentication, now_us: Callable[[], int]
     ) -> None:
         self._http = http
         self._pipeline = pipeline
@@ -61,7 +56,7 @@ class Ingest:
             raise
         if device is not None and packet.device_uuid not in (None, device):
             raise Problem(403, "foreign_device", "the key belongs to another device than the packet names")
-        verdict = self._authentication.sensors(sender, packet)
+        verdict = self._authentication.limit_sensors(sender, packet)
         receipts = await self._settled(
             partial(
                 Delivery,
@@ -96,7 +91,7 @@ class Ingest:
         return Response(msgspec.json.encode(answer), media_type="application/json", headers=limit_headers(verdict))
 
     async def _settled(self, delivery: Callable[..., Delivery]) -> Sequence[Receipt]:
-        """Offer a delivery and wait for its receipts. Raises Unavailable."""
+        """Submit a delivery and wait for its receipts. Raises Unavailable."""
         settled: asyncio.Future[Sequence[Receipt]] = asyncio.get_running_loop().create_future()
 
         def settle(receipts: Sequence[Receipt]) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from math import ceil
+from typing import Any
 
 import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import Response
 
 from bridge.errors import BridgeError, DecodeError, StoreUnavailable, Unavailable
@@ -45,3 +48,28 @@ def of_error(error: BridgeError) -> Response:
     if isinstance(error, StoreUnavailable):  # its text names hosts and users of ours; it stands in the log
         detail = "the database is away; send the same again"
     return response(error.http_status, error.code, detail, headers)
+
+
+async def _bridge_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, BridgeError)
+    return of_error(error)
+
+
+async def _http_exception(_: Request, error: Exception) -> Response:
+    """The framework's own: no such path, not with this method."""
+    assert isinstance(error, HTTPException)
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
+    return response(error.status_code, code, str(error.detail), error.headers)
+
+
+async def _unexpected(_: Request, error: Exception) -> Response:
+    """Starlette sends this and raises the error again, for the log."""
+    return response(500, "internal", "a mistake of ours; send the same again later")
+
+
+EXCEPTION_HANDLERS: Mapping[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
+    BridgeError: _bridge_error,
+    HTTPException: _http_exception,
+    Exception: _unexpected,
+}
+"""The answers for errors that reach FastAPI or Starlette, by class."""

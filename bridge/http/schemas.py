@@ -1,10 +1,16 @@
-"""What OpenAPI says of keys, bodies and answers. The hot path decodes by `pipeline.decode`, not by these."""
+"""What OpenAPI says of keys, bodies and answers. The hot path decodes by `pipeline.decode`, not by these.
+
+Functions give the arguments of FastAPI's `add_api_route`, and are called only where there is one (`Endpoint.describe`).
+The title of a model is its name in the document, by which generated clients know it: it stays where a class is renamed.
+"""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+
+from bridge.http.authentication import KEY_HEADERS, KeyKind
 
 _INT64 = {"type": "integer", "minimum": -(1 << 63), "maximum": (1 << 63) - 1}
 _NUMBER_TEXT = {"type": "string", "pattern": r"^-?(0|[1-9][0-9]{0,30})(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,2})?$"}
@@ -15,19 +21,25 @@ Moment = Annotated[
     float | str | None,
     WithJsonSchema({"anyOf": [_UNIX_S, {"type": "string", "format": "date-time"}, {"type": "null"}]}),
 ]
-Sequence = Annotated[int | None, WithJsonSchema({"anyOf": [_INT64, {"type": "null"}]})]
+SequenceNumber = Annotated[int | None, WithJsonSchema({"anyOf": [_INT64, {"type": "null"}]})]
 Uuid = Annotated[str, WithJsonSchema({"type": "string", "format": "uuid"})]
 SensorId = Annotated[int, WithJsonSchema(_INT64 | {"minimum": 1})]
 
 
-class DeviceReading(BaseModel):
+class _Schema(BaseModel):
+    """Validators are built when they are used: a gateway has the rows of the table, and never uses them."""
+
+    model_config = ConfigDict(defer_build=True)
+
+
+class DeviceReading(_Schema):
     sensor_uuid: Uuid
     value: Number
     sensor_ts: Moment = Field(default=None, description="Unix seconds; wins over the packet's ts")
-    sequence: Sequence = Field(default=None, description="The device's counter; part of the reading's identity")
+    sequence: SequenceNumber = Field(default=None, description="The device's counter; part of the reading's identity")
 
 
-class DevicePacket(BaseModel):
+class DevicePacket(_Schema):
     ts: Moment = Field(default=None, description="ISO 8601; UTC where it names no zone")
     readings: list[DeviceReading]
 
@@ -36,23 +48,23 @@ class NamedDevicePacket(DevicePacket):
     device_uuid: Uuid
 
 
-class ApiReading(BaseModel):
+class ApiReading(_Schema):
     sensor_id: SensorId
     value: Number
     timestamp: Moment = None
 
 
-class ApiPacket(BaseModel):
+class ApiPacket(_Schema):
     readings: list[ApiReading]
 
 
-class Rejected(BaseModel):
+class Rejected(_Schema):
     index: int
     code: str
     detail: str
 
 
-class Inserted(BaseModel):
+class Inserted(_Schema):
     inserted: int
     duplicates: int
     rejected: list[Rejected]
@@ -63,7 +75,7 @@ class DeviceInserted(Inserted):
     ingested_ts: float
 
 
-class ActiveAlert(BaseModel):
+class ActiveAlert(_Schema):
     id: int
     sensor_id: int
     device_id: int
@@ -74,7 +86,7 @@ class ActiveAlert(BaseModel):
     triggered_at: str
 
 
-class ActiveWarning(BaseModel):
+class ActiveWarning(_Schema):
     id: int
     sensor_id: int
     device_id: int
@@ -87,7 +99,7 @@ class ActiveWarning(BaseModel):
     payload: Any
 
 
-class CurrentPrediction(BaseModel):
+class CurrentPrediction(_Schema):
     id: int
     sensor_id: int
     model_id: str
@@ -97,7 +109,7 @@ class CurrentPrediction(BaseModel):
     target_timestamp: str
 
 
-class SensorStatus(BaseModel):
+class SensorStatus(_Schema):
     sensor_id: int
     final_state: Literal["alert", "warning", "prediction", "unknown"] = Field(description="The first that there is")
     alert_active: ActiveAlert | None
@@ -107,12 +119,14 @@ class SensorStatus(BaseModel):
     device_status: str = "offline"
 
 
-class CommandRequest(BaseModel):
+class CommandBody(_Schema):
+    model_config = ConfigDict(title="Order")
+
     payload: Any = Field(description="What the device gets: text as it is, anything else as JSON")
     expires_in_s: float | None = Field(default=None, description="How long it may wait for the device")
 
 
-class Command(BaseModel):
+class Command(_Schema):
     command_id: Uuid
     device_uuid: Uuid
     state: Literal["queued", "delivered", "done", "failed", "expired"]
@@ -125,7 +139,9 @@ class Command(BaseModel):
     result: Any = Field(description="What the device answered; text where it was no JSON")
 
 
-class Problem(BaseModel):
+class ProblemDetails(_Schema):
+    model_config = ConfigDict(title="Problem")
+
     type: str
     title: str
     status: int
@@ -134,11 +150,11 @@ class Problem(BaseModel):
     where: str | None = Field(default=None, description="Of a body: the JSON path of the field that is wrong")
 
 
-class Health(BaseModel):
+class Health(_Schema):
     status: str
 
 
-class Readiness(BaseModel):
+class Readiness(_Schema):
     status: Literal["ready", "not ready"]
     problems: list[str]
     degraded: list[str]
@@ -162,10 +178,20 @@ _PROBLEMS = {
 
 _RETRY_AFTER = {"Retry-After": {"schema": {"type": "integer", "minimum": 1}, "description": "Seconds"}}
 
-SECURITY = {
-    "ApiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
-    "DeviceKey": {"type": "apiKey", "in": "header", "name": "X-Device-Key"},
-}
+SECURITY_SCHEMES: dict[KeyKind, str] = {"api": "ApiKey", "device": "DeviceKey"}
+"""What the document calls each kind of key."""
+
+
+def security_schemes() -> dict[str, Any]:
+    """How each kind of key is sent."""
+    headers = {name: KEY_HEADERS[kind] for kind, name in SECURITY_SCHEMES.items()}
+    return {name: {"type": "apiKey", "in": "header", "name": header} for name, header in headers.items()}
+
+
+def components() -> dict[str, Any]:
+    """Schemas that `problems` and `ingest` refer to, by name."""
+    found = [model.model_json_schema() for model in (ProblemDetails, DeviceReading, ApiReading)]
+    return {schema["title"]: schema for schema in found}
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -181,8 +207,6 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-INGEST_ERRORS = problems(400, 401, 403, 408, 413, 415, 422, 429, 503)
-
 _IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
     "in": "header",
@@ -192,35 +216,45 @@ _IDEMPOTENCY_KEY = {
 }
 
 
-def ingest(key: str, body: type[BaseModel], most: int = 1) -> dict[str, Any]:
-    """openapi_extra of an ingest route: its key, its headers, the JSON body that it reads itself."""
+def answer(model: Any, *errors: int) -> dict[str, Any]:
+    """An endpoint that takes nothing but its path, by its answer and the statuses of its errors."""
+    return {"response_model": model, "responses": problems(*errors)}
+
+
+def readiness() -> dict[str, Any]:
+    """The endpoint that tells whether readings can be stored."""
+    return {"response_model": Readiness, "responses": {503: {"model": Readiness}}}
+
+
+def ingest(answer: type[BaseModel], body: type[BaseModel], max_readings: int = 1) -> dict[str, Any]:
+    """An ingest endpoint: its answer, and the JSON body that it reads itself."""
     schema = body.model_json_schema(ref_template="#/components/schemas/{model}")
     schema.pop("$defs", None)
     if "readings" in schema["properties"]:
-        schema["properties"]["readings"]["maxItems"] = most
+        schema["properties"]["readings"]["maxItems"] = max_readings
     return {
-        "security": [{key: []}],
-        "parameters": [_IDEMPOTENCY_KEY],
-        "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
+        "response_model": answer,
+        "responses": problems(400, 401, 403, 408, 413, 415, 422, 429, 503),
+        "openapi_extra": _request(schema),
     }
 
 
 def command(max_expiry_s: float) -> dict[str, Any]:
-    """openapi_extra of the route for a new command."""
-    schema = CommandRequest.model_json_schema()
+    """The endpoint for a new command."""
+    schema = CommandBody.model_json_schema()
     schema["properties"]["expires_in_s"] = {
         "anyOf": [{"type": "number", "minimum": 1, "maximum": max_expiry_s}, {"type": "null"}]
     }
     return {
-        "security": [{"ApiKey": []}],
-        "parameters": [_IDEMPOTENCY_KEY],
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": schema | {"additionalProperties": False}}},
-        },
+        "status_code": 201,
+        "response_model": Command,
+        "responses": {200: {"model": Command}, **problems(400, 401, 404, 408, 409, 413, 415, 422, 429, 503)},
+        "openapi_extra": _request(schema | {"additionalProperties": False}),
     }
 
 
-def components() -> dict[str, Any]:
-    """Schemas that `problems` and `ingest` refer to."""
-    return {model.__name__: model.model_json_schema() for model in (Problem, DeviceReading, ApiReading)}
+def _request(body: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "parameters": [_IDEMPOTENCY_KEY],
+        "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
+    }

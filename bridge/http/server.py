@@ -1,16 +1,17 @@
-"""uvicorn, started and stopped by the process that wires everything."""
+"""Runs uvicorn within a process that has other things to do; starts and stops in order."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 from contextlib import AbstractContextManager, nullcontext, suppress
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import uvicorn
 
 from bridge.errors import ConfigError
-from bridge.http.connection_limits import guarded_protocol
+from bridge.http.connection_limits import LimitedProtocol
 from bridge.http.graceful_shutdown import GracefulShutdown
 from bridge.settings.http import HttpSettings
 from bridge.telemetry import Metrics
@@ -23,7 +24,7 @@ class _Server(uvicorn.Server):
 
 
 class HttpServer:
-    """`start`, then `stop` once."""
+    """Serves an ASGI app: `start`, then `stop` once."""
 
     def __init__(self, app: Any, settings: HttpSettings, metrics: Metrics) -> None:
         self._settings = settings
@@ -31,7 +32,7 @@ class HttpServer:
         self._server = _Server(
             uvicorn.Config(
                 self._requests,
-                http=guarded_protocol(settings, metrics),
+                http=cast(Any, partial(LimitedProtocol, settings, metrics)),  # uvicorn calls it like a class
                 ws="none",
                 lifespan="off",
                 access_log=False,
@@ -70,7 +71,7 @@ class HttpServer:
         self._server.should_exit = True
         done, _ = await asyncio.wait({self._task}, timeout=deadline_s)
         if not done:
-            await self._requests.dismiss()
+            await self._requests.end_waiting()
             self._server.force_exit = True
             self._task.cancel()
         with suppress(asyncio.CancelledError):

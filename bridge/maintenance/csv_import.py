@@ -16,7 +16,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -24,6 +24,7 @@ import msgspec
 from bridge.errors import ConfigError
 from bridge.model.reading import Delivery, Outcome, Receipt, Source
 from bridge.pipeline.decode import decode_packet
+from bridge.pipeline.ports import DeliverySink
 
 CHUNK_READINGS = 1_000
 IN_FLIGHT = 4
@@ -75,12 +76,6 @@ class Totals:
             self.duplicates += receipt.outcome == Outcome.DUPLICATE
             if receipt.outcome == Outcome.QUARANTINED:
                 self.rejected[receipt.code or "unknown"] += 1
-
-
-class Pipeline(Protocol):
-    """What is needed of the pipeline."""
-
-    def submit(self, delivery: Delivery) -> None: ...
 
 
 class Bookmark:
@@ -157,8 +152,12 @@ def chunks(plan: ImportPlan, skip_rows: int = 0) -> Iterator[Chunk]:
         raise ConfigError([f"{plan.path}, after row {rows}: not CSV in UTF-8: {error}"]) from error
 
 
-async def backfill(
-    plan: ImportPlan, bookmark: Bookmark, pipeline: Pipeline, now_us: Callable[[], int], seen: Callable[[Totals], None]
+async def import_rows(
+    plan: ImportPlan,
+    bookmark: Bookmark,
+    sink: DeliverySink,
+    now_us: Callable[[], int],
+    seen: Callable[[Totals], None],
 ) -> Totals:
     """Import a file; `seen` is called after each chunk. Raises ConfigError."""
     totals = Totals(bookmark.rows())
@@ -172,7 +171,7 @@ async def backfill(
         seen(totals)
 
     for chunk in chunks(plan, totals.skipped_rows):
-        under_way.append((chunk, _submit(plan, chunk, pipeline, now_us())))
+        under_way.append((chunk, _submit(plan, chunk, sink, now_us())))
         if len(under_way) >= IN_FLIGHT:
             await finish_oldest()
     while under_way:
@@ -181,7 +180,7 @@ async def backfill(
     return totals
 
 
-def _submit(plan: ImportPlan, chunk: Chunk, pipeline: Pipeline, received_us: int) -> asyncio.Future[Sequence[Receipt]]:
+def _submit(plan: ImportPlan, chunk: Chunk, sink: DeliverySink, received_us: int) -> asyncio.Future[Sequence[Receipt]]:
     settled: asyncio.Future[Sequence[Receipt]] = asyncio.get_running_loop().create_future()
     packet = decode_packet(chunk.body, max_readings=len(chunk.body))
     if not packet.readings and not packet.rejections:
@@ -199,7 +198,7 @@ def _submit(plan: ImportPlan, chunk: Chunk, pipeline: Pipeline, received_us: int
         retry_in_place=True,
         retained=True,  # says nothing of the device being alive now
     )
-    pipeline.submit(delivery)
+    sink.submit(delivery)
     return settled
 
 

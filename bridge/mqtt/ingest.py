@@ -23,18 +23,13 @@ from bridge.mqtt.rejections import Rejections
 from bridge.mqtt.session import MqttSession
 from bridge.mqtt.subscriptions import NoSubscriptionStore, SubscriptionStore
 from bridge.mqtt.topics import parse_result
+from bridge.pipeline.ports import DeliverySink
 from bridge.rate_limit import SlidingWindow, check
 from bridge.settings.http import LimitSettings
 from bridge.settings.mqtt import MqttSettings
 from bridge.telemetry import Metrics
 
 BACKPRESSURE_RETRY_S = 0.05
-
-
-class Pipeline(Protocol):
-    """What the door needs of the pipeline."""
-
-    def submit(self, delivery: Delivery) -> None: ...
 
 
 class CommandResults(Protocol):
@@ -50,7 +45,7 @@ class MqttIngest:
         self,
         settings: MqttSettings,
         client_id: str,
-        pipeline: Pipeline,
+        pipeline: DeliverySink,
         metrics: Metrics,
         random: Random,
         now_us: Callable[[], int],

@@ -1,4 +1,4 @@
-"""The seams of the pipeline: every Protocol it is handed. Imports only domain types.
+"""The seams of the pipeline: every Protocol it is handed, and the one that doors know it by. Imports only domain types.
 
 Implementations live in `bridge/store`, `bridge/broker` and `edge`, and do not inherit from these.
 """
@@ -10,7 +10,15 @@ from typing import Protocol
 
 import msgspec
 
-from bridge.model.reading import Batch, CommitResult, Publication, Sensor
+from bridge.model.reading import Batch, CommitResult, Delivery, Publication, Sensor
+
+
+class DeliverySink(Protocol):
+    """Takes deliveries in and settles each of them once: what a door needs of the pipeline."""
+
+    def submit(self, delivery: Delivery) -> None:
+        """Take a delivery in; its `settle` is called later. Raises Unavailable where nothing was taken."""
+        ...
 
 
 class SensorLookup(Protocol):

@@ -14,7 +14,7 @@ from time import perf_counter
 from typing import Final
 
 from bridge.model.reading import DecodedReading, ExternalId, Sensor, SensorRef
-from bridge.pipeline.bounded import put
+from bridge.model.ttl_cache import TtlCache
 from bridge.pipeline.ports import SensorLookup
 from bridge.settings.process import PipelineSettings
 from bridge.telemetry import Metrics
@@ -37,11 +37,9 @@ class Resolver:
     ) -> None:
         self._lookup = lookup
         self._now = now
-        self._size = settings.sensor_cache_size
-        self._ttl_s = settings.sensor_ttl_s
-        self._negative_ttl_s = settings.sensor_negative_ttl_s
-        self._known: dict[SensorRef, tuple[float, Sensor]] = {}
-        self._unknown: dict[SensorRef, float] = {}
+        size = settings.sensor_cache_size
+        self._known: TtlCache[SensorRef, Sensor] = TtlCache(size, settings.sensor_ttl_s)
+        self._unknown: TtlCache[SensorRef, bool] = TtlCache(size, settings.sensor_negative_ttl_s)
         self._hits = metrics.cache.labels("sensor", "hit")
         self._misses = metrics.cache.labels("sensor", "miss")
         self._negatives = metrics.cache.labels("sensor", "negative")
@@ -50,22 +48,24 @@ class Resolver:
 
     def get(self, ref: SensorRef) -> Sensor | Miss | None:
         """The sensor, None where it is known that there is none, or MISS."""
-        entry = self._known.get(ref)
-        if entry is not None and entry[0] > self._now():
-            return entry[1]
-        expires = self._unknown.get(ref)
-        if expires is not None and expires > self._now():
+        return self._get(ref, self._now())
+
+    def _get(self, ref: SensorRef, now_s: float) -> Sensor | Miss | None:
+        sensor = self._known.get(ref, now_s)
+        if sensor is not None:
+            return sensor
+        if self._unknown.get(ref, now_s):
             self._negatives.inc()
             return None
         return MISS
 
     def known(self, readings: Iterable[DecodedReading]) -> SensorsByRef | None:
-        """The cache's answers for all drafts; None where it misses one. Asked once: an answer may expire."""
-        get = self.get
+        """The cache's answers for all readings; None where it misses one. Asked once: an answer may expire."""
+        get, now_s = self._get, self._now()
         answers: SensorsByRef = {}
         hits = 0
         for decoded in readings:
-            answer = get(decoded.sensor)
+            answer = get(decoded.sensor, now_s)
             if isinstance(answer, Miss):
                 return None
             answers[decoded.sensor] = answer
@@ -78,8 +78,9 @@ class Resolver:
         answers: SensorsByRef = {}
         misses: set[SensorRef] = set()
         hits = 0
+        now_s = self._now()
         for ref in refs:
-            answer = self.get(ref)
+            answer = self._get(ref, now_s)
             if isinstance(answer, Miss):
                 misses.add(ref)
             else:
@@ -108,27 +109,27 @@ class Resolver:
             found[sensor.sensor_uuid] = sensor
             if sensor.external_id is not None:
                 found[ExternalId(sensor.external_id)] = sensor
-        now = self._now()
+        now_s = self._now()
         for ref in refs:
             hit = found.get(ref)
             if hit is not None:
-                self._unknown.pop(ref, None)
-                put(self._known, ref, (now + self._ttl_s, hit), self._size)
+                self._unknown.discard(ref)
+                self._known.put(ref, hit, now_s)
             else:
-                self._known.pop(ref, None)
-                put(self._unknown, ref, now + self._negative_ttl_s, self._size)
+                self._known.discard(ref)
+                self._unknown.put(ref, True, now_s)
         self._entries.set(len(self._known))
         return found
 
     def invalidate(self, refs: Iterable[SensorRef]) -> None:
         """Forget these sensors, known or unknown: they have changed."""
         for ref in refs:
-            self._known.pop(ref, None)
-            self._unknown.pop(ref, None)
+            self._known.discard(ref)
+            self._unknown.discard(ref)
 
     def invalidate_devices(self, device_uuids: Collection[str]) -> None:
         """Forget every sensor of these devices."""
-        self.invalidate([ref for ref, (_, sensor) in self._known.items() if sensor.device_uuid in device_uuids])
+        self._known.discard_where(lambda sensor: sensor.device_uuid in device_uuids)
 
     def clear(self) -> None:
         """Forget everything."""

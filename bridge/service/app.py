@@ -147,6 +147,7 @@ def _doors(core: ServiceCore, relay: Relay) -> Doors:
 def http_door(
     core: ServiceCore,
     degraded: Callable[[], list[str]] = list,
+    *,
     make_app: Callable[[ServiceDoorParts], App] = build_app,
 ) -> HttpServer:
     """The HTTP door of a core, not yet listening."""

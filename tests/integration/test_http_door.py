@@ -8,7 +8,7 @@ import itertools
 import json
 import socket
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
 from typing import Any
 
@@ -23,17 +23,16 @@ from tests.support.http_door import KEYS, READINGS, SENSOR, Door, FakeKeys, unti
 from tests.support.mqtt_door import NOW_US, FakePipeline
 from tests.support.servers import listens, until
 
-pytestmark = pytest.mark.usefixtures("make_app")
 apps: dict[str, Callable[[ServiceDoorParts], App]] = {"service": build_app, "gateway": plain_app}
-open_door = http_door.open_door
+OpenDoor = Callable[..., AbstractAsyncContextManager[Door]]
 SHORT: dict[str, Any] = {"header_timeout_s": 0.2, "body_timeout_s": 0.2}
 BODY = json.dumps({"readings": [{"sensor_uuid": SENSOR, "value": 20.5}]}).encode()
 
 
 @pytest.fixture(params=list(apps))
-def make_app(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test is of both doors."""
-    monkeypatch.setitem(globals(), "open_door", partial(http_door.open_door, make_app=apps[request.param]))
+def open_door(request: pytest.FixtureRequest) -> OpenDoor:
+    """Opens a door over fakes: every test is of both apps."""
+    return partial(http_door.open_door, make_app=apps[request.param])
 
 
 def post(body: bytes = BODY, *headers: str, path: str = READINGS, length: int | None = None) -> bytes:
@@ -89,21 +88,21 @@ async def drip(door: Door, first: bytes, piece: bytes) -> bytes:
         (b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n", b"G"),
     ],
 )
-async def test_head_that_drips_is_cut(first: bytes, piece: bytes) -> None:
+async def test_head_that_drips_is_cut(open_door: OpenDoor, first: bytes, piece: bytes) -> None:
     async with open_door(**SHORT) as door:
         answer = await drip(door, first, piece)
         assert statuses(answer) in ([], [200], [200, 400], [400])
         assert door.limited("head_timeout") + door.limited("not_http") == 1
 
 
-async def test_silent_connection_is_cut() -> None:
+async def test_silent_connection_is_cut(open_door: OpenDoor) -> None:
     async with open_door(**SHORT) as door:
         assert await door.exchange() == b""
         assert door.limited("head_timeout") == 1
         await until(lambda: door.sample("http_connections") == 0)
 
 
-async def test_idle_connection_is_closed() -> None:
+async def test_idle_connection_is_closed(open_door: OpenDoor) -> None:
     async with open_door(keep_alive_s=1) as door:
         answer = await door.exchange(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
         assert statuses(answer) == [200]
@@ -111,7 +110,7 @@ async def test_idle_connection_is_closed() -> None:
 
 
 @pytest.mark.parametrize(("first", "piece"), [(post(length=10_000), b"x"), (chunked(b"{"), b"1\r\nx\r\n")])
-async def test_body_that_drips_is_cut_and_told(first: bytes, piece: bytes) -> None:
+async def test_body_that_drips_is_cut_and_told(open_door: OpenDoor, first: bytes, piece: bytes) -> None:
     pipeline = FakePipeline()
     async with open_door(pipeline, **SHORT) as door:
         answer = await drip(door, first, piece)
@@ -128,13 +127,13 @@ async def test_body_that_drips_is_cut_and_told(first: bytes, piece: bytes) -> No
         b"GET /health HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n",
     ],
 )
-async def test_body_that_nobody_wants_is_cut(first: bytes) -> None:
+async def test_body_that_nobody_wants_is_cut(open_door: OpenDoor, first: bytes) -> None:
     async with open_door(**SHORT) as door:
         assert statuses(await drip(door, first, b"x")) in ([401], [404], [200])
         assert door.limited("rest_timeout") == 1
 
 
-async def test_client_that_does_not_read_is_cut() -> None:
+async def test_client_that_does_not_read_is_cut(open_door: OpenDoor) -> None:
     many = json.dumps({"readings": [{"sensor_uuid": SENSOR, "value": "warm"}] * 5_000}).encode()
     async with open_door(**SHORT) as door, asyncio.timeout(20):
         with socket.socket() as deaf:
@@ -153,7 +152,7 @@ async def test_client_that_does_not_read_is_cut() -> None:
 
 
 @pytest.mark.parametrize("in_pieces", [False, True])
-async def test_head_of_300_kb_is_refused(in_pieces: bool) -> None:
+async def test_head_of_300_kb_is_refused(open_door: OpenDoor, in_pieces: bool) -> None:
     head = b"GET /health HTTP/1.1\r\nHost: a\r\n" + b"".join(b"A%d: %s\r\n" % (i, b"b" * 1_000) for i in range(300))
     pieces = [head[i : i + 1_000] for i in range(0, len(head), 1_000)] if in_pieces else [head + b"\r\n"]
     async with open_door() as door:
@@ -169,7 +168,7 @@ async def test_head_of_300_kb_is_refused(in_pieces: bool) -> None:
         b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n" * 2 + b"GET /health HTTP/1.1\r\nA: " + b"b" * 40_000 + b"\r\n\r\n",
     ],
 )
-async def test_head_over_the_limit_is_refused(head: bytes) -> None:
+async def test_head_over_the_limit_is_refused(open_door: OpenDoor, head: bytes) -> None:
     async with open_door() as door:
         await refuses_head(door, head)
 
@@ -183,7 +182,7 @@ async def refuses_head(door: Door, *pieces: bytes) -> None:
     assert door.limited("head_size") == 1
 
 
-async def test_head_within_the_limit_is_taken_with_a_body_in_its_segment() -> None:
+async def test_head_within_the_limit_is_taken_with_a_body_in_its_segment(open_door: OpenDoor) -> None:
     async with open_door() as door:
         padding = "A: " + "b" * 30_000
         answer = await door.exchange(post(b" " * 100_000 + BODY, padding, "Connection: close"))
@@ -191,7 +190,7 @@ async def test_head_within_the_limit_is_taken_with_a_body_in_its_segment() -> No
 
 
 @pytest.mark.parametrize("declared", [True, False])
-async def test_body_over_the_limit_is_told_while_it_streams(declared: bool) -> None:
+async def test_body_over_the_limit_is_told_while_it_streams(open_door: OpenDoor, declared: bool) -> None:
     pipeline = FakePipeline()
     async with open_door(pipeline) as door, asyncio.timeout(20), door.connection() as (reader, writer):
         writer.write(post(length=50_000_000) if declared else chunked(b"x" * 1_048_577))
@@ -206,21 +205,21 @@ async def test_body_over_the_limit_is_told_while_it_streams(declared: bool) -> N
         assert not pipeline.taken
 
 
-async def test_connection_goes_on_after_a_body_over_the_limit() -> None:
+async def test_connection_goes_on_after_a_body_over_the_limit(open_door: OpenDoor) -> None:
     async with open_door() as door, door.client(**{"X-Device-Key": "device-key"}) as client:
         assert (await client.post(READINGS, content=b"x" * 2_000_000)).status_code == 413
         assert (await client.post(READINGS, content=BODY)).json()["inserted"] == 1
         assert door.sample("http_connections") == 1
 
 
-async def test_trailers_without_end_are_cut() -> None:
+async def test_trailers_without_end_are_cut(open_door: OpenDoor) -> None:
     async with open_door(max_body_bytes=10_000) as door:
         trailer = [b"A: " + b"b" * 60_000 for _ in range(10)]
         await door.exchange(chunked(BODY) + b"0\r\n", *trailer)
         assert door.limited("request_size") == 1
 
 
-async def test_connections_over_the_limit_are_closed_at_once() -> None:
+async def test_connections_over_the_limit_are_closed_at_once(open_door: OpenDoor) -> None:
     async with open_door(max_connections=2) as door, door.connection(), door.connection():
         await until(lambda: door.sample("http_connections") == 2)
         assert await door.exchange() == b""
@@ -246,14 +245,14 @@ async def test_connections_over_the_limit_are_closed_at_once() -> None:
         chunked(b"{") + b"zz\r\n",
     ],
 )
-async def test_what_is_not_http_is_told_and_closed(raw: bytes) -> None:
+async def test_what_is_not_http_is_told_and_closed(open_door: OpenDoor, raw: bytes) -> None:
     async with open_door() as door:
         answer = await door.exchange(raw)
         assert statuses(answer) == [400]
         assert problem(answer)["code"] == "bad_request"
 
 
-async def test_garbage_is_not_taken_for_the_answer_of_an_earlier_request() -> None:
+async def test_garbage_is_not_taken_for_the_answer_of_an_earlier_request(open_door: OpenDoor) -> None:
     pipeline = FakePipeline(None)
     async with (
         open_door(pipeline, ack_timeout_s=20) as door,
@@ -268,7 +267,7 @@ async def test_garbage_is_not_taken_for_the_answer_of_an_earlier_request() -> No
 
 
 @pytest.mark.parametrize("upgrade", ["h2c", "websocket"])
-async def test_upgrade_is_ignored_and_the_body_taken(upgrade: str) -> None:
+async def test_upgrade_is_ignored_and_the_body_taken(open_door: OpenDoor, upgrade: str) -> None:
     pipeline = FakePipeline()
     headers = ["Connection: Upgrade, HTTP2-Settings", f"Upgrade: {upgrade}", "HTTP2-Settings: AAMAAABk"]
     request = post(BODY, *headers)
@@ -278,7 +277,7 @@ async def test_upgrade_is_ignored_and_the_body_taken(upgrade: str) -> None:
         assert pipeline.payloads == [BODY] * 4
 
 
-async def test_expect_continue() -> None:
+async def test_expect_continue(open_door: OpenDoor) -> None:
     async with open_door() as door, asyncio.timeout(20), door.connection() as (reader, writer):
         request = post(BODY, "Expect: 100-continue", "Connection: close")
         writer.write(request[: -len(BODY)])
@@ -288,7 +287,7 @@ async def test_expect_continue() -> None:
 
 
 @pytest.mark.parametrize("host", ["[", "[::1", "a b", "a/../../x?y#z", "\xff", ""])
-async def test_any_host_header(host: str) -> None:
+async def test_any_host_header(open_door: OpenDoor, host: str) -> None:
     pipeline = FakePipeline()
     async with open_door(pipeline) as door:
         request = post(BODY, "Connection: close").replace(b"Host: bridge", b"Host: " + host.encode("latin-1"))
@@ -296,7 +295,7 @@ async def test_any_host_header(host: str) -> None:
         assert [delivery.topic for delivery in pipeline.taken] in ([READINGS], [])
 
 
-async def test_client_that_goes_away_in_a_body_leaves_nothing() -> None:
+async def test_client_that_goes_away_in_a_body_leaves_nothing(open_door: OpenDoor) -> None:
     pipeline = FakePipeline()
     async with open_door(pipeline) as door:
         async with door.connection() as (_, writer):
@@ -327,7 +326,9 @@ async def test_client_that_goes_away_in_a_body_leaves_nothing() -> None:
         ("/health", {}, 405, "method_not_allowed"),
     ],
 )
-async def test_key_that_does_not_fit(path: str, headers: dict[str, str], status: int, code: str) -> None:
+async def test_key_that_does_not_fit(
+    open_door: OpenDoor, path: str, headers: dict[str, str], status: int, code: str
+) -> None:
     pipeline = FakePipeline()
     async with open_door(pipeline) as door, door.client(**headers) as client:
         answer = await client.post(path, content=BODY)
@@ -336,7 +337,7 @@ async def test_key_that_does_not_fit(path: str, headers: dict[str, str], status:
         assert not pipeline.taken
 
 
-async def test_limit_of_an_address_comes_before_any_query() -> None:
+async def test_limit_of_an_address_comes_before_any_query(open_door: OpenDoor) -> None:
     keys = FakeKeys(*KEYS)
     async with open_door(keys=keys, limits=LimitSettings(ip_per_minute=3)) as door, door.client() as client:
         for number in range(10):
@@ -349,7 +350,7 @@ async def test_limit_of_an_address_comes_before_any_query() -> None:
         assert answer.headers["RateLimit-Reset"] == answer.headers["Retry-After"]
 
 
-async def test_limit_of_a_device_counts_what_cannot_be_decoded() -> None:
+async def test_limit_of_a_device_counts_what_cannot_be_decoded(open_door: OpenDoor) -> None:
     pipeline = FakePipeline()
     headers = {"X-Device-Key": "device-key"}
     async with open_door(pipeline, limits=LimitSettings(device_per_minute=3)) as door, door.client(**headers) as client:
@@ -361,7 +362,7 @@ async def test_limit_of_a_device_counts_what_cannot_be_decoded() -> None:
         assert other.status_code == 422
 
 
-async def test_limit_of_a_sensor_is_used_up_by_its_own_device_only() -> None:
+async def test_limit_of_a_sensor_is_used_up_by_its_own_device_only(open_door: OpenDoor) -> None:
     limits = LimitSettings(sensor_per_minute=2)
     packet = json.dumps({"device_uuid": None, "readings": json.loads(BODY)["readings"]})
     named = packet.replace("null", '"5f0c1f5e-0000-4000-8000-0000000000aa"')
@@ -374,14 +375,14 @@ async def test_limit_of_a_sensor_is_used_up_by_its_own_device_only() -> None:
         assert told == [200, 200, 429]
 
 
-async def test_limit_of_the_status_route() -> None:
+async def test_limit_of_the_status_route(open_door: OpenDoor) -> None:
     limits = LimitSettings(device_per_minute=1)
     async with open_door(limits=limits) as door, door.client(**{"X-API-Key": "api-key"}) as client:
         told = [(await client.get("/sensors/1/status")).status_code for _ in range(2)]
         assert told == [404, 429]
 
 
-async def test_client_address_behind_a_proxy_that_adds_a_line() -> None:
+async def test_client_address_behind_a_proxy_that_adds_a_line(open_door: OpenDoor) -> None:
     settings: dict[str, Any] = {"trusted_proxies": ("127.0.0.1",), "limits": LimitSettings(ip_per_minute=1)}
     numbers = itertools.count(1)
 
@@ -397,7 +398,7 @@ async def test_client_address_behind_a_proxy_that_adds_a_line() -> None:
 # -- answers
 
 
-async def test_refusal_keeps_the_bytes_as_they_were_sent() -> None:
+async def test_refusal_keeps_the_bytes_as_they_were_sent(open_door: OpenDoor) -> None:
     pipeline = FakePipeline()
     broken = gzip.compress(BODY)[:-4]
     async with open_door(pipeline) as door, door.client(**{"X-Device-Key": "device-key"}) as client:
@@ -408,13 +409,13 @@ async def test_refusal_keeps_the_bytes_as_they_were_sent() -> None:
         assert [delivery.packet.rejections[0].code for delivery in pipeline.taken] == [Code.BAD_ENCODING, Code.BAD_JSON]
 
 
-async def test_field_that_is_wrong_is_named() -> None:
+async def test_field_that_is_wrong_is_named(open_door: OpenDoor) -> None:
     async with open_door() as door, door.client(**{"X-API-Key": "api-key"}) as client:
         answer = await client.post("/ingest/readings", json={"sensor_id": 0, "value": 1})
         assert (answer.status_code, answer.json()["where"]) == (422, "$.sensor_id")
 
 
-async def test_delivery_that_fails_is_503() -> None:
+async def test_delivery_that_fails_is_503(open_door: OpenDoor) -> None:
     async with (
         open_door(FakePipeline(Outcome.FAILED)) as door,
         door.client(**{"X-Device-Key": "device-key"}) as client,
@@ -424,7 +425,7 @@ async def test_delivery_that_fails_is_503() -> None:
             assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
 
 
-async def test_full_queue_is_503() -> None:
+async def test_full_queue_is_503(open_door: OpenDoor) -> None:
     pipeline = FakePipeline()
     pipeline.full = 1
     async with open_door(pipeline) as door, door.client(**{"X-Device-Key": "device-key"}) as client:
@@ -433,7 +434,7 @@ async def test_full_queue_is_503() -> None:
         assert (await client.post(READINGS, content=BODY)).status_code == 200
 
 
-async def test_slow_settlement_is_503_and_a_late_receipt_harms_nobody() -> None:
+async def test_slow_settlement_is_503_and_a_late_receipt_harms_nobody(open_door: OpenDoor) -> None:
     pipeline = FakePipeline(None)
     async with open_door(pipeline, ack_timeout_s=0.1) as door, door.client(**{"X-Device-Key": "device-key"}) as client:
         answer = await client.post(READINGS, content=BODY)
@@ -442,7 +443,7 @@ async def test_slow_settlement_is_503_and_a_late_receipt_harms_nobody() -> None:
         assert (await client.post(READINGS, content=BODY)).status_code == 200
 
 
-async def test_slow_key_lookup_is_503_in_time() -> None:
+async def test_slow_key_lookup_is_503_in_time(open_door: OpenDoor) -> None:
     keys = FakeKeys(*KEYS)
     keys.gate.clear()
     async with open_door(keys=keys, ack_timeout_s=0.1) as door, door.client(**{"X-Device-Key": "device-key"}) as client:
@@ -452,7 +453,7 @@ async def test_slow_key_lookup_is_503_in_time() -> None:
         assert (await client.post(READINGS, content=BODY)).status_code == 200
 
 
-async def test_slow_status_is_503_in_time() -> None:
+async def test_slow_status_is_503_in_time(open_door: OpenDoor) -> None:
     async def never(_: int) -> None:
         await asyncio.Event().wait()
 
@@ -464,7 +465,7 @@ async def test_slow_status_is_503_in_time() -> None:
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")
 
 
-async def test_database_away_is_503_and_says_nothing_of_our_network() -> None:
+async def test_database_away_is_503_and_says_nothing_of_our_network(open_door: OpenDoor) -> None:
     keys = FakeKeys(*KEYS)
     keys.away = True
     async with open_door(keys=keys) as door, door.client(**{"X-Device-Key": "device-key"}) as client:
@@ -473,7 +474,7 @@ async def test_database_away_is_503_and_says_nothing_of_our_network() -> None:
         assert "internal" not in answer.text
 
 
-async def test_mistake_of_ours_is_a_problem_without_a_traceback() -> None:
+async def test_mistake_of_ours_is_a_problem_without_a_traceback(open_door: OpenDoor) -> None:
     async def broken(_: int) -> None:
         raise ZeroDivisionError("secret")
 
@@ -486,20 +487,20 @@ async def test_mistake_of_ours_is_a_problem_without_a_traceback() -> None:
 @pytest.mark.parametrize(
     "sensor_id", ["0", "-1", "x", "1.5", "²", str(2**63), "0" * 19 + "1" + "9" * 6_000, "%00", "1%0a"]
 )
-async def test_status_of_what_is_no_sensor_id(sensor_id: str) -> None:
+async def test_status_of_what_is_no_sensor_id(open_door: OpenDoor, sensor_id: str) -> None:
     async with open_door() as door, door.client(**{"X-API-Key": "api-key"}) as client:
         answer = await client.get(f"/sensors/{sensor_id}/status")
         assert (answer.status_code, answer.json()["code"]) == (422, "bad_form")
 
 
 @pytest.mark.parametrize("key", ["", "a b", "x" * 256, "\xe9", "a\tb"])
-async def test_idempotency_key_of_another_form(key: str) -> None:
+async def test_idempotency_key_of_another_form(open_door: OpenDoor, key: str) -> None:
     async with open_door() as door, door.client(**{"X-Device-Key": "device-key"}) as client:
         answer = await client.post(READINGS, content=BODY, headers=[(b"Idempotency-Key", key.encode("latin-1"))])
         assert (answer.status_code, answer.json()["code"]) == (422, "bad_form")
 
 
-async def test_idempotency_key_belongs_to_its_sender() -> None:
+async def test_idempotency_key_belongs_to_its_sender(open_door: OpenDoor) -> None:
     pipeline = FakePipeline()
     async with open_door(pipeline) as door, door.client(**{"Idempotency-Key": "k-1"}) as client:
         for path, headers, body in (
@@ -513,7 +514,7 @@ async def test_idempotency_key_belongs_to_its_sender() -> None:
         assert pipeline.taken[0].received_us == NOW_US
 
 
-async def test_stop_lets_requests_finish() -> None:
+async def test_stop_lets_requests_finish(open_door: OpenDoor) -> None:
     pipeline = FakePipeline(None)
     async with open_door(pipeline, ack_timeout_s=20) as door:
         requests = [asyncio.create_task(door.exchange(post())) for _ in range(2)]
@@ -525,7 +526,7 @@ async def test_stop_lets_requests_finish() -> None:
         await stopped
 
 
-async def test_stop_answers_what_is_late_and_cuts_it() -> None:
+async def test_stop_answers_what_is_late_and_cuts_it(open_door: OpenDoor) -> None:
     async with open_door() as door, door.connection() as (reader, writer):
         writer.write(post(length=10_000))
         await until(lambda: door.sample("cache_total", cache="key", result="miss") == 1)

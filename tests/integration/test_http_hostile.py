@@ -26,7 +26,7 @@ from starlette.responses import JSONResponse
 from bridge.http.app import ServiceDoorParts, build_app
 from bridge.http.door import App, Door, plain_app
 from bridge.store.admin import Admin
-from tests.integration.test_http_service import LocalPublisher
+from tests.integration.test_http_service import RegisteredDevice
 from tests.support.http_door import Service, open_service
 from tests.support.servers import until
 
@@ -42,15 +42,15 @@ FEW = settings(EXAMPLES, max_examples=12)
 
 
 @pytest.fixture
-def site(postgres_url: str) -> Iterator[LocalPublisher]:
-    made = LocalPublisher(postgres_url)
+def site(postgres_url: str) -> Iterator[RegisteredDevice]:
+    made = RegisteredDevice(postgres_url)
     yield made
     made.database.close()
 
 
 @asynccontextmanager
 async def attacked(
-    site: LocalPublisher,
+    site: RegisteredDevice,
     url: str,
     caplog: pytest.LogCaptureFixture,
     make_app: Callable[[ServiceDoorParts], App] = build_app,
@@ -78,7 +78,7 @@ async def on_a_thread(attack: Callable[[], None]) -> None:
 # -- bodies, headers, paths
 
 
-def bodies(site: LocalPublisher) -> st.SearchStrategy[bytes]:
+def bodies(site: RegisteredDevice) -> st.SearchStrategy[bytes]:
     scalars = (
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
         | st.sampled_from([site.sensor, site.device, site.sensor_id, 20.5, "1e999", "2026-01-28T10:00:00Z", "\0"])
@@ -112,7 +112,7 @@ HEADERS = st.dictionaries(
 
 
 async def test_any_body_and_headers_on_any_route(
-    site: LocalPublisher, postgres_url: str, caplog: pytest.LogCaptureFixture
+    site: RegisteredDevice, postgres_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with attacked(site, postgres_url, caplog) as service:
         paths = [path for _, path, _, _ in site.requests(1)]
@@ -135,7 +135,7 @@ async def test_any_body_and_headers_on_any_route(
 
 
 async def test_any_bytes_on_a_connection(
-    site: LocalPublisher, postgres_url: str, caplog: pytest.LogCaptureFixture
+    site: RegisteredDevice, postgres_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     texts = """GET / HTTP/1.1|POST /ingest/readings HTTP/1.1|Host: a|Content-Length: 5|X-API-Key: api-1|abc|3|0
         |Transfer-Encoding: chunked|Upgrade: h2c|Connection: Upgrade|Connection: close||Expect: 100-continue
@@ -152,7 +152,9 @@ async def test_any_bytes_on_a_connection(
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "HEAD", "OPTIONS", "DELETE", "PATCH", "TRACE"])
-async def test_any_path(site: LocalPublisher, postgres_url: str, caplog: pytest.LogCaptureFixture, method: str) -> None:
+async def test_any_path(
+    site: RegisteredDevice, postgres_url: str, caplog: pytest.LogCaptureFixture, method: str
+) -> None:
     segments = st.sampled_from(["devices", "readings", "sensors", "status", "ingest", "health", "", "..", site.device])
     async with attacked(site, postgres_url, caplog) as service:
 
@@ -192,9 +194,8 @@ def sent(service: Service, raw: bytes, *, end: bool = False) -> int:
 def gateway_app(parts: ServiceDoorParts) -> App:
     """What a gateway serves, and what is said of the same endpoints on a service."""
     document = build_app(parts).openapi()
-    door = Door(parts)
     app = plain_app(parts)
-    described = {*door.ingest, *door.questions} & {*document["paths"]}  # /metrics is not
+    described = {endpoint.path for endpoint in Door(parts).endpoints if endpoint.describe is not None}
     document["paths"] = {path: document["paths"][path] for path in sorted(described)}
 
     async def describing(scope: Any, receive: Any, send: Any) -> None:
@@ -207,7 +208,7 @@ def gateway_app(parts: ServiceDoorParts) -> App:
 @pytest.mark.parametrize(("make_app", "operations"), [(build_app, 10), (gateway_app, 7)])
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
 async def test_openapi_is_what_is_done(
-    site: LocalPublisher,
+    site: RegisteredDevice,
     postgres_url: str,
     caplog: pytest.LogCaptureFixture,
     mode: GenerationMode,

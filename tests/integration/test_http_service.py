@@ -22,7 +22,7 @@ QUICK_S = 1.5
 """Far below every timeout that could be waited for; wide for a machine that is busy."""
 
 
-class LocalPublisher:
+class RegisteredDevice:
     """A registered device with two sensors and two keys, and an API key."""
 
     def __init__(self, url: str) -> None:
@@ -67,8 +67,8 @@ class LocalPublisher:
 
 
 @pytest.fixture
-def site(postgres_url: str) -> Iterator[LocalPublisher]:
-    made = LocalPublisher(postgres_url)
+def site(postgres_url: str) -> Iterator[RegisteredDevice]:
+    made = RegisteredDevice(postgres_url)
     yield made
     made.database.close()
 
@@ -88,14 +88,14 @@ async def ask(client: httpx.AsyncClient, requests: list[Any]) -> list[httpx.Resp
 
 
 async def store_one(
-    client: httpx.AsyncClient, site: LocalPublisher, key: str = "key-1", **headers: str
+    client: httpx.AsyncClient, site: RegisteredDevice, key: str = "key-1", **headers: str
 ) -> httpx.Response:
     body = {"readings": [{"sensor_uuid": site.sensor, "value": 20.5}]}
     return await client.post(f"/devices/{site.device}/readings", json=body, headers={"X-Device-Key": key, **headers})
 
 
 async def test_readings_of_a_sensor_without_a_time_in_one_packet_are_all_stored(
-    site: LocalPublisher, postgres_url: str
+    site: RegisteredDevice, postgres_url: str
 ) -> None:
     readings = [{"sensor_uuid": site.sensor, "value": value} for value in (20.5, 20.5, 21)]
     async with open_service(postgres_url) as service, service.client(**{"X-Device-Key": "key-1"}) as client:
@@ -112,7 +112,7 @@ async def test_readings_of_a_sensor_without_a_time_in_one_packet_are_all_stored(
 
 
 async def test_database_stopped_is_503_quickly_on_every_route_and_passes(
-    site: LocalPublisher, postgres_url: str, postgres_server: PostgresServer
+    site: RegisteredDevice, postgres_url: str, postgres_server: PostgresServer
 ) -> None:
     async with open_service(postgres_url) as service, service.client() as client:
         assert [answer.status_code for answer in await ask(client, site.requests(1))] == [200] * 5
@@ -135,7 +135,7 @@ async def test_database_stopped_is_503_quickly_on_every_route_and_passes(
 
 
 async def test_database_stopped_is_503_before_anybody_knows(
-    site: LocalPublisher, postgres_url: str, postgres_server: PostgresServer
+    site: RegisteredDevice, postgres_url: str, postgres_server: PostgresServer
 ) -> None:
     async with open_service(postgres_url, ack_timeout_s=1) as service, service.client() as client:
         await ask(client, site.requests(1))
@@ -147,7 +147,7 @@ async def test_database_stopped_is_503_before_anybody_knows(
 
 @pytest.mark.parametrize("identity", ["ts", "Idempotency-Key"])
 async def test_slow_database_is_503_in_time_and_the_repeated_reading_stored_once(
-    site: LocalPublisher, postgres_url: str, postgres_server: PostgresServer, identity: str
+    site: RegisteredDevice, postgres_url: str, postgres_server: PostgresServer, identity: str
 ) -> None:
     reading = {"sensor_uuid": site.sensor, "value": 20.5}
     headers = {"X-Device-Key": "key-1"}
@@ -181,7 +181,7 @@ async def test_slow_database_is_503_in_time_and_the_repeated_reading_stored_once
 
 
 async def test_connection_lost_costs_no_error(
-    site: LocalPublisher, postgres_url: str, postgres_server: PostgresServer
+    site: RegisteredDevice, postgres_url: str, postgres_server: PostgresServer
 ) -> None:
     async with (
         TcpProxy(postgres_server.socket_path) as proxy,
@@ -199,7 +199,7 @@ async def test_connection_lost_costs_no_error(
 
 
 async def test_key_costs_no_query_and_a_revoked_one_is_refused_within_5_s(
-    site: LocalPublisher, postgres_url: str
+    site: RegisteredDevice, postgres_url: str
 ) -> None:
     async with open_service(postgres_url) as service, service.client() as client:
         for key in ("key-1", "key-2") * 10:
@@ -221,7 +221,7 @@ async def test_key_costs_no_query_and_a_revoked_one_is_refused_within_5_s(
 
 
 async def test_key_revoked_while_the_change_feed_is_cut_off_is_refused_once_it_is_back(
-    site: LocalPublisher, postgres_url: str, postgres_server: PostgresServer
+    site: RegisteredDevice, postgres_url: str, postgres_server: PostgresServer
 ) -> None:
     async with (
         TcpProxy(postgres_server.socket_path) as proxy,
@@ -244,7 +244,7 @@ async def test_key_revoked_while_the_change_feed_is_cut_off_is_refused_once_it_i
         await until(refused, 20)
 
 
-async def test_key_expires(site: LocalPublisher, postgres_url: str) -> None:
+async def test_key_expires(site: RegisteredDevice, postgres_url: str) -> None:
     site.do("UPDATE device_api_keys SET expires_at = now() - interval '1 s' WHERE api_key_hash = %s", hash_key("key-1"))
     async with open_service(postgres_url) as service, service.client() as client:
         assert (await store_one(client, site, "key-1")).status_code == 401
@@ -261,7 +261,7 @@ WARNING = {
 PREDICTION = {"id", "sensor_id", "model_id", "predicted_value", "confidence", "predicted_at", "target_timestamp"}
 
 
-async def test_status_has_the_documented_fields_and_the_worst_wins(site: LocalPublisher, postgres_url: str) -> None:
+async def test_status_has_the_documented_fields_and_the_worst_wins(site: RegisteredDevice, postgres_url: str) -> None:
     async with open_service(postgres_url) as service, service.client(**{"X-API-Key": "api-1"}) as client:
 
         async def status() -> dict[str, Any]:

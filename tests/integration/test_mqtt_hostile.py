@@ -17,7 +17,7 @@ from bridge.mqtt.ingest import MqttIngest
 from bridge.service.core import now_us
 from bridge.settings.mqtt import MqttSettings
 from bridge.store.admin import Admin
-from tests.integration.test_http_service import LocalPublisher
+from tests.integration.test_http_service import RegisteredDevice
 from tests.support.http_door import Service, open_service
 from tests.support.mqtt_door import Device
 from tests.support.servers import MosquittoProcess, until
@@ -26,13 +26,13 @@ Message = tuple[str, bytes]
 
 
 @pytest.fixture
-def site(postgres_url: str) -> Iterator[LocalPublisher]:
-    made = LocalPublisher(postgres_url)
+def site(postgres_url: str) -> Iterator[RegisteredDevice]:
+    made = RegisteredDevice(postgres_url)
     yield made
     made.database.close()
 
 
-def messages(site: LocalPublisher) -> st.SearchStrategy[list[Message]]:
+def messages(site: RegisteredDevice) -> st.SearchStrategy[list[Message]]:
     # What MQTT takes as one level of a topic (3.1.1, section 4.7); surrogates and NUL are not text to it.
     level = st.text(st.characters(exclude_categories=["C"], exclude_characters="+#/"), max_size=20)
     device, sensor = st.just(site.device) | level, st.just(site.sensor) | level
@@ -52,7 +52,7 @@ def messages(site: LocalPublisher) -> st.SearchStrategy[list[Message]]:
 
 
 async def test_any_bytes_on_any_topic(
-    site: LocalPublisher, postgres_url: str, mosquitto: MosquittoProcess, caplog: pytest.LogCaptureFixture
+    site: RegisteredDevice, postgres_url: str, mosquitto: MosquittoProcess, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with open_service(postgres_url) as service:
         session = MqttIngest(
@@ -82,7 +82,7 @@ async def test_any_bytes_on_any_topic(
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
-def attack_from(service: Service, site: LocalPublisher, device: Device) -> None:
+def attack_from(service: Service, site: RegisteredDevice, device: Device) -> None:
     """On a thread of its own, as Hypothesis is not async."""
     sent = 0
 

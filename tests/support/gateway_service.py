@@ -15,8 +15,8 @@ from bridge.gateway_protocol.batches import GatewayLedger, GatewayState
 from bridge.gateway_protocol.snapshot import Snapshot
 from bridge.http.app import GatewayParts, ServiceDoorParts, build_app
 from bridge.http.gateway_cache import GatewayCache
-from bridge.http.ingest import Pipeline
 from bridge.http.server import HttpServer
+from bridge.pipeline.ports import DeliverySink
 from bridge.service.core import now_us
 from bridge.settings.http import HttpSettings, KeySettings, LimitSettings
 from bridge.store import admin
@@ -88,7 +88,9 @@ class GatewayService:
 
 
 @asynccontextmanager
-async def open_gateway_door(pipeline: Pipeline, directory: FakeDirectory, **http: Any) -> AsyncIterator[GatewayService]:
+async def open_gateway_door(
+    pipeline: DeliverySink, directory: FakeDirectory, **http: Any
+) -> AsyncIterator[GatewayService]:
     """A door over fakes; `http` are its settings."""
     settings = HttpSettings(port=0, **http)
     metrics = Metrics()

@@ -142,13 +142,13 @@ async def open_door(
     """A door over fakes; `http` are its settings."""
     settings = HttpSettings(port=0, **http)
     metrics = Metrics()
-    ring = KeyCache((keys or FakeKeys(*KEYS)).find, KeySettings(), metrics, now, lambda: NOW_US, settings.ack_timeout_s)
+    find = (keys or FakeKeys(*KEYS)).find
     app = make_app(
         ServiceDoorParts(
             http=settings,
             limits=limits or LimitSettings(),
             pipeline=pipeline or FakePipeline(),
-            keys=ring,
+            keys=KeyCache(find, KeySettings(), metrics, now, lambda: NOW_US, settings.ack_timeout_s),
             metrics=metrics,
             problems=list,
             sensor_status=sensor_status,

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from bridge.errors import ConfigError
-from bridge.maintenance.csv_import import CHUNK_READINGS, Bookmark, Chunk, ImportPlan, Totals, backfill, chunks
+from bridge.maintenance.csv_import import CHUNK_READINGS, Bookmark, Chunk, ImportPlan, Totals, chunks, import_rows
 from bridge.model.reading import Delivery, Outcome, Receipt
 from bridge.pipeline.decode import decode_packet
 
@@ -52,7 +52,7 @@ class FakePipeline:
 
 async def run(plan: ImportPlan, pipeline: FakePipeline, bookmark: Path | None = None) -> Totals:
     mark = Bookmark(bookmark or Path(plan.path + ".bookmark"), plan)
-    return await backfill(plan, mark, pipeline, lambda: 1_800_000_000_000_000, lambda _: None)
+    return await import_rows(plan, mark, pipeline, lambda: 1_800_000_000_000_000, lambda _: None)
 
 
 # -- cells

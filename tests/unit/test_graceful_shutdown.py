@@ -28,7 +28,7 @@ async def test_waiting_request_is_told_to_come_again() -> None:
     app, sent = GracefulShutdown(waits), list[dict[str, Any]]()
     task = request(app, sent)
     await asyncio.sleep(0)
-    await app.dismiss()
+    await app.end_waiting()
     await task
     assert sent[0]["status"] == 503
     assert dict(sent[0]["headers"])[b"retry-after"] == b"1"
@@ -43,7 +43,7 @@ async def test_answer_that_has_begun_is_not_begun_again() -> None:
     app, sent = GracefulShutdown(begins), list[dict[str, Any]]()
     task = request(app, sent)
     await asyncio.sleep(0)
-    await app.dismiss()
+    await app.end_waiting()
     await task
     assert [message.get("status") for message in sent] == [200]
 
@@ -55,4 +55,4 @@ async def test_request_cancelled_by_others_is_cancelled() -> None:
     task.cancel()
     await asyncio.wait({task})
     assert task.cancelled()
-    await app.dismiss()
+    await app.end_waiting()

@@ -18,7 +18,7 @@ from tests.support.waiting import eventually
 
 
 class Bench:
-    """A ring over a table of keys, at a time that the test moves."""
+    """A cache over a table of keys, at a time that the test moves."""
 
     def __init__(self, *texts: str, **settings: float) -> None:
         self.table = FakeKeys(*(key_of(text) for text in texts))
@@ -26,10 +26,10 @@ class Bench:
         self.now_us = NOW_US
         self.metrics = Metrics()
         chosen = KeySettings.model_validate({"cache_ttl_s": 300, "negative_ttl_s": 5, **settings})
-        self.ring = KeyCache(self.table.find, chosen, self.metrics, lambda: self.now_s, lambda: self.now_us)
+        self.keys = KeyCache(self.table.find, chosen, self.metrics, lambda: self.now_s, lambda: self.now_us)
 
     async def knows(self, text: str) -> bool:
-        return await self.ring.owner(text) is not None
+        return await self.keys.owner(text) is not None
 
     @property
     def queries(self) -> int:
@@ -39,7 +39,7 @@ class Bench:
 async def test_key_costs_one_query() -> None:
     bench = Bench("k")
     for _ in range(100):
-        owner = await bench.ring.owner("k")
+        owner = await bench.keys.owner("k")
         assert owner is not None
         assert (owner.kind, owner.device_uuid) == ("device", DEVICE)
     assert bench.queries == 1
@@ -91,10 +91,10 @@ async def test_revoked_key_is_forgotten() -> None:
     assert await bench.knows("k")
     assert await bench.knows("l")
     bench.table.table.clear()
-    bench.ring.invalidate([key_of("k").hash])
+    bench.keys.invalidate([key_of("k").hash])
     assert not await bench.knows("k")
     assert await bench.knows("l")
-    bench.ring.invalidate_devices({DEVICE})
+    bench.keys.invalidate_devices({DEVICE})
     assert not await bench.knows("l")
 
 
@@ -102,7 +102,7 @@ async def test_made_key_is_known_as_soon_as_its_change_arrives() -> None:
     bench = Bench()
     assert not await bench.knows("k")
     bench.table.table |= {key_of("k").hash: key_of("k")}
-    bench.ring.invalidate([key_of("k").hash])
+    bench.keys.invalidate([key_of("k").hash])
     assert await bench.knows("k")
 
 
@@ -119,8 +119,8 @@ async def test_two_keys_of_a_device_are_both_good() -> None:
     bench = Bench("old", "new")
     assert await bench.knows("old")
     assert await bench.knows("new")
-    assert bench.ring.take_used() == {key_of("old").hash, key_of("new").hash}
-    assert bench.ring.take_used() == set()
+    assert bench.keys.take_used() == {key_of("old").hash, key_of("new").hash}
+    assert bench.keys.take_used() == set()
 
 
 async def test_store_away_is_told_and_not_remembered() -> None:

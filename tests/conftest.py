@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from structlog.testing import capture_logs
 
 from tests.support.commands import Commands
+from tests.support.mqtt_door import MqttLog
 from tests.support.servers import MosquittoProcess, PostgresServer, RedisServer, mosquitto_program
 
 # Tests do not depend on how fast the machine is: an example that takes long is no mistake.
@@ -72,6 +74,13 @@ def mosquitto(tmp_path: Path) -> Iterator[MosquittoProcess]:
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture
+def mqtt_log() -> Iterator[MqttLog]:
+    """What an MQTT door in this process logs."""
+    with capture_logs() as entries:
+        yield MqttLog(entries)
 
 
 @pytest.fixture

@@ -206,6 +206,37 @@ async def test_close_sends_what_is_due(mosquitto: MosquittoProcess, protocol: st
     assert again.payloads == [b"99"]
 
 
+async def test_close_waits_until_everything_is_written_and_no_longer_than_its_deadline(mqtt_log: MqttLog) -> None:
+    payload = bytes(8 * 2**20)  # more than sockets buffer
+    for deadline_s, is_late in ((10, False), (0.05, True)):
+        async with (
+            FakeBroker() as broker,
+            TcpProxy(("127.0.0.1", broker.port)) as proxy,
+            open_door(f"mqtt://127.0.0.1:{proxy.port}", FakePipeline()) as door,
+        ):
+            await until(lambda: PUBLISH in [kind for kind, _ in broker.packets])  # its status
+            proxy.stall()
+            assert door.ingest.publish(TOPIC, payload, qos=0, retain=False)
+            closing = asyncio.create_task(door.ingest.close(deadline_s))
+            if is_late:
+                await closing
+            proxy.resume()
+            await closing
+            await until(lambda: broker.open == 0)
+            kinds = [kind for kind, _ in broker.packets]
+            assert (kinds[-3:] == [PUBLISH, PUBLISH, DISCONNECT]) == (not is_late)
+            assert ("mqtt_close_late" in [entry["event"] for entry in mqtt_log.entries]) == is_late
+
+
+async def test_session_that_is_paused_between_two_connections_ends_at_once(mqtt_log: MqttLog) -> None:
+    options: dict[str, Any] = {"reconnect_min_s": 600, "reconnect_max_s": 600}
+    async with open_door("mqtt://127.0.0.1:1", FakePipeline(), **options) as door:
+        await until(lambda: door.reconnects == 1)
+        door.ingest.pause()
+        await until(door.task.done)
+    assert mqtt_log.errors == ["nothing listens at the broker's address"]
+
+
 # -- the bound
 
 
@@ -388,7 +419,11 @@ async def test_subscription_that_is_refused_is_asked_for_again(mqtt_log: MqttLog
             broker.suback = (1, 1, 1)
             await until(lambda: door.connected)
             assert broker.connections == 1
-    assert len(mqtt_log.errors) == 1
+            assert len(mqtt_log.errors) == 1
+            broker.hang_up()
+            await until(lambda: broker.connections == 2 and door.connected)
+    assert len(mqtt_log.errors) == 2
+    assert mqtt_log.errors[1].startswith("the connection ended: ")
 
 
 # -- what messages say

@@ -5,8 +5,9 @@ from __future__ import annotations
 from itertools import product
 
 import pytest
+from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from bridge.broker.publication_queue import (
     TRANSITIONS,
@@ -124,31 +125,29 @@ class Histories(RuleBasedStateMachine):
     def doubt_a_commit_that_was_none(self) -> None:
         self.queue.leave_to_table()
 
-    @precondition(lambda self: self.page is None)
-    @rule()
-    def publish_or_begin_to_read(self) -> None:
-        """What `Relay.run` does in a turn."""
+    @rule(turns=st.integers(1, 8), fails=st.booleans(), late=st.booleans())
+    def let_the_relay_work(self, turns: int, fails: bool, late: bool) -> None:
+        """More often than rows come, so that the backlog is worked off now and then."""
+        for _ in range(turns):
+            self.turn(fails, late)
+
+    def turn(self, fails: bool, late: bool) -> None:
+        """A turn of `Relay.run`. `late`: the table is looked at just before the read ends, not when it begins."""
+        if self.page is not None:
+            page = self.first_page() if late else self.page
+            self.page = None
+            if fails:
+                self.queue.read_failed()
+            else:
+                self.queue.page_read(page, last=len(page) < PAGE)
+            return
         head = self.queue.head()
         if head is not None:
             self.published.append(head.outbox_id)
             self.queue.published(head)
         elif self.queue.backlog is Backlog.WAITING:
-            after_id = self.queue.begin_read()
-            assert after_id == len(self.published)
+            assert self.queue.begin_read() == len(self.published)
             self.page = self.first_page()
-
-    @precondition(lambda self: self.page is not None)
-    @rule(fails=st.booleans(), late=st.booleans())
-    def end_the_read(self, fails: bool, late: bool) -> None:
-        """`late`: the table was looked at just now, so that rows are in the page that were enqueued meanwhile."""
-        page, self.page = self.page, None
-        assert page is not None
-        if late:
-            page = self.first_page()
-        if fails:
-            self.queue.read_failed()
-        else:
-            self.queue.page_read(page, last=len(page) < PAGE)
 
     @invariant()
     def every_row_is_published_once_and_in_order(self) -> None:
@@ -166,14 +165,10 @@ class Histories(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Left alone, it publishes everything."""
-        if self.page is not None:
-            self.end_the_read(fails=False, late=False)
         for _ in range(4 * len(self.table) + 4):
-            if self.page is None:
-                self.publish_or_begin_to_read()
-            else:
-                self.end_the_read(fails=False, late=False)
+            self.turn(fails=False, late=False)
         assert self.published == [row.outbox_id for row in self.table]
 
 
 TestHistories = Histories.TestCase
+TestHistories.settings = settings(max_examples=300)

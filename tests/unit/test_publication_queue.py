@@ -91,6 +91,21 @@ def test_row_of_many_readings_is_taken_into_an_empty_queue_whatever_the_capacity
     assert (len(queue), queue.backlog) == (1, Backlog.NONE)
 
 
+def test_row_that_is_enqueued_while_the_page_that_holds_it_is_read_is_published_once() -> None:
+    queue = PublicationQueue(1_000)
+    first, second = publication(1), publication(2)
+    queue.leave_to_table()
+    queue.begin_read()
+    queue.enqueue(first)
+    queue.enqueue(second)
+    queue.page_read([first, second], last=True)
+    for row in (first, second):
+        assert queue.head() is row
+        queue.published(row)
+    assert queue.head() is None
+    assert (len(queue), queue.readings) == (0, 0)
+
+
 PAGE = 3
 
 

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from structlog.testing import capture_logs
 
 from tests.support import needs
 from tests.support.commands import Commands
+from tests.support.mqtt_door import MqttLog
 from tests.support.servers import MosquittoProcess, PostgresServer, RedisServer
 
 # Tests do not depend on how fast the machine is: an example that takes long is no mistake.
@@ -77,6 +79,13 @@ def mosquitto(tmp_path: Path) -> Iterator[MosquittoProcess]:
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture
+def mqtt_log() -> Iterator[MqttLog]:
+    """What an MQTT door in this process logs."""
+    with capture_logs() as entries:
+        yield MqttLog(entries)
 
 
 @pytest.fixture

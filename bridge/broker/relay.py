@@ -1,21 +1,32 @@
-"""The outbox relay: committed batches in, publications on the streams, outbox rows deleted.
+"""Publishes committed batches on the streams, in order, and deletes their rows from the outbox table.
 
-    Intake ──offer──► queue ──► Publisher.publish ──► ids of published rows ──take_published──► next batch
-                       ▲ full: the rest is left in the table ("gap") and read back, in order
-    outbox table ──────┘
+Theory of operation
+===================
+
+The procedure that stores a batch writes a row for it to the outbox table in the same transaction: what is stored
+will be published, whatever happens to this process. The pipeline hands the same row to the relay in memory.
+
+    Pipeline ──enqueue──► PublicationQueue ──► Publisher.publish ──► published ids ──take_published──► next batch
+                            ▲ backlog: what does not fit into memory is read from the table, in order
+    outbox table ───────────┘
     rows of dead processes ──sweep_forever──► Publisher.publish ──► deleted
 
-A process's rows are published strictly in the order of their ids: the broker remembers only the last
-one, and takes a lower id for a repetition. That is why nothing may enter the queue behind a gap.
+- `run` publishes the rows of this process strictly in the order of their ids. The broker remembers only the last id
+  of a process and takes a lower one for a repetition: that makes a second try harmless, and is why a row may never
+  overtake another. What is in memory and what is left in the table is the matter of `publication_queue`.
+- A published row is deleted by the next batch (`take_published`), in its transaction; where no batch comes, by
+  `sweep_forever`. Should the process die in between, the row is published again, and the broker knows it.
+- `Publication.depends_on` names rows of other processes that wrote the same sensors before; a row waits until they
+  are published. Ids rise along such a chain, so the lowest unpublished row of all can always go: waiting never ends
+  in a circle. Where a row waits for long, the table is asked whether what it waits for is still there.
+- `sweep_forever` publishes, in the same way, the rows of processes that are gone.
 
-Across processes, `Publication.depends_on` names the rows that wrote the same sensors before. Ids rise along
-such a chain, so the lowest unpublished row of all can always go: waiting never ends in a circle.
+A broker or a table that is away is tried again, with back-off, for ever.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from random import Random
@@ -24,6 +35,7 @@ from typing import Protocol
 import msgspec
 import structlog
 
+from bridge.broker.publication_queue import Backlog, PublicationQueue
 from bridge.errors import BrokerUnavailable, StoreUnavailable
 from bridge.model.reading import Publication
 from bridge.pipeline.ports import Publisher
@@ -82,6 +94,9 @@ class Relay:
         metrics: Metrics,
         random: Random,
         now_us: Callable[[], int],
+        *,
+        retry_max_s: float = RETRY_MAX_S,
+        idle_flush_s: float = IDLE_FLUSH_S,
     ) -> None:
         self._publisher = publisher
         self._table = table
@@ -89,13 +104,12 @@ class Relay:
         self._metrics = metrics
         self._random = random
         self._now_us = now_us
+        self._retry_max_s = retry_max_s
+        self._idle_flush_s = idle_flush_s
         self._latency = metrics.stage.labels("publish")
         self._to_stored = metrics.latency.labels("measured_to_stored")
         self._to_published = metrics.latency.labels("stored_to_published")
-        self._queue: deque[Publication] = deque()
-        self._queued_readings = 0
-        self._gap = False  # rows of ours are in the table that come after everything in the queue
-        self._last_id = 0  # the newest row of ours that is published
+        self._queue = PublicationQueue(settings.relay_queue_readings)
         self._published: list[int] = []
         self._taken_s = 0.0
         self._wake = asyncio.Event()
@@ -104,18 +118,14 @@ class Relay:
         self._empty.set()
         self.problem = ""
         """Why nothing can be published at the moment; empty when it can."""
-        metrics.relay_queued.set_function(lambda: self._queued_readings)
+        metrics.relay_queued.set_function(lambda: self._queue.readings)
 
     # -- Outbox
 
     def enqueue(self, publication: Publication) -> None:
         """See `Outbox.enqueue`."""
         self._empty.clear()
-        if self._gap or self._is_full():
-            self._gap = True
-        else:
-            self._queue.append(publication)
-            self._queued_readings += len(publication.readings)
+        self._queue.enqueue(publication)
         self._wake.set()
 
     def take_published(self) -> list[int]:
@@ -131,7 +141,7 @@ class Relay:
     def recover(self) -> None:
         """See `Outbox.recover`."""
         self._empty.clear()
-        self._gap = True
+        self._queue.leave_to_table()
         self._wake.set()
 
     # -- tasks
@@ -146,16 +156,19 @@ class Relay:
         attempt = 0
         while True:
             try:
-                if self._queue:
-                    await self._publish_head()
-                elif self._gap:
-                    await self._read_back()
+                head = self._queue.head()
+                if head is not None:
+                    await self._publish_when_met(head)
+                    self._queue.published(head)
+                    self._published.append(head.outbox_id)
+                elif self._queue.backlog is Backlog.WAITING:
+                    await self._read_backlog()
                 else:
                     await self._idle()
             except (BrokerUnavailable, StoreUnavailable) as error:
                 self._mark(error)
                 await asyncio.sleep(
-                    delay_s(attempt, minimum_s=RETRY_MIN_S, maximum_s=RETRY_MAX_S, random=self._random.random())
+                    delay_s(attempt, minimum_s=RETRY_MIN_S, maximum_s=self._retry_max_s, random=self._random.random())
                 )
                 attempt += 1
             else:
@@ -197,22 +210,10 @@ class Relay:
 
     # -- publish
 
-    def _is_full(self) -> bool:
-        return bool(self._queue) and self._queued_readings >= self._settings.relay_queue_readings
-
     async def _idle(self) -> None:
         self._empty.set()
         self._wake.clear()
         await self._wake.wait()
-
-    async def _publish_head(self) -> None:
-        publication = self._queue[0]
-        if publication.outbox_id > self._last_id:  # else: read back from the table and offered as well
-            await self._publish_when_met(publication)
-            self._last_id = publication.outbox_id
-            self._published.append(publication.outbox_id)
-        self._queue.popleft()
-        self._queued_readings -= len(publication.readings)
 
     async def _publish_when_met(self, publication: Publication) -> None:
         tries = 0
@@ -245,23 +246,15 @@ class Relay:
                 self._to_published.observe(max(0, now_us - publication.stored_us) / 1_000_000)
         return done
 
-    async def _read_back(self) -> None:
-        """Put what was left in the table into the queue. Everything offered from here on follows it directly."""
-        self._gap = False
+    async def _read_backlog(self) -> None:
+        """Put the next page of what was left in the table into the queue."""
+        after_id = self._queue.begin_read()
         try:
-            rows = await self._table.own(self._last_id, FETCH_BATCHES)
-        except StoreUnavailable:
-            self._leave_to_table()
+            rows = await self._table.own(after_id, FETCH_BATCHES)
+        except (StoreUnavailable, asyncio.CancelledError):
+            self._queue.read_failed()
             raise
-        if len(rows) >= FETCH_BATCHES:
-            self._leave_to_table()  # there may be more rows between these and what was offered meanwhile
-        self._queue.extendleft(reversed(rows))
-        self._queued_readings += sum(len(row.readings) for row in rows)
-
-    def _leave_to_table(self) -> None:
-        self._queue.clear()
-        self._queued_readings = 0
-        self._gap = True
+        self._queue.page_read(rows, last=len(rows) < FETCH_BATCHES)
 
     def _mark(self, error: BrokerUnavailable | StoreUnavailable | None) -> None:
         """Say once that the broker went away, and once that it is back."""
@@ -308,7 +301,7 @@ class Relay:
         now_s = asyncio.get_running_loop().time()
         if not self._published:
             self._taken_s = now_s
-        elif now_s - self._taken_s >= IDLE_FLUSH_S:
+        elif now_s - self._taken_s >= self._idle_flush_s:
             await self._delete(self.take_published())
 
     async def _delete(self, ids: Sequence[int]) -> None:

@@ -1,6 +1,6 @@
 """Acknowledgements in the order the messages came (MQTT-4.6.0-2), and the bound on what is held.
 
-A message holds a slot from its arrival until it is settled, whatever its QoS and whatever becomes of
+A message is in flight from its arrival until it is settled, whatever its QoS and whatever becomes of
 the connection. Its PUBACK leaves when it and everything before it is settled. Pure but for the
 callback that sends.
 """
@@ -37,15 +37,15 @@ class Acknowledger:
         return self.held >= self._limit
 
     @property
-    def has_room(self) -> bool:
+    def has_capacity(self) -> bool:
         """Whether reading may begin again: at half the limit, so that it does not flutter."""
         return self.held <= self._limit // 2
 
-    def forget(self) -> None:
-        """The connection is gone: what it left unacknowledged, the broker sends again over the next."""
+    def begin_connection(self) -> None:
+        """A new connection begins: what the last one left unacknowledged, the broker sends again over it."""
         self._order.clear()
 
-    def arrived(self, mid: int, qos: int) -> InflightMessage:
+    def received(self, mid: int, qos: int) -> InflightMessage:
         """A message came in."""
         inflight = InflightMessage(mid, qos)
         self.held += 1

@@ -1,6 +1,6 @@
 """One connection with the broker: paho-mqtt, driven from the event loop without a thread of its own.
 
-Flows in: what the session says (subscribe, publish, acknowledge, read or do not read). Flows out: `Events`,
+Flows in: what the session says (subscribe, publish, acknowledge, read or do not read). Flows out: `ConnectionEvents`,
 on the loop. A connection that has ended is not used again: the next is a new one, so that nothing of the
 old one, such as a publication that was not acknowledged, leaks into it.
 """
@@ -41,7 +41,7 @@ class Will(msgspec.Struct, frozen=True):
     payload: bytes
 
 
-class End(msgspec.Struct, frozen=True):
+class ConnectionEnd(msgspec.Struct, frozen=True):
     """How a connection ended. `orderly`: the other end closed it, as opposed to a network that broke."""
 
     reason: str
@@ -50,11 +50,11 @@ class End(msgspec.Struct, frozen=True):
     tls: ssl.SSLError | None = None
 
 
-class Events(Protocol):
+class ConnectionEvents(Protocol):
     """What a session is told, on the event loop."""
 
     def accepted(self, session_present: bool, refusal: str) -> None:
-        """CONNACK; `rejection` is empty where the broker takes us."""
+        """CONNACK; `refusal` is empty where the broker takes us."""
         ...
 
     def answered(self, mid: int, reasons: Sequence[int]) -> None:
@@ -63,7 +63,7 @@ class Events(Protocol):
 
     def message(self, message: mqtt.MQTTMessage) -> None: ...
 
-    def ended(self, end: End) -> None: ...
+    def ended(self, how: ConnectionEnd) -> None: ...
 
 
 class MqttConnection:
@@ -76,7 +76,7 @@ class MqttConnection:
         client_id: str,
         tls: ssl.SSLContext | None,
         will: Will,
-        events: Events,
+        events: ConnectionEvents,
     ) -> None:
         self._settings = settings
         self._address = address
@@ -85,6 +85,8 @@ class MqttConnection:
         self._socket: Any = None
         self._wanted = True
         self._reading = False
+        self._drained = asyncio.Event()
+        self._drained.set()
         self._orderly = False
         self._alert: ssl.SSLError | None = None  # what TLS said as it ended
         self._housekeeping: asyncio.Task[None] | None = None
@@ -97,7 +99,7 @@ class MqttConnection:
         try:
             await asyncio.shield(connecting)
         except asyncio.CancelledError:
-            connecting.add_done_callback(self._leave_late)
+            connecting.add_done_callback(self._disconnect_late)
             raise
         self._housekeeping = asyncio.create_task(self._keep_alive(), name="mqtt-keepalive")
 
@@ -108,9 +110,9 @@ class MqttConnection:
             with suppress(asyncio.CancelledError):
                 await self._housekeeping
             self._housekeeping = None
-        self.leave()
+        self.disconnect()
 
-    def leave(self) -> None:
+    def disconnect(self) -> None:
         """Send DISCONNECT and whatever waits before it, as far as the socket takes it."""
         if self._socket is None:
             return
@@ -121,20 +123,19 @@ class MqttConnection:
                 self._socket.shutdown(socket.SHUT_RDWR)
             self._client.loop_write()
 
-    def _leave_late(self, connecting: asyncio.Future[None]) -> None:
+    def _disconnect_late(self, connecting: asyncio.Future[None]) -> None:
         """Nobody waits for this connection any more."""
         if connecting.exception() is None:
-            self.leave()
+            self.disconnect()
 
     @property
     def connected(self) -> bool:
         """Whether the broker has accepted us."""
         return self._client.is_connected()
 
-    @property
-    def writing(self) -> bool:
-        """Whether something waits to be sent."""
-        return self._client.want_write() and self._socket is not None
+    async def drain(self) -> None:
+        """Wait until everything is written, or the socket is closed."""
+        await self._drained.wait()
 
     def subscribe(self, filters: Sequence[str]) -> int | None:
         """At QoS 1: at 2, paho would confirm a message before it is handed to us."""
@@ -144,7 +145,7 @@ class MqttConnection:
         return self._client.unsubscribe(list(filters))[1]
 
     @property
-    def backed_up(self) -> bool:
+    def write_pending(self) -> bool:
         """Whether the broker has not taken what was sent before."""
         return bool(self._client.want_write())
 
@@ -193,7 +194,7 @@ class MqttConnection:
         except (ValueError, UnicodeDecodeError, msgspec.MsgspecError, MQTTException) as error:
             # paho raises on packets that no broker should send. Nothing of them can be settled.
             self.stop_reading()
-            self._events.ended(End(f"the broker sent what is not MQTT: {error}"))
+            self._events.ended(ConnectionEnd(f"the broker sent what is not MQTT: {error}"))
 
     async def _keep_alive(self) -> None:
         """paho's timers. Not while paused: unread answers to our pings would look like a dead broker."""
@@ -269,12 +270,15 @@ class MqttConnection:
                 self._orderly = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE_WAIT
             self._alert = getattr(sock, "alert", None)
         self._socket = None
+        self._drained.set()
 
     def _on_register_write(self, sock: Any) -> None:
+        self._drained.clear()
         if sock.fileno() >= 0:
             self._loop.add_writer(sock.fileno(), self._client.loop_write)
 
     def _on_unregister_write(self, sock: Any) -> None:
+        self._drained.set()
         if sock.fileno() >= 0:
             self._loop.remove_writer(sock.fileno())
 
@@ -295,4 +299,4 @@ class MqttConnection:
     def _on_disconnect(self, _client: Any, _userdata: Any, flags: Any, reason: Any, _properties: Any) -> None:
         said = bool(flags.is_disconnect_packet_from_server)
         taken_over = said and reason.value == SESSION_TAKEN_OVER
-        self._events.ended(End(str(reason), taken_over, said or self._orderly, self._alert))
+        self._events.ended(ConnectionEnd(str(reason), taken_over, said or self._orderly, self._alert))

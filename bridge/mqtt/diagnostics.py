@@ -5,8 +5,10 @@ from __future__ import annotations
 import socket
 import ssl
 
-HUNG_UP = "the broker hangs up before the session begins; is this its port for mqtt, or for mqtts (TLS)?"
-HUNG_UP_TLS = "the broker hangs up before the session begins; does it want another client certificate (mqtt.cert_file)?"
+CLOSED_EARLY = "the broker hangs up before the session begins; is this its port for mqtt, or for mqtts (TLS)?"
+CLOSED_EARLY_TLS = (
+    "the broker hangs up before the session begins; does it want another client certificate (mqtt.cert_file)?"
+)
 UNSETTLED = "a message could not be settled; connecting again, so that the broker sends it again"
 
 _EXPIRED, _NOT_YET_VALID, _OTHER_HOST, _OTHER_ADDRESS = 10, 9, 62, 64  # X509_V_ERR_…, x509_vfy.h
@@ -37,10 +39,17 @@ def of_connecting(error: Exception, host: str) -> str:
     if isinstance(error, ConnectionRefusedError):
         return "nothing listens at the broker's address"
     if isinstance(error, ConnectionResetError):
-        return HUNG_UP
+        return CLOSED_EARLY
     if isinstance(error, TimeoutError):
         return "the broker does not answer"
     return f"cannot connect: {error}"
+
+
+def of_early_end(alert: ssl.SSLError | None, *, tls_wanted: bool) -> str:
+    """Why a connection ended, from what TLS said; without that, it was closed before the session began."""
+    if alert is not None:
+        return of_alert(alert)
+    return CLOSED_EARLY_TLS if tls_wanted else CLOSED_EARLY
 
 
 def of_alert(error: ssl.SSLError) -> str:

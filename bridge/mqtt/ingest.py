@@ -78,9 +78,9 @@ class MqttIngest:
             random,
             now_us,
         )
-        self._inflight = Acknowledger(settings.max_inflight, self._session.acknowledge)
-        self._refused = False  # a message waits for room in the pipeline
-        metrics.mqtt_inflight.set_function(lambda: self._inflight.held)
+        self._acknowledger = Acknowledger(settings.max_inflight, self._session.acknowledge)
+        self._pipeline_full = False  # a message waits to be submitted again
+        metrics.mqtt_inflight.set_function(lambda: self._acknowledger.held)
 
     @property
     def address(self) -> str:
@@ -95,11 +95,11 @@ class MqttIngest:
     @property
     def connected(self) -> bool:
         """Whether we are subscribed."""
-        return self._session.connected.is_set()
+        return self._session.subscribed
 
     async def wait_connected(self) -> None:
         """Return once subscribed."""
-        await self._session.connected.wait()
+        await self._session.wait_subscribed()
 
     async def run(self) -> None:
         """Connect, and connect again, for ever. Returns after `close`."""
@@ -107,7 +107,7 @@ class MqttIngest:
 
     def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool) -> bool:
         """Send to the broker; False where it cannot go out at once: nothing waits here for a connection."""
-        return not self._session.backed_up and self._session.publish(topic, payload, qos=qos, retain=retain)
+        return not self._session.write_pending and self._session.publish(topic, payload, qos=qos, retain=retain)
 
     def pause(self) -> None:
         """Take nothing more in; what is settled is still acknowledged."""
@@ -121,21 +121,21 @@ class MqttIngest:
         """Publish at QoS 1; the broker's reason code, 0 where it has it. Raises Unavailable where it is not known."""
         return await self._session.publish_confirmed(topic, payload, expiry_s)
 
-    # -- what the link asks
+    # -- what the session asks
 
     @property
-    def has_room(self) -> bool:
+    def has_capacity(self) -> bool:
         """See `MessageHandler`."""
-        return self._inflight.has_room and not self._refused
+        return self._acknowledger.has_capacity and not self._pipeline_full
 
-    def forget(self) -> None:
+    def begin_connection(self) -> None:
         """See `MessageHandler`."""
-        self._inflight.forget()
+        self._acknowledger.begin_connection()
 
     def message(self, message: Any) -> None:
         """See `MessageHandler`."""
-        message_slot = self._inflight.arrived(message.mid, message.qos)
-        if self._inflight.full:
+        inflight = self._acknowledger.received(message.mid, message.qos)
+        if self._acknowledger.full:
             self._metrics.limited.labels("mqtt_inflight").inc()
             self._session.stop_reading()
         try:
@@ -145,20 +145,20 @@ class MqttIngest:
         payload = bytes(message.payload)
         result = parse_result(topic) if self._results is not None else None
         if result is not None and self._results is not None:
-            self._results.take(*result, payload, partial(self._settle_answer, message_slot))
+            self._results.take(*result, payload, partial(self._settle_answer, inflight))
             return
         now_us = self._now_us()
         conversion = self._converters.convert(topic, payload, received_us=now_us, retained=message.retain)
         self._messages(conversion.format, conversion.outcome).inc()
-        for ask in conversion.outgoing:
-            self._session.publish(ask.topic, ask.payload)
+        for outgoing in conversion.outgoing:
+            self._session.publish(outgoing.topic, outgoing.payload)
         packet = self._limited(conversion.device_uuid or topic, conversion.packet)
         delivery = Delivery(
             packet,
             Source.MQTT,
             payload[: self._settings.max_payload_bytes],
             now_us,
-            partial(self._settle, message_slot, conversion.device_uuid, packet),
+            partial(self._settle, inflight, conversion.device_uuid, packet),
             device_uuid=conversion.device_uuid,
             topic=topic,
             key=self._identity(message, topic, payload, packet),
@@ -200,32 +200,32 @@ class MqttIngest:
         try:
             self._pipeline.submit(delivery)
         except Backpressure:
-            self._refused = True
+            self._pipeline_full = True
             self._session.stop_reading()
             asyncio.get_running_loop().call_later(BACKPRESSURE_RETRY_S, self._submit_again, delivery)
 
     def _submit_again(self, delivery: Delivery) -> None:
-        self._refused = False
+        self._pipeline_full = False
         self._submit(delivery)
         self._resume()
 
     def _settle(
-        self, message_slot: InflightMessage, device_uuid: str | None, packet: Packet, receipts: Sequence[Receipt]
+        self, inflight: InflightMessage, device_uuid: str | None, packet: Packet, receipts: Sequence[Receipt]
     ) -> None:
         """The one place where a message is settled. FAILED leaves it with the broker."""
         if any(receipt.outcome == Outcome.FAILED for receipt in receipts):
-            if self._inflight.fail(message_slot):  # a broker sends again only over a new connection
-                self._session.give_up(diagnostics.UNSETTLED)
+            if self._acknowledger.fail(inflight):  # a broker sends again only over a new connection
+                self._session.reconnect(diagnostics.UNSETTLED)
         else:
-            self._inflight.settle(message_slot)
+            self._acknowledger.settle(inflight)
             rejected = [receipt for receipt in receipts if receipt.outcome == Outcome.QUARANTINED]
-            if rejected and device_uuid is not None and self._session.connected.is_set():
+            if rejected and device_uuid is not None and self._session.publishes:
                 self._tell_device(device_uuid, packet, rejected)
         self._resume()
 
-    def _settle_answer(self, message_slot: InflightMessage) -> None:
+    def _settle_answer(self, inflight: InflightMessage) -> None:
         """What a device answered is stored."""
-        self._inflight.settle(message_slot)
+        self._acknowledger.settle(inflight)
         self._resume()
 
     def _tell_device(self, device_uuid: str, packet: Packet, rejected: Sequence[Receipt]) -> None:
@@ -234,5 +234,5 @@ class MqttIngest:
             self._session.publish(f"devices/{device_uuid}/rejected", answer)
 
     def _resume(self) -> None:
-        if self.has_room:
+        if self.has_capacity:
             self._session.resume()

@@ -1,8 +1,22 @@
-"""The session with the broker: connections come and go, subscriptions and the bridge's status are kept up.
+"""The session with one broker: connects, subscribes and keeps the bridge's status there, for as long as it is run.
 
-Flows in: `MessageHandler`, who takes messages and says whether there is room for more. Flows out: messages, as
-they come. Of two processes with one client id one gives way (`takeover`); what is subscribed follows the
-settings (`subscriptions`).
+Theory of operation
+===================
+
+`session_state` says which states a session has and what leads from one to another; read it first. This module
+does the I/O. `run` is the session's one task: in a loop it does what the present state asks for (look up, wait,
+connect), tells the table how that went, and goes on with the state it finds then. What comes from elsewhere, such
+as packets of the broker or `pause` and `close` of the owner, moves the state at once, in `_apply`; that is also
+the one place where a change of state has effects: reading stops where the new state does not read, replies that
+can come no longer fail, and whoever waits for a state looks again.
+
+Flows in: what a `MessageHandler` and its owner ask (acknowledge, publish, stop and resume reading). Flows out:
+messages, to the handler. A session that the broker has kept (it is persistent) goes on where it was, so:
+
+- What is subscribed is remembered in a `SubscriptionStore`, and filters that the settings no longer name are
+  unsubscribed (`subscriptions`).
+- Of two processes with one client id one gives way (`client_id_conflict`).
+- While the handler holds as many messages as it may, no connection is made: the broker would send more.
 """
 
 from __future__ import annotations
@@ -17,13 +31,15 @@ from typing import Any, Protocol
 import structlog
 
 from bridge.errors import Unavailable
-from bridge.mqtt import diagnostics, status, subscriptions
+from bridge.mqtt import diagnostics, status
 from bridge.mqtt.address import parse_address, tls_context
 from bridge.mqtt.client_id_conflict import STEADY_S, ClientIdConflict
-from bridge.mqtt.connection import REFUSAL, End, MqttConnection
-from bridge.mqtt.subscriptions import SubscriptionStore
+from bridge.mqtt.connection import REFUSAL, ConnectionEnd, MqttConnection
+from bridge.mqtt.pending_replies import PendingReplies
+from bridge.mqtt.session_state import SessionEvent, SessionState, next_state
+from bridge.mqtt.subscriptions import Subscriptions, SubscriptionStore
 from bridge.settings.mqtt import MqttSettings
-from bridge.tasks import delay_s
+from bridge.tasks import delay_s, end
 from bridge.telemetry import Metrics
 
 log = structlog.get_logger("mqtt")
@@ -32,15 +48,15 @@ STORE_RETRY_S = 1.0
 
 
 class MessageHandler(Protocol):
-    """Who holds the messages."""
+    """Takes the messages of a session, and bounds how many of them are held."""
 
     @property
-    def has_room(self) -> bool:
+    def has_capacity(self) -> bool:
         """Whether messages may come."""
         ...
 
-    def forget(self) -> None:
-        """What is held will come again: a new connection begins."""
+    def begin_connection(self) -> None:
+        """A new connection begins: the broker sends again what is held unacknowledged."""
         ...
 
     def message(self, message: Any) -> None:
@@ -69,107 +85,144 @@ class MqttSession:
         self._client_id = client_id
         self._filters = filters
         self._handler = handler
-        self._subscription_store = subscription_store
+        self._subscriptions = Subscriptions(subscription_store, client_id, self.address, filters)
         self._metrics = metrics
         self._random = random
         self._now_us = now_us
         self._status_topic = status.topic_of(name)
         self._will = status.will(name)
-        self._stale: list[str] = []
         self._conflict = ClientIdConflict(client_id)
+        self._state = SessionState.RECALLING
+        self._state_changed = asyncio.Event()  # of the present state: set, and replaced, when it is left
         self._connection: MqttConnection | None = None
-        self._asked: dict[int, Callable[[Sequence[int]], None]] = {}  # by packet id, over the present connection
         self._opened_s = 0.0
-        self._stopping = False
-        self._explained = False  # why this connection failed or ended
-        self._contested = False
-        self._lost = asyncio.Event()
-        self._room = asyncio.Event()
-        self._unsubscribed = asyncio.Event()
-        self.connected = asyncio.Event()
-        """Set while subscribed."""
+        self._attempt = 0
+        self._subscribe_id: int | None = None  # of the SUBSCRIBE that is not answered
+        self._replies = PendingReplies()
         self.problem = "not connected yet"
+        """Why no messages come; empty when they do."""
 
     @property
     def address(self) -> str:
         """The broker, without credentials."""
         return str(self._address)
 
+    @property
+    def subscribed(self) -> bool:
+        """Whether messages come."""
+        return self._state is SessionState.SUBSCRIBED
+
+    @property
+    def publishes(self) -> bool:
+        """Whether publications may go out."""
+        return self._state.publishes
+
+    async def wait_subscribed(self) -> None:
+        """Return once messages come."""
+        while not self.subscribed:
+            await self._state_changed.wait()
+
     async def run(self) -> None:
-        """Connect, and connect again, for ever. Returns after `close`."""
-        await self._recall()
-        loop = asyncio.get_running_loop()
-        attempt = 0
-        while not self._stopping:
-            if not self._handler.has_room:  # a session would hand us more than we may hold
-                self._room.clear()
-                await self._room.wait()
-                continue
-            started_s = loop.time()
-            await self._one_connection()
-            if self._stopping:
-                return
-            attempt = 0 if loop.time() - started_s > STEADY_S else attempt + 1
-            self._metrics.mqtt_reconnects.inc()
-            await asyncio.sleep(self._wait_s(attempt))
+        """Connect, and connect again, for ever. Returns once the session is closed."""
+        try:
+            while self._state is not SessionState.CLOSED:
+                match self._state:
+                    case SessionState.RECALLING:
+                        await self._recall_subscriptions()
+                    case SessionState.READY:
+                        has_capacity = self._handler.has_capacity
+                        self._apply(SessionEvent.CONNECT if has_capacity else SessionEvent.NO_CAPACITY)
+                    case SessionState.CONNECTING:
+                        await self._run_connection()
+                    case SessionState.BACKOFF | SessionState.YIELDING:
+                        await self._wait_before_connecting()
+                    case _:
+                        await self._state_changed.wait()
+        finally:
+            self._apply(SessionEvent.CLOSE)
 
     def pause(self) -> None:
         """Take nothing more in; what is settled is still acknowledged."""
-        self._stopping = True
-        if self._connection is not None:
-            self._connection.stop_reading()
+        self._apply(SessionEvent.PAUSE)
 
     async def close(self, deadline_s: float) -> None:
         """Send what acknowledgements are due and that we go, then disconnect."""
-        self._stopping = True
-        self._room.set()
+        self.pause()
         connection = self._connection
-        if connection is not None:
-            self._say_offline(connection)
+        if connection is not None and self._state.has_connection:
+            self._publish_offline(connection)
             try:
                 async with asyncio.timeout(deadline_s):
-                    while connection.writing:  # noqa: ASYNC110 - paho has no event
-                        await asyncio.sleep(0.01)
+                    await connection.drain()
             except TimeoutError:
                 log.warning("mqtt_close_late")
-            connection.leave()
-        self._lost.set()
+            connection.disconnect()
+        self._apply(SessionEvent.CLOSE)
 
-    async def publish_confirmed(self, topic: str, payload: bytes, expiry_s: int) -> int:
-        """Publish at QoS 1; the broker's reason code, 0 where it has it. Raises Unavailable where it is not known."""
-        connection = self._connection
-        if connection is None or not self.connected.is_set():
-            raise Unavailable(self.problem or "the broker is away")
-        answer: asyncio.Future[Sequence[int]] = asyncio.get_running_loop().create_future()
-        mid = connection.publish(topic, payload, qos=1, expiry_s=expiry_s)
-        self._asked[mid] = lambda reasons: None if answer.done() else answer.set_result(reasons)
-        lost = asyncio.ensure_future(self._lost.wait())
+    # -- the state
+
+    def _apply(self, event: SessionEvent) -> bool:
+        """Move to the next state; False where that is the present one. The one place where the state changes."""
+        before, after = self._state, next_state(self._state, event)
+        if after is before:
+            return False
+        self._state = after
+        if before.reads and not after.reads and self._connection is not None:
+            self._connection.stop_reading()
+        if before.has_connection and not after.has_connection:
+            self._subscribe_id = None
+            self._replies.fail()
+        self._metrics.mqtt_connected.set(after.publishes)
+        self._state_changed.set()
+        self._state_changed = asyncio.Event()
+        return True
+
+    async def _state_changes_within(self, timeout_s: float | None) -> bool:
+        """Wait for another state; False where none came in time."""
         try:
-            await asyncio.wait((answer, lost), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            lost.cancel()
-            self._asked.pop(mid, None)
-        if not answer.done():
-            raise Unavailable("the connection with the broker ended before it had the message")
-        return answer.result()[0]
+            async with asyncio.timeout(timeout_s):
+                await self._state_changed.wait()
+        except TimeoutError:
+            return False
+        return True
 
-    # -- the connection
+    def _report(self, problem: str) -> None:
+        if problem != self.problem:
+            log.error("mqtt_unavailable", broker=self.address, detail=problem)
+        self.problem = problem
 
-    def _wait_s(self, attempt: int) -> float:
-        if self._contested:
-            return self._settings.takeover_wait_s * (0.75 + 0.5 * self._random.random())
-        return delay_s(
-            attempt,
-            minimum_s=self._settings.reconnect_min_s,
-            maximum_s=self._settings.reconnect_max_s,
-            random=self._random.random(),
-        )
+    # -- what the states ask for
 
-    async def _one_connection(self) -> None:
-        self._lost.clear()
-        self._explained = self._contested = False
-        self._handler.forget()  # before CONNECT, which must be the first packet (MQTT-3.1.0-1)
-        self._asked.clear()
+    async def _recall_subscriptions(self) -> None:
+        """Look up what the session is subscribed to, and store what it may be subscribed to from now on."""
+        try:
+            await self._subscriptions.recall()
+        except Unavailable as error:
+            self._report(f"what this session is subscribed to cannot be looked up: {error.detail}")
+            await self._state_changes_within(STORE_RETRY_S)
+        else:
+            self._apply(SessionEvent.RECALLED)
+
+    async def _wait_before_connecting(self) -> None:
+        """Wait for longer each time, unless the connection before has lasted."""
+        lasted_s = asyncio.get_running_loop().time() - self._opened_s
+        self._attempt = 0 if lasted_s > STEADY_S else self._attempt + 1
+        self._metrics.mqtt_reconnects.inc()
+        if self._state is SessionState.YIELDING:
+            wait_s = self._settings.takeover_wait_s * (0.75 + 0.5 * self._random.random())
+        else:
+            wait_s = delay_s(
+                self._attempt,
+                minimum_s=self._settings.reconnect_min_s,
+                maximum_s=self._settings.reconnect_max_s,
+                random=self._random.random(),
+            )
+        if not await self._state_changes_within(wait_s):
+            self._apply(SessionEvent.WAITED)
+
+    async def _run_connection(self) -> None:
+        """Open a connection, and return once it is over and closed."""
+        self._handler.begin_connection()  # before CONNECT, which must be the first packet (MQTT-3.1.0-1)
         connection = self._connection = MqttConnection(
             self._settings, self._address, self._client_id, self._tls, self._will, self
         )
@@ -178,121 +231,111 @@ class MqttSession:
             await connection.open()
         except (OSError, ssl.SSLError) as error:
             self._conflict.ended(0, subscribed=False, orderly=False, taken_over=False)
-            self._failed(diagnostics.of_connecting(error, self._address.host))
+            self._end_connection(diagnostics.of_connecting(error, self._address.host))
             return
-        tidying = asyncio.create_task(self._forget_stale(), name="mqtt-stale")
+        unsubscribing = asyncio.create_task(self._unsubscribe_stale(connection), name="mqtt-unsubscribe")
         try:
-            await self._lost.wait()
+            await self._keep_subscribed()
         finally:
-            tidying.cancel()
-            with suppress(asyncio.CancelledError):
-                await tidying
-            if not self._stopping:  # `close` has said it
-                self._say_offline(connection)
+            await end([unsubscribing])
+            if self._state is not SessionState.CLOSED:  # `close` has published it
+                self._publish_offline(connection)
             await connection.close()
-            self.connected.clear()
-            self._metrics.mqtt_connected.set(0)
 
-    def _say_offline(self, connection: MqttConnection) -> None:
-        """An orderly DISCONNECT takes the will back (MQTT-3.1.2-10)."""
+    async def _keep_subscribed(self) -> None:
+        """Until the connection is over: ask again now and then for subscriptions that the broker refuses."""
+        while self._state.has_connection:
+            refused = self._state is SessionState.SUBSCRIPTION_REFUSED
+            changed = await self._state_changes_within(self._settings.reconnect_max_s if refused else None)
+            if not changed and self._subscribe_id is None:
+                self._subscribe()
+
+    async def _unsubscribe_stale(self, connection: MqttConnection) -> None:
+        """Unsubscribe what is no longer wanted; once the broker has done so, nothing else is remembered.
+
+        After SUBSCRIBE, not before: between the two, messages that both cover would be lost.
+        """
+        stale = self._subscriptions.stale
+        while self._state is SessionState.CONNECTING:
+            await self._state_changed.wait()
+        packet_id = connection.unsubscribe(stale) if stale else None
+        if packet_id is None:
+            return
+        with suppress(Unavailable):  # the connection ended: the next one asks again
+            await self._replies.wait(packet_id)
+            await self._subscriptions.drop_stale(STORE_RETRY_S)
+            log.info("mqtt_unsubscribed", topics=stale)
+
+    def _publish_offline(self, connection: MqttConnection) -> None:
+        """Publish that we go: an orderly DISCONNECT takes the will back (MQTT-3.1.2-10)."""
         if connection.connected:
             connection.publish(self._status_topic, status.offline(self._now_us()), retain=True)
 
-    async def _recall(self) -> None:
-        """What the session is subscribed to; and, before it changes, what it may be subscribed to from now on."""
-        while not self._stopping:
-            try:
-                before = await self._subscription_store.recall(self._client_id, self.address)
-                self._stale = subscriptions.stale(before, self._filters)
-                if set(before) != {*self._filters, *self._stale}:
-                    await self._subscription_store.remember(
-                        self._client_id, self.address, [*self._filters, *self._stale]
-                    )
-            except Unavailable as error:
-                self._failed(f"what this session is subscribed to cannot be looked up: {error.detail}")
-                await asyncio.sleep(STORE_RETRY_S)
-            else:
-                return
-
-    async def _forget_stale(self) -> None:
-        """Once the broker has unsubscribed us, nothing but the present filters is remembered."""
-        while self._stale:
-            await self._unsubscribed.wait()
-            try:
-                await self._subscription_store.remember(self._client_id, self.address, self._filters)
-            except Unavailable:
-                await asyncio.sleep(STORE_RETRY_S)
-            else:
-                log.info("mqtt_unsubscribed", topics=self._stale)
-                self._stale = []
-
-    # -- what the wire tells
+    # -- what the connection tells: see `ConnectionEvents`
 
     def accepted(self, session_present: bool, refusal: str) -> None:
-        """See `Events`."""
+        """CONNACK: subscribe, or give the reason for the end that follows."""
         if refusal:
-            self._failed(diagnostics.of_refusal(refusal))
-            return
-        log.info("mqtt_connected", broker=self.address, session_present=session_present)
-        self._subscribe()
+            self._end_connection(diagnostics.of_refusal(refusal))
+        elif self._apply(SessionEvent.ACCEPTED):
+            log.info("mqtt_connected", broker=self.address, session_present=session_present)
+            self._subscribe()
 
     def _subscribe(self) -> None:
-        """First what is wanted, then away with what is not: the other way round, messages between would be lost."""
         connection = self._connection
         if connection is None or not connection.connected:
             return
         if self._filters:
-            self._ask(connection.subscribe(self._filters), self._subscribed)
+            self._subscribe_id = connection.subscribe(self._filters)
         else:
             self._subscribed(())
-        if self._stale:
-            self._ask(connection.unsubscribe(self._stale), lambda _: self._unsubscribed.set())
-
-    def _ask(self, mid: int | None, answered: Callable[[Sequence[int]], None]) -> None:
-        if mid is not None:
-            self._asked[mid] = answered
 
     def answered(self, mid: int, reasons: Sequence[int]) -> None:
-        """See `Events`."""
-        told = self._asked.pop(mid, None)
-        if told is not None:
-            told(reasons)
+        """SUBACK, UNSUBACK or PUBACK."""
+        if mid == self._subscribe_id:
+            self._subscribe_id = None
+            self._subscribed(reasons)
+        else:
+            self._replies.answer(mid, reasons)
 
     def _subscribed(self, reasons: Sequence[int]) -> None:
         refused = [each for each, reason in zip(self._filters, reasons, strict=False) if reason >= REFUSAL]
         if refused:
-            self._failed(f"the broker does not let us subscribe to {', '.join(refused)}; check its ACL")
-            asyncio.get_running_loop().call_later(self._settings.reconnect_max_s, self._subscribe)
+            self._report(f"the broker does not let us subscribe to {', '.join(refused)}; check its ACL")
+            self._apply(SessionEvent.SUBSCRIPTION_REFUSED)
+        elif self._apply(SessionEvent.SUBSCRIBED):
+            assert self._connection is not None
+            self.problem = ""
+            self._connection.publish(self._status_topic, status.online(self._now_us()), retain=True)
+
+    def message(self, message: Any) -> None:
+        """A message, for the handler."""
+        self._handler.message(message)
+
+    def ended(self, how: ConnectionEnd) -> None:
+        """The connection ended: report why, unless that is known already or is our own wish."""
+        state = self._state
+        if state not in (SessionState.CONNECTING, SessionState.SUBSCRIBING, SessionState.SUBSCRIBED):
+            self._apply(SessionEvent.ENDED)
             return
-        assert self._connection is not None
-        self.problem = ""
-        self._metrics.mqtt_connected.set(1)
-        self.connected.set()
-        self._connection.publish(self._status_topic, status.online(self._now_us()), retain=True)
+        lasted_s = asyncio.get_running_loop().time() - self._opened_s
+        conflict = self._conflict.ended(
+            lasted_s, subscribed=self.subscribed, orderly=how.orderly, taken_over=how.taken_over
+        )
+        if conflict:
+            self._metrics.mqtt_taken_over.inc()
+            self._end_connection(conflict, SessionEvent.TAKEN_OVER)
+        elif self.subscribed and not how.tls:
+            self._end_connection(f"the connection ended: {how.reason}")
+        else:
+            self._end_connection(diagnostics.of_early_end(how.tls, tls_wanted=self._tls is not None))
 
-    def ended(self, end: End) -> None:
-        """See `Events`."""
-        if not (self._stopping or self._explained or self._lost.is_set()):
-            subscribed = self.connected.is_set()
-            lasted_s = asyncio.get_running_loop().time() - self._opened_s
-            contested = self._conflict.ended(
-                lasted_s, subscribed=subscribed, orderly=end.orderly, taken_over=end.taken_over
-            )
-            if contested:
-                self._contested = True
-                self._metrics.mqtt_taken_over.inc()
-            hung_up = diagnostics.HUNG_UP_TLS if self._tls else diagnostics.HUNG_UP
-            said = f"the connection ended: {end.reason}" if subscribed else hung_up
-            self._failed(contested or (diagnostics.of_alert(end.tls) if end.tls else said))
-        self._lost.set()
+    def _end_connection(self, problem: str, event: SessionEvent = SessionEvent.ENDED) -> None:
+        """Leave the present connection, which `run` closes, for a reason that is reported."""
+        if self._apply(event) and self._state is not SessionState.CLOSED:
+            self._report(problem)
 
-    def _failed(self, why: str) -> None:
-        if why != self.problem:
-            log.error("mqtt_unavailable", broker=self.address, detail=why)
-        self.problem = why
-        self._explained = True
-
-    # -- what the holder asks
+    # -- what the handler and the owner ask
 
     def acknowledge(self, mid: int, qos: int) -> None:
         """PUBACK, over the present connection."""
@@ -300,34 +343,36 @@ class MqttSession:
             self._connection.acknowledge(mid, qos)
 
     @property
-    def backed_up(self) -> bool:
+    def write_pending(self) -> bool:
         """Whether the broker has not taken what was sent before."""
-        return self._connection is not None and self._connection.backed_up
+        return self._connection is not None and self._connection.write_pending
 
     def publish(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False) -> bool:
         """Send now or not at all: False while we are not connected."""
-        if self._connection is None or not self.connected.is_set():
+        if self._connection is None or not self._state.publishes:
             return False
         self._connection.publish(topic, payload, qos=qos, retain=retain)
         return True
 
+    async def publish_confirmed(self, topic: str, payload: bytes, expiry_s: int) -> int:
+        """Publish at QoS 1; the broker's reason code, 0 where it has it. Raises Unavailable where it is not known."""
+        if self._connection is None or not self.subscribed:
+            raise Unavailable(self.problem or "the broker is away")
+        packet_id = self._connection.publish(topic, payload, qos=1, expiry_s=expiry_s)
+        return (await self._replies.wait(packet_id))[0]
+
     def stop_reading(self) -> None:
-        """There is no room for more."""
+        """The handler has no capacity for more messages."""
         if self._connection is not None:
             self._connection.stop_reading()
 
     def resume(self) -> None:
-        """There is room again."""
-        self._room.set()
-        if self._connection is not None and not self._lost.is_set() and not self._stopping:
+        """The handler has capacity again: read on, or connect."""
+        if self._state.reads and self._connection is not None:
             self._connection.start_reading()
+        else:
+            self._apply(SessionEvent.CAPACITY)
 
-    def give_up(self, why: str) -> None:
+    def reconnect(self, problem: str) -> None:
         """End this connection from our side; `run` makes the next."""
-        self._failed(why)
-        self.stop_reading()
-        self._lost.set()
-
-    def message(self, message: Any) -> None:
-        """See `Events`."""
-        self._handler.message(message)
+        self._end_connection(problem)

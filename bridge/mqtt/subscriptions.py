@@ -8,9 +8,11 @@ session of a host that is gone is taken over.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+from bridge.errors import Unavailable
 from bridge.mqtt.converters.formats import FORMATS
 from bridge.settings.mqtt import MqttSettings
 
@@ -34,6 +36,36 @@ class NoSubscriptionStore:
 
     async def remember(self, client_id: str, broker: str, filters: Sequence[str]) -> None:
         return
+
+
+class Subscriptions:
+    """The filters of one session: those it wants, and the stale ones that the broker may still have for it."""
+
+    def __init__(self, store: SubscriptionStore, client_id: str, broker: str, filters: Sequence[str]) -> None:
+        self._store = store
+        self._client_id = client_id
+        self._broker = broker
+        self._filters = filters
+        self.stale: list[str] = []
+        """The filters to unsubscribe from."""
+
+    async def recall(self) -> None:
+        """Look up the stale filters, and remember the wanted ones before they are asked for. Raises Unavailable."""
+        before = await self._store.recall(self._client_id, self._broker)
+        self.stale = stale(before, self._filters)
+        if set(before) != {*self._filters, *self.stale}:
+            await self._store.remember(self._client_id, self._broker, [*self._filters, *self.stale])
+
+    async def drop_stale(self, retry_s: float) -> None:
+        """Remember the wanted filters alone: the broker has dropped the others. Waits while the store is away."""
+        while True:
+            try:
+                await self._store.remember(self._client_id, self._broker, self._filters)
+            except Unavailable:
+                await asyncio.sleep(retry_s)
+            else:
+                self.stale = []
+                return
 
 
 def wanted(settings: MqttSettings, *, results: bool) -> list[str]:

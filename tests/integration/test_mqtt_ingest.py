@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
+import ssl
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -16,11 +16,10 @@ import psycopg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from structlog.testing import CapturingLogger
 
 from bridge.model.reading import Code, Delivery, Outcome, Receipt
-from bridge.mqtt.connection import MqttConnection
 from tests.acceptance.service import Service
+from tests.support.certificates import Authority
 from tests.support.mqtt_door import (
     CONNECT,
     DEVICE,
@@ -34,6 +33,7 @@ from tests.support.mqtt_door import (
     Door,
     FakeBroker,
     FakePipeline,
+    MqttLog,
     numbered,
     open_door,
     packet,
@@ -54,23 +54,11 @@ def wide_mosquitto(mosquitto: MosquittoProcess, tmp_path: Path) -> Iterator[Mosq
     server.stop()
 
 
-@pytest.fixture
-def log(monkeypatch: pytest.MonkeyPatch) -> CapturingLogger:
-    """What the session logs."""
-    logger = CapturingLogger()
-    monkeypatch.setattr("bridge.mqtt.session.log", logger)
-    return logger
-
-
 @pytest.fixture(params=["3.1.1", "5"])
 def protocol(request: pytest.FixtureRequest) -> str:
     """Both versions of MQTT, where the broker makes a difference."""
     version: str = request.param
     return version
-
-
-def errors(log: CapturingLogger) -> list[str]:
-    return [call.kwargs["detail"] for call in log.calls if call.method_name == "error"]
 
 
 # -- acknowledgements
@@ -113,7 +101,7 @@ async def test_acknowledgements_leave_once_settled_in_the_order_of_arrival() -> 
         assert broker.acknowledged == [7, 5, 6]
 
 
-async def test_failed_message_is_not_acknowledged_and_comes_again(log: CapturingLogger) -> None:
+async def test_failed_message_is_not_acknowledged_and_comes_again(mqtt_log: MqttLog) -> None:
     pipeline = FakePipeline(None)
     async with FakeBroker() as broker, open_door(broker.url, pipeline) as door:
         await until(lambda: door.connected)
@@ -135,7 +123,7 @@ async def test_failed_message_is_not_acknowledged_and_comes_again(log: Capturing
         assert pipeline.taken[-1].redelivered
         settle(pipeline.held[-1])
         await until(lambda: broker.acknowledged == [2])
-    assert [error for error in errors(log) if "could not be settled" in error]
+    assert [error for error in mqtt_log.errors if "could not be settled" in error]
 
 
 async def test_failed_qos_0_message_does_not_end_the_connection() -> None:
@@ -168,19 +156,16 @@ async def test_unsettled_messages_come_again_in_the_next_session(mosquitto: Mosq
     assert [delivery.key for delivery in again.taken[:3]] == [delivery.key for delivery in pipeline.held[2:]]
 
 
-async def test_session_that_ends_while_it_connects_leaves_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    connect, began, may_go_on = MqttConnection._connect, threading.Event(), threading.Event()
-
-    def slowly(wire: MqttConnection) -> None:
-        began.set()
-        assert may_go_on.wait(10)
-        connect(wire)
-
-    monkeypatch.setattr(MqttConnection, "_connect", slowly)
-    async with FakeBroker() as broker:
-        async with open_door(broker.url, FakePipeline()):
-            await until(began.is_set)
-        may_go_on.set()
+async def test_session_that_ends_while_it_connects_leaves_no_connection(tmp_path: Path) -> None:
+    """The connection is made in a thread, which cannot be stopped; here it waits for TLS, through a stalled proxy."""
+    authority = Authority(tmp_path)
+    server_tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server_tls.load_cert_chain(*authority.issue("IP:127.0.0.1"))
+    async with FakeBroker(tls=server_tls) as broker, TcpProxy(("127.0.0.1", broker.port)) as proxy:
+        proxy.stall()
+        async with open_door(f"mqtts://127.0.0.1:{proxy.port}", FakePipeline(), ca_file=authority.certificate):
+            await until(lambda: proxy.accepted == 1)
+        proxy.resume()
         await broker.wait_connections(1)
         await until(lambda: broker.open == 0)
 
@@ -209,16 +194,47 @@ async def test_close_sends_what_is_due(mosquitto: MosquittoProcess, protocol: st
             await until(lambda: door.connected)
             await device.publish(*numbered(10))
             await until(lambda: len(pipeline.held) == 10)
-            door.session.pause()
+            door.ingest.pause()
             await device.publish(b"99")
             pipeline.settle_held()
-            await door.session.close(5)
+            await door.ingest.close(5)
             await until(door.task.done)
             assert len(pipeline.taken) == 10
         again = FakePipeline()
         async with open_door(mosquitto.url, again, protocol=protocol):
             await until(lambda: again.taken)
     assert again.payloads == [b"99"]
+
+
+async def test_close_waits_until_everything_is_written_and_no_longer_than_its_deadline(mqtt_log: MqttLog) -> None:
+    payload = bytes(8 * 2**20)  # more than sockets buffer
+    for deadline_s, is_late in ((10, False), (0.05, True)):
+        async with (
+            FakeBroker() as broker,
+            TcpProxy(("127.0.0.1", broker.port)) as proxy,
+            open_door(f"mqtt://127.0.0.1:{proxy.port}", FakePipeline()) as door,
+        ):
+            await until(lambda: PUBLISH in [kind for kind, _ in broker.packets])  # its status
+            proxy.stall()
+            assert door.ingest.publish(TOPIC, payload, qos=0, retain=False)
+            closing = asyncio.create_task(door.ingest.close(deadline_s))
+            if is_late:
+                await closing
+            proxy.resume()
+            await closing
+            await until(lambda: broker.open == 0)
+            kinds = [kind for kind, _ in broker.packets]
+            assert (kinds[-3:] == [PUBLISH, PUBLISH, DISCONNECT]) == (not is_late)
+            assert ("mqtt_close_late" in [entry["event"] for entry in mqtt_log.entries]) == is_late
+
+
+async def test_session_that_is_paused_between_two_connections_ends_at_once(mqtt_log: MqttLog) -> None:
+    options: dict[str, Any] = {"reconnect_min_s": 600, "reconnect_max_s": 600}
+    async with open_door("mqtt://127.0.0.1:1", FakePipeline(), **options) as door:
+        await until(lambda: door.reconnects == 1)
+        door.ingest.pause()
+        await until(door.task.done)
+    assert mqtt_log.errors == ["nothing listens at the broker's address"]
 
 
 # -- the bound
@@ -306,7 +322,7 @@ def back(door: Door, times: int) -> bool:
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
-async def test_broker_that_restarts(mosquitto: MosquittoProcess, log: CapturingLogger, end: str, protocol: str) -> None:
+async def test_broker_that_restarts(mosquitto: MosquittoProcess, mqtt_log: MqttLog, end: str, protocol: str) -> None:
     pipeline = FakePipeline()
     async with open_door(mosquitto.url, pipeline, protocol=protocol) as door:
         await until(lambda: door.connected)
@@ -317,7 +333,7 @@ async def test_broker_that_restarts(mosquitto: MosquittoProcess, log: CapturingL
             await device.publish(b"held")
             await until(lambda: len(pipeline.held) == 1)
         await asyncio.to_thread(getattr(mosquitto, end))
-        await until(lambda: door.session.problem == "nothing listens at the broker's address")
+        await until(lambda: door.ingest.problem == "nothing listens at the broker's address")
         await asyncio.to_thread(mosquitto.start)
         await until(lambda: door.connected)
         with Device(mosquitto.port) as device:
@@ -327,8 +343,8 @@ async def test_broker_that_restarts(mosquitto: MosquittoProcess, log: CapturingL
             pipeline.settle_held()
             await until(lambda: set(numbered(40)) <= set(pipeline.payloads))
         await until(lambda: door.inflight == 0)
-    assert errors(log)[-1] == "nothing listens at the broker's address"
-    assert len(errors(log)) <= 3, "a line for each change, not for each try"
+    assert mqtt_log.errors[-1] == "nothing listens at the broker's address"
+    assert len(mqtt_log.errors) <= 3, "a line for each change, not for each try"
 
 
 async def test_connections_that_are_cut_lose_nothing(mosquitto: MosquittoProcess, protocol: str) -> None:
@@ -392,18 +408,22 @@ async def test_broker_that_refuses_connections_is_tried_for_ever_with_back_off(m
             await until(lambda: door.connected)
 
 
-async def test_subscription_that_is_refused_is_asked_for_again(log: CapturingLogger) -> None:
+async def test_subscription_that_is_refused_is_asked_for_again(mqtt_log: MqttLog) -> None:
     pipeline = FakePipeline()
     async with FakeBroker() as broker:
         broker.suback = (1, 0x80, 1)
         async with open_door(broker.url, pipeline) as door:
             await until(lambda: broker.subscriptions >= 3)
             assert not door.connected
-            assert "subscribe to devices/+/sensors/+; check its ACL" in door.session.problem
+            assert "subscribe to devices/+/sensors/+; check its ACL" in door.ingest.problem
             broker.suback = (1, 1, 1)
             await until(lambda: door.connected)
             assert broker.connections == 1
-    assert len(errors(log)) == 1
+            assert len(mqtt_log.errors) == 1
+            broker.hang_up()
+            await until(lambda: broker.connections == 2 and door.connected)
+    assert len(mqtt_log.errors) == 2
+    assert mqtt_log.errors[1].startswith("the connection ended: ")
 
 
 # -- what messages say
@@ -565,7 +585,7 @@ def hostile_packets() -> list[bytes]:
     return [*made, b"\x30\xff\xff\xff\xff\x01"]
 
 
-async def test_broker_that_sends_rubbish_does_not_end_the_session(log: CapturingLogger, protocol: str) -> None:
+async def test_broker_that_sends_rubbish_does_not_end_the_session(mqtt_log: MqttLog, protocol: str) -> None:
     pipeline = FakePipeline()
     async with FakeBroker(protocol) as broker:
         options: dict[str, Any] = {"reconnect_min_s": 0.0005, "reconnect_max_s": 0.001, "protocol": protocol}

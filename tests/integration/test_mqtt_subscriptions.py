@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from structlog.testing import CapturingLogger
 
 from bridge.errors import StoreUnavailable
 from bridge.model.reading import Outcome
@@ -23,6 +22,7 @@ from tests.support.mqtt_door import (
     Door,
     FakeBroker,
     FakePipeline,
+    MqttLog,
     numbered,
     open_door,
     packet,
@@ -33,7 +33,7 @@ PACKETS = f"devices/{DEVICE}/readings"
 PACKET = json.dumps({"readings": [{"sensor_uuid": SENSOR, "value": 1}]}).encode()
 
 
-class FakeMemory:
+class FakeSubscriptionStore:
     """Keeps what is remembered; away for as many calls as it is told."""
 
     def __init__(self) -> None:
@@ -60,23 +60,11 @@ def protocol(request: pytest.FixtureRequest) -> str:
     return version
 
 
-@pytest.fixture
-def log(monkeypatch: pytest.MonkeyPatch) -> CapturingLogger:
-    """What the session logs."""
-    logger = CapturingLogger()
-    monkeypatch.setattr("bridge.mqtt.session.log", logger)
-    return logger
-
-
-def errors(log: CapturingLogger) -> list[str]:
-    return [call.kwargs["detail"] for call in log.calls if call.method_name == "error"]
-
-
 # -- topics that change
 
 
 async def test_topics_that_change_replace_the_old_subscriptions(mosquitto: MosquittoProcess, protocol: str) -> None:
-    memory = FakeMemory()
+    memory = FakeSubscriptionStore()
     sensors, packets = ("devices/+/sensors/+",), ("devices/+/readings",)
     with Device(mosquitto.port) as device:
         pipeline = FakePipeline()
@@ -101,7 +89,7 @@ async def test_topics_that_change_replace_the_old_subscriptions(mosquitto: Mosqu
 
 
 async def test_old_subscriptions_are_remembered_until_the_broker_has_dropped_them() -> None:
-    memory = FakeMemory()
+    memory = FakeSubscriptionStore()
     memory.filters = ["old/#"]
     async with FakeBroker() as broker:
         memory.away = 2
@@ -116,15 +104,15 @@ async def test_old_subscriptions_are_remembered_until_the_broker_has_dropped_the
 
 
 async def test_crash_before_the_broker_answers_leaves_both_remembered() -> None:
-    memory = FakeMemory()
+    memory = FakeSubscriptionStore()
     memory.filters = ["old/#"]
     async with open_door("mqtt://127.0.0.1:1", FakePipeline(), subscription_store=memory, topics=("new/#",)) as door:
-        await until(lambda: door.session.problem == "nothing listens at the broker's address")
+        await until(lambda: door.ingest.problem == "nothing listens at the broker's address")
         assert memory.filters == ["new/#", "old/#"]
 
 
 async def test_no_topics_at_all_drains_what_the_broker_has_kept(mosquitto: MosquittoProcess) -> None:
-    memory, pipeline = FakeMemory(), FakePipeline()
+    memory, pipeline = FakeSubscriptionStore(), FakePipeline()
     with Device(mosquitto.port) as device:
         async with open_door(mosquitto.url, pipeline, protocol="5", share="g", subscription_store=memory) as door:
             await until(lambda: door.connected)
@@ -177,11 +165,11 @@ async def test_messages_for_a_process_of_a_group_that_is_gone_wait_for_it(mosqui
 
 
 def contested(door: Door) -> bool:
-    return door.sample("mqtt_taken_over_total") > 0 and "client id" in door.session.problem
+    return door.sample("mqtt_taken_over_total") > 0 and "client id" in door.ingest.problem
 
 
 async def test_second_process_with_our_client_id_is_told_apart_and_makes_us_stay_away(
-    mosquitto: MosquittoProcess, protocol: str, log: CapturingLogger
+    mosquitto: MosquittoProcess, protocol: str, mqtt_log: MqttLog
 ) -> None:
     options: dict[str, Any] = {"protocol": protocol, "takeover_wait_s": 60}
     async with (
@@ -191,13 +179,13 @@ async def test_second_process_with_our_client_id_is_told_apart_and_makes_us_stay
     ):
         await until(lambda: contested(one) or contested(two), 20)
         away, stays = (one, two) if contested(one) else (two, one)
-        assert "a service.name or mqtt.client_id of its own (this is same)" in away.session.problem
-        await until(lambda: stays.connected and not stays.session.problem)
+        assert "a service.name or mqtt.client_id of its own (this is same)" in away.ingest.problem
+        await until(lambda: stays.connected and not stays.ingest.problem)
         before = (one.reconnects, two.reconnects)
         with pytest.raises(TimeoutError):
             await until(lambda: (one.reconnects, two.reconnects) != before, 0.5)
         assert not away.connected
-    assert sum("client id" in error for error in errors(log)) == 1
+    assert sum("client id" in error for error in mqtt_log.errors) == 1
 
 
 async def test_broker_that_says_that_the_session_is_taken_over_is_believed_the_first_time() -> None:
@@ -209,7 +197,7 @@ async def test_broker_that_says_that_the_session_is_taken_over_is_believed_the_f
         await until(lambda: door.connected)
         broker.send(packet(DISCONNECT, b"\x8e"))
         await until(lambda: contested(door))
-        assert door.session.problem.startswith("another process has connected with our client id; ")
+        assert door.ingest.problem.startswith("another process has connected with our client id; ")
         assert (broker.connections, door.sample("mqtt_taken_over_total")) == (1, 1)
 
 

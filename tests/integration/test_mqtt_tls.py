@@ -10,13 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from structlog.testing import CapturingLogger
 
 from bridge.errors import ConfigError
 from bridge.mqtt.address import tls_context
 from bridge.settings.mqtt import MqttSettings
 from tests.support.certificates import Authority
-from tests.support.mqtt_door import TOPIC, Device, Door, FakeBroker, FakePipeline, numbered, open_door, publication
+from tests.support.mqtt_door import (
+    TOPIC,
+    Device,
+    Door,
+    FakeBroker,
+    FakePipeline,
+    MqttLog,
+    numbered,
+    open_door,
+    publication,
+)
 from tests.support.servers import MosquittoProcess, TcpProxy, free_port, until
 
 
@@ -52,18 +61,6 @@ def authority(tmp_path: Path) -> Authority:
 @pytest.fixture
 def broker(mosquitto: MosquittoProcess, tmp_path: Path) -> SecureBroker:
     return SecureBroker(mosquitto, tmp_path / "mosquitto")
-
-
-@pytest.fixture
-def log(monkeypatch: pytest.MonkeyPatch) -> CapturingLogger:
-    """What the session logs."""
-    logger = CapturingLogger()
-    monkeypatch.setattr("bridge.mqtt.session.log", logger)
-    return logger
-
-
-def errors(log: CapturingLogger) -> list[str]:
-    return [call.kwargs["detail"] for call in log.calls if call.method_name == "error"]
 
 
 async def tried_again(door: Door, times: int = 3) -> None:
@@ -104,7 +101,7 @@ async def test_tls_at_the_bound_leaves_nothing_behind_in_its_buffer(authority: A
 
 
 async def test_ca_that_did_not_sign_the_broker(
-    broker: SecureBroker, authority: Authority, tmp_path: Path, log: CapturingLogger
+    broker: SecureBroker, authority: Authority, tmp_path: Path, mqtt_log: MqttLog
 ) -> None:
     stranger = tmp_path / "stranger"
     stranger.mkdir()
@@ -113,19 +110,19 @@ async def test_ca_that_did_not_sign_the_broker(
     async with open_door(url, FakePipeline(), ca_file=authority.certificate) as door:
         await tried_again(door)
         assert not door.connected
-        (error,) = errors(log)
+        (error,) = mqtt_log.errors
         assert error.startswith("TLS: we do not trust the CA of the broker's certificate (")
         assert error.endswith("); check mqtt.ca_file")
         await asyncio.to_thread(broker.restart, *authority.issue("IP:127.0.0.1"))
         await until(lambda: door.connected)
-        assert door.session.problem == ""
+        assert door.ingest.problem == ""
 
 
-async def test_certificate_of_another_host(broker: SecureBroker, authority: Authority, log: CapturingLogger) -> None:
+async def test_certificate_of_another_host(broker: SecureBroker, authority: Authority, mqtt_log: MqttLog) -> None:
     broker.restart(*authority.issue("DNS:elsewhere.example", "IP:127.0.0.2"))
     async with open_door(f"mqtts://127.0.0.1:{broker.port}", FakePipeline(), ca_file=authority.certificate) as door:
         await tried_again(door)
-        (error,) = errors(log)
+        (error,) = mqtt_log.errors
         assert error == "TLS: the broker's certificate is not for the host 127.0.0.1; check the host in mqtt.url"
 
 
@@ -146,17 +143,17 @@ async def test_client_certificate(broker: SecureBroker, authority: Authority) ->
 
 
 async def test_client_certificate_that_is_wanted_and_not_set(
-    broker: SecureBroker, authority: Authority, log: CapturingLogger
+    broker: SecureBroker, authority: Authority, mqtt_log: MqttLog
 ) -> None:
     broker.restart(*authority.issue("IP:127.0.0.1"), *wanting_certificates(authority))
     async with open_door(f"mqtts://127.0.0.1:{broker.port}", FakePipeline(), ca_file=authority.certificate) as door:
         await tried_again(door)
-        assert errors(log)
-        assert all("client certificate" in error and "mqtt.cert_file" in error for error in errors(log))
+        assert mqtt_log.errors
+        assert all("client certificate" in error and "mqtt.cert_file" in error for error in mqtt_log.errors)
 
 
 async def test_client_certificate_of_a_ca_that_the_broker_does_not_know(
-    broker: SecureBroker, authority: Authority, tmp_path: Path, log: CapturingLogger
+    broker: SecureBroker, authority: Authority, tmp_path: Path, mqtt_log: MqttLog
 ) -> None:
     stranger = tmp_path / "stranger"
     stranger.mkdir()
@@ -165,8 +162,8 @@ async def test_client_certificate_of_a_ca_that_the_broker_does_not_know(
     files: dict[str, Any] = {"ca_file": authority.certificate, "cert_file": certificate, "key_file": key}
     async with open_door(f"mqtts://127.0.0.1:{broker.port}", FakePipeline(), **files) as door:
         await tried_again(door)
-        assert errors(log)
-        assert all("client certificate" in error and "mqtt.cert_file" in error for error in errors(log))
+        assert mqtt_log.errors
+        assert all("client certificate" in error and "mqtt.cert_file" in error for error in mqtt_log.errors)
 
 
 def test_tls_files_that_do_not_do_are_named(authority: Authority, tmp_path: Path) -> None:
@@ -199,7 +196,7 @@ def test_tls_files_that_do_not_do_are_named(authority: Authority, tmp_path: Path
 async def test_url_of_the_other_kind_of_port(
     broker: SecureBroker,
     authority: Authority,
-    log: CapturingLogger,
+    mqtt_log: MqttLog,
     scheme: str,
     port: Callable[[SecureBroker], int],
 ) -> None:
@@ -208,8 +205,8 @@ async def test_url_of_the_other_kind_of_port(
     async with open_door(url, FakePipeline(), ca_file=authority.certificate) as door:
         await tried_again(door)
         assert not door.connected
-        assert errors(log)
-        assert all("is this " in error and "TLS" in error for error in errors(log))
+        assert mqtt_log.errors
+        assert all("is this " in error and "TLS" in error for error in mqtt_log.errors)
 
 
 async def test_settled_during_the_handshake_is_not_sent_before_connect(
@@ -239,7 +236,7 @@ async def test_settled_during_the_handshake_is_not_sent_before_connect(
 
 
 async def test_wrong_password_is_said_and_tried_for_ever(
-    broker: SecureBroker, authority: Authority, tmp_path: Path, log: CapturingLogger
+    broker: SecureBroker, authority: Authority, tmp_path: Path, mqtt_log: MqttLog
 ) -> None:
     passwords = tmp_path / "passwords"
 
@@ -255,11 +252,11 @@ async def test_wrong_password_is_said_and_tried_for_ever(
     async with open_door(url, pipeline, ca_file=authority.certificate) as door:
         await tried_again(door)
         assert not door.connected
-        (error,) = errors(log)
+        (error,) = mqtt_log.errors
         assert error == "the broker refuses us: Not authorized; check mqtt.username and mqtt.password"
         await asyncio.to_thread(come_back, "pass/word")
         await until(lambda: door.connected)
         with Device(broker.plain_port, username="bri@dge", password="pass/word") as device:
             await device.publish(b"1")
         await until(lambda: pipeline.payloads == [b"1"])
-    assert "pass/word" not in str(log.calls)
+    assert "pass/word" not in str(mqtt_log.entries)

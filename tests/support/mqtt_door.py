@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import ssl
 import struct
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, MutableMapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from random import Random
 from typing import Any
@@ -77,11 +77,23 @@ def settle(delivery: Delivery, outcome: Outcome = Outcome.STORED) -> None:
     delivery.settle(receipts)
 
 
-class Door:
-    """A running session."""
+class MqttLog:
+    """What is logged while a test runs, as `structlog.testing.capture_logs` keeps it."""
 
-    def __init__(self, session: MqttIngest, metrics: Metrics, task: asyncio.Task[None]) -> None:
-        self.session = session
+    def __init__(self, entries: Sequence[MutableMapping[str, Any]]) -> None:
+        self.entries = entries
+
+    @property
+    def errors(self) -> list[str]:
+        """Why the session could not do its work, in order."""
+        return [entry["detail"] for entry in self.entries if entry["event"] == "mqtt_unavailable"]
+
+
+class Door:
+    """A running MQTT door."""
+
+    def __init__(self, ingest: MqttIngest, metrics: Metrics, task: asyncio.Task[None]) -> None:
+        self.ingest = ingest
         self.task = task
         self._metrics = metrics
 
@@ -114,11 +126,11 @@ async def open_door(
     results: CommandResults | None = None,
     **more: Any,
 ) -> AsyncIterator[Door]:
-    """A session with quick reconnects; `more` are settings, which may be out of the range that users have."""
+    """A door with quick reconnects; `more` are settings, which may be out of the range that users have."""
     quick = {"reconnect_min_s": 0.005, "reconnect_max_s": 0.05, "takeover_wait_s": 0.05}
     settings = MqttSettings(url=url).model_copy(update={**quick, **more})
     metrics = Metrics()
-    session = MqttIngest(
+    ingest = MqttIngest(
         settings,
         client_id,
         pipeline,
@@ -130,14 +142,14 @@ async def open_door(
         subscription_store=subscription_store,
         results=results,
     )
-    task = asyncio.create_task(session.run())
+    task = asyncio.create_task(ingest.run())
     try:
-        yield Door(session, metrics, task)
+        yield Door(ingest, metrics, task)
         if task.done():
             await task
     finally:
-        session.pause()
-        await session.close(1)
+        ingest.pause()
+        await ingest.close(1)
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task

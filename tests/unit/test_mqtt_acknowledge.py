@@ -15,7 +15,7 @@ class Bench:
 
     def __init__(self, limit: int = 4) -> None:
         self.sent: list[int] = []
-        self.slots = Acknowledger(limit, lambda mid, qos: self.sent.append(mid))
+        self.acknowledger = Acknowledger(limit, lambda mid, qos: self.sent.append(mid))
 
 
 @pytest.fixture
@@ -24,56 +24,56 @@ def bench() -> Bench:
 
 
 def test_acknowledgement_waits_for_all_before_it(bench: Bench) -> None:
-    first, second, third = (bench.slots.arrived(mid, 1) for mid in (7, 3, 5))
-    bench.slots.settle(third)
-    bench.slots.settle(second)
+    first, second, third = (bench.acknowledger.received(mid, 1) for mid in (7, 3, 5))
+    bench.acknowledger.settle(third)
+    bench.acknowledger.settle(second)
     assert bench.sent == []
-    bench.slots.settle(first)
+    bench.acknowledger.settle(first)
     assert bench.sent == [7, 3, 5]
 
 
 def test_qos_0_is_held_and_never_acknowledged(bench: Bench) -> None:
-    slots = [bench.slots.arrived(0, 0) for _ in range(4)]
-    assert bench.slots.full
-    acknowledged = bench.slots.arrived(9, 1)
-    bench.slots.settle(acknowledged)
+    messages = [bench.acknowledger.received(0, 0) for _ in range(4)]
+    assert bench.acknowledger.full
+    acknowledged = bench.acknowledger.received(9, 1)
+    bench.acknowledger.settle(acknowledged)
     assert bench.sent == [9]
-    for slot in slots:
-        bench.slots.settle(slot)
-    assert (bench.sent, bench.slots.held) == ([9], 0)
+    for message in messages:
+        bench.acknowledger.settle(message)
+    assert (bench.sent, bench.acknowledger.held) == ([9], 0)
 
 
-def test_slot_of_an_older_connection_is_released_and_not_acknowledged(bench: Bench) -> None:
-    old = bench.slots.arrived(1, 1)
-    bench.slots.forget()
-    again = bench.slots.arrived(1, 1)
-    bench.slots.settle(old)
-    assert (bench.sent, bench.slots.held) == ([], 1)
-    bench.slots.settle(again)
-    assert (bench.sent, bench.slots.held) == ([1], 0)
+def test_message_of_an_older_connection_is_released_and_not_acknowledged(bench: Bench) -> None:
+    old = bench.acknowledger.received(1, 1)
+    bench.acknowledger.begin_connection()
+    again = bench.acknowledger.received(1, 1)
+    bench.acknowledger.settle(old)
+    assert (bench.sent, bench.acknowledger.held) == ([], 1)
+    bench.acknowledger.settle(again)
+    assert (bench.sent, bench.acknowledger.held) == ([1], 0)
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 2_000])
 def test_reading_begins_again_at_half_the_limit(limit: int) -> None:
     bench = Bench(limit)
     held: list[InflightMessage] = []
-    while not bench.slots.full:
-        held.append(bench.slots.arrived(len(held) + 1, 1))
+    while not bench.acknowledger.full:
+        held.append(bench.acknowledger.received(len(held) + 1, 1))
     assert len(held) == limit
-    while not bench.slots.has_room:
-        bench.slots.settle(held.pop())
+    while not bench.acknowledger.has_capacity:
+        bench.acknowledger.settle(held.pop())
     assert len(held) == limit // 2
 
 
-def test_failed_slot_is_released_and_holds_back_all_behind_it(bench: Bench) -> None:
-    before, failed, behind = (bench.slots.arrived(mid, 1) for mid in (1, 2, 3))
-    bench.slots.fail(failed)
-    bench.slots.settle(behind)
-    bench.slots.settle(before)
-    assert (bench.sent, bench.slots.held) == ([1], 0)
-    bench.slots.forget()
+def test_failed_message_is_released_and_holds_back_all_behind_it(bench: Bench) -> None:
+    before, failed, behind = (bench.acknowledger.received(mid, 1) for mid in (1, 2, 3))
+    bench.acknowledger.fail(failed)
+    bench.acknowledger.settle(behind)
+    bench.acknowledger.settle(before)
+    assert (bench.sent, bench.acknowledger.held) == ([1], 0)
+    bench.acknowledger.begin_connection()
     for mid in (2, 3):
-        bench.slots.settle(bench.slots.arrived(mid, 1))
+        bench.acknowledger.settle(bench.acknowledger.received(mid, 1))
     assert bench.sent == [1, 2, 3]
 
 
@@ -90,25 +90,25 @@ class Acknowledgements(RuleBasedStateMachine):
 
     @rule(qos=st.sampled_from([0, 1, 1]))
     def arrive(self, qos: int) -> None:
-        slot = self.bench.slots.arrived(self.next_mid, qos)
+        message = self.bench.acknowledger.received(self.next_mid, qos)
         self.next_mid += 1
-        self.open.append(slot)
+        self.open.append(message)
         if qos:
-            self.arrived.append(slot)
+            self.arrived.append(message)
 
     @precondition(lambda self: self.open)
     @rule(data=st.data(), fails=st.sampled_from([False, False, False, True]))
     def finish(self, data: st.DataObject, fails: bool) -> None:
-        slot = self.open.pop(data.draw(st.integers(0, len(self.open) - 1)))
+        message = self.open.pop(data.draw(st.integers(0, len(self.open) - 1)))
         if fails:
-            self.bench.slots.fail(slot)
+            self.bench.acknowledger.fail(message)
         else:
-            self.settled.add(slot.mid)
-            self.bench.slots.settle(slot)
+            self.settled.add(message.mid)
+            self.bench.acknowledger.settle(message)
 
     @rule()
     def reconnect(self) -> None:
-        self.bench.slots.forget()
+        self.bench.acknowledger.begin_connection()
         self.arrived.clear()
         self.bench.sent.clear()
 
@@ -117,12 +117,12 @@ class Acknowledgements(RuleBasedStateMachine):
         if not hasattr(self, "bench"):
             return
         due: list[int] = []
-        for slot in self.arrived:
-            if slot.mid not in self.settled:
+        for message in self.arrived:
+            if message.mid not in self.settled:
                 break
-            due.append(slot.mid)
+            due.append(message.mid)
         assert self.bench.sent == due
-        assert self.bench.slots.held == len(self.open)
+        assert self.bench.acknowledger.held == len(self.open)
 
 
 TestAcknowledgements = Acknowledgements.TestCase

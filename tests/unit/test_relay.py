@@ -7,12 +7,10 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from random import Random
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.broker import relay as relay_module
-from bridge.broker.relay import Relay
+from bridge.broker.relay import IDLE_FLUSH_S, RETRY_MIN_S, Relay
 from bridge.errors import BrokerUnavailable
 from bridge.model.reading import Publication
 from bridge.settings.stores import BrokerSettings
@@ -56,12 +54,21 @@ class MarkingPublisher:
 class Bench:
     """A relay with its surroundings; `commit` does what the pipeline does with a batch."""
 
-    def __init__(self, queue_readings: int = 1_000) -> None:
+    def __init__(self, queue_readings: int = 1_000, idle_flush_s: float = IDLE_FLUSH_S) -> None:
         self.table = MemoryOutboxTable()
         self.publisher = MarkingPublisher()
         self.metrics = Metrics()
         broker = BrokerSettings(relay_queue_readings=queue_readings, relay_sweep_s=0.01)
-        self.relay = Relay(self.publisher, self.table, broker, self.metrics, Random(1), lambda: START_US + 60_000_000)
+        self.relay = Relay(
+            self.publisher,
+            self.table,
+            broker,
+            self.metrics,
+            Random(1),
+            lambda: START_US + 60_000_000,
+            retry_max_s=RETRY_MIN_S,
+            idle_flush_s=idle_flush_s,
+        )
 
     def commit(self, *ids: int) -> None:
         for outbox_id in ids:
@@ -87,11 +94,6 @@ class Bench:
             await eventually(lambda: len(self.publisher.added) >= len(wanted))
         finally:
             assert self.publisher.ids == wanted
-
-
-@pytest.fixture(autouse=True)
-def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(relay_module, "RETRY_MAX_S", relay_module.RETRY_MIN_S)
 
 
 async def test_offer_is_published_in_order_and_its_rows_taken_once() -> None:
@@ -264,9 +266,8 @@ async def test_row_that_waits_for_a_dead_process_gets_it_swept() -> None:
         await bench.published([4, 5])
 
 
-async def test_published_rows_that_no_batch_takes_are_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(relay_module, "IDLE_FLUSH_S", 0.05)
-    bench = Bench()
+async def test_published_rows_that_no_batch_takes_are_deleted() -> None:
+    bench = Bench(idle_flush_s=0.05)
     async with bench.running(sweep=True):
         bench.commit(1, 2)
         await eventually(lambda: not bench.table.rows)

@@ -5,14 +5,16 @@ The site is built from the same pages, and asks nothing of other machines.
 
 from __future__ import annotations
 
+import builtins
 import re
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
-from markdown.extensions.toc import slugify
 
 from tests.support import code_names
 from tests.support.reference import ROOT
@@ -53,7 +55,8 @@ def anchors(text: str) -> set[str]:
     """The anchors of a page's headings, as the site makes them."""
     found: set[str] = set()
     for heading in re.findall(r"^#+ (.+)$", outside_fences(text), re.MULTILINE):
-        slug = slugify(re.sub(r"[`*]", "", heading), "-")
+        plain = re.sub(r"[^\w\s-]", "", unicodedata.normalize("NFKD", heading).encode("ascii", "ignore").decode())
+        slug = re.sub(r"[-\s]+", "-", plain.strip().lower())
         number = 1
         while slug in found:
             slug, number = f"{slug.removesuffix(f'_{number - 1}')}_{number}", number + 1
@@ -78,7 +81,7 @@ def _is_known(span: str) -> bool:
     if member := _MEMBER.fullmatch(span):
         return member[2] in code_names.members().get(member[1], ())
     if _CLASS.fullmatch(span):
-        return span in OF_OTHERS or span in code_names.members() or _is_alert_rule(span)
+        return span in OF_OTHERS or hasattr(builtins, span) or span in code_names.members() or _is_alert_rule(span)
     if call := _CALL.fullmatch(span):
         return call[1] in code_names.functions() or call[1] in code_names.members()
     if _SQL.fullmatch(span):
@@ -158,6 +161,21 @@ def test_a_link_that_leads_nowhere_is_found(link: str) -> None:
     page = ROOT / "docs" / "index.md"
     text = f"# Index\n\n[a]({link}) [b](http.md#limits) [c](#index) [d](../bridge/pipeline/run.py#Pipeline.submit)"
     assert list(broken_links(page, text)) == [link]
+
+
+PICTURES = sorted((ROOT / "docs" / "img").glob("*.svg"))
+
+
+@pytest.mark.parametrize("picture", PICTURES, ids=lambda picture: picture.name)
+def test_a_picture_is_described_and_names_what_is_there(picture: Path) -> None:
+    drawing = ElementTree.parse(picture).getroot()
+    kinds = {element.tag.partition("}")[2]: (element.text or "").strip() for element in drawing.iter()}
+    assert kinds["title"]
+    assert kinds["desc"]
+    assert drawing.get("role") == "img"
+    assert drawing.get("aria-labelledby") == "title desc"
+    texts = [element.text or "" for element in drawing.iter() if element.tag.endswith("}text")]
+    assert [text for text in texts if _PATH.fullmatch(text) and not (ROOT / text).exists()] == []
 
 
 def test_site_loads_nothing_from_elsewhere(tmp_path: Path) -> None:

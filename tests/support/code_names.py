@@ -53,6 +53,14 @@ def functions() -> frozenset[str]:
 
 
 @cache
+def keywords() -> frozenset[str]:
+    """What a call names: parameters of functions, fields of classes, and what calls name of other libraries."""
+    kinds = ast.arg, ast.keyword
+    named = {node.arg for tree in _trees().values() for node in ast.walk(tree) if isinstance(node, kinds) and node.arg}
+    return frozenset(named.union(*members().values()))
+
+
+@cache
 def sql_names() -> frozenset[str]:
     """Functions, tables and views of the database."""
     texts = (path.read_text() for path in (ROOT / "bridge" / "store").rglob("*.sql"))

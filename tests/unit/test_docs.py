@@ -31,12 +31,13 @@ _DOTTED = re.compile(rf"(?:{'|'.join(code_names.PACKAGES)})(?:\.\w+)+")
 _MEMBER = re.compile(r"([A-Z]\w*[a-z]\w*)\.(\w+)(?:\(.*\))?")
 _CLASS = re.compile(r"[A-Z][a-z]\w*[A-Z]\w*")
 _CALL = re.compile(r"(?:\w+\.)*([A-Za-z_]\w*)\(.*\)")
+_KEYWORD = re.compile(r"([a-z]\w*)=(?:True|False|None|[\d.]+)")
 _SQL = re.compile(r"(?:sp|ingest)_\w+")
 _SETTING = re.compile(r"([a-z]+\.\w+)(?: = .*)?")
 _METRIC = re.compile(r"((?:iot_bridge|iot_edge)_\w+)(?:\{.*\})?")
 _TARGET = re.compile(r"make ([a-z]+)")
 
-MADE_BY_READERS = {"hot.py"}
+MADE_BY_READERS = {"acme.py", "hot.py"}
 """Files that a page tells its reader to make."""
 OF_OTHERS = {"HoltWinters", "NaN", "OrderedDict", "PressureUnit", "TempUnit", "TaskGroup"}
 """Names in the form of our classes that are another project's."""
@@ -84,6 +85,8 @@ def _is_known(span: str) -> bool:
         return span in OF_OTHERS or hasattr(builtins, span) or span in code_names.members() or _is_alert_rule(span)
     if call := _CALL.fullmatch(span):
         return call[1] in code_names.functions() or call[1] in code_names.members()
+    if keyword := _KEYWORD.fullmatch(span):
+        return keyword[1] in code_names.keywords()
     if _SQL.fullmatch(span):
         return span in code_names.sql_names()
     if metric := _METRIC.fullmatch(span):
@@ -143,6 +146,7 @@ def test_names_in_the_text_exist(page: Path) -> None:
         "Intake.submit",
         "ChannelPostman",
         "fold_the_books()",
+        "alone=True",
         "sp_gone",
         "http.max_conections",
         "http.port_ = 8080",

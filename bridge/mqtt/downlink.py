@@ -1,4 +1,4 @@
-"""Commands to devices: what is due goes to the broker, what devices answer goes to the table.
+"""Sends commands to devices: what is due goes to the broker, what devices answer goes to the table.
 
 Flows in: `CommandQueue` (the table, shared with every other process) and result messages from the door. Flows out:
 publications to `devices/{device_uuid}/commands/{id}` at QoS 1, states and results.

@@ -148,11 +148,11 @@ class Relay:
 
     @property
     def idle(self) -> bool:
-        """Whether everything offered has been published and deleted."""
+        """Whether everything enqueued has been published and deleted."""
         return self._empty.is_set() and not self._published
 
     async def run(self) -> None:
-        """Publish what is offered, in order, for ever. Returns only by cancellation."""
+        """Publish what is enqueued, in order, for ever. Returns only by cancellation."""
         attempt = 0
         while True:
             try:
@@ -166,7 +166,7 @@ class Relay:
                 else:
                     await self._idle()
             except (BrokerUnavailable, StoreUnavailable) as error:
-                self._mark(error)
+                self._note_broker(error)
                 await asyncio.sleep(
                     delay_s(attempt, minimum_s=RETRY_MIN_S, maximum_s=self._retry_max_s, random=self._random.random())
                 )
@@ -194,7 +194,7 @@ class Relay:
                 pass
 
     async def drain(self, deadline_s: float) -> bool:
-        """Wait until all that was offered is published, and delete its rows; False if the deadline came first.
+        """Wait until all that was enqueued is published, and delete its rows; False if the deadline came first.
 
         `run` must still be running. What is left stays in the table, for the next process.
         """
@@ -235,7 +235,7 @@ class Relay:
 
     async def _publish(self, publication: Publication) -> bool:
         done = await self._publisher.publish(publication)
-        self._mark(None)
+        self._note_broker(None)
         if done:
             now_us = self._now_us()
             readings = publication.readings
@@ -256,7 +256,7 @@ class Relay:
             raise
         self._queue.page_read(rows, last=len(rows) < FETCH_BATCHES)
 
-    def _mark(self, error: BrokerUnavailable | StoreUnavailable | None) -> None:
+    def _note_broker(self, error: BrokerUnavailable | StoreUnavailable | None) -> None:
         """Say once that the broker went away, and once that it is back."""
         if isinstance(error, BrokerUnavailable):
             if not self.problem:

@@ -1,4 +1,4 @@
-"""Acknowledgements in the order the messages came (MQTT-4.6.0-2), and the bound on what is held.
+"""Acknowledges messages in the order in which they came (MQTT-4.6.0-2), and bounds how many are in flight.
 
 A message is in flight from its arrival until it is settled, whatever its QoS and whatever becomes of
 the connection. Its PUBACK leaves when it and everything before it is settled. Pure but for the

@@ -1,4 +1,4 @@
-"""Where the broker is, and as whom we connect."""
+"""Reads the address of the broker, the account and the TLS settings out of the MQTT settings."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def tls_context(settings: MqttSettings) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=settings.ca_file)
     except (OSError, ssl.SSLError) as error:
-        raise ConfigError([f"mqtt.ca_file = {settings.ca_file}: {_said(error)}"]) from error
-    context.sslsocket_class = _NotedSocket
+        raise ConfigError([f"mqtt.ca_file = {settings.ca_file}: {_reason(error)}"]) from error
+    context.sslsocket_class = _AlertKeepingSocket
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if settings.cert_file is not None:
         _load_client_certificate(context, settings.cert_file, settings.key_file)
@@ -82,7 +82,7 @@ def _load_client_certificate(context: ssl.SSLContext, certificate: Path, key: Pa
         if error.reason == "KEY_VALUES_MISMATCH":
             raise ConfigError([f"mqtt.key_file = {key}: is not the key of mqtt.cert_file"]) from error
         where = f"mqtt.cert_file = {certificate}" + (f", mqtt.key_file = {key}" if key else "")
-        raise ConfigError([f"{where}: no PEM certificate with its key: {_said(error)}"]) from error
+        raise ConfigError([f"{where}: no PEM certificate with its key: {_reason(error)}"]) from error
 
 
 def _no_password() -> str:
@@ -92,11 +92,11 @@ def _no_password() -> str:
     )
 
 
-def _said(error: OSError) -> str:
+def _reason(error: OSError) -> str:
     return getattr(error, "reason", None) or error.strerror or str(error)
 
 
-class _NotedSocket(ssl.SSLSocket):
+class _AlertKeepingSocket(ssl.SSLSocket):
     """Keeps what TLS said as it ended, and closes itself when its handshake fails: paho does neither.
 
     With TLS 1.3 a server may refuse our certificate after the handshake is over for us (RFC 8446, section 4.4.2.4).

@@ -1,4 +1,4 @@
-"""Whether another process uses our client id: how connections ended in, advice out. Pure.
+"""Tells whether another process uses our client id: how connections ended, in; advice, out. Pure.
 
 A broker keeps one connection for each client id, and drops the older one (MQTT 3.1.1 and 5, section 3.1.4).
 Two processes with one id would throw each other out for ever. With MQTT 5 a broker may say so; with 3.1.1, and
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 STEADY_S = 30.0
 """A connection that lasted this long was not contested."""
-SUSPICIOUS = 5
+SHORT_IN_A_ROW = 5
 """So many short connections in a row are a pattern."""
 
 
@@ -31,6 +31,6 @@ class ClientIdConflict:
             self._short = 0
         elif orderly:
             self._short += 1
-        if self._short < SUSPICIOUS:
+        if self._short < SHORT_IN_A_ROW:
             return ""
         return f"the broker drops us soon after each connect, as if another process had our client id; {advice}"

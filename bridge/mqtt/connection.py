@@ -1,4 +1,4 @@
-"""One connection with the broker: paho-mqtt, driven from the event loop without a thread of its own.
+"""Keeps one connection with the broker: paho-mqtt, driven from the event loop without a thread of its own.
 
 Flows in: what the session says (subscribe, publish, acknowledge, read or do not read). Flows out: `ConnectionEvents`,
 on the loop. A connection that has ended is not used again: the next is a new one, so that nothing of the
@@ -51,7 +51,7 @@ class ConnectionEnd(msgspec.Struct, frozen=True):
 
 
 class ConnectionEvents(Protocol):
-    """What a session is told, on the event loop."""
+    """Takes what happens on a connection, on the event loop. Implemented by the session."""
 
     def accepted(self, session_present: bool, refusal: str) -> None:
         """CONNACK; `refusal` is empty where the broker takes us."""
@@ -61,9 +61,13 @@ class ConnectionEvents(Protocol):
         """SUBACK, UNSUBACK or PUBACK of a packet of ours, with MQTT 5's reason codes: 128 and more are refusals."""
         ...
 
-    def message(self, message: mqtt.MQTTMessage) -> None: ...
+    def message(self, message: mqtt.MQTTMessage) -> None:
+        """PUBLISH."""
+        ...
 
-    def ended(self, how: ConnectionEnd) -> None: ...
+    def ended(self, how: ConnectionEnd) -> None:
+        """The connection is over."""
+        ...
 
 
 class MqttConnection:

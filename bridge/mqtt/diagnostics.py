@@ -1,4 +1,4 @@
-"""What went wrong between us and the broker, in words that say what to look at. Pure: errors in, text out."""
+"""Says what went wrong between us and the broker, and what to look at. Pure: errors in, text out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands to devices: what is due goes to the broker, what devices answer goes to the table.
+"""Sends commands to devices: what is due goes to the broker, what devices answer goes to the table.
 
 Flows in: `CommandQueue` (the table, shared with every other process) and result messages from the door. Flows out:
 publications to `devices/{device_uuid}/commands/{id}` at QoS 1, states and results.
@@ -26,11 +26,12 @@ from bridge.telemetry import Metrics
 
 log = structlog.get_logger("downlink")
 
-AT_ONCE = 100
+CLAIM_LIMIT = 100
 LEASE_S = 30.0
 """How long a claim holds; longer than a publication may take."""
 PUBLISH_S = 10.0
 RETRY_S = 1.0
+"""How soon to try again where the broker or the table is away."""
 MAX_RESULT_BYTES = 65_536
 DEVICES_KEPT = 100_000
 
@@ -38,7 +39,7 @@ PublishConfirmed = Callable[[str, bytes, int], Awaitable[int]]
 """Topic, payload, seconds until it expires; the broker's reason code. Raises Unavailable."""
 
 
-class Due(Protocol):
+class DueCommand(Protocol):
     """A command to publish. `payload` is JSON."""
 
     @property
@@ -54,7 +55,7 @@ class Due(Protocol):
 class CommandQueue(Protocol):
     """The table of commands. All raise StoreUnavailable."""
 
-    async def claim(self, limit: int, lease_s: float) -> Sequence[Due]:
+    async def claim(self, limit: int, lease_s: float) -> Sequence[DueCommand]:
         """Commands that are due: ours alone for `lease_s`, in the order in which they were given."""
         ...
 
@@ -67,8 +68,8 @@ class CommandQueue(Protocol):
         ...
 
 
-class Result(msgspec.Struct, frozen=True):
-    """What a device has answered, with the way to acknowledge its message."""
+class CommandResult(msgspec.Struct, frozen=True):
+    """What a device has answered to a command. `settle` acknowledges its message."""
 
     device_uuid: str
     command_id: str
@@ -86,14 +87,17 @@ class Downlink:
         metrics: Metrics,
         now_us: Callable[[], int],
         now_s: Callable[[], float],
+        *,
+        retry_s: float = RETRY_S,
     ) -> None:
         self._commands = commands
         self._settings = settings
         self._metrics = metrics
         self._now_us = now_us
         self._now_s = now_s
+        self._retry_s = retry_s
         self._by_device = SlidingWindow("command_results", settings.results_per_minute, DEVICES_KEPT)
-        self._results: deque[Result] = deque()  # bounded: each holds one of the door's slots
+        self._results: deque[CommandResult] = deque()  # bounded: each is one of the door's messages in flight
         self._new_command = asyncio.Event()
         self._new_result = asyncio.Event()
 
@@ -107,7 +111,7 @@ class Downlink:
             self._metrics.limited.labels("command_results").inc()
             settle()
             return
-        self._results.append(Result(device_uuid, command_id, payload, settle))
+        self._results.append(CommandResult(device_uuid, command_id, payload, settle))
         self._new_result.set()
 
     # -- to the devices
@@ -116,19 +120,19 @@ class Downlink:
         """Publish what is due. Returns only by cancellation."""
         while True:
             self._new_command.clear()
-            claimed: Sequence[Due] = ()
+            claimed: Sequence[DueCommand] = ()
             if connected():
                 with suppress(StoreUnavailable):
-                    claimed = await self._commands.claim(AT_ONCE, LEASE_S)
+                    claimed = await self._commands.claim(CLAIM_LIMIT, LEASE_S)
             async with asyncio.TaskGroup() as group:
-                for due in claimed:  # they are handed over in this order
+                for due in claimed:  # they are published in this order
                     group.create_task(self._publish(due, publish_confirmed), name=f"command-{due.command_id}")
-            if len(claimed) < AT_ONCE:
+            if len(claimed) < CLAIM_LIMIT:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._settings.poll_s):
                         await self._new_command.wait()
 
-    async def _publish(self, due: Due, publish_confirmed: PublishConfirmed) -> None:
+    async def _publish(self, due: DueCommand, publish_confirmed: PublishConfirmed) -> None:
         left_s = (due.expires_us - self._now_us()) // 1_000_000
         if left_s < 1:
             return
@@ -137,20 +141,20 @@ class Downlink:
             async with asyncio.timeout(PUBLISH_S):
                 reason = await publish_confirmed(topic, message_of(due.payload), left_s)
         except (Unavailable, TimeoutError):
-            await self._note(self._commands.postpone(due.command_id, RETRY_S))
+            await self._record(self._commands.postpone(due.command_id, self._retry_s))
             return
         if reason == NO_SUBSCRIBERS:  # MQTT 5 tells: the device is away and has left no session behind
             self._metrics.commands.labels("unreachable").inc()
-            await self._note(self._commands.postpone(due.command_id, self._settings.retry_s))
+            await self._record(self._commands.postpone(due.command_id, self._settings.retry_s))
         elif reason >= REFUSAL:
             log.error("command_refused", topic=topic, reason=reason, advice="check the broker's ACL")
-            await self._note(self._commands.postpone(due.command_id, self._settings.retry_s))
+            await self._record(self._commands.postpone(due.command_id, self._settings.retry_s))
         else:
             self._metrics.commands.labels("published").inc()
-            await self._note(self._commands.sent(due.command_id))
+            await self._record(self._commands.sent(due.command_id))
 
-    async def _note(self, writing: Awaitable[None]) -> None:
-        """Where the database is away the claim runs out, and the command is published again."""
+    async def _record(self, writing: Awaitable[None]) -> None:
+        """Write to the table; where the database is away the claim runs out, and the command is published again."""
         with suppress(StoreUnavailable):
             await writing
 
@@ -167,7 +171,7 @@ class Downlink:
             try:
                 known = await self._commands.answered(result.device_uuid, result.command_id, state, document)
             except StoreUnavailable:
-                await asyncio.sleep(RETRY_S)
+                await asyncio.sleep(self._retry_s)
                 continue
             except BridgeError as error:  # the database will not have it, ever
                 log.warning("result_refused", device=result.device_uuid, detail=error.detail)
@@ -194,5 +198,5 @@ def read_result(payload: bytes) -> tuple[str, bytes]:
         found = msgspec.json.decode(cut)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return "done", msgspec.json.encode(cut.decode("utf-8", "replace"))
-    said = found.get("status") if isinstance(found, dict) else None
-    return said if said in ("delivered", "failed") else "done", cut
+    status = found.get("status") if isinstance(found, dict) else None
+    return status if status in ("delivered", "failed") else "done", cut

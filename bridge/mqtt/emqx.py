@@ -18,7 +18,7 @@ from bridge.settings.service import EmqxSettings
 
 log = structlog.get_logger("emqx")
 
-BACK_S = 60.0
+LOOK_BACK_S = 60.0
 """How far back changes are read: EMQX may have been away."""
 CHANGES_KEPT = 10_000
 TIMEOUT_S = 3.0
@@ -33,7 +33,7 @@ class EmqxSessions:
     ) -> None:
         self._cut_off = cut_off
         self._done: OrderedDict[int, None] = OrderedDict()
-        self._complained = False
+        self._error_logged = False
         self._client = httpx.AsyncClient(
             base_url=settings.url.rstrip("/"),
             auth=(settings.key, settings.secret),
@@ -43,16 +43,16 @@ class EmqxSessions:
     async def follow(self) -> None:
         """End what must end. Raises StoreUnavailable; an EMQX that does not answer is tried again next time."""
         todo: dict[str, list[int]] = {}
-        for change, device in await self._cut_off(BACK_S):
+        for change, device in await self._cut_off(LOOK_BACK_S):
             if change not in self._done:
                 todo.setdefault(device, []).append(change)
         for device, changes in todo.items():
             try:
                 await self._end_sessions(device)
             except httpx.HTTPError as error:
-                self._complain(str(error) or type(error).__name__)
+                self._log_error_once(str(error) or type(error).__name__)
                 return
-            self._complained = False
+            self._error_logged = False
             self._remember(changes)
 
     async def close(self) -> None:
@@ -78,7 +78,7 @@ class EmqxSessions:
         answer.raise_for_status()
         return [str(client["clientid"]) for client in answer.json().get("data", [])]
 
-    def _complain(self, detail: str) -> None:
-        if not self._complained:
+    def _log_error_once(self, detail: str) -> None:
+        if not self._error_logged:
             log.error("emqx_unavailable", detail=detail, advice="revoked keys go on in open sessions; check emqx.url")
-        self._complained = True
+        self._error_logged = True

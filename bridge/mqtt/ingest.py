@@ -1,8 +1,22 @@
-"""The MQTT door: messages of one broker in; deliveries to the pipeline, out.
+"""Takes readings in over MQTT: messages of one broker in, deliveries to the pipeline out.
 
-The session with the broker is `link`'s. PUBACK leaves from one place, `Acknowledger.settle`, after the
-pipeline has settled the message. What is held unacknowledged is bounded here, since brokers do not keep to
-receive maximum: at the limit the socket is not read.
+Theory of operation
+===================
+
+`MqttSession` keeps the connection and hands every message over as it comes. From there its way is:
+
+    message ──► in flight ──► converted ──► limited by device ──► Pipeline.submit ──► ... ──► settled ──► PUBACK
+                   │                                                  │ full: submitted again
+                   └── too many: nothing more is read ◄───────────────┘
+
+- A message is in flight from its arrival until the pipeline settles it (`Acknowledger`). PUBACK leaves from one
+  place, `Acknowledger.settle`, in the order of arrival.
+- How many are in flight is bounded here, since brokers do not keep to receive maximum: at the limit, and while the
+  pipeline is full, the socket is not read. The broker then keeps what it has, and pushes back on the devices.
+- A message that could not be settled is not acknowledged. A broker sends it again only over a new connection, so
+  the session is told to reconnect.
+- What a reading without a time of its own needs to be known again, when it is sent again, is made here (`_identity`).
+- Answers of devices to commands go to `CommandResults` instead, and are acknowledged once they are stored.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Telling devices what was not stored: receipts in, messages for `devices/{device_uuid}/rejected` out.
+"""Tells devices what was not stored: receipts in, messages for `devices/{device_uuid}/rejected` out.
 
 At most so many a minute for each device, so that one that sends nonsense is not answered at its own rate;
 what is over it is counted. What was refused stands in the quarantine in any case.
@@ -27,9 +27,9 @@ class Rejections:
     def of(self, device_uuid: str, packet: Packet, rejected: Sequence[Receipt], now_s: float) -> Iterator[bytes]:
         """What to tell the device now."""
         readings = {decoded.index: decoded for decoded in packet.readings}
-        for told, receipt in enumerate(rejected):
+        for index, receipt in enumerate(rejected):
             if not check([(self._window, [(device_uuid, 1)])], now_s).allowed:
-                self._suppressed.inc(len(rejected) - told)
+                self._suppressed.inc(len(rejected) - index)
                 return
             answer: dict[str, Any] = {"code": receipt.code, "detail": receipt.detail}
             decoded = readings.get(receipt.index)

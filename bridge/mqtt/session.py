@@ -33,13 +33,14 @@ import structlog
 from bridge.errors import Unavailable
 from bridge.mqtt import diagnostics, status
 from bridge.mqtt.address import parse_address, tls_context
-from bridge.mqtt.client_id_conflict import STEADY_S, ClientIdConflict
+from bridge.mqtt.client_id_conflict import ClientIdConflict
 from bridge.mqtt.connection import REFUSAL, ConnectionEnd, MqttConnection
 from bridge.mqtt.pending_replies import PendingReplies
-from bridge.mqtt.session_state import SessionEvent, SessionState, next_state
+from bridge.mqtt.reconnect_delay import ReconnectDelay
+from bridge.mqtt.session_state import SessionEvent, SessionState
 from bridge.mqtt.subscriptions import Subscriptions, SubscriptionStore
+from bridge.mqtt.watched_state import WatchedState
 from bridge.settings.mqtt import MqttSettings
-from bridge.tasks import delay_s, end
 from bridge.telemetry import Metrics
 
 log = structlog.get_logger("mqtt")
@@ -87,16 +88,14 @@ class MqttSession:
         self._handler = handler
         self._subscriptions = Subscriptions(subscription_store, client_id, self.address, filters)
         self._metrics = metrics
-        self._random = random
         self._now_us = now_us
         self._status_topic = status.topic_of(name)
         self._will = status.will(name)
         self._conflict = ClientIdConflict(client_id)
-        self._state = SessionState.RECALLING
-        self._state_changed = asyncio.Event()  # of the present state: set, and replaced, when it is left
+        self._state = WatchedState()
         self._connection: MqttConnection | None = None
         self._opened_s = 0.0
-        self._attempt = 0
+        self._delay = ReconnectDelay(settings, random)
         self._subscribe_id: int | None = None  # of the SUBSCRIBE that is not answered
         self._replies = PendingReplies()
         self.problem = "not connected yet"
@@ -110,23 +109,22 @@ class MqttSession:
     @property
     def subscribed(self) -> bool:
         """Whether messages come."""
-        return self._state is SessionState.SUBSCRIBED
+        return self._state.present is SessionState.SUBSCRIBED
 
     @property
     def publishes(self) -> bool:
         """Whether publications may go out."""
-        return self._state.publishes
+        return self._state.present.publishes
 
     async def wait_subscribed(self) -> None:
         """Return once messages come."""
-        while not self.subscribed:
-            await self._state_changed.wait()
+        await self._state.becomes(lambda state: state is SessionState.SUBSCRIBED)
 
     async def run(self) -> None:
         """Connect, and connect again, for ever. Returns once the session is closed."""
         try:
-            while self._state is not SessionState.CLOSED:
-                match self._state:
+            while self._state.present is not SessionState.CLOSED:
+                match self._state.present:
                     case SessionState.RECALLING:
                         await self._recall_subscriptions()
                     case SessionState.READY:
@@ -137,7 +135,7 @@ class MqttSession:
                     case SessionState.BACKOFF | SessionState.YIELDING:
                         await self._wait_before_connecting()
                     case _:
-                        await self._state_changed.wait()
+                        await self._state.changes()
         finally:
             self._apply(SessionEvent.CLOSE)
 
@@ -149,7 +147,7 @@ class MqttSession:
         """Send what acknowledgements are due and that we go, then disconnect."""
         self.pause()
         connection = self._connection
-        if connection is not None and self._state.has_connection:
+        if connection is not None and self._state.present.has_connection:
             self._publish_offline(connection)
             try:
                 async with asyncio.timeout(deadline_s):
@@ -162,28 +160,17 @@ class MqttSession:
     # -- the state
 
     def _apply(self, event: SessionEvent) -> bool:
-        """Move to the next state; False where that is the present one. The one place where the state changes."""
-        before, after = self._state, next_state(self._state, event)
-        if after is before:
+        """Move to the next state; False where that is the present one. The effects of a change are here."""
+        before = self._state.present
+        if not self._state.apply(event):
             return False
-        self._state = after
+        after = self._state.present
         if before.reads and not after.reads and self._connection is not None:
             self._connection.stop_reading()
         if before.has_connection and not after.has_connection:
             self._subscribe_id = None
             self._replies.fail()
         self._metrics.mqtt_connected.set(after.publishes)
-        self._state_changed.set()
-        self._state_changed = asyncio.Event()
-        return True
-
-    async def _state_changes_within(self, timeout_s: float | None) -> bool:
-        """Wait for another state; False where none came in time."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._state_changed.wait()
-        except TimeoutError:
-            return False
         return True
 
     def _report(self, problem: str) -> None:
@@ -199,25 +186,15 @@ class MqttSession:
             await self._subscriptions.recall()
         except Unavailable as error:
             self._report(f"what this session is subscribed to cannot be looked up: {error.detail}")
-            await self._state_changes_within(STORE_RETRY_S)
+            await self._state.changes(STORE_RETRY_S)
         else:
             self._apply(SessionEvent.RECALLED)
 
     async def _wait_before_connecting(self) -> None:
-        """Wait for longer each time, unless the connection before has lasted."""
-        lasted_s = asyncio.get_running_loop().time() - self._opened_s
-        self._attempt = 0 if lasted_s > STEADY_S else self._attempt + 1
         self._metrics.mqtt_reconnects.inc()
-        if self._state is SessionState.YIELDING:
-            wait_s = self._settings.takeover_wait_s * (0.75 + 0.5 * self._random.random())
-        else:
-            wait_s = delay_s(
-                self._attempt,
-                minimum_s=self._settings.reconnect_min_s,
-                maximum_s=self._settings.reconnect_max_s,
-                random=self._random.random(),
-            )
-        if not await self._state_changes_within(wait_s):
+        lasted_s = asyncio.get_running_loop().time() - self._opened_s
+        wait_s = self._delay.next_s(lasted_s, taken_over=self._state.present is SessionState.YIELDING)
+        if not await self._state.changes(wait_s):
             self._apply(SessionEvent.WAITED)
 
     async def _run_connection(self) -> None:
@@ -237,16 +214,18 @@ class MqttSession:
         try:
             await self._keep_subscribed()
         finally:
-            await end([unsubscribing])
-            if self._state is not SessionState.CLOSED:  # `close` has published it
+            unsubscribing.cancel()
+            with suppress(asyncio.CancelledError):
+                await unsubscribing
+            if self._state.present is not SessionState.CLOSED:  # `close` has published it
                 self._publish_offline(connection)
             await connection.close()
 
     async def _keep_subscribed(self) -> None:
         """Until the connection is over: ask again now and then for subscriptions that the broker refuses."""
-        while self._state.has_connection:
-            refused = self._state is SessionState.SUBSCRIPTION_REFUSED
-            changed = await self._state_changes_within(self._settings.reconnect_max_s if refused else None)
+        while self._state.present.has_connection:
+            refused = self._state.present is SessionState.SUBSCRIPTION_REFUSED
+            changed = await self._state.changes(self._settings.reconnect_max_s if refused else None)
             if not changed and self._subscribe_id is None:
                 self._subscribe()
 
@@ -256,8 +235,7 @@ class MqttSession:
         After SUBSCRIBE, not before: between the two, messages that both cover would be lost.
         """
         stale = self._subscriptions.stale
-        while self._state is SessionState.CONNECTING:
-            await self._state_changed.wait()
+        await self._state.becomes(lambda state: state is not SessionState.CONNECTING)
         packet_id = connection.unsubscribe(stale) if stale else None
         if packet_id is None:
             return
@@ -314,7 +292,7 @@ class MqttSession:
 
     def ended(self, how: ConnectionEnd) -> None:
         """The connection ended: report why, unless that is known already or is our own wish."""
-        state = self._state
+        state = self._state.present
         if state not in (SessionState.CONNECTING, SessionState.SUBSCRIBING, SessionState.SUBSCRIBED):
             self._apply(SessionEvent.ENDED)
             return
@@ -332,7 +310,7 @@ class MqttSession:
 
     def _end_connection(self, problem: str, event: SessionEvent = SessionEvent.ENDED) -> None:
         """Leave the present connection, which `run` closes, for a reason that is reported."""
-        if self._apply(event) and self._state is not SessionState.CLOSED:
+        if self._apply(event) and self._state.present is not SessionState.CLOSED:
             self._report(problem)
 
     # -- what the handler and the owner ask
@@ -349,7 +327,7 @@ class MqttSession:
 
     def publish(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False) -> bool:
         """Send now or not at all: False while we are not connected."""
-        if self._connection is None or not self._state.publishes:
+        if self._connection is None or not self._state.present.publishes:
             return False
         self._connection.publish(topic, payload, qos=qos, retain=retain)
         return True
@@ -368,7 +346,7 @@ class MqttSession:
 
     def resume(self) -> None:
         """The handler has capacity again: read on, or connect."""
-        if self._state.reads and self._connection is not None:
+        if self._state.present.reads and self._connection is not None:
             self._connection.start_reading()
         else:
             self._apply(SessionEvent.CAPACITY)

@@ -1,4 +1,4 @@
-"""The bridge's own availability, `bridge/{name}/status`, retained: a name and a time in, messages out. Pure."""
+"""Makes the messages of `bridge/{name}/status`, retained: the bridge's own availability. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the session subscribes to: settings in, topic filters out; and what it was subscribed to before.
+"""Decides what a session subscribes to and unsubscribes from: settings and what was remembered, in; filters, out.
 
 A persistent session keeps its subscriptions at the broker, also those that are in the configuration no
 longer, and no broker lists them to its client. So they are remembered, by client id and broker: on the

@@ -1,4 +1,4 @@
-"""Topics: a topic and its payload in, a `Packet` out, or `DecodeError`. Pure."""
+"""Decodes messages of our own topics: a topic and its payload in, a `Packet` out, or `DecodeError`. Pure."""
 
 from __future__ import annotations
 

@@ -421,19 +421,19 @@ def test_rebirth_request_as_the_library_reads_it() -> None:
     assert (only.name, only.datatype, only.boolean_value) == ("Node Control/Rebirth", 11, True)
 
 
-def test_sparkplug_nodes_are_forgotten_before_they_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bridge.mqtt.converters import sparkplug_nodes
+def test_sparkplug_nodes_are_forgotten_before_they_fill_the_memory() -> None:
+    from bridge.mqtt.converters.sparkplug_nodes import Known, Nodes, Seen
+    from bridge.mqtt.converters.sparkplug_payload import decode_payload
 
-    monkeypatch.setattr(sparkplug_nodes, "MAX_NODES", 3)
-    node = converters("sparkplug", {"filter": "spBv1.0/#"})
-    birth = encode(1_000, [metric("a", 1_000, 9, alias=1, float_value=1.5)], 0)
-    data = encode(2_000, [metric(None, 2_000, None, alias=1, float_value=2.5)], 1)
+    nodes = Nodes(max_nodes=3)
+    birth = decode_payload(encode(1_000, [metric("a", 1_000, 9, alias=1, float_value=1.5)], 0))
+    data = decode_payload(encode(2_000, [metric(None, 2_000, None, alias=1, float_value=2.5)], 1))
     for name in "abcd":
-        node.convert(f"spBv1.0/g/NBIRTH/{name}", birth, received_us=RECEIVED_US)
-    assert node.convert("spBv1.0/g/NDATA/d", data, received_us=RECEIVED_US).outcome == "readings"
-    forgotten = node.convert("spBv1.0/g/NDATA/a", data, received_us=RECEIVED_US)
-    assert forgotten.outcome == "refused"
-    assert [ask.topic for ask in forgotten.outgoing] == ["spBv1.0/g/NCMD/a"]
+        nodes.see("NBIRTH", f"g/{name}", "", birth, RECEIVED_US)
+    assert nodes.see("NDATA", "g/d", "", data, RECEIVED_US) == Seen([Known("a", 9)])
+    forgotten = nodes.see("NDATA", "g/a", "", data, RECEIVED_US)
+    assert forgotten.ask
+    assert [known.problem != "" for known in forgotten.metrics] == [True]
 
 
 @pytest.mark.parametrize("tagged", [b"\xd8\x23\x68(a+)+b$x", b"\xd8\x1c\x80", b"\xc2\x41a", b"\xc0\x61a"])

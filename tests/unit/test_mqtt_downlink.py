@@ -11,7 +11,6 @@ import msgspec
 import pytest
 
 from bridge.errors import StoreRefused, StoreUnavailable, Unavailable
-from bridge.mqtt import downlink as module
 from bridge.mqtt.connection import NO_SUBSCRIBERS
 from bridge.mqtt.downlink import Downlink, message_of, read_result
 from bridge.settings.service import CommandSettings
@@ -29,7 +28,7 @@ class Command(msgspec.Struct, frozen=True):
     expires_us: int = NOW_US + 60_000_000
 
 
-class FakeOrders:
+class FakeCommandQueue:
     """A table of commands: away for as many calls as it is told."""
 
     def __init__(self, *due: Command) -> None:
@@ -77,15 +76,10 @@ class FakeBroker:
         return self.reason
 
 
-@pytest.fixture(autouse=True)
-def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "RETRY_S", 0.01)
-
-
 @asynccontextmanager
-async def running(commands: FakeOrders, broker: FakeBroker, **settings: Any) -> AsyncIterator[Downlink]:
+async def running(commands: FakeCommandQueue, broker: FakeBroker, **settings: Any) -> AsyncIterator[Downlink]:
     made = CommandSettings(poll_s=0.01, **settings)
-    downlink = Downlink(commands, made, Metrics(), lambda: NOW_US, lambda: 0.0)
+    downlink = Downlink(commands, made, Metrics(), lambda: NOW_US, lambda: 0.0, retry_s=0.01)
     tasks = [
         asyncio.create_task(downlink.publish_forever(broker.publish_confirmed, lambda: True)),
         asyncio.create_task(downlink.answer_forever()),
@@ -101,7 +95,7 @@ async def running(commands: FakeOrders, broker: FakeBroker, **settings: Any) -> 
 
 async def test_publish_in_the_order_of_the_claim_with_the_time_that_is_left() -> None:
     broker = FakeBroker()
-    commands = FakeOrders(*(Command(str(number)) for number in range(250)))
+    commands = FakeCommandQueue(*(Command(str(number)) for number in range(250)))
     async with running(commands, broker):
         await until(lambda: len(commands.calls) == 250)
     assert broker.published == [(f"devices/{DEVICE}/commands/{number}", b"1", 60) for number in range(250)]
@@ -109,7 +103,7 @@ async def test_publish_in_the_order_of_the_claim_with_the_time_that_is_left() ->
 
 async def test_publish_what_expired_in_our_hands_is_not_sent() -> None:
     broker = FakeBroker()
-    commands = FakeOrders(Command("old", expires_us=NOW_US + 900_000), Command("new"))
+    commands = FakeCommandQueue(Command("old", expires_us=NOW_US + 900_000), Command("new"))
     async with running(commands, broker):
         await until(lambda: commands.calls)
     assert commands.calls == [("sent", "new")]
@@ -117,21 +111,21 @@ async def test_publish_what_expired_in_our_hands_is_not_sent() -> None:
 
 @pytest.mark.parametrize(("reason", "after_s"), [(None, 0.01), (NO_SUBSCRIBERS, 7.0), (0x87, 7.0)])
 async def test_publish_what_the_broker_does_not_take_is_due_again(reason: int | None, after_s: float) -> None:
-    commands = FakeOrders(Command("a"))
+    commands = FakeCommandQueue(Command("a"))
     async with running(commands, FakeBroker(reason), retry_s=7):
         await until(lambda: commands.calls)
     assert commands.calls == [("postpone", "a", after_s)]
 
 
 async def test_publish_waits_for_a_table_that_is_away() -> None:
-    commands = FakeOrders(Command("a"))
+    commands = FakeCommandQueue(Command("a"))
     commands.away = 3
     async with running(commands, FakeBroker()):
         await until(lambda: commands.calls == [("sent", "a")])
 
 
 async def test_answer_waits_for_a_table_that_is_away_and_is_settled_then() -> None:
-    commands, settled = FakeOrders(), []
+    commands, settled = FakeCommandQueue(), []
     async with running(commands, FakeBroker()) as downlink:
         commands.away = 50
         downlink.take(DEVICE, "a", b"1", lambda: settled.append("a"))
@@ -144,7 +138,7 @@ async def test_answer_waits_for_a_table_that_is_away_and_is_settled_then() -> No
 
 
 async def test_answer_that_the_table_refuses_is_settled() -> None:
-    commands, settled = FakeOrders(), []
+    commands, settled = FakeCommandQueue(), []
     commands.refuses = True
     downlink = Downlink(commands, CommandSettings(), Metrics(), lambda: NOW_US, lambda: 0.0)
     task = asyncio.create_task(downlink.answer_forever())
@@ -158,7 +152,7 @@ async def test_answer_that_the_table_refuses_is_settled() -> None:
 async def test_answer_over_the_limit_of_a_device_is_dropped_and_counted() -> None:
     settled: list[int] = []
     metrics = Metrics()
-    downlink = Downlink(FakeOrders(), CommandSettings(results_per_minute=3), metrics, lambda: NOW_US, lambda: 0.0)
+    downlink = Downlink(FakeCommandQueue(), CommandSettings(results_per_minute=3), metrics, lambda: NOW_US, lambda: 0.0)
     for number in range(5):
         downlink.take(DEVICE, str(number), b"", lambda number=number: settled.append(number))  # type: ignore[misc]
     downlink.take("another", "x", b"", lambda: settled.append(99))

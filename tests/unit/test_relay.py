@@ -96,7 +96,7 @@ class Bench:
             assert self.publisher.ids == wanted
 
 
-async def test_offer_is_published_in_order_and_its_rows_taken_once() -> None:
+async def test_enqueued_rows_are_published_in_order_and_taken_once() -> None:
     bench = Bench()
     async with bench.running():
         bench.commit(3, 5, 8)
@@ -172,7 +172,7 @@ async def test_full_queue_leaves_the_rest_to_the_table_in_order() -> None:
         assert bench.table.reads == reads  # memory has taken over again
 
 
-async def test_offers_while_the_table_is_read_back_keep_their_place() -> None:
+async def test_rows_enqueued_while_the_table_is_read_keep_their_place() -> None:
     bench = Bench(queue_readings=2)
     async with bench.running():
         for outbox_id in range(1, 400):
@@ -184,7 +184,7 @@ async def test_offers_while_the_table_is_read_back_keep_their_place() -> None:
     assert bench.table.rows == {}
 
 
-async def test_recovered_row_comes_before_later_offers() -> None:
+async def test_recovered_row_comes_before_rows_enqueued_later() -> None:
     bench = Bench()
     async with bench.running():
         bench.commit(1)
@@ -194,7 +194,7 @@ async def test_recovered_row_comes_before_later_offers() -> None:
         await bench.published([1, 2, 3])
 
 
-async def test_offer_of_a_row_that_was_read_back_already_publishes_it_once() -> None:
+async def test_row_enqueued_after_it_was_read_from_the_table_is_published_once() -> None:
     bench = Bench()
     async with bench.running():
         bench.table.commit(publication(1))  # the table shows a row before the pipeline has its answer

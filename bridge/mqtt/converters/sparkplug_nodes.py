@@ -67,7 +67,9 @@ class _Node:
 class Nodes:
     """Every edge node that one subscription hears."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, max_nodes: int = MAX_NODES, max_names: int = MAX_NAMES) -> None:
+        self._max_nodes = max_nodes
+        self._max_names = max_names
         self._nodes: OrderedDict[str, _Node] = OrderedDict()
         self._names = 0
 
@@ -102,7 +104,7 @@ class Nodes:
         return node
 
     def _shrink(self, keep: str) -> None:
-        while len(self._nodes) > MAX_NODES or (self._names > MAX_NAMES and len(self._nodes) > 1):
+        while len(self._nodes) > self._max_nodes or (self._names > self._max_names and len(self._nodes) > 1):
             oldest = next(iter(self._nodes))
             if oldest == keep:
                 self._nodes.move_to_end(oldest)

@@ -43,7 +43,12 @@ def members() -> dict[str, set[str]]:
             if isinstance(node, ast.ClassDef):
                 own[node.name] |= set(_members(node))
                 bases[node.name] |= {base.id for base in node.bases if isinstance(base, ast.Name)}
-    return {name: own[name].union(*(own.get(base, set()) for base in bases[name])) for name in own}
+
+    def all_of(name: str, seen: frozenset[str] = frozenset()) -> set[str]:
+        above = bases[name] - seen if name in own else set()
+        return own.get(name, set()).union(*(all_of(base, seen | {name}) for base in above))
+
+    return {name: all_of(name) for name in list(own)}
 
 
 @cache

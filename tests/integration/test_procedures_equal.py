@@ -78,7 +78,7 @@ class Fleet:
 
 
 @dataclass(frozen=True)
-class Row:
+class GivenReading:
     sensor: int
     value: float
     ts_s: float | None  # after START; None: the device gave no time
@@ -132,9 +132,9 @@ def fleets(draw: st.DrawFn) -> Fleet:
     return Fleet(tuple(owners), tuple(draw(st.lists(sensors(len(owners)), min_size=1, max_size=3))))
 
 
-def rows(n_sensors: int) -> st.SearchStrategy[Row]:
+def rows(n_sensors: int) -> st.SearchStrategy[GivenReading]:
     return st.builds(
-        Row,
+        GivenReading,
         sensor=st.integers(0, n_sensors - 1),
         value=st.sampled_from(VALUES),
         ts_s=st.sampled_from((None, 0.0, 1.0, 1.000001, 2.0, 3.0, 4.5, 6.0)),
@@ -147,7 +147,7 @@ def rows(n_sensors: int) -> st.SearchStrategy[Row]:
 
 
 @st.composite
-def histories(draw: st.DrawFn) -> tuple[Fleet, list[list[Row]]]:
+def histories(draw: st.DrawFn) -> tuple[Fleet, list[list[GivenReading]]]:
     """A fleet, and the batches it sends."""
     fleet = draw(fleets())
     return fleet, draw(st.lists(st.lists(rows(len(fleet.sensors)), max_size=20), min_size=1, max_size=3))
@@ -343,7 +343,9 @@ ONE = """
 """
 
 
-def store_whole(connection: Connection, copy: Copy, batch: list[Row]) -> tuple[list[Any], list[dict[str, Any]]]:
+def store_whole(
+    connection: Connection, copy: Copy, batch: list[GivenReading]
+) -> tuple[list[Any], list[dict[str, Any]]]:
     """Store a batch in one call; returns (inserted, class) of each row, and the alert events."""
     received = [micros(at(row.received_s)) for row in batch]
     answer = connection.execute(
@@ -365,7 +367,9 @@ def store_whole(connection: Connection, copy: Copy, batch: list[Row]) -> tuple[l
     return [(outcome == 0, CLASSES[c]) for outcome, c in zip(outcomes, classes, strict=True)], events
 
 
-def store_singly(connection: Connection, copy: Copy, batch: list[Row]) -> tuple[list[Any], list[dict[str, Any]]]:
+def store_singly(
+    connection: Connection, copy: Copy, batch: list[GivenReading]
+) -> tuple[list[Any], list[dict[str, Any]]]:
     """Store the rows of a batch in a call each; returns the same as `store_whole`."""
     answers: list[Any] = []
     events: list[dict[str, Any]] = []
@@ -403,7 +407,9 @@ def connection(postgres_server: PostgresServer) -> Iterator[Connection]:
 
 @settings(deadline=None, max_examples=600, suppress_health_check=list(HealthCheck))
 @given(history=histories())
-def test_a_batch_equals_its_rows_one_by_one(connection: Connection, history: tuple[Fleet, list[list[Row]]]) -> None:
+def test_a_batch_equals_its_rows_one_by_one(
+    connection: Connection, history: tuple[Fleet, list[list[GivenReading]]]
+) -> None:
     connection.execute("DELETE FROM ingest_outbox")  # or finding one's own would take ever longer
     fleet, batches = history
     whole, single = Copy(connection, fleet), Copy(connection, fleet)

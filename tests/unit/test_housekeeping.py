@@ -51,7 +51,7 @@ CASES: dict[tuple[str, str], set[str]] = {
 }
 
 
-class Registry:
+class FakeRegistry:
     """Answers every look-up of the caches, and notes it."""
 
     def __init__(self) -> None:
@@ -90,7 +90,7 @@ class Caches:
 
     def __init__(self) -> None:
         metrics = Metrics()
-        self.registry = registry = Registry()
+        self.registry = registry = FakeRegistry()
         self.resolver = Resolver(registry, PipelineSettings(), metrics, time.monotonic)
         keys: tuple[Any, ...] = (registry.find_keys, KeySettings(), metrics, time.monotonic, lambda: 0)
         self.device_keys, self.gateway_keys = KeyCache(*keys), KeyCache(*keys)

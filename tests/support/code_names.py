@@ -21,7 +21,7 @@ from edge.telemetry import SiteMetrics, SpoolMetrics, UplinkMetrics
 from tests.support.reference import ROOT
 
 FOLDERS = ("bridge", "edge", "bench", "tests", "config", "docs", "scripts", ".ci")
-PACKAGES = ("bridge", "edge", "bench", "tests")
+PACKAGES = ("bridge", "edge", "bench")
 _SQL_NAME = re.compile(r"(?:FUNCTION|TABLE|VIEW|SEQUENCE)\s+(?:IF NOT EXISTS\s+)?(?:public\.)?(\w+)", re.IGNORECASE)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import httpx
 from fastapi.routing import APIRoute
 from starlette.applications import Starlette
 from starlette.routing import Route
@@ -12,6 +13,7 @@ from starlette.routing import Route
 from bridge.auth.broker_access import BrokerAccess
 from bridge.auth.key_cache import KeyCache
 from bridge.http.app import GatewayParts, ServiceDoorParts, build_app, service_endpoints
+from bridge.http.authentication import KEY_HEADERS
 from bridge.http.door import Door, plain_app
 from bridge.http.endpoint import Endpoint
 from bridge.http.gateway_cache import GatewayCache
@@ -19,7 +21,7 @@ from bridge.settings.http import HttpSettings, KeySettings, LimitSettings
 from bridge.settings.service import HookSettings
 from bridge.telemetry import Metrics
 from tests.support.gateway_service import FakeDirectory
-from tests.support.http_door import FakeKeys
+from tests.support.http_door import DEVICE, FakeKeys
 from tests.support.mqtt_door import FakePipeline
 
 OPERATIONS = {
@@ -134,3 +136,15 @@ def test_openapi_names_the_key_of_each_endpoint_that_wants_one() -> None:
         "ApiKey": "X-API-Key",
         "DeviceKey": "X-Device-Key",
     }
+
+
+async def test_each_endpoint_asks_for_the_key_that_its_row_names() -> None:
+    given = parts()
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(build_app(given)), base_url="http://bridge") as client:
+        for endpoint in service_endpoints(given):
+            if endpoint.describe is not None:
+                path = endpoint.path.format(device_uuid=DEVICE, sensor_id=1, command_id=DEVICE)
+                answer = await client.request(endpoint.method, path)
+                wanted = None if endpoint.key is None else KEY_HEADERS[endpoint.key]
+                assert answer.status_code == (200 if wanted is None else 401)
+                assert answer.headers.get("WWW-Authenticate") == wanted

@@ -158,6 +158,6 @@ class Metrics:
         )
         self.ledger_imbalance = Gauge(
             "iot_bridge_ledger_imbalance",
-            "Readings missing from the books: received - (stored + duplicate + quarantined + returned + pending).",
+            "Readings missing from the ledger: received - (stored + duplicate + quarantined + returned + pending).",
             registry=r,
         )

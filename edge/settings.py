@@ -82,7 +82,7 @@ class UplinkSettings(Section):
     backlog_share: float = Field(default=0.9, gt=0, le=1)
     """Most of the time that the backlog keeps the service busy while there are live readings as well."""
     report_every_s: Positive = 30.0
-    """How often state and books go to the service, with a batch or without; and the registry is asked for."""
+    """How often state and ledger go to the service, with a batch or without; and the registry is asked for."""
     retry_min_s: Positive = 0.5
     """First delay after a failure; doubles, with jitter."""
     retry_max_s: Positive = 30.0

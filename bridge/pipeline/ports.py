@@ -68,7 +68,7 @@ class Outbox(Protocol):
     def recover(self) -> None:
         """A batch of ours was committed without our being told: its row is in the outbox table only.
 
-        It must be published before anything that is offered from now on.
+        It must be published before anything that is enqueued from now on.
         """
         ...
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import select
+import socket
 import ssl
 import time
 from collections.abc import Iterator
@@ -148,7 +150,8 @@ async def test_unsettled_messages_come_again_in_the_next_session(mosquitto: Mosq
             for delivery in pipeline.held[:2]:
                 settle(delivery)
         again = FakePipeline()
-        async with open_door(mosquitto.url, again, protocol=protocol):
+        async with open_door(mosquitto.url, again, protocol=protocol) as door:
+            await until(lambda: door.connected)  # else the broker may send it over the connection that is closing
             await device.publish(b"99")
             await until(lambda: b"99" in again.payloads)
     assert again.payloads == [b"2", b"3", b"4", b"99"]
@@ -157,15 +160,15 @@ async def test_unsettled_messages_come_again_in_the_next_session(mosquitto: Mosq
 
 
 async def test_session_that_ends_while_it_connects_leaves_no_connection(tmp_path: Path) -> None:
-    """The connection is made in a thread, which cannot be stopped; here it waits for TLS, through a stalled proxy."""
+    """The connection is made in a thread, which cannot be stopped; here it waits for the broker's part in TLS."""
     authority = Authority(tmp_path)
     server_tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     server_tls.load_cert_chain(*authority.issue("IP:127.0.0.1"))
-    async with FakeBroker(tls=server_tls) as broker, TcpProxy(("127.0.0.1", broker.port)) as proxy:
-        proxy.stall()
-        async with open_door(f"mqtts://127.0.0.1:{proxy.port}", FakePipeline(), ca_file=authority.certificate):
-            await until(lambda: proxy.accepted == 1)
-        proxy.resume()
+    listening = socket.create_server(("127.0.0.1", 0))
+    url = f"mqtts://127.0.0.1:{listening.getsockname()[1]}"
+    async with open_door(url, FakePipeline(), ca_file=authority.certificate):
+        await asyncio.to_thread(select.select, [listening], [], [], 10)  # a connection waits to be accepted
+    async with FakeBroker(tls=server_tls, listening=listening) as broker:
         await broker.wait_connections(1)
         await until(lambda: broker.open == 0)
 

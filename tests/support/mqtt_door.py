@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import socket
 import ssl
 import struct
 from collections.abc import AsyncIterator, Iterable, MutableMapping, Sequence
@@ -158,11 +159,18 @@ async def open_door(
 class FakeBroker:
     """A broker for one client at a time: accepts it, notes what it sends, and sends what it is told.
 
-    Use as an async context manager.
+    It takes over a socket that is `listening` already, where clients may have been waiting. Use as an async context
+    manager.
     """
 
-    def __init__(self, protocol: str = "3.1.1", tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        protocol: str = "3.1.1",
+        tls: ssl.SSLContext | None = None,
+        listening: socket.socket | None = None,
+    ) -> None:
         self._tls = tls
+        self._listening = listening
         self._properties = b"\0" if protocol == "5" else b""  # none
         self.connections = 0
         self.packets: list[tuple[int, bytes]] = []
@@ -173,7 +181,8 @@ class FakeBroker:
         self._served: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     async def __aenter__(self) -> FakeBroker:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
+        listening = self._listening or socket.create_server(("127.0.0.1", 0))
+        self._server = await asyncio.start_server(self._serve, sock=listening, ssl=self._tls)
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:

@@ -2,7 +2,7 @@
 
 Flows in: statements of `spool.sql`. Flows out: rows, and errors of ours: StoreUnavailable (disk full,
 I/O error, no permission: withhold and try again), StoreRefused (a row that cannot be kept) and Damaged.
-Used by one thread at a time. Imports no other part of the gateway.
+Used by one thread at a time. Imports nothing of the gateway but the form of a row.
 
 After an I/O error the connection is dropped. The kernel may have thrown away what a failed fsync did not write,
 while reads still show it; so the next connection must first carry the whole log into the file, with writes
@@ -23,6 +23,7 @@ import structlog
 
 from bridge.errors import BridgeError, StoreRefused, StoreUnavailable
 from bridge.store import queries
+from edge.spool.rows import SqlRow
 
 log = structlog.get_logger("spool")
 
@@ -36,7 +37,6 @@ SUFFIXES = ("", "-wal", "-shm")
 
 T = TypeVar("T")
 Connect = Callable[[str], sqlite3.Connection]
-SqlRow = tuple[Any, ...]
 
 _UNAVAILABLE = {
     sqlite3.SQLITE_FULL: "the disk, or the spool, is full",

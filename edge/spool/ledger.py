@@ -1,7 +1,7 @@
 """The gateway's ledger: absolute totals of each device and door, kept in the spool.
 
-Flows in: what a transaction of the spool does. Flows out: the ledger rows that it must write. Changes are
-planned on a `LedgerChange`, and adopted once the transaction is committed; a failed one leaves no trace.
+Flows in: what a transaction of the spool does. Flows out: the ledger rows that it must write. A `LedgerChange`
+takes the entries of one transaction, and is adopted once that is committed; a failed one leaves no trace.
 Size: one entry for each device that ever sent through this gateway.
 """
 
@@ -32,28 +32,25 @@ class SpoolLedger:
     """All accounts, as the file has them."""
 
     def __init__(self, rows: Iterable[SqlRow] = ()) -> None:
-        self._rows: dict[int, list[int]] = {row[0]: list(row) for row in rows}
+        self.accounts: dict[int, list[int]] = {row[0]: list(row) for row in rows}
+        self.pending_total = sum(_pending(row) for row in self.accounts.values())
 
     def change(self, batch: int = 0) -> LedgerChange:
-        """A sheet for the changes of one transaction. `batch`: the number of the batch it writes, if it writes one."""
-        return LedgerChange(self._rows, batch)
+        """Begin the entries of one transaction. `batch`: the number of the batch it writes, if it writes one."""
+        return LedgerChange(self, batch)
 
     def totals(self) -> list[LedgerTotals]:
         """Every account."""
-        return [_totals(row) for row in self._rows.values()]
+        return [_totals(row) for row in self.accounts.values()]
 
     def pending(self) -> Counter[int]:
         """By account, how many rows must be in the spool."""
-        pending: Counter[int] = Counter()
-        for totals in self.totals():
-            account = account_of(totals.device_id, source_number(totals.source))
-            pending[account] = totals.spooled + totals.quarantined - totals.delivered - totals.shed - totals.lost
-        return pending
+        return Counter({account: _pending(row) for account, row in self.accounts.items()})
 
     def rows(self) -> list[list[int]]:
         """Every account as a row, as a former run left it: for a fresh file."""
         rows = []
-        for row in self._rows.values():
+        for row in self.accounts.values():
             kept = list(row)
             kept[_INDEX["batch"]] = 0
             rows.append(kept)
@@ -61,10 +58,10 @@ class SpoolLedger:
 
 
 class LedgerChange:
-    """The changes of one transaction."""
+    """The entries of one transaction."""
 
-    def __init__(self, rows: dict[int, list[int]], batch: int) -> None:
-        self._rows = rows
+    def __init__(self, ledger: SpoolLedger, batch: int) -> None:
+        self._ledger = ledger
         self._batch = batch
         self._changed: dict[int, list[int]] = {}
 
@@ -106,16 +103,27 @@ class LedgerChange:
         return list(self._changed.values())
 
     def adopt(self) -> None:
-        """It is committed."""
-        self._rows.update(self._changed)
+        """Enter them into the ledger, once they are committed."""
+        accounts = self._ledger.accounts
+        for account, row in self._changed.items():
+            before = accounts.get(account)
+            self._ledger.pending_total += _pending(row) - (_pending(before) if before else 0)
+            accounts[account] = row
 
     def _row(self, account: int) -> list[int]:
         row = self._changed.get(account)
         if row is None:
-            row = self._changed[account] = list(self._rows.get(account) or [account] + [0] * (len(_COLUMNS) - 1))
+            row = self._changed[account] = list(
+                self._ledger.accounts.get(account) or [account] + [0] * (len(_COLUMNS) - 1)
+            )
             if self._batch:
                 row[_INDEX["batch"]] = self._batch
         return row
+
+
+def _pending(row: Sequence[int]) -> int:
+    _, _, _, _, _, _, spooled, _, quarantined, stored, known, refused, shed, lost = row
+    return spooled + quarantined - stored - known - refused - shed - lost
 
 
 def _totals(row: Sequence[int]) -> LedgerTotals:

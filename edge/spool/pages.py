@@ -14,14 +14,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from edge.spool.rows import SqlRow
+
 TABLE_LEAF = 0x0D
 DEFAULT_PAGE_BYTES = 1024
 _MAGIC = b"SQLite format 3\0"
 _LOG_MAGIC = 0x377F0682
 _LOG_HEADER_BYTES = 32
 _FRAME_HEADER_BYTES = 24
-
-SqlRow = tuple[Any, ...]
 
 
 class DamagedFile:

@@ -1,4 +1,4 @@
-"""Rows of the spool file: readings and quarantine rows in, `Record` out. Pure.
+"""The rows of the spool file: readings and quarantine rows in, `Record` out. Pure.
 
 Each row has a CRC over all of it, so that what comes out of a damaged file is what went in or nothing.
 What repeats (sensor, device, boot) is kept once and named by a small number.
@@ -34,6 +34,7 @@ READING_COLUMNS = 11
 PAYLOAD = 10  # its column in a quarantined row
 
 SqlRow = tuple[Any, ...]
+"""A row of any table of the spool, as SQLite gives and takes it."""
 
 
 class SensorName(NamedTuple):

@@ -98,7 +98,7 @@ class Uplink:
         now: Callable[[], float],
     ) -> None:
         self._name = name
-        self._outlet = queue
+        self._queue = queue
         self._ledger = ledger
         self._transport = transport
         self._settings = settings
@@ -121,7 +121,7 @@ class Uplink:
     def status(self) -> UplinkStatus:
         """At this moment."""
         schedule = self._schedule
-        depth = self._outlet.backlog().depth
+        depth = self._queue.backlog().depth
         draining = self._backlog.busy or self._backlog.cursor < self._split
         moving = schedule.up and self._rate > 0
         return UplinkStatus(
@@ -187,14 +187,14 @@ class Uplink:
                 await self._wait_for_backlog()
                 continue
             took_s = self._now() - started_s
-            if self._live.busy or self._outlet.backlog().newest_id > self._live.cursor:
+            if self._live.busy or self._queue.backlog().newest_id > self._live.cursor:
                 await asyncio.sleep(took_s * (1 / self._settings.backlog_share - 1))
             rate = sent / max(self._now() - started_s, 1e-6)
             self._rate += RATE_SMOOTHING * (rate - self._rate) if self._rate else rate
 
     def _move_split(self) -> None:
         """Where the live lane is far behind, what it has left becomes backlog, and it begins at the newest."""
-        backlog = self._outlet.backlog()
+        backlog = self._queue.backlog()
         behind = min(backlog.newest_id - self._live.cursor, backlog.depth)
         if behind > 2 * self._settings.max_batch:
             self._begin_backlog(backlog.newest_id)
@@ -204,12 +204,12 @@ class Uplink:
             self._rate = 0.0
         self._split = self._live.cursor = split
         self._split_moved.set()
-        log.info("backlog", records=self._outlet.backlog().depth, up_to=split)
+        log.info("backlog", records=self._queue.backlog().depth, up_to=split)
 
     async def _wait_for_live(self) -> None:
         """Until something is spooled, the link is down, or a report is due."""
         self._recover()
-        works = (self._outlet.wait_above(self._live.cursor), self._until_down())
+        works = (self._queue.wait_above(self._live.cursor), self._until_down())
         await first_of(works, max(0.0, min(self._next_report_s - self._now(), IDLE_S)))
 
     async def _until_down(self) -> None:
@@ -225,7 +225,7 @@ class Uplink:
 
         Only while nothing is under way, or it would be read twice.
         """
-        oldest_id = self._outlet.backlog().oldest_id
+        oldest_id = self._queue.backlog().oldest_id
         idle = not self._live.busy and not self._backlog.busy and self._backlog.cursor >= self._split
         if idle and oldest_id and oldest_id <= self._live.cursor:
             self._backlog.cursor = 0
@@ -241,7 +241,7 @@ class Uplink:
         before = lane.cursor
         lane.busy = True
         try:
-            records = await self._outlet.read(
+            records = await self._queue.read(
                 above=before, upto=upto, count=lane.size.records, max_bytes=self._settings.max_batch_bytes
             )
             if records:
@@ -323,7 +323,7 @@ class Uplink:
             else:
                 known = record.id in duplicates
                 settlements.append(Settlement(record.id, Outcome.DUPLICATE if known else Outcome.STORED))
-        await self._outlet.acknowledge(settlements)
+        await self._queue.acknowledge(settlements)
         count = self._metrics.records.labels
         count(lane.name, "stored").inc(answer.stored)
         count(lane.name, "duplicate").inc(len(duplicates))

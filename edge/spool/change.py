@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from edge.spool.file import SpoolFile
+from edge.spool.identities import DeliveredRows
 from edge.spool.memory import Oldest, SpoolMemory
 from edge.spool.names import Boots
 from edge.spool.rows import PAYLOAD, SensorName, SqlRow, reading_record, refused_record
@@ -25,6 +26,15 @@ RESERVED_IDS = 1_000
 class SpoolChange:
     """One change. `ledger` and `names` are the changes of these, to be written and adopted with it."""
 
+    # What most changes leave alone, so that it costs none of them anything.
+    _refused_bytes = 0
+    _keys: Sequence[int] = ()
+    _delivered: Sequence[int] = ()
+    _delivered_rows: DeliveredRows | None = None
+    _released: Iterable[int] = ()
+    _boots: Boots | None = None
+    _oldest: Oldest | None = None
+
     def __init__(self, file: SpoolFile, memory: SpoolMemory, batch: int) -> None:
         self.ledger = memory.ledger.change(batch)
         self.names = memory.names.change()
@@ -34,13 +44,6 @@ class SpoolChange:
         self._memory = memory
         self._newest_id = memory.newest_id
         self._reserved_id = memory.reserved_id
-        self._refused_bytes = 0
-        self._keys: Sequence[int] = ()
-        self._delivered: list[int] = []
-        self._delivered_rows = memory.identities.delivered_rows
-        self._released: Iterable[int] = ()
-        self._boots: Boots | None = None
-        self._oldest: Oldest | None = None
         self._look_for_oldest = not memory.oldest.id
 
     # -- rows in
@@ -89,9 +92,9 @@ class SpoolChange:
         self._file.insert("put_records", staying)
         self._look_for_oldest = True
 
-    def deliver(self, hashes: Iterable[int]) -> None:
-        """Readings of these identities have been handed over."""
-        self._delivered += hashes
+    def deliver(self, hashes: Sequence[int]) -> None:
+        """Records of these identities have been handed over."""
+        self._delivered = hashes
 
     def release(self, ids: Iterable[int]) -> None:
         """The uplink has answered for these records."""
@@ -124,9 +127,10 @@ class SpoolChange:
 
     def finish(self) -> None:
         """Write what has been noted: the last statements before the commit."""
-        for row in self.names.rows():
-            self._file.execute("put_sensor", row)
-            self._file.execute("put_sensor_copy", row)
+        if self.names.added:
+            for row in self.names.rows():
+                self._file.execute("put_sensor", row)
+                self._file.execute("put_sensor_copy", row)
         self._file.insert("put_ledger", self.ledger.rows())
         if self._delivered:
             self._delivered_rows = self._memory.identities.write_delivered(self._delivered)
@@ -141,10 +145,13 @@ class SpoolChange:
         self.names.adopt()
         memory.recoveries = self.recoveries
         memory.reserved_id = self._reserved_id
+        memory.refused_bytes += self._refused_bytes
         if self._newest_id > memory.newest_id:
             memory.newest_id = memory.last_id = self._newest_id
-        memory.refused_bytes += self._refused_bytes
-        memory.identities.adopt(self._keys, self._delivered, self._delivered_rows)
+        if self._keys:
+            memory.identities.add_keys(self._keys)
+        if self._delivered_rows is not None:
+            memory.identities.add_delivered(self._delivered, self._delivered_rows)
         if self._boots is not None:
             memory.boots = self._boots
         if self._oldest is not None:

@@ -106,6 +106,7 @@ class SpoolFile:
         """Part of the limit that is not the file's: the log (up to twice its checkpoint size) and the reserve."""
         self.most_pages = (max_bytes - self.aside_bytes) // PAGE_BYTES
         self.sql = queries.load("spool", Path(__file__).parent)
+        self._insertions: dict[tuple[str, int], str] = {}  # texts of INSERT, by query and rows
         self._connect = connect
         self._connection: sqlite3.Connection | None = None
         self._distrusted = False
@@ -218,11 +219,17 @@ class SpoolFile:
         for size in VALUES_AT_ONCE:
             while len(rows) - start >= size:
                 chunk = rows[start : start + size]
-                one = f"({', '.join('?' * len(chunk[0]))})"
                 flat = [value for row in chunk for value in row]
-                new += self._connection.execute(f"{self.sql[query]} {', '.join([one] * size)}", flat).rowcount
+                new += self._connection.execute(self._insertion(query, size, len(chunk[0])), flat).rowcount
                 start += size
         return new
+
+    def _insertion(self, query: str, rows: int, columns: int) -> str:
+        text = self._insertions.get((query, rows))
+        if text is None:
+            row = f"({', '.join('?' * columns)})"
+            text = self._insertions[query, rows] = f"{self.sql[query]} {', '.join([row] * rows)}"
+        return text
 
     @contextmanager
     def transaction(self, *, durable: bool = True) -> Iterator[None]:

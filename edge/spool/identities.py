@@ -41,7 +41,7 @@ class KnownIdentities:
     def write_delivered(self, hashes: Sequence[int]) -> DeliveredRows:
         """Within a transaction: write hashes, and drop the oldest once there are far too many.
 
-        Returns the rows that are there then, for `adopt`.
+        Returns the rows that are there then, for `add_delivered`.
         """
         cursor = self._file.execute("put_delivered", (pack(hashes),))
         assert cursor.lastrowid is not None
@@ -57,8 +57,11 @@ class KnownIdentities:
                 kept = kept[place:]
         return kept
 
-    def adopt(self, keys: Iterable[int], delivered: Iterable[int], delivered_rows: DeliveredRows) -> None:
-        """Remember what is committed: spooled under `keys`, and `delivered`."""
-        self._keys.add(keys)
-        self._delivered.add(delivered)
-        self.delivered_rows = delivered_rows
+    def add_keys(self, hashes: Iterable[int]) -> None:
+        """Remember that readings under these keys are spooled."""
+        self._keys.add(hashes)
+
+    def add_delivered(self, hashes: Iterable[int], rows: DeliveredRows) -> None:
+        """Remember what has been handed over, once it is committed."""
+        self._delivered.add(hashes)
+        self.delivered_rows = rows

@@ -19,6 +19,8 @@ _COLUMNS = (
     "quarantined", "stored", "known", "refused", "shed", "lost",
 )  # fmt: skip
 _INDEX = {name: place for place, name in enumerate(_COLUMNS)}
+_SPOOLED, _QUARANTINED, _STORED = (_INDEX[name] for name in ("spooled", "quarantined", "stored"))
+"""From `stored` on, the columns say how rows have left."""
 
 _HANDED_OVER = {Outcome.STORED: "stored", Outcome.DUPLICATE: "known", Outcome.QUARANTINED: "refused"}
 
@@ -122,8 +124,7 @@ class LedgerChange:
 
 
 def _pending(row: Sequence[int]) -> int:
-    _, _, _, _, _, _, spooled, _, quarantined, stored, known, refused, shed, lost = row
-    return spooled + quarantined - stored - known - refused - shed - lost
+    return row[_SPOOLED] + row[_QUARANTINED] - sum(row[_STORED:])
 
 
 def _totals(row: Sequence[int]) -> LedgerTotals:

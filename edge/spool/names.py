@@ -46,19 +46,20 @@ class SensorNames:
 class SensorNamesChange:
     """The sensors that come up in one transaction, or leave with it."""
 
+    _unknown_added = 0
+    _forgotten: Sequence[int] = ()
+
     def __init__(self, names: SensorNames) -> None:
+        self.added: dict[SensorName, int] = {}
         self._names = names
         self._refs = names.refs
-        self._added: dict[SensorName, int] = {}
-        self._unknown = len(names.last_use)
-        self._last_use: dict[int, int] = {}
-        self._forgotten: Sequence[int] = ()
+        self._last_use: dict[int, int] = {}  # of unknown ones
 
     def ref(self, name: SensorName, row_id: int) -> int:
         """The number of a sensor that row `row_id` names. Raises StoreRefused where there are too many unknown ones."""
         ref = self._refs.get(name)
         if ref is None:
-            ref = self._added.get(name) or self._add(name)
+            ref = self.added.get(name) or self._add(name)
         if not name.resolved:
             self._last_use[ref] = row_id
         return ref
@@ -66,21 +67,21 @@ class SensorNamesChange:
     def _add(self, name: SensorName) -> int:
         names = self._names
         if not name.resolved:
-            if self._unknown >= names.max_unknown:
+            if len(names.last_use) + self._unknown_added >= names.max_unknown:
                 raise StoreRefused(f"more than {names.max_unknown} sensors that are not registered")
-            self._unknown += 1
-        ref = self._added[name] = names.next_ref + len(self._added)
+            self._unknown_added += 1
+        ref = self.added[name] = names.next_ref + len(self.added)
         return ref
 
     def by_ref(self) -> Mapping[int, SensorName]:
         """Every sensor, with those that have come up."""
-        if not self._added:
+        if not self.added:
             return self._names.by_ref
-        return ChainMap({ref: name for name, ref in self._added.items()}, self._names.by_ref)
+        return ChainMap({ref: name for name, ref in self.added.items()}, self._names.by_ref)
 
     def rows(self) -> list[SqlRow]:
         """What must be written for those that have come up."""
-        return [(ref, *name, name.crc) for name, ref in self._added.items()]
+        return [(ref, *name, name.crc) for name, ref in self.added.items()]
 
     def forget(self, refs: Sequence[int]) -> None:
         """Their rows are deleted."""
@@ -89,11 +90,12 @@ class SensorNamesChange:
     def adopt(self) -> None:
         """Enter it into the names of the file, once it is committed."""
         names = self._names
-        for name, ref in self._added.items():
+        for name, ref in self.added.items():
             names.by_ref[ref] = name
             names.refs[name] = ref
-        names.next_ref += len(self._added)
-        names.last_use.update(self._last_use)
+            names.next_ref += 1
+        if self._last_use:
+            names.last_use.update(self._last_use)
         for ref in self._forgotten:
             del names.refs[names.by_ref.pop(ref)]
             names.last_use.pop(ref, None)

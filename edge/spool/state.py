@@ -65,13 +65,12 @@ class SpoolState:
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
-        """Around whatever uses the file: opens it by need, replaces it where it turns out to be damaged."""
+        """Around whatever reads the file: opens it by need, replaces it where it turns out to be damaged."""
         self.open()
         try:
             yield
         except Damaged as error:
-            self._replace(error)
-            raise StoreUnavailable(f"the spool was damaged and has been set aside: {error.detail}") from error
+            raise self._set_aside(error) from error
 
     @contextmanager
     def change(self, *, batch: int = 0, durable: bool = True) -> Iterator[SpoolChange]:
@@ -79,14 +78,17 @@ class SpoolState:
 
         `batch`: the number of the batch it writes. `durable`: on the disk before this ends; else with the next
         change that is. Raises StoreUnavailable (`in_doubt` where the commit itself failed) or StoreRefused, or what
-        is raised inside; nothing has changed then, neither in the file nor in memory. Guarded.
+        is raised inside; nothing has changed then, neither in the file nor in memory. Guarded as reads are.
         """
-        with self.guarded():
-            change = SpoolChange(self.file, self.memory, batch)
+        self.open()
+        change = SpoolChange(self.file, self.memory, batch)
+        try:
             with self.file.transaction(durable=durable):
                 yield change
                 change.finish()
-            change.adopt()
+        except Damaged as error:
+            raise self._set_aside(error) from error
+        change.adopt()
 
     def lease(self, ids: Iterable[int], limit: int) -> None:
         """The uplink has read these records: eviction spares them until it has answered for them."""
@@ -203,6 +205,11 @@ class SpoolState:
         path = self.settings.path
         names = sorted(aside.name for aside in path.parent.glob(f"{path.name}.damaged-*"))
         return [name for name in names if not name.endswith(("-wal", "-shm"))]
+
+    def _set_aside(self, error: Damaged) -> StoreUnavailable:
+        """Replace the file in the middle of a run; what was to be done with it is to be tried again."""
+        self._replace(error)
+        return StoreUnavailable(f"the spool was damaged and has been set aside: {error.detail}")
 
     def _replace(self, error: Damaged) -> None:
         """Set the file aside and begin another. Raises StoreUnavailable; what was set aside is remembered then."""

@@ -5,7 +5,6 @@ Flows in: `Batch`. Flows out: `CommitResult`. Used by the spool's thread.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Container, Sequence
 from time import perf_counter
 
@@ -27,7 +26,6 @@ class SpoolWriter:
     def write(self, batch: Batch, labels: Sequence[int]) -> CommitResult:
         """See `Store.write`. `labels` are the classes of the readings."""
         state = self._state
-        state.open()
         started = perf_counter()
         with state.change(batch=batch.number) as change:
             rows, outcomes, keys = self._plan(batch.readings, labels, change)
@@ -35,9 +33,9 @@ class SpoolWriter:
             refused = self._refused_rows(batch.quarantined, after_id)
             change.reserve(after_id + len(refused))
             newest_id = self._put_readings(rows, outcomes, change)
-            change.put_refused(refused)
             stored = newest_id > state.memory.newest_id
             if refused:
+                change.put_refused(refused)
                 newest_id = after_id + len(refused)
             change.give_ids(newest_id)
             change.add_keys(keys)
@@ -104,11 +102,15 @@ def _is_known(identities: KnownIdentities, reading: Reading, hashed: int, keys: 
 
 
 def _enter(ledger: LedgerChange, batch: Batch, outcomes: Sequence[int]) -> None:
-    counts: Counter[tuple[str, int]] = Counter()
+    counts: dict[tuple[str, int], int] = {}
     for reading, outcome in zip(batch.readings, outcomes, strict=True):
-        column = "spooled" if outcome == Outcome.STORED else "duplicate"
-        counts[column, account_of(reading.device_id, source_number(reading.source))] += 1
+        entry = (
+            "spooled" if outcome == Outcome.STORED else "duplicate",
+            account_of(reading.device_id, source_number(reading.source)),
+        )
+        counts[entry] = counts.get(entry, 0) + 1
     for row in batch.quarantined:
-        counts["quarantined", account_of(row.device_id, source_number(row.source))] += 1
+        entry = "quarantined", account_of(row.device_id, source_number(row.source))
+        counts[entry] = counts.get(entry, 0) + 1
     for (column, account), count in counts.items():
         ledger.count(column, account, count)

@@ -24,7 +24,7 @@ RESERVED_IDS = 1_000
 
 
 class SpoolChange:
-    """One change. `ledger` and `names` are the changes of these, to be written and adopted with it."""
+    """The unit of work. `ledger` and `names` are the changes of these, which are written and adopted with it."""
 
     # What most changes leave alone, so that it costs none of them anything.
     _refused_bytes = 0
@@ -69,11 +69,11 @@ class SpoolChange:
             self._refused_bytes = size - self._memory.refused_bytes
 
     def give_ids(self, newest_id: int) -> None:
-        """Ids up to `newest_id` are those of new records."""
+        """Note that ids up to `newest_id` are those of new records."""
         self._newest_id = newest_id
 
     def add_keys(self, hashes: Sequence[int]) -> None:
-        """Readings under these keys are spooled."""
+        """Note the keys, as hashes, of readings that are written."""
         self._keys = hashes
 
     # -- rows out
@@ -93,11 +93,11 @@ class SpoolChange:
         self._look_for_oldest = True
 
     def deliver(self, hashes: Sequence[int]) -> None:
-        """Records of these identities have been handed over."""
+        """Note the identities, as hashes, of records that have been handed over: once a change."""
         self._delivered = hashes
 
     def release(self, ids: Iterable[int]) -> None:
-        """The uplink has answered for these records."""
+        """Note that the uplink has answered for these records."""
         self._released = ids
 
     # -- names, boots
@@ -114,7 +114,7 @@ class SpoolChange:
         self._look_for_oldest = True  # its time may be another
 
     def look_for_oldest(self) -> None:
-        """Older records than the oldest may have come."""
+        """Note that older records than the oldest may have come."""
         self._look_for_oldest = True
 
     # -- looking

@@ -54,7 +54,7 @@ _REFUSED = (sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_MIS
 
 
 class SpoolFull(StoreUnavailable):
-    """Neither the limit nor the disk leaves room."""
+    """The spool has reached its limit, or the disk is full."""
 
     code = "spool_full"
 
@@ -71,12 +71,12 @@ def connect(path: str) -> sqlite3.Connection:
 
 
 def any_text(data: bytes) -> str:
-    """Text that damage has made something else than UTF-8 is for its row's CRC to find, not for the driver."""
+    """Decode whatever stands where text should: damage is for the row's CRC to find, not for the driver."""
     return data.decode(errors="replace")
 
 
 def translate(error: Exception) -> BridgeError:
-    """Ours for sqlite3's, by result code."""
+    """Translate an error of sqlite3 into one of ours, by its result code."""
     if isinstance(error, UnicodeDecodeError):  # SQLite's message quotes a schema that is no text any more
         return Damaged(f"not text where there should be: {error}")
     if not isinstance(error, sqlite3.Error):
@@ -96,7 +96,7 @@ def translate(error: Exception) -> BridgeError:
 
 
 class SpoolFile:
-    """`open` before use."""
+    """A SQLite file, on one connection. `open` before use."""
 
     def __init__(self, path: Path, max_bytes: int, checkpoint_bytes: int, *, connect: Connect = connect) -> None:
         self.path = path
@@ -147,7 +147,7 @@ class SpoolFile:
             raise
 
     def _check_access(self) -> None:
-        """What SQLite would report as one and the same "cannot open"."""
+        """Tell apart what SQLite would report as one and the same "cannot open"."""
         folder = self.path.parent
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -343,7 +343,7 @@ class SpoolFile:
             self._reserve_path.unlink(missing_ok=True)
 
     def with_reserve(self, work: Callable[[], T]) -> T:
-        """Do what makes room; where the disk is too full for that, write the log back, then let go of the reserve."""
+        """Do what frees space; where the disk is too full for that, write the log back, then let go of the reserve."""
         try:
             return work()
         except SpoolFull:

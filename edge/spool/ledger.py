@@ -72,11 +72,11 @@ class LedgerChange:
         self._row(account)[_INDEX[column]] += count
 
     def deliver(self, account: int, outcome: Outcome, count: int = 1) -> None:
-        """What the service made of `count` rows."""
+        """Enter what the service made of `count` rows."""
         self.count(_HANDED_OVER[outcome], account, count)
 
     def doors(self, lines: Sequence[LedgerLine]) -> None:
-        """The door's own totals since this process started."""
+        """Enter the doors' own totals since this process started."""
         for line in lines:
             row = self._row(account_of(line.device_id, source_number(Source(line.source))))
             row[_INDEX["received"]] = line.received
@@ -93,7 +93,7 @@ class LedgerChange:
                 row[place] += count
 
     def correct(self, account: int, missing: int) -> None:
-        """`missing` rows are not there that should be; where negative, there are rows that no ledger knows."""
+        """Enter that `missing` rows are not there that should be; if negative, that there are rows no ledger knows."""
         if missing > 0:
             self.count("lost", account, missing)
         else:
@@ -101,7 +101,7 @@ class LedgerChange:
             self.count("spooled", account, -missing)
 
     def rows(self) -> list[list[int]]:
-        """What must be written."""
+        """The rows that must be written."""
         return list(self._changed.values())
 
     def adopt(self) -> None:

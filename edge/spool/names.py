@@ -84,7 +84,7 @@ class SensorNamesChange:
         return [(ref, *name, name.crc) for name, ref in self.added.items()]
 
     def forget(self, refs: Sequence[int]) -> None:
-        """Their rows are deleted."""
+        """Take away sensors whose rows are deleted."""
         self._forgotten = refs
 
     def adopt(self) -> None:

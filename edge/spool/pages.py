@@ -25,7 +25,7 @@ _FRAME_HEADER_BYTES = 24
 
 
 class DamagedFile:
-    """A file to read pages from, until `close`. Raises OSError."""
+    """A damaged database, read page by page until `close`. Raises OSError."""
 
     def __init__(self, path: Path) -> None:
         self._file: BinaryIO = path.open("rb")

@@ -131,7 +131,7 @@ class Recovery:
             restored = len(readings) + len(refused)
             state.file.execute("advance_salvage", (upto, restored, known.total(), recovery.file))
             change.recoveries = (recovery._replace(page=upto), *change.recoveries[1:])
-        state.metrics.salvaged.inc(restored)
+        state.metrics.recovered.inc(restored)
 
     def _readings(self, raw: list[SqlRow], known: Counter[int], change: SpoolChange) -> Iterator[tuple[SqlRow, int]]:
         """Whole rows, in the names of the present file, with their account. `known` counts those we have already."""

@@ -44,7 +44,7 @@ REST = 3
 
 
 class Spool:
-    """`open` before use, `run` beside it. Without `classifier` every reading is clean."""
+    """A spool and its thread. `open` before use, `run` beside it. Without `classifier` every reading is clean."""
 
     def __init__(
         self,

@@ -36,7 +36,7 @@ MAX_ID = (1 << 63) - 1
 
 
 class SpoolState:
-    """`open` is called by need; until it succeeds everything raises StoreUnavailable."""
+    """A spool's file and its memory. Opened by need; until that succeeds everything raises StoreUnavailable."""
 
     def __init__(
         self, settings: SpoolSettings, time: Time, metrics: SpoolMetrics, *, connect: Connect = connect
@@ -91,7 +91,7 @@ class SpoolState:
         change.adopt()
 
     def lease(self, ids: Iterable[int], limit: int) -> None:
-        """The uplink has read these records: eviction spares them until it has answered for them."""
+        """Spare from eviction what the uplink has read, until it has answered for it."""
         leased = self.memory.leased
         leased.update(dict.fromkeys(ids))
         if len(leased) > limit:
@@ -115,7 +115,7 @@ class SpoolState:
     # -- opening
 
     def _open(self) -> None:
-        """Raises StoreUnavailable or Damaged; the file is closed then, and memory as it was."""
+        """Open and load, whole or not at all. Raises StoreUnavailable or Damaged; the file is closed then."""
         try:
             self.file.open()
             with self.file.transaction():
@@ -127,7 +127,7 @@ class SpoolState:
         self._begun = True
 
     def _load(self) -> SpoolMemory:
-        """Within a transaction: what the file says, and what is known from before it was opened."""
+        """Within a transaction: take what the file says, and what is known from before it was opened."""
         file, before = self.file, self.memory
         memory = SpoolMemory(file, self.settings.recent_identities)
         memory.leased = before.leased
@@ -159,7 +159,7 @@ class SpoolState:
         return memory
 
     def _check_tables(self, meta: tuple[object, ...] | None) -> None:
-        """These few rows have no CRC; but where they are of other types than ours, nothing can be built on them."""
+        """Look at the few rows that have no CRC: where they are of other types than ours, the file is damaged."""
         rows = {
             "meta": meta is None or (isinstance(meta[0], str) and isinstance(meta[1], int)),
             "ledger": all(isinstance(value, int) for row in self.file.execute("ledger") for value in row),
@@ -192,7 +192,7 @@ class SpoolState:
         return boots
 
     def _find_set_aside(self) -> tuple[RecoveryState, ...]:
-        """What is still to be recovered, also where the power went before that was written down."""
+        """List what is still to be recovered, also where the power went before that was written down."""
         recoveries = [RecoveryState(*row) for row in self.file.execute("open_salvages")]
         known = {file for (file,) in self.file.execute("salvaged_files")}
         for name in self._files_set_aside():

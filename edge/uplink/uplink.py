@@ -256,12 +256,12 @@ class Uplink:
             lane.busy = False
 
     async def _deliver(self, lane: Lane, records: Sequence[Record]) -> None:
-        """Records of one epoch, until each is answered for, with the books that know of them.
+        """Records of one epoch, until each is answered for, with the ledger that knows of them.
 
-        Books that came later would tell the service, until then, that more was handed over than was taken in.
+        A ledger that came later would tell the service, until then, that more was handed over than was taken in.
         """
         accounts = {(record.device_id, record.source) for record in records}
-        ledger = await self._books_of(accounts.__contains__)
+        ledger = await self._ledger_of(accounts.__contains__)
         waiting = deque([records])
         while waiting:
             part = waiting.popleft()
@@ -298,11 +298,11 @@ class Uplink:
         return answer
 
     async def _report(self) -> None:
-        """State and books without records: a sign of life."""
-        await self._send(self._live, "-", (), await self._books_of(lambda _: True))
+        """Send state and ledger without records: a sign of life."""
+        await self._send(self._live, "-", (), await self._ledger_of(lambda _: True))
         self._next_report_s = self._now() + self._settings.report_every_s
 
-    async def _books_of(self, wanted: Callable[[tuple[int, Source]], bool]) -> list[GatewayLedger]:
+    async def _ledger_of(self, wanted: Callable[[tuple[int, Source]], bool]) -> list[GatewayLedger]:
         """The totals of the accounts that are `wanted`. Raises StoreUnavailable."""
         fields = GatewayLedger.__struct_fields__
         return [

@@ -354,7 +354,7 @@ async def test_what_is_too_old_is_shed_once_the_clock_is_set(tmp_path: Path) -> 
     await spool.close()
 
 
-async def test_gateway_batch_of_books_alone_is_written(tmp_path: Path) -> None:
+async def test_batch_of_ledger_lines_alone_is_written(tmp_path: Path) -> None:
     spool = make_spool(tmp_path)
     committed = await spool.write(Batch(1, ()))
     assert (committed.outcomes, committed.outbox_id) == ([], None)

@@ -111,7 +111,7 @@ class SpoolFile:
         self._connection: sqlite3.Connection | None = None
         self._distrusted = False
         self._synchronous = ""
-        self.fresh = False
+        self.is_new = False
         self.log_found = False
 
     @property
@@ -134,8 +134,8 @@ class SpoolFile:
             if mode != "wal":
                 raise StoreUnavailable("the file system of the spool cannot hold a write-ahead log")
             self._configure(connection)
-            self.fresh = self.one("SELECT count(*) FROM sqlite_schema") == (0,)
-            if self.fresh:
+            self.is_new = self.one("SELECT count(*) FROM sqlite_schema") == (0,)
+            if self.is_new:
                 self._create(connection)
             self._check_form()
             self.keep_reserve()

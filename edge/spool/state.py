@@ -138,7 +138,7 @@ class SpoolState:
             self._found(memory)
         else:
             memory.epoch, memory.reserved_id = meta
-            skipped = 0 if file.log_found or file.fresh else LOST_LOG_IDS
+            skipped = 0 if file.log_found or file.is_new else LOST_LOG_IDS
             memory.newest_id = max(before.newest_id, memory.reserved_id + skipped)
             if not self._begun:
                 file.execute("begin_run")

@@ -18,7 +18,7 @@ from tests.support.spool_site import (
     NOW_US,
     Fault,
     FaultyDisk,
-    Sender,
+    SpoolFeeder,
     SteadyTime,
     imbalance,
     junk,
@@ -47,7 +47,7 @@ async def test_spool_gives_back_what_it_was_given(tmp_path: Path) -> None:
         updates_liveness=False,
         redelivered=False,
     )
-    await Sender(spool).send(sent, junk=[junk(b"{", device=0)])
+    await SpoolFeeder(spool).send(sent, junk=[junk(b"{", device=0)])
     record, refused = await read_all(spool)
     assert (record.sensor, record.resolved, record.device_uuid, record.device_id) == (9, True, sent.device_uuid, 7)
     assert (record.value, record.ts_us, record.received_us) == (-0.5, sent.ts_us, sent.received_us)
@@ -63,7 +63,7 @@ async def test_spool_gives_back_what_it_was_given(tmp_path: Path) -> None:
 
 async def test_sensor_that_is_not_resolved_is_spooled_with_its_sender(tmp_path: Path) -> None:
     spool = make_spool(tmp_path)
-    sender = Sender(spool)
+    sender = SpoolFeeder(spool)
     unknown = [reading(n, sensor=0, unresolved="5b0e0000-0000-4000-8000-000000000002") for n in (1, 1, 2)]
     other = reading(1, sensor=0, unresolved=4711)
     assert (await sender.send(*unknown, other)).outcomes == [STORED, DUPLICATE, STORED, STORED]
@@ -77,7 +77,7 @@ async def test_sensor_that_is_not_resolved_is_spooled_with_its_sender(tmp_path: 
 
 async def test_unknown_sensors_are_limited_and_forgotten(tmp_path: Path) -> None:
     spool = make_spool(tmp_path, max_unknown_sensors=10)
-    sender = Sender(spool)
+    sender = SpoolFeeder(spool)
     await sender.send(*(reading(n, sensor=0, unresolved=f"made up {n}") for n in range(10)))
     with pytest.raises(StoreRefused, match="not registered"):
         await sender.send(reading(11, sensor=0, unresolved="one more"))
@@ -92,20 +92,20 @@ async def test_unknown_sensors_are_limited_and_forgotten(tmp_path: Path) -> None
 @pytest.mark.parametrize("key", [None, "k-1"])
 async def test_reading_sent_again_after_the_uplink_took_it_is_duplicate(tmp_path: Path, key: str | None) -> None:
     spool = make_spool(tmp_path)
-    sender = Sender(spool)
+    sender = SpoolFeeder(spool)
     assert (await sender.send(reading(1, key=key))).outcomes == [STORED]
     await settle_all(spool)
     assert (await sender.send(reading(1, key=key))).outcomes == [DUPLICATE]
     await spool.close()
     spool = make_spool(tmp_path)
-    assert (await Sender(spool).send(reading(1, key=key))).outcomes == [DUPLICATE]
+    assert (await SpoolFeeder(spool).send(reading(1, key=key))).outcomes == [DUPLICATE]
     assert spool.backlog().depth == 0
     await spool.close()
 
 
 async def test_first_delivery_under_a_used_key_is_another_reading(tmp_path: Path) -> None:
     spool = make_spool(tmp_path)
-    sender = Sender(spool)
+    sender = SpoolFeeder(spool)
     await sender.send(reading(1, key="m-1"))
     assert (await sender.send(reading(9, key="m-1", redelivered=False))).outcomes == [STORED]
     await spool.close()
@@ -113,7 +113,7 @@ async def test_first_delivery_under_a_used_key_is_another_reading(tmp_path: Path
 
 async def test_delivered_identities_are_bounded(tmp_path: Path) -> None:
     spool = make_spool(tmp_path, recent_identities=50)
-    sender = Sender(spool)
+    sender = SpoolFeeder(spool)
     for start in range(0, 600, 20):
         await sender.send(*(reading(n) for n in range(start, start + 20)))
         await settle_all(spool)
@@ -128,7 +128,7 @@ async def test_delivered_identities_are_bounded(tmp_path: Path) -> None:
 
 async def test_value_that_is_not_finite_is_refused_alone(tmp_path: Path) -> None:
     spool = make_spool(tmp_path)
-    sender = Sender(spool)
+    sender = SpoolFeeder(spool)
     with pytest.raises(StoreRefused):
         await sender.send(reading(1), reading(2, value=float("inf")))
     with pytest.raises(StoreRefused):
@@ -141,7 +141,7 @@ async def test_text_that_utf8_cannot_hold_is_kept_all_the_same(tmp_path: Path) -
     spool = make_spool(tmp_path)
     odd = junk()
     odd = type(odd)(odd.code, "half a \ud800 pair", b"\0", odd.source, "t/\udfff\0", odd.received_us)
-    await Sender(spool).send(junk=[odd])
+    await SpoolFeeder(spool).send(junk=[odd])
     (record,) = await read_all(spool)
     assert record.topic == "t/?\0"
     await spool.close()
@@ -149,7 +149,7 @@ async def test_text_that_utf8_cannot_hold_is_kept_all_the_same(tmp_path: Path) -
 
 async def test_lanes_are_read_in_order_and_within_their_bytes(tmp_path: Path) -> None:
     spool = make_spool(tmp_path)
-    sender = Sender(spool)
+    sender = SpoolFeeder(spool)
     for n in range(10):
         await sender.send(reading(n), junk=[junk(b"x" * 10_000)])
     frontier = spool.backlog().newest_id
@@ -167,7 +167,7 @@ async def test_lanes_are_read_in_order_and_within_their_bytes(tmp_path: Path) ->
 
 async def test_reader_is_woken_by_the_next_reading(tmp_path: Path) -> None:
     spool = make_spool(tmp_path)
-    sender = Sender(spool)
+    sender = SpoolFeeder(spool)
     await sender.send(reading(1))
     newest = spool.backlog().newest_id
     await asyncio.wait_for(spool.wait_above(newest - 1), 20)
@@ -183,7 +183,7 @@ async def test_reader_is_woken_by_the_next_reading(tmp_path: Path) -> None:
 
 async def test_ledger_says_what_the_service_made_of_it(tmp_path: Path) -> None:
     spool = make_spool(tmp_path)
-    await Sender(spool).send(*(reading(n) for n in range(4)), reading(0), junk=[junk()])
+    await SpoolFeeder(spool).send(*(reading(n) for n in range(4)), reading(0), junk=[junk()])
     records = await read_all(spool)
     outcomes = [STORED, DUPLICATE, Outcome.QUARANTINED, Outcome.FAILED, Outcome.QUARANTINED]
     settlements = [Settlement(record.id, outcome) for record, outcome in zip(records, outcomes, strict=True)]
@@ -198,7 +198,7 @@ async def test_ledger_says_what_the_service_made_of_it(tmp_path: Path) -> None:
 async def test_doors_count_from_zero_in_each_run(tmp_path: Path) -> None:
     for run in range(3):
         spool = make_spool(tmp_path)
-        await Sender(spool).send(reading(run))
+        await SpoolFeeder(spool).send(reading(run))
         (totals,) = await spool.totals()
         assert totals.received == run + 1
         await spool.close()
@@ -206,12 +206,12 @@ async def test_doors_count_from_zero_in_each_run(tmp_path: Path) -> None:
 
 async def test_ids_go_on_after_everything_has_left(tmp_path: Path) -> None:
     spool = make_spool(tmp_path)
-    await Sender(spool).send(reading(1), reading(2))
+    await SpoolFeeder(spool).send(reading(1), reading(2))
     last = (await read_all(spool))[-1]
     await settle_all(spool)
     await spool.close()
     spool = make_spool(tmp_path)
-    await Sender(spool).send(reading(3))
+    await SpoolFeeder(spool).send(reading(3))
     (record,) = await read_all(spool)
     assert record.id > last.id
     assert record.epoch == last.epoch
@@ -222,7 +222,7 @@ async def test_ids_go_on_after_everything_has_left(tmp_path: Path) -> None:
 async def test_disk_error_withholds_and_recovers(tmp_path: Path, code: int) -> None:
     disk = FaultyDisk()
     spool = make_spool(tmp_path, disk=disk)
-    sender = Sender(spool)
+    sender = SpoolFeeder(spool)
     await sender.send(reading(1))
     disk.faults = [Fault("INSERT", code), *(Fault("PRAGMA journal_mode", code) for _ in range(3))]
     for _ in range(4):
@@ -237,7 +237,7 @@ async def test_disk_error_withholds_and_recovers(tmp_path: Path, code: int) -> N
 async def test_connection_after_an_io_error_writes_the_log_back_before_it_is_believed(tmp_path: Path) -> None:
     disk = FaultyDisk()
     spool = make_spool(tmp_path, disk=disk)
-    sender = Sender(spool)
+    sender = SpoolFeeder(spool)
     await sender.send(reading(1))
     disk.faults = [
         Fault("COMMIT", sqlite3.SQLITE_IOERR_FSYNC, after=True),
@@ -255,7 +255,7 @@ async def test_connection_after_an_io_error_writes_the_log_back_before_it_is_bel
 
 async def test_commits_keep_their_interval(tmp_path: Path) -> None:
     spool = make_spool(tmp_path, commit_interval_s=0.2)
-    sender = Sender(spool)
+    sender = SpoolFeeder(spool)
     loop = asyncio.get_running_loop()
     started = loop.time()
     for n in range(3):
@@ -287,7 +287,7 @@ class Host:
 async def test_readings_stamped_before_the_clock_was_set_are_corrected(tmp_path: Path) -> None:
     host = Host()
     spool = Spool(settings_in(tmp_path), host.clock, SpoolMetrics())
-    sender = Sender(spool)
+    sender = SpoolFeeder(spool)
     await sender.send(host.stamped(1), reading(1, sensor=2))
     (early, by_device) = await read_all(spool)
     assert (early.ts_us, early.clock_set, early.ts_quality) == (1_000_000, False, TsQuality.GATEWAY)
@@ -310,7 +310,7 @@ async def test_readings_stamped_before_the_clock_was_set_are_corrected(tmp_path:
 async def test_boot_whose_clock_was_never_set_stays_so(tmp_path: Path) -> None:
     host = Host()
     spool = Spool(settings_in(tmp_path), host.clock, SpoolMetrics())
-    await Sender(spool).send(host.stamped(1))
+    await SpoolFeeder(spool).send(host.stamped(1))
     await spool.close()
     spool = make_spool(tmp_path)
     await spool.maintain()
@@ -323,7 +323,7 @@ async def test_boot_whose_clock_was_never_set_stays_so(tmp_path: Path) -> None:
 async def test_clock_that_jumps_back_reorders_and_drops_nothing(tmp_path: Path) -> None:
     time = SteadyTime()
     spool = make_spool(tmp_path, time, max_age_s=3_600)
-    sender = Sender(spool)
+    sender = SpoolFeeder(spool)
     await sender.send(reading(1), reading(2))
     time.time_us -= 10 * 86_400_000_000
     await sender.send(reading(-800_000), reading(3))
@@ -336,7 +336,7 @@ async def test_clock_that_jumps_back_reorders_and_drops_nothing(tmp_path: Path) 
 async def test_what_is_too_old_is_shed_once_the_clock_is_set(tmp_path: Path) -> None:
     time = SteadyTime()
     spool = make_spool(tmp_path, time, max_age_s=3_600)
-    sender = Sender(spool)
+    sender = SpoolFeeder(spool)
     await sender.send(reading(0), junk=[junk()])
     await sender.send(reading(1_800))
     time.time_us += 3_700_000_000
@@ -365,7 +365,7 @@ async def test_batch_of_ledger_lines_alone_is_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize("prefix", ["BEGIN", "SELECT epoch", "UPDATE ledger", "SELECT * FROM ledger", "COMMIT"])
 async def test_spool_that_could_not_be_loaded_is_loaded_at_the_next_try(tmp_path: Path, prefix: str, code: int) -> None:
     spool = make_spool(tmp_path)
-    sender = Sender(spool)
+    sender = SpoolFeeder(spool)
     await sender.send(reading(1), reading(2), junk=[junk()])
     await settle_all(spool)
     await sender.send(reading(3))
@@ -375,7 +375,11 @@ async def test_spool_that_could_not_be_loaded_is_loaded_at_the_next_try(tmp_path
     disk.faults = [Fault(prefix, code)]
     with pytest.raises(StoreUnavailable):
         await spool.open()
-    assert (await Sender(spool).send(reading(1), reading(3), reading(4))).outcomes == [DUPLICATE, DUPLICATE, STORED]
+    assert (await SpoolFeeder(spool).send(reading(1), reading(3), reading(4))).outcomes == [
+        DUPLICATE,
+        DUPLICATE,
+        STORED,
+    ]
     records = await read_all(spool)
     assert [record.ts_us for record in records] == [reading(3).ts_us, reading(4).ts_us]
     assert not imbalance(await spool.totals(), 2)

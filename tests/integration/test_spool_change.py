@@ -26,7 +26,7 @@ STATEMENTS = 30  # more than a change has
 OF_A_RUN = ("ids", "last_use", "key", "leased")  # not in the file, or only as far as it matters to the next run
 
 
-class Site:
+class SpoolUnderTest:
     """A spool's state on a disk that fails as told, with two readings and two quarantined rows in it."""
 
     def __init__(self, folder: Path) -> None:
@@ -111,13 +111,13 @@ def known(state: SpoolState) -> dict[str, object]:
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    site = Site(tmp_path)
+def site(tmp_path: Path) -> Iterator[SpoolUnderTest]:
+    site = SpoolUnderTest(tmp_path)
     yield site
     site.state.close()
 
 
-def test_committed_change_is_in_memory_and_in_the_file(site: Site) -> None:
+def test_committed_change_is_in_memory_and_in_the_file(site: SpoolUnderTest) -> None:
     before = known(site.state)
     with site.change_of_everything():
         assert known(site.state) == before, "memory has changed before the commit"
@@ -139,7 +139,7 @@ def test_committed_change_is_in_memory_and_in_the_file(site: Site) -> None:
 
 
 @pytest.mark.parametrize("code", [sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_IOERR_WRITE])
-def test_change_that_fails_at_any_statement_leaves_all_as_it_was(site: Site, code: int) -> None:
+def test_change_that_fails_at_any_statement_leaves_all_as_it_was(site: SpoolUnderTest, code: int) -> None:
     before, file = known(site.state), site.on_disk()
     for skip in range(STATEMENTS):
         memory = site.state.memory
@@ -163,7 +163,7 @@ def test_change_that_fails_at_any_statement_leaves_all_as_it_was(site: Site, cod
 
 
 @pytest.mark.parametrize("error", [StoreRefused("a value"), RuntimeError("a bug"), KeyboardInterrupt()])
-def test_change_whose_body_raises_leaves_all_as_it_was(site: Site, error: BaseException) -> None:
+def test_change_whose_body_raises_leaves_all_as_it_was(site: SpoolUnderTest, error: BaseException) -> None:
     before, file = known(site.state), site.on_disk()
     with pytest.raises(type(error)), site.change_of_everything():
         raise error
@@ -174,7 +174,7 @@ def test_change_whose_body_raises_leaves_all_as_it_was(site: Site, error: BaseEx
     assert site.state.memory.newest_id == site.last + 6
 
 
-def test_change_in_doubt_is_what_the_file_says(site: Site) -> None:
+def test_change_in_doubt_is_what_the_file_says(site: SpoolUnderTest) -> None:
     before = known(site.state)
     site.disk.faults = [Fault("COMMIT", sqlite3.SQLITE_IOERR_FSYNC, after=True)]
     with pytest.raises(StoreUnavailable) as caught, site.change_of_everything():
@@ -187,7 +187,7 @@ def test_change_in_doubt_is_what_the_file_says(site: Site) -> None:
     assert {name: after[name] for name in after if name not in OF_A_RUN} == site.on_disk()
 
 
-def test_change_of_a_damaged_file_is_given_up_with_it(site: Site) -> None:
+def test_change_of_a_damaged_file_is_given_up_with_it(site: SpoolUnderTest) -> None:
     connection = sqlite3.connect(site.folder / "spool.db")
     connection.execute("DROP TABLE refused")
     connection.close()

@@ -22,7 +22,7 @@ from edge.spool import Spool
 from tests.support.spool_site import (
     Fault,
     FaultyDisk,
-    Sender,
+    SpoolFeeder,
     SteadyTime,
     imbalance,
     junk,
@@ -40,7 +40,7 @@ Damage = Callable[[Path], object]
 async def fill(folder: Path) -> list[Record]:
     """A spool that has seen some traffic, closed in order, its newest part still in the log."""
     spool = make_spool(folder / "alive", checkpoint_bytes=100_000)
-    sender = Sender(spool)
+    sender = SpoolFeeder(spool)
     for start in range(0, READINGS, 100):
         rows = [
             reading(n, sensor=n % 40 + 1, device=n % 5 + 1, key=f"k-{n}" if n % 3 == 0 else None)
@@ -159,7 +159,7 @@ async def test_damaged_spool_is_set_aside_and_recovered(tmp_path: Path, filled: 
     damage(copy_of(source, tmp_path))
     spool = make_spool(tmp_path)
     await spool.open()
-    sender = Sender(spool)
+    sender = SpoolFeeder(spool)
     assert (await sender.send(reading(10_000, device=9))).outcomes == [Outcome.STORED]  # at once, before the recovery
     await work_off(spool)
     await read_patiently(spool)
@@ -227,7 +227,7 @@ def test_flipped_bytes_never_make_another_reading(
 
     async def use() -> None:
         spool = make_spool(folder)
-        sender = Sender(spool)
+        sender = SpoolFeeder(spool)
         for n in range(3):
             try:
                 await sender.send(reading(20_000 + n, device=9))
@@ -254,7 +254,7 @@ async def test_spool_without_its_log_gives_no_id_again(tmp_path: Path, filled: F
     copy_of(source, tmp_path)
     (tmp_path / "spool.db-wal").unlink()
     spool = make_spool(tmp_path)
-    await Sender(spool).send(reading(10_000, device=9))
+    await SpoolFeeder(spool).send(reading(10_000, device=9))
     await work_off(spool)
     newest = (await read_patiently(spool))[-1]
     assert newest.epoch == before[0].epoch
@@ -281,7 +281,7 @@ async def test_recovery_goes_on_after_a_restart(tmp_path: Path, filled: Filled) 
 
 async def test_damage_is_noticed_in_the_middle_of_a_run(tmp_path: Path) -> None:
     spool = make_spool(tmp_path)
-    sender = Sender(spool)
+    sender = SpoolFeeder(spool)
     for start in range(0, 2_000, 100):
         await sender.send(*(reading(n, sensor=n % 7 + 1) for n in range(start, start + 100)))
     statement(tmp_path / "spool.db", "DROP TABLE delivered")
@@ -303,7 +303,7 @@ async def test_half_made_spool_is_made_again(tmp_path: Path) -> None:
     connection.close()
     assert (tmp_path / "spool.db").stat().st_size
     spool = make_spool(tmp_path)
-    await Sender(spool).send(reading(1))
+    await SpoolFeeder(spool).send(reading(1))
     assert not list(tmp_path.glob("*damaged*"))
     await spool.close()
 
@@ -323,7 +323,7 @@ async def test_spool_that_cannot_be_replaced_at_once_is_replaced_later(tmp_path:
     """The disk fails while an empty file takes the place of a damaged one."""
     disk = FaultyDisk()
     spool = make_spool(tmp_path, disk=disk)
-    sender = Sender(spool)
+    sender = SpoolFeeder(spool)
     await sender.send(*(reading(n) for n in range(100)))
     await spool.acknowledge([Settlement(record.id, Outcome.STORED) for record in (await read_all(spool))[:40]])
     newest_id = spool.backlog().newest_id
@@ -349,7 +349,7 @@ async def test_power_cut_between_setting_aside_and_beginning_anew_loses_nothing(
     for suffix in ("", "-wal"):
         (tmp_path / f"spool.db{suffix}").rename(tmp_path / f"spool.db.damaged-20260101T000000Z-0000{suffix}")
     spool = make_spool(tmp_path)
-    sender = Sender(spool)
+    sender = SpoolFeeder(spool)
     for n in range(1_000):
         await sender.send(reading(10_000 + n, device=9))
     await work_off(spool)

@@ -20,7 +20,16 @@ from edge.spool import Spool
 from edge.spool.rows import label_of
 from edge.telemetry import SpoolMetrics
 from tests.support import needs
-from tests.support.spool_site import Sender, SteadyTime, imbalance, junk, make_spool, read_all, reading, settings_in
+from tests.support.spool_site import (
+    SpoolFeeder,
+    SteadyTime,
+    imbalance,
+    junk,
+    make_spool,
+    read_all,
+    reading,
+    settings_in,
+)
 
 LEAST_BYTES = 16 * 1024 * 1024  # the smallest limit: 8 MiB of it are kept for the log
 
@@ -45,7 +54,7 @@ def labels_in(folder: Path) -> Counter[ReadingClass]:
 
 async def test_full_spool_sheds_the_oldest_of_the_busiest_and_no_alert(tmp_path: Path) -> None:
     spool = make_spool(tmp_path, max_bytes=LEAST_BYTES, classifier=ByValue())
-    sender = Sender(spool)
+    sender = SpoolFeeder(spool)
     alerts = [reading(n, sensor=9, value=2_000.0) for n in range(100)]
     await sender.send(*alerts)
     sent = 0
@@ -71,7 +80,7 @@ async def test_full_spool_sheds_the_oldest_of_the_busiest_and_no_alert(tmp_path:
 async def test_spool_full_of_alerts_withholds_until_the_uplink_takes_some(tmp_path: Path) -> None:
     spool = make_spool(tmp_path, max_bytes=LEAST_BYTES, classifier=ByValue())
     await spool.open()
-    sender = Sender(spool)
+    sender = SpoolFeeder(spool)
     sent = 0
     while not spool.backlog().problem and sent < 400_000:
         with suppress(StoreUnavailable):
@@ -89,7 +98,7 @@ async def test_spool_full_of_alerts_withholds_until_the_uplink_takes_some(tmp_pa
 
 async def test_warnings_are_shed_only_where_nothing_is_clean(tmp_path: Path) -> None:
     spool = make_spool(tmp_path, max_bytes=LEAST_BYTES, classifier=ByValue())
-    sender = Sender(spool)
+    sender = SpoolFeeder(spool)
     for start in range(0, 40_000, 1_000):
         await sender.send(*batch(start, 1_000, value=600.0))
     for start in range(40_000, 150_000, 1_000):
@@ -105,7 +114,7 @@ async def test_warnings_are_shed_only_where_nothing_is_clean(tmp_path: Path) -> 
 
 async def test_records_on_their_way_are_not_shed(tmp_path: Path) -> None:
     spool = make_spool(tmp_path, max_bytes=LEAST_BYTES)
-    sender = Sender(spool)
+    sender = SpoolFeeder(spool)
     await sender.send(*batch(0, 1_000))
     on_their_way = await spool.read(above=0, count=1_000, max_bytes=1 << 20)
     for start in range(1_000, 200_000, 1_000):
@@ -118,7 +127,7 @@ async def test_records_on_their_way_are_not_shed(tmp_path: Path) -> None:
 
 async def test_quarantined_payloads_keep_to_their_share(tmp_path: Path) -> None:
     spool = make_spool(tmp_path, max_bytes=LEAST_BYTES, quarantine_share=0.1)
-    sender = Sender(spool)
+    sender = SpoolFeeder(spool)
     await sender.send(*batch(0, 1_000))
     for _ in range(100):
         await sender.send(junk=[junk(os.urandom(60_000))])
@@ -140,7 +149,7 @@ async def test_disk_that_others_fill_makes_the_spool_give_way(tmp_path: Path) ->
         return max(0, 100_000_000 - disk["others"] - taken())
 
     spool = Spool(settings_in(tmp_path, min_free_bytes=1_000_000), SteadyTime(), SpoolMetrics(), free=free)
-    sender = Sender(spool)
+    sender = SpoolFeeder(spool)
     for start in range(0, 40_000, 1_000):
         await sender.send(*batch(start, 1_000))
     before = (tmp_path / "spool.db").stat().st_size
@@ -158,7 +167,7 @@ async def test_disk_that_others_fill_makes_the_spool_give_way(tmp_path: Path) ->
 
 async def test_drained_spool_gives_its_disk_back(tmp_path: Path) -> None:
     spool = make_spool(tmp_path)
-    sender = Sender(spool)
+    sender = SpoolFeeder(spool)
     for start in range(0, 150_000, 1_000):
         await sender.send(*batch(start, 1_000))
     while records := await spool.read(above=0, count=5_000, max_bytes=1 << 24):
@@ -185,7 +194,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 async def test_disk_that_is_really_full_withholds_and_recovers(small_disk: Path) -> None:
     spool = make_spool(small_disk, classifier=ByValue(), checkpoint_bytes=200_000)
-    sender = Sender(spool)
+    sender = SpoolFeeder(spool)
     sent = 0
     for _ in range(200):
         try:
@@ -213,7 +222,7 @@ async def test_disk_that_is_really_full_withholds_and_recovers(small_disk: Path)
 async def test_write_that_the_system_cuts_short_withholds_and_recovers(tmp_path: Path) -> None:
     """RLIMIT_FSIZE makes write(2) fail with EFBIG, after part of it: a real I/O error, in the log and in the file."""
     spool = make_spool(tmp_path, checkpoint_bytes=100_000)
-    sender = Sender(spool)
+    sender = SpoolFeeder(spool)
     await sender.send(*batch(0, 500))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     sent = 500

@@ -142,7 +142,7 @@ def junk(payload: bytes = b"\xff", *, device: int = 7) -> QuarantineRow:
     return QuarantineRow(Code.BAD_JSON, "no JSON", payload, Source.MQTT, "devices/x/readings", NOW_US, device)
 
 
-class Sender:
+class SpoolFeeder:
     """Writes batches as the pipeline does, with the door's totals."""
 
     def __init__(self, spool: Spool) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from bridge.model.reading import Outcome
 from edge.record import Settlement
 from edge.spool import Spool
-from tests.support.spool_site import Sender, make_spool, reading
+from tests.support.spool_site import SpoolFeeder, make_spool, reading
 
 SENSORS = 20
 
@@ -25,7 +25,7 @@ def say(line: str) -> None:
 
 
 async def send(spool: Spool, first: int) -> None:
-    sender = Sender(spool)
+    sender = SpoolFeeder(spool)
     number = first
     while True:
         batch = range(number, number + 1 + number % 9)

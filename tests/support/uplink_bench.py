@@ -21,7 +21,7 @@ from edge.telemetry import UplinkMetrics
 from edge.uplink.uplink import BACKLOG, LIVE, Uplink
 from tests.support.gateway_site import GATEWAY, GATEWAY_KEY
 from tests.support.servers import until
-from tests.support.spool_site import NOW_US, Sender, make_spool, reading
+from tests.support.spool_site import NOW_US, SpoolFeeder, make_spool, reading
 
 QUICK: dict[str, Any] = {
     "timeout_s": 5,
@@ -44,7 +44,7 @@ class Bench:
     def __init__(self, folder: Path, link: Transport, **settings: Any) -> None:
         self.folder = folder
         self.spool: Spool = make_spool(folder)
-        self.sender = Sender(self.spool)
+        self.sender = SpoolFeeder(self.spool)
         self.etags: list[str] = []
         self.metrics = UplinkMetrics()
         self.uplink = Uplink(

@@ -36,7 +36,7 @@ LEAST_DRAIN_PER_S = 5_000
 MOST_LIVE_S = 2.0
 
 
-class LocalPublisher:
+class SimulatedSite:
     """Devices with one sensor each, at the service."""
 
     def __init__(self, url: str) -> None:
@@ -59,7 +59,7 @@ class LocalPublisher:
         return row
 
 
-async def fill(path: Path, site: LocalPublisher) -> int:
+async def fill(path: Path, site: SimulatedSite) -> int:
     """What a gateway spools in two weeks. Returns the bytes on disk."""
     spool = Spool(SpoolSettings(path=path), host_clock(assume_set=True), SpoolMetrics())
     await spool.open()
@@ -91,7 +91,7 @@ async def fill(path: Path, site: LocalPublisher) -> int:
 
 
 @asynccontextmanager
-async def live(port: int, site: LocalPublisher) -> AsyncIterator[list[int]]:
+async def live(port: int, site: SimulatedSite) -> AsyncIterator[list[int]]:
     """Devices send beside the body: without a sequence, which tells theirs from what was spooled."""
     sent = [0]
 
@@ -120,7 +120,7 @@ async def test_two_weeks_are_handed_over_in_order_beside_live_readings(
 ) -> None:
     service = Service(tmp_path, postgres_url, redis_server.url, mqtt__enabled="false")
     service.start()
-    site = LocalPublisher(postgres_url)
+    site = SimulatedSite(postgres_url)
     gateway = GatewayProcess(tmp_path, mosquitto.url, spool__recent_identities="10000", uplink__report_every_s="10")
     try:
         code = service.command("gateway", "add", "north", "--all-devices")["code"]
@@ -133,7 +133,7 @@ async def test_two_weeks_are_handed_over_in_order_beside_live_readings(
         site.database.close()
 
 
-async def drain(service: Service, gateway: GatewayProcess, site: LocalPublisher, port: int, disk: int) -> None:
+async def drain(service: Service, gateway: GatewayProcess, site: SimulatedSite, port: int, disk: int) -> None:
     memory: list[int] = []
     rates: list[float] = []
 

@@ -27,7 +27,7 @@ def protocol(request: pytest.FixtureRequest) -> str:
     return version
 
 
-class LocalPublisher:
+class CommandedDevice:
     """A registered device and an operator's key."""
 
     def __init__(self, url: str, admin: Admin) -> None:
@@ -44,16 +44,16 @@ class LocalPublisher:
 
 
 @pytest.fixture
-def site(postgres_url: str) -> Iterator[LocalPublisher]:
+def registered(postgres_url: str) -> Iterator[CommandedDevice]:
     with connect(postgres_url) as admin:
-        yield LocalPublisher(postgres_url, admin)
+        yield CommandedDevice(postgres_url, admin)
 
 
-async def sent(client: httpx.AsyncClient, site: LocalPublisher, payload: Any, **more: Any) -> dict[str, Any]:
-    answer = await client.post(site.path, json={"payload": payload, **more})
+async def sent(client: httpx.AsyncClient, registered: CommandedDevice, payload: Any, **more: Any) -> dict[str, Any]:
+    answer = await client.post(registered.path, json={"payload": payload, **more})
     assert answer.status_code == 201, answer.text
     command: dict[str, Any] = answer.json()
-    assert answer.headers["location"] == f"{site.path}/{command['command_id']}"
+    assert answer.headers["location"] == f"{registered.path}/{command['command_id']}"
     return command
 
 
@@ -71,19 +71,22 @@ async def in_state(client: httpx.AsyncClient, command: dict[str, Any], state: st
 
 
 async def test_command_is_published_and_its_answer_is_readable(
-    mosquitto: MosquittoProcess, site: LocalPublisher, protocol: str
+    mosquitto: MosquittoProcess, registered: CommandedDevice, protocol: str
 ) -> None:
     async with (
-        open_bridge(site.url, mosquitto.url, protocol=protocol, commands=QUICK) as bridge,
-        bridge.client(site.api_key) as client,
+        open_bridge(registered.url, mosquitto.url, protocol=protocol, commands=QUICK) as bridge,
+        bridge.client(registered.api_key) as client,
     ):
         with Device(mosquitto.port) as device:
-            await device.subscribe(site.topics, 1)
-            command = await sent(client, site, {"interval_s": 30})
+            await device.subscribe(registered.topics, 1)
+            command = await sent(client, registered, {"interval_s": 30})
             assert (command["state"], command["result"], command["payload"]) == ("queued", None, {"interval_s": 30})
             await until(lambda: device.received)
             topic, payload = device.received[0]
-            assert (topic, json.loads(payload)) == (f"{site.path[1:]}/{command['command_id']}", {"interval_s": 30})
+            assert (topic, json.loads(payload)) == (
+                f"{registered.path[1:]}/{command['command_id']}",
+                {"interval_s": 30},
+            )
             await device.publish(b'{"status": "delivered"}', topic=f"{topic}/result")
             at_it = await in_state(client, command, "delivered")
             assert at_it["sent_at"]
@@ -92,27 +95,27 @@ async def test_command_is_published_and_its_answer_is_readable(
             failed = await in_state(client, command, "failed")
             assert failed["result"] == {"status": "failed", "why": "stuck"}
             await device.publish(b"too late", topic=f"{topic}/result")
-            text = await sent(client, site, "reboot")
+            text = await sent(client, registered, "reboot")
             await until(lambda: len(device.received) == 2)
             assert device.received[1][1] == b"reboot"
             await device.publish(b"ok", topic=f"{device.received[1][0]}/result")
             assert (await in_state(client, text, "done"))["result"] == "ok"
-            listed = (await client.get(site.path)).json()
+            listed = (await client.get(registered.path)).json()
             assert [each["state"] for each in listed] == ["done", "failed"]
             assert bridge.sample("commands_total", event="published") == 2
             assert bridge.sample("mqtt_inflight") == 0
 
 
 async def test_device_that_is_away_gets_it_when_it_comes_back(
-    mosquitto: MosquittoProcess, site: LocalPublisher, protocol: str
+    mosquitto: MosquittoProcess, registered: CommandedDevice, protocol: str
 ) -> None:
     async with (
-        open_bridge(site.url, mosquitto.url, protocol=protocol, commands=QUICK) as bridge,
-        bridge.client(site.api_key) as client,
+        open_bridge(registered.url, mosquitto.url, protocol=protocol, commands=QUICK) as bridge,
+        bridge.client(registered.api_key) as client,
     ):
         with Device(mosquitto.port, session="pump") as device:
-            await device.subscribe(site.topics, 1)
-        lasting = await sent(client, site, "open")
+            await device.subscribe(registered.topics, 1)
+        lasting = await sent(client, registered, "open")
         await until(lambda: bridge.sample("commands_total", event="published") == 1)
         with Device(mosquitto.port, session="pump") as device:
             await until(lambda: device.received)
@@ -122,57 +125,57 @@ async def test_device_that_is_away_gets_it_when_it_comes_back(
 
 
 async def test_device_without_a_session_gets_it_when_it_subscribes(
-    mosquitto: MosquittoProcess, site: LocalPublisher
+    mosquitto: MosquittoProcess, registered: CommandedDevice
 ) -> None:
     async with (
-        open_bridge(site.url, mosquitto.url, protocol="5", commands=QUICK) as bridge,
-        bridge.client(site.api_key) as client,
+        open_bridge(registered.url, mosquitto.url, protocol="5", commands=QUICK) as bridge,
+        bridge.client(registered.api_key) as client,
     ):
-        command = await sent(client, site, "open")
+        command = await sent(client, registered, "open")
         await until(lambda: bridge.sample("commands_total", event="unreachable") > 1)
         assert (await in_state(client, command, "queued"))["sent_at"] is None
         with Device(mosquitto.port) as device:
-            await device.subscribe(site.topics, 1)
+            await device.subscribe(registered.topics, 1)
             await until(lambda: device.received)
             await until(lambda: bridge.sample("commands_total", event="published") == 1)
             assert [payload for _, payload in device.received] == [b"open"]
 
 
 async def test_command_that_has_expired_is_not_sent(
-    mosquitto: MosquittoProcess, site: LocalPublisher, protocol: str
+    mosquitto: MosquittoProcess, registered: CommandedDevice, protocol: str
 ) -> None:
     async with (
-        open_bridge(site.url, f"mqtt://127.0.0.1:{free_port()}", connected=False) as bridge,
-        bridge.client(site.api_key) as client,
+        open_bridge(registered.url, f"mqtt://127.0.0.1:{free_port()}", connected=False) as bridge,
+        bridge.client(registered.api_key) as client,
     ):
-        command = await sent(client, site, "open", expires_in_s=1)
-        kept = await sent(client, site, "close", expires_in_s=600)
+        command = await sent(client, registered, "open", expires_in_s=1)
+        kept = await sent(client, registered, "close", expires_in_s=600)
         await in_state(client, command, "expired")
         await in_state(client, kept, "queued")
     with Device(mosquitto.port) as device:
-        await device.subscribe(site.topics, 1)
+        await device.subscribe(registered.topics, 1)
         async with (
-            open_bridge(site.url, mosquitto.url, protocol=protocol, commands=QUICK) as bridge,
-            bridge.client(site.api_key) as client,
+            open_bridge(registered.url, mosquitto.url, protocol=protocol, commands=QUICK) as bridge,
+            bridge.client(registered.api_key) as client,
         ):
             await until(lambda: device.received)
             assert [payload for _, payload in device.received] == [b"close"]
             await bridge.core.commands.expire()
             await in_state(client, command, "expired")
-            topic = f"{site.path[1:]}/{command['command_id']}/result"
+            topic = f"{registered.path[1:]}/{command['command_id']}/result"
             await device.publish(b"did it in time", topic=topic)
             assert (await in_state(client, command, "done"))["result"] == "did it in time"
 
 
-async def test_message_expires_at_the_broker(mosquitto: MosquittoProcess, site: LocalPublisher) -> None:
+async def test_message_expires_at_the_broker(mosquitto: MosquittoProcess, registered: CommandedDevice) -> None:
     async with (
-        open_bridge(site.url, mosquitto.url, protocol="5", commands=QUICK) as bridge,
-        bridge.client(site.api_key) as client,
+        open_bridge(registered.url, mosquitto.url, protocol="5", commands=QUICK) as bridge,
+        bridge.client(registered.api_key) as client,
     ):
         with Device(mosquitto.port, session="pump") as device:
-            await device.subscribe(site.topics, 1)
-        short = await sent(client, site, "old", expires_in_s=2)
-        await sent(client, site, "new", expires_in_s=600)
+            await device.subscribe(registered.topics, 1)
+        short = await sent(client, registered, "old", expires_in_s=2)
+        await sent(client, registered, "new", expires_in_s=600)
         await until(lambda: bridge.sample("commands_total", event="published") == 2)
         await in_state(client, short, "expired")
         with Device(mosquitto.port, session="pump") as device:
@@ -181,17 +184,19 @@ async def test_message_expires_at_the_broker(mosquitto: MosquittoProcess, site: 
             assert [payload for _, payload in device.received] == [b"new"]
 
 
-async def test_of_several_processes_exactly_one_publishes(mosquitto: MosquittoProcess, site: LocalPublisher) -> None:
+async def test_of_several_processes_exactly_one_publishes(
+    mosquitto: MosquittoProcess, registered: CommandedDevice
+) -> None:
     with Device(mosquitto.port) as device:
-        await device.subscribe(site.topics, 1)
+        await device.subscribe(registered.topics, 1)
         async with (
-            open_bridge(site.url, mosquitto.url, "one", commands=QUICK) as one,
-            open_bridge(site.url, mosquitto.url, "two", commands=QUICK) as two,
-            one.client(site.api_key) as client,
-            two.client(site.api_key) as other,
+            open_bridge(registered.url, mosquitto.url, "one", commands=QUICK) as one,
+            open_bridge(registered.url, mosquitto.url, "two", commands=QUICK) as two,
+            one.client(registered.api_key) as client,
+            two.client(registered.api_key) as other,
         ):
             for number in range(40):
-                await sent(client if number % 2 else other, site, number)
+                await sent(client if number % 2 else other, registered, number)
             await until(lambda: len(device.received) >= 40, 20)
             both = (one, two)
             await until(lambda: sum(bridge.sample("commands_total", event="published") for bridge in both) == 40)
@@ -210,20 +215,20 @@ HOSTILE = {
 }
 
 
-async def test_answers_are_hostile(mosquitto: MosquittoProcess, site: LocalPublisher) -> None:
+async def test_answers_are_hostile(mosquitto: MosquittoProcess, registered: CommandedDevice) -> None:
     async with (
-        open_bridge(site.url, mosquitto.url, commands=QUICK) as bridge,
-        bridge.client(site.api_key) as client,
+        open_bridge(registered.url, mosquitto.url, commands=QUICK) as bridge,
+        bridge.client(registered.api_key) as client,
     ):
         with Device(mosquitto.port) as device:
             for payload, kept in HOSTILE.items():
-                command = await sent(client, site, 1)
-                topic = f"{site.path[1:]}/{command['command_id']}/result"
+                command = await sent(client, registered, 1)
+                topic = f"{registered.path[1:]}/{command['command_id']}/result"
                 await device.publish(payload, topic=topic)
                 assert (await in_state(client, command, "done"))["result"] == kept
-            command = await sent(client, site, 1)
-            topic = f"{site.path[1:]}/{command['command_id']}/result"
-            await device.publish(b"mine", topic=topic.replace(site.uuid, site.other))
+            command = await sent(client, registered, 1)
+            topic = f"{registered.path[1:]}/{command['command_id']}/result"
+            await device.publish(b"mine", topic=topic.replace(registered.uuid, registered.other))
             await device.publish(b"x", topic=topic.replace(command["command_id"], NOBODY))
             await device.publish(b"y" * 200_000, topic=topic)
             assert (await in_state(client, command, "done"))["result"] == "y" * 65_536
@@ -233,11 +238,11 @@ async def test_answers_are_hostile(mosquitto: MosquittoProcess, site: LocalPubli
             assert bridge.sample("mqtt_inflight") == 0
 
 
-async def test_what_is_refused_over_http(site: LocalPublisher) -> None:
+async def test_what_is_refused_over_http(registered: CommandedDevice) -> None:
     few = CommandSettings(max_open_per_device=2, max_payload_bytes=100)
     async with (
-        open_bridge(site.url, f"mqtt://127.0.0.1:{free_port()}", commands=few, connected=False) as bridge,
-        bridge.client(site.api_key) as client,
+        open_bridge(registered.url, f"mqtt://127.0.0.1:{free_port()}", commands=few, connected=False) as bridge,
+        bridge.client(registered.api_key) as client,
     ):
         for body in (
             b"",
@@ -253,41 +258,41 @@ async def test_what_is_refused_over_http(site: LocalPublisher) -> None:
             # Deeper than every Python goes: how deep C may recurse is 1,000 in 3.11 and 10,000 in 3.13.
             b'{"payload": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
         ):
-            answer = await client.post(site.path, content=body)
+            answer = await client.post(registered.path, content=body)
             assert (answer.status_code, answer.json()["code"]) == (422, "bad_form"), body
-        assert (await client.post(site.path, json={"payload": "x" * 100})).status_code == 413
+        assert (await client.post(registered.path, json={"payload": "x" * 100})).status_code == 413
         assert (await client.post("/devices/17/commands", json={"payload": 1})).status_code == 422
         assert (await client.post(f"/devices/{NOBODY}/commands", json={"payload": 1})).status_code == 404
         assert (await client.get(f"/devices/{NOBODY}/commands")).status_code == 404
-        assert (await client.get(f"{site.path}/{NOBODY}")).status_code == 404
-        assert (await client.get(f"{site.path}/17")).status_code == 422
-        assert (await client.post(site.path, headers={"X-API-Key": "no"}, json={"payload": 1})).status_code == 401
+        assert (await client.get(f"{registered.path}/{NOBODY}")).status_code == 404
+        assert (await client.get(f"{registered.path}/17")).status_code == 422
+        assert (await client.post(registered.path, headers={"X-API-Key": "no"}, json={"payload": 1})).status_code == 401
         once = {"Idempotency-Key": "a"}
-        first = await client.post(site.path, headers=once, json={"payload": "\x00"})
-        again = await client.post(site.path, headers=once, json={"payload": "\x00"})
+        first = await client.post(registered.path, headers=once, json={"payload": "\x00"})
+        again = await client.post(registered.path, headers=once, json={"payload": "\x00"})
         assert (first.status_code, again.status_code) == (201, 200)
         assert first.json() == again.json()
         assert first.json()["payload"] == "\x00"
-        await sent(client, site, None)
-        full = await client.post(site.path, json={"payload": 3})
+        await sent(client, registered, None)
+        full = await client.post(registered.path, json={"payload": 3})
         assert (full.status_code, full.json()["code"]) == (429, "too_many_commands")
         assert full.headers["retry-after"]
-        site.do(f"UPDATE devices SET status = 'disabled' WHERE device_uuid = '{site.uuid}'")
-        assert (await client.post(site.path, json={"payload": 1})).status_code == 409
+        registered.do(f"UPDATE devices SET status = 'disabled' WHERE device_uuid = '{registered.uuid}'")
+        assert (await client.post(registered.path, json={"payload": 1})).status_code == 409
 
 
-def test_commands_from_the_command_line(commands: Commands, site: LocalPublisher) -> None:
-    commands.set(database__url=site.url)
-    made = commands.json("command", "send", site.uuid, '{"interval_s": 30}', "--expires-in", "600")
+def test_commands_from_the_command_line(commands: Commands, registered: CommandedDevice) -> None:
+    commands.set(database__url=registered.url)
+    made = commands.json("command", "send", registered.uuid, '{"interval_s": 30}', "--expires-in", "600")
     assert (made["state"], made["payload"]) == ("queued", {"interval_s": 30})
-    text = commands.json("command", "send", site.uuid, "reboot now")
+    text = commands.json("command", "send", registered.uuid, "reboot now")
     assert text["payload"] == "reboot now"
-    listed = commands.json("command", "list", site.uuid)
+    listed = commands.json("command", "list", registered.uuid)
     assert [each["command_id"] for each in listed] == [text["command_id"], made["command_id"]]
-    assert commands.json("command", "show", site.uuid, made["command_id"]) == made
-    assert '"reboot now"' in commands.run("command", "list", site.uuid).out
-    assert "payload: " in commands.run("command", "show", site.uuid, made["command_id"]).out
-    commands.problems("command", "show", site.uuid, NOBODY, expect=4)
-    commands.problems("command", "show", site.uuid, "17")
+    assert commands.json("command", "show", registered.uuid, made["command_id"]) == made
+    assert '"reboot now"' in commands.run("command", "list", registered.uuid).out
+    assert "payload: " in commands.run("command", "show", registered.uuid, made["command_id"]).out
+    commands.problems("command", "show", registered.uuid, NOBODY, expect=4)
+    commands.problems("command", "show", registered.uuid, "17")
     commands.problems("command", "send", NOBODY, "1", expect=4)
-    commands.problems("command", "send", site.uuid, "1", "--expires-in", "0")
+    commands.problems("command", "send", registered.uuid, "1", "--expires-in", "0")

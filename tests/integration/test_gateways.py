@@ -22,7 +22,7 @@ NOW_US = 1_790_000_000_000_000
 """Its clock's time of receipt: in the past, as of a backlog."""
 
 
-class LocalPublisher:
+class EnrolledGateway:
     """A gateway as the service sees it: its name, its key, its devices, and HTTP."""
 
     def __init__(self, url: str, client: httpx.AsyncClient, database: str, devices: list[dict[str, Any]]) -> None:
@@ -65,23 +65,23 @@ class LocalPublisher:
 
 
 @pytest.fixture
-async def site(postgres_url: str) -> AsyncIterator[LocalPublisher]:
+async def site(postgres_url: str) -> AsyncIterator[EnrolledGateway]:
     with admin.connect(postgres_url) as connection:
         devices = [connection.add_device(name, [("t", "temperature", None)]) for name in ("pump", "fan", "foreign")]
         made = connection.add_gateway("north", [d["device_id"] for d in devices[:2]], everything=False, code_minutes=10)
     async with open_service(postgres_url) as service, httpx.AsyncClient(timeout=20) as client:
-        site = LocalPublisher(service.url, client, postgres_url, devices)
+        site = EnrolledGateway(service.url, client, postgres_url, devices)
         assert (await site.enrol(made["code"].lower().replace("-", " "))).status_code == 200
         assert (await site.enrol(made["code"])).json()["code"] == "bad_code", "a code works once"
         yield site
 
 
-def verify(site: LocalPublisher) -> list[str]:
+def verify(site: EnrolledGateway) -> list[str]:
     with admin.connect(site.database) as connection:
         return connection.verify()[0]
 
 
-async def test_batch_is_stored_once_however_often_it_is_sent(site: LocalPublisher) -> None:
+async def test_batch_is_stored_once_however_often_it_is_sent(site: EnrolledGateway) -> None:
     records = [site.reading(i, float(i)) for i in range(1, 201)]
     first = await site.send_batch(*records)
     assert (first.stored, first.duplicates, first.rejected) == (200, (), ())
@@ -93,14 +93,14 @@ async def test_batch_is_stored_once_however_often_it_is_sent(site: LocalPublishe
     assert verify(site) == []
 
 
-async def test_readings_of_the_gateways_clock_are_known_by_their_identity(site: LocalPublisher) -> None:
+async def test_readings_of_the_gateways_clock_are_known_by_their_identity(site: EnrolledGateway) -> None:
     first = msgspec.structs.replace(site.reading(1), identity="g-north-e1-1", ts_quality=TsQuality.GATEWAY)
     moved = msgspec.structs.replace(first, ts_us=first.ts_us + 5_000_000)  # the clock was set between two attempts
     assert (await site.send_batch(first)).stored == 1
     assert (await site.send_batch(moved)).duplicates == (1,)
 
 
-async def test_gateway_speaks_for_its_own_devices_only(site: LocalPublisher) -> None:
+async def test_gateway_speaks_for_its_own_devices_only(site: EnrolledGateway) -> None:
     foreign = site.devices[2]["sensors"][0]["sensor_id"]
     pump, fan = (device["device_uuid"] for device in site.devices[:2])
     answer = await site.send_batch(
@@ -120,7 +120,7 @@ async def test_gateway_speaks_for_its_own_devices_only(site: LocalPublisher) -> 
     assert verify(site) == []
 
 
-async def test_quarantined_record_is_kept_once_with_its_bytes(site: LocalPublisher) -> None:
+async def test_quarantined_record_is_kept_once_with_its_bytes(site: EnrolledGateway) -> None:
     bad = UplinkRecord(
         7, Source.HTTP, NOW_US, code=Code.BAD_JSON, detail="not JSON", payload=b"{\xff\0", topic="devices/x/readings"
     )
@@ -135,7 +135,7 @@ async def test_quarantined_record_is_kept_once_with_its_bytes(site: LocalPublish
     assert verify(site) == []
 
 
-async def test_a_backlog_is_judged_by_when_the_gateway_received_it(site: LocalPublisher) -> None:
+async def test_a_backlog_is_judged_by_when_the_gateway_received_it(site: EnrolledGateway) -> None:
     old = site.reading(1)
     ahead = msgspec.structs.replace(site.reading(2), received_us=2**52, ts_us=2**52)
     answer = await site.send_batch(old, ahead)
@@ -143,7 +143,7 @@ async def test_a_backlog_is_judged_by_when_the_gateway_received_it(site: LocalPu
     assert [(r.id, r.code) for r in answer.rejected] == [(2, "time_ahead")]
 
 
-async def test_registry_has_what_a_gateway_needs_signed_and_tagged(site: LocalPublisher) -> None:
+async def test_registry_has_what_a_gateway_needs_signed_and_tagged(site: EnrolledGateway) -> None:
     with admin.connect(site.database) as connection:
         connection.set_threshold(site.devices[0]["sensors"][0]["sensor_id"], "greater_than", 30.0, None, "critical")
     answer = await site.get("/gateways/north/registry")
@@ -170,7 +170,7 @@ async def test_registry_has_what_a_gateway_needs_signed_and_tagged(site: LocalPu
     assert snapshot.decode((await site.get("/gateways/north/registry")).content).devices[0].disabled
 
 
-async def test_revoked_gateway_is_told_so_and_may_be_enrolled_again(site: LocalPublisher) -> None:
+async def test_revoked_gateway_is_told_so_and_may_be_enrolled_again(site: EnrolledGateway) -> None:
     with admin.connect(site.database) as connection:
         gateway = connection.fetch("find_gateway", name="north")[0]["gateway_id"]
         connection.fetch("revoke_gateway", gateway=gateway)
@@ -187,7 +187,7 @@ async def test_revoked_gateway_is_told_so_and_may_be_enrolled_again(site: LocalP
     assert (await site.send_batch(site.reading(1))).stored == 1
 
 
-async def test_key_rotates_without_a_gap(site: LocalPublisher) -> None:
+async def test_key_rotates_without_a_gap(site: EnrolledGateway) -> None:
     old = site.key
     new = (await site.post("/gateways/north/key")).json()["gateway_key"]
     assert (await site.send_batch(site.reading(1))).stored == 1, "the old key works until the new one is used"
@@ -201,7 +201,7 @@ async def test_key_rotates_without_a_gap(site: LocalPublisher) -> None:
     await until(ended, 5)
 
 
-async def test_keys_and_names_of_others(site: LocalPublisher) -> None:
+async def test_keys_and_names_of_others(site: EnrolledGateway) -> None:
     assert (await site.post("/gateways/south/batches", b'{"epoch":"e1"}')).json()["code"] == "foreign_gateway"
     assert (await site.get("/gateways/south/registry")).status_code == 403
     site.key = site.devices[0]["device_key"]
@@ -226,13 +226,13 @@ async def test_keys_and_names_of_others(site: LocalPublisher) -> None:
         b'{"epoch": "e1", "books": [{"device_id": 99999999999999999999, "source": "mqtt"}]}',
     ],
 )
-async def test_hostile_batches_are_refused_whole(site: LocalPublisher, body: bytes) -> None:
+async def test_hostile_batches_are_refused_whole(site: EnrolledGateway, body: bytes) -> None:
     answer = await site.post("/gateways/north/batches", body)
     assert answer.status_code == 422, answer.text
     assert answer.json()["detail"]
 
 
-async def test_books_of_gateway_and_service_are_held_against_each_other(site: LocalPublisher) -> None:
+async def test_books_of_gateway_and_service_are_held_against_each_other(site: EnrolledGateway) -> None:
     books = GatewayLedger(site.devices[0]["device_id"], Source.MQTT, received=3, spooled=3)
     await site.send_batch(*(site.reading(i) for i in (1, 2, 3)), books=(books,))
     await site.send_batch(books=(msgspec.structs.replace(books, stored=3),))

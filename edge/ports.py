@@ -29,7 +29,7 @@ class SpoolQueue(Protocol):
         """The oldest records with `above` < id ≤ `upto`, in order of id: at most `count`, and about
         `max_bytes` of them, but at least one where there is one. Empty: there is none.
 
-        What was read is not shed until it is acknowledged. Raises StoreUnavailable.
+        What was read is not evicted until it is acknowledged. Raises StoreUnavailable.
         """
         ...
 

@@ -71,7 +71,7 @@ class Backlog(msgspec.Struct, frozen=True):
 
 
 class LedgerTotals(msgspec.Struct, frozen=True):
-    """The gateway's books of one device and door, since the spool's ledger began.
+    """The gateway's ledger of one device and door, since it began.
 
     received = returned + spooled + duplicate + quarantined (+ what is in the pipeline), and
     spooled + quarantined = stored + known + refused + shed + lost + what is in the spool.
@@ -87,7 +87,7 @@ class LedgerTotals(msgspec.Struct, frozen=True):
     stored: int = 0  # handed over, and what the service said
     known: int = 0
     refused: int = 0
-    shed: int = 0  # for want of room, or too old
+    shed: int = 0  # evicted: the spool was full, or it was too old
     lost: int = 0  # unreadable in a damaged spool
 
     @property

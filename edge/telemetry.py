@@ -30,7 +30,7 @@ class SpoolMetrics:
         )
         self.lost = Counter("iot_edge_spool_lost_total", "Records that were unreadable.", registry=r)
         self.set_aside = Counter("iot_edge_spool_set_aside_total", "Damaged spools set aside.", registry=r)
-        self.salvaged = Counter("iot_edge_spool_salvaged_total", "Records recovered from damaged spools.", registry=r)
+        self.recovered = Counter("iot_edge_spool_salvaged_total", "Records recovered from damaged spools.", registry=r)
         self.commit = Histogram(
             "iot_edge_spool_commit_seconds", "Time of a durable commit.", buckets=COMMIT_BUCKETS_S, registry=r
         )

@@ -120,9 +120,7 @@ class Settings(SectionedSettings):
     @model_validator(mode="after")
     def _cluster_in_shards(self) -> Self:
         if self.redis.cluster and self.broker.shards == 1:
-            raise ValueError(
-                "redis.cluster needs broker.shards above 1: a stream and the counts beside it are on one node"
-            )
+            raise ValueError("redis.cluster needs broker.shards above 1: a stream and its books are on one node")
         return self
 
 

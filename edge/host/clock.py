@@ -74,10 +74,6 @@ class HostClock:
         """See `Time.now_us`. Goes on evenly between two calls of `check`."""
         return self._boottime_us() + self._eras[-1].anchor_us
 
-    def monotonic_us(self) -> int:
-        """See `Time.monotonic_us`."""
-        return self._boottime_us()
-
     def is_set(self) -> bool:
         """See `Time.is_set`."""
         return self._eras[-1].is_set

@@ -1,11 +1,11 @@
-"""Room in the spool: how much it may take, and what leaves when that is not enough.
+"""The capacity of the spool: how much it may take, and what leaves when that is not enough.
 
-Flows in: sizes of the file and the disk, ages of records. Flows out: rows, into the ledger as shed. The order
+Flows in: sizes of the file and the disk, ages of records. Flows out: rows, which the ledger counts as shed. The order
 is in `edge/spool/eviction.py`. Works in steps that are short, so that acknowledgements do not wait long behind them.
 
     limit ─────────── full: nothing is taken in, acknowledgements are withheld
-    97 % of it ────── shedding begins
-    96 % of it ────── shedding ends
+    97 % of it ────── eviction begins
+    96 % of it ────── eviction ends
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import structlog
 
 from bridge.model.reading import ReadingClass
 from edge.record import Record
-from edge.spool.eviction import plan
+from edge.spool.eviction import rows_to_evict
 from edge.spool.file import PAGE_BYTES, SpoolFull
-from edge.spool.ledger import LedgerChange, account_of
+from edge.spool.ledger import account_of
 from edge.spool.reader import SpoolReader
 from edge.spool.rows import SqlRow, label_of, source_in, source_number
-from edge.spool.state import MAX_ID, Oldest, SpoolState
+from edge.spool.state import MAX_ID, SpoolState
 
 log = structlog.get_logger("spool")
 
@@ -35,13 +35,13 @@ MEASURED_ROWS = 500
 """The size is looked at after as many rows, and before each write once it is close to the limit."""
 STRETCH = 4_000
 """How many of the oldest rows are looked at to find the busiest sensors."""
-SHED_STEP = STRETCH // 2
-"""Rows shed in one transaction: about 50 ms."""
+EVICTION_STEP = STRETCH // 2
+"""Rows evicted in one transaction: about 50 ms."""
 PACKED_SHARE = 0.8
 """Of a stretch that remains: where it is more, packing would write much to gain little."""
 STEPS_A_CALL = 4
 QUARANTINE_STEP = 50
-"""Quarantined rows shed in one transaction: they may have 64 KiB each."""
+"""Quarantined rows evicted in one transaction: they may have 64 KiB each."""
 EXPIRE_BYTES = 4 * 1024 * 1024
 VACUUM_PAGES = (16, 2_000)
 """Least and most pages that one step gives back."""
@@ -67,15 +67,15 @@ def free_bytes(folder: Path) -> int:
 class Capacity:
     """Keeps a spool within its limits."""
 
-    def __init__(self, state: SpoolState, queue: SpoolReader, free: FreeBytes = free_bytes) -> None:
+    def __init__(self, state: SpoolState, reader: SpoolReader, free: FreeBytes = free_bytes) -> None:
         self._state = state
-        self._outlet = queue
+        self._reader = reader
         self._settings = state.settings
         self._free = free
         self._cursors = dict.fromkeys((ReadingClass.CLEAN, ReadingClass.WARNING), 0)
         self._file_pages = 0
         self._unmeasured_rows = 0
-        self._told = False
+        self._eviction_logged = False
         self.disk_is_short = False
         self._vacuum_pages = VACUUM_PAGES[0]
         self.used_pages = 0
@@ -109,51 +109,54 @@ class Capacity:
     def is_full(self) -> bool:
         return self.used_pages >= self.limit_pages
 
-    def make(self, rows: int = MEASURED_ROWS) -> None:
-        """Shed until there is room for some rows more, for a few steps. Raises StoreUnavailable."""
+    def keep_within(self, rows: int = MEASURED_ROWS) -> None:
+        """Evict until `rows` more find a place, for a few steps. Raises StoreUnavailable."""
         self._unmeasured_rows += rows
         if self._unmeasured_rows < MEASURED_ROWS and self.used_pages < self.limit_pages * CLOSE_SHARE:
             return
         self.measure()
         if self.used_pages < self.limit_pages * HIGH_SHARE:
-            self._told = False
+            self._eviction_logged = False
             return
         for _ in range(STEPS_A_CALL):
-            if self.used_pages < self.limit_pages * LOW_SHARE or not self.shed(SHED_STEP):
+            if self.used_pages < self.limit_pages * LOW_SHARE or not self._evict():
                 break
             self.measure()
 
     def require(self, rows: int) -> None:
-        """Make room for `rows`, by need. Raises SpoolFull where there is none."""
-        self.make(rows)
+        """Evict by need, so that `rows` find a place. Raises SpoolFull where they do not."""
+        self.keep_within(rows)
         if self.is_full:
             raise SpoolFull("the spool is full, and nothing in it may be shed; is the uplink down?")
 
-    def shed_some(self) -> None:
-        """SQLite or the disk found no room for what was to be written. Raises SpoolFull where nothing may be shed."""
-        if not self.shed(SHED_STEP):
+    def evict_some(self) -> None:
+        """Evict where SQLite or the disk had no space for a write. Raises SpoolFull where nothing may be evicted."""
+        if not self._evict():
             raise SpoolFull("the disk, or the spool, is full, and nothing in it may be shed")
 
-    def shed(self, wanted: int) -> int:
-        """Shed up to `wanted` rows; returns how many went. Raises StoreUnavailable."""
-        shed = self._state.file.with_reserve(lambda: self._shed(wanted))
-        if not self._told:
-            self._told = True
-            log.error("spool_sheds", rows=shed, depth=self._state.depth, used_bytes=self.used_bytes)
-        return shed
+    def _evict(self) -> int:
+        """Evict a step; returns how many rows went. Raises StoreUnavailable."""
+        evicted = self._state.file.with_reserve(self._evict_in_order)
+        if not self._eviction_logged:
+            self._eviction_logged = True
+            log.error("spool_sheds", rows=evicted, depth=self._state.memory.depth, used_bytes=self.used_bytes)
+        return evicted
 
-    def _shed(self, wanted: int) -> int:
-        shed = self._shed_readings(ReadingClass.CLEAN, wanted) or self._shed_quarantined(QUARANTINE_STEP, "full")
-        return shed or self._shed_readings(ReadingClass.WARNING, wanted)
+    def _evict_in_order(self) -> int:
+        return (
+            self._evict_readings(ReadingClass.CLEAN)
+            or self._evict_quarantined("full")
+            or self._evict_readings(ReadingClass.WARNING)
+        )
 
-    def _shed_readings(self, label: ReadingClass, wanted: int) -> int:
+    def _evict_readings(self, label: ReadingClass) -> int:
         state = self._state
         while True:
             with state.file.reading():
                 stretch = state.file.execute("read_records", (self._cursors[label], MAX_ID, STRETCH)).fetchall()
             candidates = ((row[0], row[1], label_of(row[8])) for row in stretch)
-            ids = set(plan(candidates, wanted, label=label, spared=state.leased))
-            if len(stretch) == STRETCH and len(ids) < wanted:
+            ids = set(rows_to_evict(candidates, EVICTION_STEP, label=label, spared=state.memory.leased))
+            if len(stretch) == STRETCH and len(ids) < EVICTION_STEP:
                 self._cursors[label] = stretch[-1][0]  # all that may go from here goes now
                 if not ids:
                     continue
@@ -167,72 +170,62 @@ class Capacity:
         What remains is written again, packed: else its pages would stay, half empty, and nothing be gained.
         """
         state = self._state
-        change = state.ledger.change()
-        for row in stretch:
-            if row[0] in ids:
-                change.count("shed", state.account(row[1], row[8]))
         staying = [row for row in stretch if row[0] not in ids]
-        with state.file.transaction(durable=False):
+        with state.change(durable=False) as change:
+            for row in stretch:
+                if row[0] in ids:
+                    change.ledger.count("shed", state.memory.account(row[1], row[8]))
             if len(staying) <= PACKED_SHARE * len(stretch):
-                state.file.execute("drop_range", (stretch[0][0], stretch[-1][0]))
-                state.file.insert("put_records", staying)
-                oldest = state.drop([], [], change)
+                change.pack(stretch[0][0], stretch[-1][0], staying)
             else:
-                oldest = state.drop(list(ids), [], change)
-        self._entered(change, oldest, len(ids), "full")
+                change.remove(list(ids))
+        state.metrics.shed.labels("full").inc(len(ids))
 
-    def _shed_quarantined(self, wanted: int, reason: str) -> int:
+    def _evict_quarantined(self, reason: str) -> int:
         state = self._state
+        leased = state.memory.leased
         with state.file.reading():
-            rows = state.file.execute("oldest_of_refused", (wanted + len(state.leased),)).fetchall()
-        rows = [row for row in rows if row[0] not in state.leased][:wanted]
+            rows = state.file.execute("oldest_of_refused", (QUARANTINE_STEP + len(leased),)).fetchall()
+        rows = [row for row in rows if row[0] not in leased][:QUARANTINE_STEP]
         if rows:
             self._remove([], [(row[0], account_of(row[1], source_in(row[2]))) for row in rows], reason)
-            state.refused_bytes -= sum(row[3] for row in rows)
         return len(rows)
 
     def _remove(self, readings: Accounts, refused: Accounts, reason: str) -> None:
-        """Delete rows and enter them as shed, in one transaction."""
+        """Delete rows and enter them as shed."""
         state = self._state
-        change = state.ledger.change()
-        for _, account in (*readings, *refused):
-            change.count("shed", account)
-        with state.file.transaction(durable=False):
-            oldest = state.drop([row_id for row_id, _ in readings], [row_id for row_id, _ in refused], change)
-        self._entered(change, oldest, len(readings) + len(refused), reason)
-
-    def _entered(self, change: LedgerChange, oldest: Oldest, count: int, reason: str) -> None:
-        """It is committed."""
-        self._state.dropped(change, oldest, count)
-        self._state.metrics.shed.labels(reason).inc(count)
+        with state.change(durable=False) as change:
+            for _, account in (*readings, *refused):
+                change.ledger.count("shed", account)
+            change.remove([row_id for row_id, _ in readings], [row_id for row_id, _ in refused])
+        state.metrics.shed.labels(reason).inc(len(readings) + len(refused))
 
     def limit_quarantine(self) -> None:
-        """Shed the oldest quarantined rows where payloads take more than their share. Raises StoreUnavailable."""
+        """Evict the oldest quarantined rows where payloads take more than their share. Raises StoreUnavailable."""
         share = self._settings.quarantine_share * self._settings.max_bytes
-        while self._state.refused_bytes > share and self._shed_quarantined(QUARANTINE_STEP, "quarantine"):
+        while self._state.memory.refused_bytes > share and self._evict_quarantined("quarantine"):
             pass
 
     # -- age
 
     def expire(self) -> int:
-        """Shed what has waited longer than it may; returns how many went. Raises StoreUnavailable.
+        """Evict what has waited longer than it may; returns how many went. Raises StoreUnavailable.
 
         By the time of receipt, and once the clock is set. At most a step a call: should the clock jump ahead by a
         year, most of the spool is still there when somebody sees it.
         """
-        state = self._state
-        if state.time.anchor_us is None or not state.depth:
+        memory, time = self._state.memory, self._state.time
+        if time.anchor_us is None or not memory.depth:
             return 0
-        before_us = state.time.now_us() - int(self._settings.max_age_s * 1_000_000)
-        if state.oldest.received_us is not None and state.oldest.received_us >= before_us:
+        before_us = time.now_us() - int(self._settings.max_age_s * 1_000_000)
+        if memory.oldest.received_us is not None and memory.oldest.received_us >= before_us:
             return 0
-        old = _leading(self._outlet.peek(0, MAX_ID, SHED_STEP, EXPIRE_BYTES), before_us, state.leased)
+        old = _leading(self._reader.peek(0, MAX_ID, EVICTION_STEP, EXPIRE_BYTES), before_us, memory.leased)
         if old:
             accounts = [(record.id, account_of(record.device_id, source_number(record.source))) for record in old]
             readings = [item for item, record in zip(accounts, old, strict=True) if not record.quarantined]
             refused = [item for item, record in zip(accounts, old, strict=True) if record.quarantined]
             self._remove(readings, refused, "age")
-            state.refused_bytes -= sum(len(record.payload) for record in old)
         return len(old)
 
     def keep_reserve(self) -> None:
@@ -263,8 +256,8 @@ class Capacity:
         self._vacuum_pages = max(least, min(most, 2 * self._vacuum_pages, round(aim)))
         return pages
 
-    def look_again(self) -> None:
-        """Older rows have come: start from the old end again."""
+    def start_over(self) -> None:
+        """Look from the old end again: older rows have come."""
         self._cursors = dict.fromkeys(self._cursors, 0)
 
 

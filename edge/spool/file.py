@@ -2,7 +2,7 @@
 
 Flows in: statements of `spool.sql`. Flows out: rows, and errors of ours: StoreUnavailable (disk full,
 I/O error, no permission: withhold and try again), StoreRefused (a row that cannot be kept) and Damaged.
-Used by one thread at a time. Imports no other part of the gateway.
+Used by one thread at a time. Imports nothing of the gateway but the form of a row.
 
 After an I/O error the connection is dropped. The kernel may have thrown away what a failed fsync did not write,
 while reads still show it; so the next connection must first carry the whole log into the file, with writes
@@ -23,6 +23,7 @@ import structlog
 
 from bridge.errors import BridgeError, StoreRefused, StoreUnavailable
 from bridge.store import queries
+from edge.spool.rows import SqlRow
 
 log = structlog.get_logger("spool")
 
@@ -36,7 +37,6 @@ SUFFIXES = ("", "-wal", "-shm")
 
 T = TypeVar("T")
 Connect = Callable[[str], sqlite3.Connection]
-SqlRow = tuple[Any, ...]
 
 _UNAVAILABLE = {
     sqlite3.SQLITE_FULL: "the disk, or the spool, is full",
@@ -54,7 +54,7 @@ _REFUSED = (sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_MIS
 
 
 class SpoolFull(StoreUnavailable):
-    """Neither the limit nor the disk leaves room."""
+    """The spool has reached its limit, or the disk is full."""
 
     code = "spool_full"
 
@@ -71,12 +71,12 @@ def connect(path: str) -> sqlite3.Connection:
 
 
 def any_text(data: bytes) -> str:
-    """Text that damage has made something else than UTF-8 is for its row's CRC to find, not for the driver."""
+    """Decode whatever stands where text should: damage is for the row's CRC to find, not for the driver."""
     return data.decode(errors="replace")
 
 
 def translate(error: Exception) -> BridgeError:
-    """Ours for sqlite3's, by result code."""
+    """Translate an error of sqlite3 into one of ours, by its result code."""
     if isinstance(error, UnicodeDecodeError):  # SQLite's message quotes a schema that is no text any more
         return Damaged(f"not text where there should be: {error}")
     if not isinstance(error, sqlite3.Error):
@@ -96,7 +96,7 @@ def translate(error: Exception) -> BridgeError:
 
 
 class SpoolFile:
-    """`open` before use."""
+    """A SQLite file, on one connection. `open` before use."""
 
     def __init__(self, path: Path, max_bytes: int, checkpoint_bytes: int, *, connect: Connect = connect) -> None:
         self.path = path
@@ -106,6 +106,7 @@ class SpoolFile:
         """Part of the limit that is not the file's: the log (up to twice its checkpoint size) and the reserve."""
         self.most_pages = (max_bytes - self.aside_bytes) // PAGE_BYTES
         self.sql = queries.load("spool", Path(__file__).parent)
+        self._insertions: dict[tuple[str, int], str] = {}  # texts of INSERT, by query and rows
         self._connect = connect
         self._connection: sqlite3.Connection | None = None
         self._distrusted = False
@@ -146,7 +147,7 @@ class SpoolFile:
             raise
 
     def _check_access(self) -> None:
-        """What SQLite would report as one and the same "cannot open"."""
+        """Tell apart what SQLite would report as one and the same "cannot open"."""
         folder = self.path.parent
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -218,11 +219,17 @@ class SpoolFile:
         for size in VALUES_AT_ONCE:
             while len(rows) - start >= size:
                 chunk = rows[start : start + size]
-                one = f"({', '.join('?' * len(chunk[0]))})"
                 flat = [value for row in chunk for value in row]
-                new += self._connection.execute(f"{self.sql[query]} {', '.join([one] * size)}", flat).rowcount
+                new += self._connection.execute(self._insertion(query, size, len(chunk[0])), flat).rowcount
                 start += size
         return new
+
+    def _insertion(self, query: str, rows: int, columns: int) -> str:
+        text = self._insertions.get((query, rows))
+        if text is None:
+            row = f"({', '.join('?' * columns)})"
+            text = self._insertions[query, rows] = f"{self.sql[query]} {', '.join([row] * rows)}"
+        return text
 
     @contextmanager
     def transaction(self, *, durable: bool = True) -> Iterator[None]:
@@ -336,7 +343,7 @@ class SpoolFile:
             self._reserve_path.unlink(missing_ok=True)
 
     def with_reserve(self, work: Callable[[], T]) -> T:
-        """Do what makes room; where the disk is too full for that, write the log back, then let go of the reserve."""
+        """Do what frees space; where the disk is too full for that, write the log back, then let go of the reserve."""
         try:
             return work()
         except SpoolFull:

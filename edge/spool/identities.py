@@ -7,6 +7,8 @@ after a crash.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 from edge.spool.file import SpoolFile
 from edge.spool.hashes import RecentIdentities, hash_of, pack, unpack
 
@@ -22,33 +24,28 @@ class KnownIdentities:
         self._limit = limit
         self._keys = RecentIdentities(limit)
         self._delivered = RecentIdentities(limit)
-        self._rows: DeliveredRows = []
+        self.delivered_rows: DeliveredRows = []
 
     def load(self) -> None:
-        """Within a transaction: as the file has them."""
-        self._keys, self._delivered = RecentIdentities(self._limit), RecentIdentities(self._limit)
+        """Within a transaction: take what the file has. To be called once."""
         self._keys.add(hash_of(key) for (key,) in self._file.execute("recent_keys", (self._limit - 1,)))
-        self._rows = []
         for n, data in self._file.execute("all_delivered"):
             hashes = unpack(data)
             self._delivered.add(hashes)
-            self._rows.append((n, len(hashes)))
+            self.delivered_rows.append((n, len(hashes)))
 
     def has(self, hashed: int, *, keyed: bool) -> bool:
         """Whether an identity was handed over lately, or, for one by key, spooled lately."""
         return hashed in self._delivered or (keyed and hashed in self._keys)
 
-    def add_keys(self, hashes: list[int]) -> None:
-        """Readings under these keys have been spooled."""
-        self._keys.add(hashes)
+    def write_delivered(self, hashes: Sequence[int]) -> DeliveredRows:
+        """Within a transaction: write hashes, and drop the oldest once there are far too many.
 
-    def deliver(self, hashes: list[int]) -> DeliveredRows:
-        """Within a transaction: write hashes, drop the oldest once there are far too many. To be given to `adopt`."""
-        kept = list(self._rows)
-        if hashes:
-            cursor = self._file.execute("put_delivered", (pack(hashes),))
-            assert cursor.lastrowid is not None
-            kept.append((cursor.lastrowid, len(hashes)))
+        Returns the rows that are there then, for `add_delivered`.
+        """
+        cursor = self._file.execute("put_delivered", (pack(hashes),))
+        assert cursor.lastrowid is not None
+        kept = [*self.delivered_rows, (cursor.lastrowid, len(hashes))]
         total = sum(count for _, count in kept)
         if total > 2 * self._limit:
             place = 0
@@ -60,7 +57,11 @@ class KnownIdentities:
                 kept = kept[place:]
         return kept
 
-    def adopt(self, rows: DeliveredRows, hashes: list[int]) -> None:
-        """It is committed."""
-        self._rows = rows
+    def add_keys(self, hashes: Iterable[int]) -> None:
+        """Remember that readings under these keys are spooled."""
+        self._keys.add(hashes)
+
+    def add_delivered(self, hashes: Iterable[int], rows: DeliveredRows) -> None:
+        """Remember what has been handed over, once it is committed."""
         self._delivered.add(hashes)
+        self.delivered_rows = rows

@@ -1,7 +1,7 @@
 """The gateway's ledger: absolute totals of each device and door, kept in the spool.
 
-Flows in: what a transaction of the spool does. Flows out: the ledger rows that it must write. Changes are
-planned on a `LedgerChange`, and adopted once the transaction is committed; a failed one leaves no trace.
+Flows in: what a transaction of the spool does. Flows out: the ledger rows that it must write. A `LedgerChange`
+takes the entries of one transaction, and is adopted once that is committed; a failed one leaves no trace.
 Size: one entry for each device that ever sent through this gateway.
 """
 
@@ -19,6 +19,8 @@ _COLUMNS = (
     "quarantined", "stored", "known", "refused", "shed", "lost",
 )  # fmt: skip
 _INDEX = {name: place for place, name in enumerate(_COLUMNS)}
+_SPOOLED, _QUARANTINED, _STORED = (_INDEX[name] for name in ("spooled", "quarantined", "stored"))
+"""From `stored` on, the columns say how rows have left."""
 
 _HANDED_OVER = {Outcome.STORED: "stored", Outcome.DUPLICATE: "known", Outcome.QUARANTINED: "refused"}
 
@@ -32,28 +34,25 @@ class SpoolLedger:
     """All accounts, as the file has them."""
 
     def __init__(self, rows: Iterable[SqlRow] = ()) -> None:
-        self._rows: dict[int, list[int]] = {row[0]: list(row) for row in rows}
+        self.accounts: dict[int, list[int]] = {row[0]: list(row) for row in rows}
+        self.pending_total = sum(_pending(row) for row in self.accounts.values())
 
     def change(self, batch: int = 0) -> LedgerChange:
-        """A sheet for the changes of one transaction. `batch`: the number of the batch it writes, if it writes one."""
-        return LedgerChange(self._rows, batch)
+        """Begin the entries of one transaction. `batch`: the number of the batch it writes, if it writes one."""
+        return LedgerChange(self, batch)
 
     def totals(self) -> list[LedgerTotals]:
         """Every account."""
-        return [_totals(row) for row in self._rows.values()]
+        return [_totals(row) for row in self.accounts.values()]
 
     def pending(self) -> Counter[int]:
         """By account, how many rows must be in the spool."""
-        pending: Counter[int] = Counter()
-        for totals in self.totals():
-            account = account_of(totals.device_id, source_number(totals.source))
-            pending[account] = totals.spooled + totals.quarantined - totals.delivered - totals.shed - totals.lost
-        return pending
+        return Counter({account: _pending(row) for account, row in self.accounts.items()})
 
     def rows(self) -> list[list[int]]:
         """Every account as a row, as a former run left it: for a fresh file."""
         rows = []
-        for row in self._rows.values():
+        for row in self.accounts.values():
             kept = list(row)
             kept[_INDEX["batch"]] = 0
             rows.append(kept)
@@ -61,10 +60,10 @@ class SpoolLedger:
 
 
 class LedgerChange:
-    """The changes of one transaction."""
+    """The entries of one transaction."""
 
-    def __init__(self, rows: dict[int, list[int]], batch: int) -> None:
-        self._rows = rows
+    def __init__(self, ledger: SpoolLedger, batch: int) -> None:
+        self._ledger = ledger
         self._batch = batch
         self._changed: dict[int, list[int]] = {}
 
@@ -73,11 +72,11 @@ class LedgerChange:
         self._row(account)[_INDEX[column]] += count
 
     def deliver(self, account: int, outcome: Outcome, count: int = 1) -> None:
-        """What the service made of `count` rows."""
+        """Enter what the service made of `count` rows."""
         self.count(_HANDED_OVER[outcome], account, count)
 
     def doors(self, lines: Sequence[LedgerLine]) -> None:
-        """The door's own totals since this process started."""
+        """Enter the doors' own totals since this process started."""
         for line in lines:
             row = self._row(account_of(line.device_id, source_number(Source(line.source))))
             row[_INDEX["received"]] = line.received
@@ -94,7 +93,7 @@ class LedgerChange:
                 row[place] += count
 
     def correct(self, account: int, missing: int) -> None:
-        """`missing` rows are not there that should be; where negative, there are rows that no ledger knows."""
+        """Enter that `missing` rows are not there that should be; if negative, that there are rows no ledger knows."""
         if missing > 0:
             self.count("lost", account, missing)
         else:
@@ -102,20 +101,30 @@ class LedgerChange:
             self.count("spooled", account, -missing)
 
     def rows(self) -> list[list[int]]:
-        """What must be written."""
+        """The rows that must be written."""
         return list(self._changed.values())
 
     def adopt(self) -> None:
-        """It is committed."""
-        self._rows.update(self._changed)
+        """Enter them into the ledger, once they are committed."""
+        accounts = self._ledger.accounts
+        for account, row in self._changed.items():
+            before = accounts.get(account)
+            self._ledger.pending_total += _pending(row) - (_pending(before) if before else 0)
+            accounts[account] = row
 
     def _row(self, account: int) -> list[int]:
         row = self._changed.get(account)
         if row is None:
-            row = self._changed[account] = list(self._rows.get(account) or [account] + [0] * (len(_COLUMNS) - 1))
+            row = self._changed[account] = list(
+                self._ledger.accounts.get(account) or [account] + [0] * (len(_COLUMNS) - 1)
+            )
             if self._batch:
                 row[_INDEX["batch"]] = self._batch
         return row
+
+
+def _pending(row: Sequence[int]) -> int:
+    return row[_SPOOLED] + row[_QUARANTINED] - sum(row[_STORED:])
 
 
 def _totals(row: Sequence[int]) -> LedgerTotals:

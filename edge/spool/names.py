@@ -1,4 +1,4 @@
-"""What rows of the spool name by a small number: sensors (with their device), and boots of the gateway.
+"""Small numbers for what rows of the spool name again and again: sensors (with their device), and boots of the gateway.
 
 Flows in: names. Flows out: their numbers, and the rows to write for those that have none yet. Kept whole in
 memory, about 400 bytes for each sensor. Names that only devices know are limited, and forgotten when no row of theirs
@@ -7,95 +7,112 @@ is left; the others are limited by the registry.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import ChainMap
+from collections.abc import Iterable, Mapping, Sequence
 
 from bridge.errors import StoreRefused
 from edge.spool.rows import Boot, SensorName, SqlRow
 
 
-class Names:
-    """Sensors of the file. New ones are planned, and adopted once their transaction is committed."""
+class SensorNames:
+    """The sensors of the file, each with the number that rows name it by."""
 
     def __init__(self, rows: Iterable[SqlRow], *, last_id: int, max_unknown: int) -> None:
         self.by_ref: dict[int, SensorName] = {}
-        self._refs: dict[SensorName, int] = {}
-        self._last_use: dict[int, int] = {}  # of unknown ones: the last record that may name it
-        self._planned: list[tuple[int, SensorName]] = []
-        self._max_unknown = max_unknown
-        self._next = 1
+        self.refs: dict[SensorName, int] = {}
+        self.last_use: dict[int, int] = {}  # of unknown ones: the last record that may name it
+        self.max_unknown = max_unknown
+        self.next_ref = 1
         for ref, text, device_uuid, device_id, resolved, crc in rows:
-            self._next = max(self._next, ref + 1)
+            self.next_ref = max(self.next_ref, ref + 1)
             name = SensorName(text, device_uuid, device_id, bool(resolved))
             if name.crc == crc:
-                self._keep(ref, name, last_id)
+                self.by_ref[ref] = name
+                self.refs[name] = ref
+                if not name.resolved:
+                    self.last_use[ref] = last_id
+
+    def change(self) -> SensorNamesChange:
+        """What one transaction adds and takes away."""
+        return SensorNamesChange(self)
+
+    def unused(self, oldest_id: int) -> list[int]:
+        """Unknown sensors that no row names any more, once they are half of what there may be."""
+        if len(self.last_use) * 2 < self.max_unknown:
+            return []
+        return [ref for ref, last in self.last_use.items() if last < oldest_id]
+
+
+class SensorNamesChange:
+    """The sensors that come up in one transaction, or leave with it."""
+
+    _unknown_added = 0
+    _forgotten: Sequence[int] = ()
+
+    def __init__(self, names: SensorNames) -> None:
+        self.added: dict[SensorName, int] = {}
+        self._names = names
+        self._refs = names.refs
+        self._last_use: dict[int, int] = {}  # of unknown ones
 
     def ref(self, name: SensorName, row_id: int) -> int:
         """The number of a sensor that row `row_id` names. Raises StoreRefused where there are too many unknown ones."""
         ref = self._refs.get(name)
         if ref is None:
-            if not name.resolved and len(self._last_use) >= self._max_unknown:
-                raise StoreRefused(f"more than {self._max_unknown} sensors that are not registered")
-            ref, self._next = self._next, self._next + 1
-            self._planned.append((ref, name))
-            self._keep(ref, name, row_id)
-        elif not name.resolved:
+            ref = self.added.get(name) or self._add(name)
+        if not name.resolved:
             self._last_use[ref] = row_id
         return ref
 
-    def planned(self) -> list[SqlRow]:
-        """Rows of the sensors that have come up in this transaction."""
-        return [(ref, *name, name.crc) for ref, name in self._planned]
+    def _add(self, name: SensorName) -> int:
+        names = self._names
+        if not name.resolved:
+            if len(names.last_use) + self._unknown_added >= names.max_unknown:
+                raise StoreRefused(f"more than {names.max_unknown} sensors that are not registered")
+            self._unknown_added += 1
+        ref = self.added[name] = names.next_ref + len(self.added)
+        return ref
+
+    def by_ref(self) -> Mapping[int, SensorName]:
+        """Every sensor, with those that have come up."""
+        if not self.added:
+            return self._names.by_ref
+        return ChainMap({ref: name for name, ref in self.added.items()}, self._names.by_ref)
+
+    def rows(self) -> list[SqlRow]:
+        """What must be written for those that have come up."""
+        return [(ref, *name, name.crc) for name, ref in self.added.items()]
+
+    def forget(self, refs: Sequence[int]) -> None:
+        """Take away sensors whose rows are deleted."""
+        self._forgotten = refs
 
     def adopt(self) -> None:
-        """The transaction is committed."""
-        self._planned.clear()
-
-    def forget_planned(self) -> None:
-        """The transaction failed."""
-        for ref, name in self._planned:
-            self._drop(ref, name)
-        self._planned.clear()
-
-    def unused(self, oldest_id: int) -> list[int]:
-        """Unknown sensors that no row names any more, once they are half of what there may be."""
-        if len(self._last_use) * 2 < self._max_unknown:
-            return []
-        return [ref for ref, last in self._last_use.items() if last < oldest_id]
-
-    def forget(self, refs: Iterable[int]) -> None:
-        """Their rows are gone."""
-        for ref in refs:
-            self._drop(ref, self.by_ref[ref])
-
-    def _keep(self, ref: int, name: SensorName, row_id: int) -> None:
-        self.by_ref[ref] = name
-        self._refs[name] = ref
-        if not name.resolved:
-            self._last_use[ref] = row_id
-
-    def _drop(self, ref: int, name: SensorName) -> None:
-        del self.by_ref[ref], self._refs[name]
-        self._last_use.pop(ref, None)
+        """Enter it into the names of the file, once it is committed."""
+        names = self._names
+        for name, ref in self.added.items():
+            names.by_ref[ref] = name
+            names.refs[name] = ref
+            names.next_ref += 1
+        if self._last_use:
+            names.last_use.update(self._last_use)
+        for ref in self._forgotten:
+            del names.refs[names.by_ref.pop(ref)]
+            names.last_use.pop(ref, None)
 
 
 class Boots:
-    """Boots of the gateway. `current` is the number of this one."""
+    """The boots of the gateway that rows name by a number. `current` is that of this one; 0 where it has none yet."""
 
     def __init__(self, rows: Iterable[SqlRow], boot_id: str) -> None:
-        self.by_ref: dict[int, Boot] = {}
-        self._refs: dict[str, int] = {}
-        self.current = 0
-        for ref, text, anchor_us in rows:
-            self.by_ref[ref] = Boot(text, anchor_us)
-            self._refs[text] = ref
-            if text == boot_id:
-                self.current = ref
+        self.by_ref: dict[int, Boot] = {ref: Boot(text, anchor_us) for ref, text, anchor_us in rows}
+        self._boot_id = boot_id
+        self._refs: dict[str, int] = {boot.boot_id: ref for ref, boot in self.by_ref.items()}
+        self.current = self._refs.get(boot_id, 0)
 
-    def add(self, ref: int, boot_id: str) -> None:
-        """This boot has been entered."""
-        self.by_ref[ref] = Boot(boot_id, None)
-        self._refs[boot_id] = ref
-        self.current = ref
+    def like(self, rows: Iterable[SqlRow]) -> Boots:
+        """The boots of these rows, in the same boot of the gateway."""
+        return Boots(rows, self._boot_id)
 
     def ref(self, boot_id: str) -> int:
         """The number of a boot; KeyError where it has none."""
@@ -106,7 +123,3 @@ class Boots:
         """Whether records of this boot may have to be corrected once the clock is set."""
         boot = self.by_ref.get(self.current)
         return boot is not None and boot.anchor_us is None
-
-    def set_anchor(self, anchor_us: int) -> None:
-        """The clock of this boot has been set."""
-        self.by_ref[self.current] = self.by_ref[self.current]._replace(anchor_us=anchor_us)

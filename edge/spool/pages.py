@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from edge.spool.rows import SqlRow
+
 TABLE_LEAF = 0x0D
 DEFAULT_PAGE_BYTES = 1024
 _MAGIC = b"SQLite format 3\0"
@@ -21,11 +23,9 @@ _LOG_MAGIC = 0x377F0682
 _LOG_HEADER_BYTES = 32
 _FRAME_HEADER_BYTES = 24
 
-SqlRow = tuple[Any, ...]
-
 
 class DamagedFile:
-    """A file to read pages from, until `close`. Raises OSError."""
+    """A damaged database, read page by page until `close`. Raises OSError."""
 
     def __init__(self, path: Path) -> None:
         self._file: BinaryIO = path.open("rb")

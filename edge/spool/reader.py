@@ -1,4 +1,4 @@
-"""The way out of the spool: records for the uplink, until they are acknowledged.
+"""Reading from the spool: records for the uplink, until they are acknowledged.
 
 Flows out: `Record`, in order of id. Flows in: `Settlement`. Used by the spool's thread.
 """
@@ -12,9 +12,10 @@ import structlog
 
 from bridge.model.reading import Outcome
 from edge.record import Record, Settlement
+from edge.spool.change import id_list
 from edge.spool.file import Damaged
 from edge.spool.hashes import hash_of
-from edge.spool.ledger import LedgerChange, account_of
+from edge.spool.ledger import account_of
 from edge.spool.rows import (
     PAYLOAD,
     READING_COLUMNS,
@@ -26,14 +27,12 @@ from edge.spool.rows import (
     refused_record,
     source_in,
 )
-from edge.spool.state import SpoolState, encode
+from edge.spool.state import SpoolState
 
 log = structlog.get_logger("spool")
 
 MAX_LEASED = 50_000
-"""Records read and not acknowledged that shedding spares."""
-
-
+"""Records read and not acknowledged that eviction spares."""
 RECORD_BYTES = 150
 """Roughly, of a record on the wire without its payload."""
 
@@ -46,15 +45,12 @@ class SpoolReader:
 
     def read(self, above: int, upto: int, count: int, max_bytes: int) -> list[Record]:
         """See `SpoolQueue.read`."""
-        leased = self._state.leased
         records = self.peek(above, upto, count, max_bytes)
-        leased.update(dict.fromkeys(record.id for record in records))
-        if len(leased) > MAX_LEASED:
-            leased.clear()  # a reader that acknowledges nothing spares nothing
+        self._state.lease((record.id for record in records), MAX_LEASED)
         return records
 
     def peek(self, above: int, upto: int, count: int, max_bytes: int) -> list[Record]:
-        """The same; but what was read may be shed."""
+        """Read as `read` does; but what was read may be evicted."""
         lost: set[int] = set()
         while True:
             damaged: list[SqlRow] = []
@@ -91,13 +87,14 @@ class SpoolReader:
         return rows
 
     def _records(self, rows: list[SqlRow], damaged: list[SqlRow]) -> list[Record]:
-        state = self._state
+        memory = self._state.memory
+        names, boots, epoch = memory.names.by_ref, memory.boots.by_ref, memory.epoch
         records = []
         for row in rows:
             if len(row) == READING_COLUMNS:
-                record = reading_record(row, state.names.by_ref, state.boots.by_ref, state.epoch)
+                record = reading_record(row, names, boots, epoch)
             else:
-                record = refused_record(row, state.boots.by_ref, state.epoch)
+                record = refused_record(row, boots, epoch)
             if record is None:
                 damaged.append(row)
             else:
@@ -105,20 +102,18 @@ class SpoolReader:
         return records
 
     def _lose(self, rows: list[SqlRow]) -> None:
-        """Rows whose CRC does not hold: nobody knows what was in them."""
+        """Delete rows whose CRC does not hold, and enter them as lost: nobody knows what was in them."""
         state = self._state
-        change = state.ledger.change()
         readings = [row for row in rows if len(row) == READING_COLUMNS]
         refused = [row for row in rows if len(row) != READING_COLUMNS]
-        for row in readings:
-            change.count("lost", state.account(row[1], row[8]))
-        for row in refused:
-            change.count("lost", account_of(row[1], source_in(row[6])))
-        with state.file.transaction():
-            oldest = state.drop([row[0] for row in readings], [row[0] for row in refused], change)
-            if state.present([row[0] for row in rows]):
+        with state.change() as change:
+            for row in readings:
+                change.ledger.count("lost", state.memory.account(row[1], row[8]))
+            for row in refused:
+                change.ledger.count("lost", account_of(row[1], source_in(row[6])))
+            change.remove([row[0] for row in readings], [row[0] for row in refused])
+            if change.present([row[0] for row in rows]):
                 raise Damaged("rows that cannot be deleted")
-        state.dropped(change, oldest, len(rows))
         state.metrics.lost.inc(len(rows))
         log.error("spool_rows_damaged", rows=len(rows), first_id=rows[0][0])
 
@@ -128,34 +123,30 @@ class SpoolReader:
         if not outcomes:
             return
         state = self._state
-        with state.guarded():
-            ids = encode(outcomes)
-            change = state.ledger.change()
-            hashes: list[int] = []
-            with state.file.transaction(durable=False):
-                readings = state.file.execute("these_records", (ids,)).fetchall()
-                refused = state.file.execute("these_refused", (ids,)).fetchall()
-                for row in readings:
-                    self._deliver(row, outcomes[row[0]], change, hashes)
-                for row_id, device_id, flags, _ in refused:
-                    change.deliver(account_of(device_id, source_in(flags)), outcomes[row_id])
-                    hashes.append(hash_of(refused_identity(row_id)))
-                gone = [row[0] for row in readings]
-                oldest = state.drop(gone, [row[0] for row in refused], change)
-                delivered = state.identities.deliver(hashes)
-            state.identities.adopt(delivered, hashes)
-            state.refused_bytes -= sum(row[3] for row in refused)
-            state.dropped(change, oldest, len(readings) + len(refused))
-            for row_id in outcomes:
-                state.leased.pop(row_id, None)
-            for outcome, count in Counter(outcomes[row[0]] for row in (*readings, *refused)).items():
-                state.metrics.delivered.labels(outcome.name.lower()).inc(count)
+        with state.change(durable=False) as change:
+            ids = id_list(outcomes)
+            readings = state.file.execute("these_records", (ids,)).fetchall()
+            refused = state.file.execute("these_refused", (ids,)).fetchall()
+            for row in readings:
+                change.ledger.deliver(state.memory.account(row[1], row[8]), outcomes[row[0]])
+            for row_id, device_id, flags in refused:
+                change.ledger.deliver(account_of(device_id, source_in(flags)), outcomes[row_id])
+            change.deliver(self._identities(readings, [row[0] for row in refused]))
+            change.remove([row[0] for row in readings], [row[0] for row in refused])
+            change.release(outcomes)
+        for outcome, count in Counter(outcomes[row[0]] for row in (*readings, *refused)).items():
+            state.metrics.delivered.labels(outcome.name.lower()).inc(count)
 
-    def _deliver(self, row: SqlRow, outcome: Outcome, change: LedgerChange, hashes: list[int]) -> None:
-        change.deliver(self._state.account(row[1], row[8]), outcome)
-        name = self._state.names.by_ref.get(row[1])
-        if name is not None and is_whole(row):
-            hashes.append(hash_of(identity(name, row[3], row[4], row[9])))
+    def _identities(self, readings: Sequence[SqlRow], refused: Sequence[int]) -> list[int]:
+        """The hashes of what is handed over."""
+        names = self._state.memory.names.by_ref
+        hashes = []
+        for row in readings:
+            name = names.get(row[1])
+            if name is not None and is_whole(row):
+                hashes.append(hash_of(identity(name, row[3], row[4], row[9])))
+        hashes += [hash_of(refused_identity(row_id)) for row_id in refused]
+        return hashes
 
 
 def _first(records: list[Record], count: int, max_bytes: int) -> list[Record]:

@@ -1,4 +1,4 @@
-"""What a damaged spool still holds, brought into the one that took its place.
+"""Recovery of a damaged spool: what it still holds is brought into the one that took its place.
 
 Flows in: files that were set aside. Flows out: their rows whose CRC holds, under the ids they had; their
 ledger; what is missing then, entered as lost. Goes on in short steps beside the gateway's work, each with
@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 
 import structlog
 
 from bridge.errors import StoreRefused
+from edge.spool.change import SpoolChange
 from edge.spool.file import SUFFIXES
 from edge.spool.hashes import hash_of, unpack
 from edge.spool.ledger import SpoolLedger, account_of
+from edge.spool.memory import LEDGER_TAKEN, LEDGER_WANTED, RecoveryState
 from edge.spool.pages import DamagedFile
-from edge.spool.pages import SqlRow as RawRow
 from edge.spool.rows import (
     FIRST_DELIVERY,
     Boot,
@@ -34,7 +35,7 @@ from edge.spool.rows import (
     refused_identity,
     source_in,
 )
-from edge.spool.state import BOOKS_TAKEN, BOOKS_WANTED, RecoveryState, SpoolState
+from edge.spool.state import SpoolState
 
 log = structlog.get_logger("spool")
 
@@ -48,7 +49,7 @@ _DELIVERED, _BOOT, _SENSOR, _RECORD, _REFUSED, _LEDGER = 2, 3, 6, 11, 13, 14
 
 
 class Recovery:
-    """Works through the files that `state` knows to be set aside. Not for two threads at a time."""
+    """Works through the files that were set aside, in steps. Not for two threads at a time."""
 
     def __init__(self, state: SpoolState) -> None:
         self._state = state
@@ -56,14 +57,14 @@ class Recovery:
         self._survey = _Survey()
         self._surveyed = 0
         self.recount_wanted = False
-        """Whether a salvage has ended since the books were last held against the rows."""
+        """Whether a recovery has ended since the ledger was last held against the rows."""
 
     def step(self) -> bool:
         """Do a little; False where there is nothing to do. Raises StoreUnavailable."""
         state = self._state
-        if not state.recoveries:
+        if not state.memory.recoveries:
             return False
-        recovery = state.recoveries[0]
+        recovery = state.memory.recoveries[0]
         path = state.settings.path.with_name(recovery.file)
         with state.guarded():
             try:
@@ -99,21 +100,15 @@ class Recovery:
     def _take_over(self, recovery: RecoveryState) -> None:
         state, survey = self._state, self._survey
         hashes = [hashed for _, part in sorted(survey.delivered.items()) for hashed in part]
-        hashes = hashes[-state.settings.recent_identities :]
-        change = state.ledger.change()
-        with state.file.transaction():
+        with state.change() as change:
             for boot in survey.boots.values():
                 state.file.execute("restore_boot", boot)
-            if recovery.books == BOOKS_WANTED:
-                change.take_over(survey.ledger)
-                state.file.insert("put_ledger", change.rows())
-            state.file.execute("salvage_books", (BOOKS_TAKEN, recovery.file))
-            delivered = state.identities.deliver(hashes)
-        change.adopt()
-        state.identities.adopt(delivered, hashes)
-        state.reload_boots()
-        state.recoveries[0] = recovery._replace(books=BOOKS_TAKEN)
-        state.depth = sum(state.ledger.pending().values())
+            change.reload_boots()
+            if recovery.ledger == LEDGER_WANTED:
+                change.ledger.take_over(survey.ledger)
+            change.deliver(hashes[-state.settings.recent_identities :])
+            state.file.execute("salvage_books", (LEDGER_TAKEN, recovery.file))
+            change.recoveries = (recovery._replace(ledger=LEDGER_TAKEN), *change.recoveries[1:])
 
     # -- rows
 
@@ -122,36 +117,25 @@ class Recovery:
         upto = min(recovery.page + RESTORE_PAGES, file.pages)
         raw = [row for number in range(recovery.page + 1, upto + 1) for row in file.rows(number)]
         known: Counter[int] = Counter()
-        readings = list(self._readings(raw, known))
-        refused = list(self._refused(raw))
-        change = state.ledger.change()
-        try:
-            with state.file.transaction(durable=False):
-                state.write_names()
-                if state.file.insert("put_records", [row for row, _ in readings]) < len(readings):
-                    present = state.present([row[0] for row, _ in readings])
-                    known.update(account for row, account in readings if row[0] not in present)
-                state.file.insert("put_refused", refused)
-                for account, count in known.items():
-                    change.count("spooled", account, -count)
-                    change.count("duplicate", account, count)
-                state.file.insert("put_ledger", change.rows())
-                restored = len(readings) + len(refused)
-                state.file.execute("advance_salvage", (upto, restored, known.total(), recovery.file))
-                oldest = state.find_oldest()
-        except BaseException:
-            state.names.forget_planned()
-            raise
-        state.names.adopt()
-        change.adopt()
-        state.recoveries[0] = recovery._replace(page=upto)
-        state.refused_bytes += sum(len(row[10]) for row in refused)
-        state.oldest = oldest
-        state.metrics.salvaged.inc(restored)
+        with state.change(durable=False) as change:
+            readings = list(self._readings(raw, known, change))
+            refused = list(self._refused(raw))
+            present = change.put_readings([row for row, _ in readings])
+            if present is not None:
+                known.update(account for row, account in readings if row[0] not in present)
+            change.put_refused(refused)
+            change.look_for_oldest()
+            for account, count in known.items():
+                change.ledger.count("spooled", account, -count)
+                change.ledger.count("duplicate", account, count)
+            restored = len(readings) + len(refused)
+            state.file.execute("advance_salvage", (upto, restored, known.total(), recovery.file))
+            change.recoveries = (recovery._replace(page=upto), *change.recoveries[1:])
+        state.metrics.recovered.inc(restored)
 
-    def _readings(self, raw: list[RawRow], known: Counter[int]) -> Iterator[tuple[SqlRow, int]]:
+    def _readings(self, raw: list[SqlRow], known: Counter[int], change: SpoolChange) -> Iterator[tuple[SqlRow, int]]:
         """Whole rows, in the names of the present file, with their account. `known` counts those we have already."""
-        state, survey = self._state, self._survey
+        memory, survey = self._state.memory, self._survey
         for row in raw:
             if len(row) != _RECORD or not isinstance(row[2], int | float):
                 continue
@@ -161,34 +145,46 @@ class Recovery:
                 continue
             account = account_of(name.device_id, source_in(row[8]))
             hashed = hash_of(identity(name, row[3], row[4], row[9]))
-            if state.identities.has(hashed, keyed=row[9] is not None and not row[8] & FIRST_DELIVERY):
+            if memory.identities.has(hashed, keyed=row[9] is not None and not row[8] & FIRST_DELIVERY):
                 known[account] += 1
                 continue
             try:
-                ref = state.names.ref(name, state.newest_id)
+                ref = change.names.ref(name, memory.newest_id)
             except StoreRefused:
-                continue  # too many unknown sensors: lost, and booked so by the recount
-            moved = (row[0], ref, *row[2:7], state.boots.ref(boot.boot_id), *row[8:10])
+                continue  # too many unknown sensors: lost, and entered so by the recount
+            moved = (row[0], ref, *row[2:7], memory.boots.ref(boot.boot_id), *row[8:10])
             yield (*moved, reading_crc(moved)), account
 
-    def _refused(self, raw: list[RawRow]) -> Iterator[SqlRow]:
+    def _refused(self, raw: list[SqlRow]) -> Iterator[SqlRow]:
+        memory = self._state.memory
         for row in raw:
             boot = self._survey.boots.get(row[5]) if len(row) == _REFUSED else None
             if boot is not None and is_whole_refused(row):
-                if self._state.identities.has(hash_of(refused_identity(row[0])), keyed=False):
+                if memory.identities.has(hash_of(refused_identity(row[0])), keyed=False):
                     continue  # of a page that is free, and was found by its looks
-                moved = (*row[:5], self._state.boots.ref(boot.boot_id), *row[6:12])
+                moved = (*row[:5], memory.boots.ref(boot.boot_id), *row[6:12])
                 yield (*moved, refused_crc(moved))
 
     def _end(self, recovery: RecoveryState) -> None:
         state = self._state
         self.close()
-        with state.file.transaction():
+        with state.change() as change:
             state.file.execute("end_salvage", (recovery.file,))
-        del state.recoveries[0]
+            change.recoveries = change.recoveries[1:]
         self.recount_wanted = True
-        log.info("spool_salvaged", file=recovery.file, depth=state.depth)
+        log.info("spool_salvaged", file=recovery.file, depth=state.memory.depth)
         _rename(state.settings.path, recovery.file)
+
+    # -- the recount
+
+    def correct_ledger(self, missing: Mapping[int, int]) -> None:
+        """Enter what a recount found. Raises StoreUnavailable."""
+        with self._state.change() as change:
+            for account, count in missing.items():
+                change.ledger.correct(account, count)
+        lost = sum(count for count in missing.values() if count > 0)
+        self._state.metrics.lost.inc(lost)
+        log.warning("spool_recounted", lost=lost, found=-sum(count for count in missing.values() if count < 0))
 
 
 class _Survey:
@@ -197,7 +193,7 @@ class _Survey:
     def __init__(self) -> None:
         self.sensors: dict[int, SensorName] = {}
         self.boots: dict[int, Boot] = {}
-        self.ledger: list[RawRow] = []
+        self.ledger: list[SqlRow] = []
         self.delivered: dict[int, list[int]] = {}
 
     def look(self, file: DamagedFile, number: int) -> None:
@@ -237,7 +233,7 @@ def recount(path: Path, sql: dict[str, str]) -> dict[int, int]:
 
 
 def _rename(path: Path, file: str) -> None:
-    """What is salvaged is kept for a look, but only the last of it."""
+    """Keep what has been recovered for a look, but only the last of it."""
     for old in path.parent.glob(f"{path.name}.salvaged-*"):
         old.unlink(missing_ok=True)
     aside = path.with_name(file)

@@ -1,4 +1,4 @@
-"""Rows of the spool file: readings and quarantine rows in, `Record` out. Pure.
+"""The rows of the spool file: readings and quarantine rows in, `Record` out. Pure.
 
 Each row has a CRC over all of it, so that what comes out of a damaged file is what went in or nothing.
 What repeats (sensor, device, boot) is kept once and named by a small number.
@@ -34,6 +34,7 @@ READING_COLUMNS = 11
 PAYLOAD = 10  # its column in a quarantined row
 
 SqlRow = tuple[Any, ...]
+"""A row of any table of the spool, as SQLite gives and takes it."""
 
 
 class SensorName(NamedTuple):
@@ -77,7 +78,7 @@ def refused_identity(row_id: int) -> str:
 
 
 def source_number(source: Source) -> int:
-    """Its place in SOURCES."""
+    """Tell the place of a source in SOURCES."""
     return _SOURCE_NUMBERS[source]
 
 
@@ -117,7 +118,7 @@ def reading_row(
 
 
 def reading_crc(row: SqlRow) -> int:
-    """Of a reading's row, without its last column. Raises StoreRefused for numbers beyond 64 bits."""
+    """The CRC of a reading's row, of all but its last column. Raises StoreRefused for numbers beyond 64 bits."""
     sequence, key = row[4], row[9]
     flags = row[8] if sequence is None else row[8] | _HAS_SEQUENCE
     try:
@@ -169,12 +170,12 @@ def is_whole_refused(row: SqlRow) -> bool:
 
 
 def refused_crc(row: SqlRow) -> int:
-    """Of a quarantined row, without its last column."""
+    """The CRC of a quarantined row, of all but its last column."""
     return crc32(repr(row[:10]).encode() + struct.pack("<q", row[11]), crc32(row[10]))
 
 
 def _clean(text: str) -> str:
-    """Text that UTF-8 can hold: half a surrogate pair cannot be stored."""
+    """Replace what UTF-8 cannot hold: half a surrogate pair cannot be stored."""
     return text.encode(errors="replace").decode()
 
 

@@ -1,8 +1,8 @@
-"""The spool: where a gateway's readings are safe until the service has them.
+"""The spool of a gateway: readings are safe in it until the service has them.
 
 Flows in: `Batch` from the pipeline. Flows out: `CommitResult`, after the fsync; and to the uplink `Record`, oldest
-first, until they are acknowledged. Implements `Store`, `SpoolQueue` and `Books`. One thread owns the file; the event
-loop never waits for a disk. docs/spool.md says what happens at each limit.
+first, until they are acknowledged. Implements `Store`, `SpoolQueue` and `SpoolTotals`. `edge/spool/__init__.py` says
+how it works, docs/spool.md what happens at each limit.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ REST = 3
 
 
 class Spool:
-    """`open` before use, `run` beside it. Without `classifier` every reading is clean."""
+    """A spool and its thread. `open` before use, `run` beside it. Without `classifier` every reading is clean."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Spool:
         self._log_estimate = 0
         self._shrinking = False
         self._problem = "the spool is not open"
-        metrics.records.set_function(lambda: self._state.depth)
+        metrics.records.set_function(lambda: self._state.memory.depth)
         metrics.bytes.set_function(lambda: self._capacity.used_bytes)
         metrics.limit.set_function(lambda: self._capacity.limit_bytes)
 
@@ -100,7 +100,7 @@ class Spool:
     async def maintain(self) -> bool:
         """A step of what must be done beside the main job; True where more of it is waiting.
 
-        Keeps within age and disk, follows the clock, gives space back, brings salvaged rows in.
+        Keeps within age and disk, follows the clock, gives space back, recovers from damaged files.
         Raises StoreUnavailable.
         """
         busy = await self._call(self._maintain)
@@ -117,7 +117,7 @@ class Spool:
             log.warning("recount_failed", detail=str(error))
             self._recovery.recount_wanted = True
             return
-        await self._call(self._state.correct_books, missing)
+        await self._call(self._recovery.correct_ledger, missing)
 
     # -- Store
 
@@ -148,7 +148,7 @@ class Spool:
             await asyncio.sleep(max(0.0, self._next_commit_s - loop.time()))
             self._next_commit_s = loop.time() + self._settings.commit_interval_s
 
-    # -- Outlet, Books
+    # -- SpoolQueue, SpoolTotals
 
     async def read(self, *, above: int, upto: int | None = None, count: int, max_bytes: int) -> Sequence[Record]:
         """See `SpoolQueue.read`."""
@@ -161,25 +161,25 @@ class Spool:
 
     def backlog(self) -> Backlog:
         """See `SpoolQueue.backlog`."""
-        state = self._state
+        memory = self._state.memory
         return Backlog(
-            depth=state.depth,
+            depth=memory.depth,
             used_bytes=self._capacity.used_bytes,
             limit_bytes=self._capacity.limit_bytes,
-            oldest_id=state.oldest.id,
-            newest_id=state.newest_id,
-            oldest_received_us=state.oldest.received_us,
+            oldest_id=memory.oldest.id,
+            newest_id=memory.newest_id,
+            oldest_received_us=memory.oldest.received_us,
             problem=self._problem,
         )
 
     async def wait_above(self, record_id: int) -> None:
         """See `SpoolQueue.wait_above`."""
-        while self._state.last_id <= record_id:
+        while self._state.memory.last_id <= record_id:
             self._arrived.clear()
             await self._arrived.wait()
 
     async def totals(self) -> list[LedgerTotals]:
-        """See `Books.totals`."""
+        """See `SpoolTotals.totals`."""
         return await self._call(self._totals)
 
     # -- in the spool's thread
@@ -211,7 +211,7 @@ class Spool:
             return self._writer.write(batch, labels)
         except SpoolFull:
             with self._state.guarded():
-                self._capacity.shed_some()
+                self._capacity.evict_some()
             return self._writer.write(batch, labels)
 
     def _acknowledge(self, settlements: Sequence[Settlement]) -> None:
@@ -219,7 +219,7 @@ class Spool:
 
     def _totals(self) -> list[LedgerTotals]:
         self._state.open()
-        return self._state.ledger.totals()
+        return self._state.memory.ledger.totals()
 
     def _checkpoint(self) -> bool:
         started = perf_counter()
@@ -233,12 +233,12 @@ class Spool:
             state.follow_clock()
             capacity.limit_quarantine()
             busy = bool(capacity.expire())
-            capacity.make()
+            capacity.keep_within()
             capacity.keep_reserve()
             state.forget_unused()
         if self._recovery.step():
             busy = True
-            capacity.look_again()
+            capacity.start_over()
         with state.guarded():
             if pages := capacity.vacuum():
                 busy = self._shrinking = True

@@ -124,7 +124,7 @@ UPDATE meta SET reserved = ? WHERE one = 1
 SELECT ref, boot_id, anchor_us FROM boot
 
 -- name: add_boot
-INSERT INTO boot (boot_id) VALUES (?) RETURNING ref
+INSERT INTO boot (boot_id) VALUES (?)
 
 -- name: restore_boot
 INSERT OR IGNORE INTO boot (boot_id, anchor_us) VALUES (?, ?)
@@ -167,13 +167,13 @@ SELECT id FROM record WHERE id IN (SELECT value FROM json_each(?1))
 UNION ALL SELECT id FROM refused WHERE id IN (SELECT value FROM json_each(?1))
 
 -- name: these_refused
-SELECT id, device_id, flags, length(payload) FROM refused WHERE id IN (SELECT value FROM json_each(?))
+SELECT id, device_id, flags FROM refused WHERE id IN (SELECT value FROM json_each(?))
 
 -- name: drop_records
 DELETE FROM record WHERE id IN (SELECT value FROM json_each(?))
 
 -- name: drop_refused
-DELETE FROM refused WHERE id IN (SELECT value FROM json_each(?))
+DELETE FROM refused WHERE id IN (SELECT value FROM json_each(?)) RETURNING coalesce(length(payload), 0)
 
 -- name: oldest_record
 SELECT * FROM record ORDER BY id LIMIT 1
@@ -188,7 +188,7 @@ SELECT max(coalesce((SELECT max(id) FROM record), 0), coalesce((SELECT max(id) F
 SELECT coalesce(sum(length(payload)), 0) FROM refused
 
 -- name: oldest_of_refused
-SELECT id, device_id, flags, length(payload) FROM refused ORDER BY id LIMIT ?
+SELECT id, device_id, flags FROM refused ORDER BY id LIMIT ?
 
 -- name: drop_range
 DELETE FROM record WHERE id BETWEEN ? AND ?

@@ -1,16 +1,17 @@
-"""The way into the spool: a batch of the pipeline becomes one durable transaction.
+"""Writing to the spool: a batch of the pipeline becomes one durable change.
 
 Flows in: `Batch`. Flows out: `CommitResult`. Used by the spool's thread.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from time import perf_counter
 
 from bridge.model.reading import Batch, CommitResult, Outcome, QuarantineRow, Reading
+from edge.spool.change import SpoolChange
 from edge.spool.hashes import hash_of
+from edge.spool.identities import KnownIdentities
 from edge.spool.ledger import LedgerChange, account_of
 from edge.spool.rows import SqlRow, identity, reading_row, refused_row, sensor_name, source_number
 from edge.spool.state import SpoolState
@@ -25,85 +26,67 @@ class SpoolWriter:
     def write(self, batch: Batch, labels: Sequence[int]) -> CommitResult:
         """See `Store.write`. `labels` are the classes of the readings."""
         state = self._state
-        with state.guarded():
-            started = perf_counter()
-            change = state.ledger.change(batch.number)
-            change.doors(batch.ledger)
-            try:
-                rows, outcomes, keys = self._plan(batch.readings, labels)
-                refused = self._refused_rows(batch.quarantined, state.newest_id + len(rows))
-                last_id = state.newest_id + len(rows) + len(refused)
-                with state.file.transaction():
-                    reserved = state.reserve(last_id)
-                    state.write_names()
-                    stored, newest_id = self._write_rows(rows, outcomes)
-                    state.file.insert("put_refused", refused)
-                    _book(change, batch, outcomes)
-                    state.file.insert("put_ledger", change.rows())
-                    oldest = state.oldest if state.oldest.id else state.find_oldest()
-            except BaseException:
-                state.names.forget_planned()
-                raise
-            newest_id = last_id if refused else newest_id
-            state.arrived(change, oldest, stored + len(refused), newest_id, reserved)
-            state.identities.add_keys(keys)
-            state.refused_bytes += sum(len(row.payload) for row in batch.quarantined)
-            state.metrics.commit.observe(perf_counter() - started)
-            return CommitResult(outcomes, list(labels), state.time.now_us(), newest_id if stored else None)
+        started = perf_counter()
+        with state.change(batch=batch.number) as change:
+            rows, outcomes, keys = self._plan(batch.readings, labels, change)
+            after_id = state.memory.newest_id + len(rows)
+            refused = self._refused_rows(batch.quarantined, after_id)
+            change.reserve(after_id + len(refused))
+            newest_id = self._put_readings(rows, outcomes, change)
+            stored = newest_id > state.memory.newest_id
+            if refused:
+                change.put_refused(refused)
+                newest_id = after_id + len(refused)
+            change.give_ids(newest_id)
+            change.add_keys(keys)
+            change.ledger.doors(batch.ledger)
+            _enter(change.ledger, batch, outcomes)
+        state.metrics.commit.observe(perf_counter() - started)
+        return CommitResult(outcomes, list(labels), state.time.now_us(), newest_id if stored else None)
 
-    def _plan(self, readings: Sequence[Reading], labels: Sequence[int]) -> tuple[list[SqlRow], list[int], list[int]]:
+    def _plan(
+        self, readings: Sequence[Reading], labels: Sequence[int], change: SpoolChange
+    ) -> tuple[list[SqlRow], list[int], list[int]]:
         """Rows of what is not known to be a duplicate, the outcomes so far, and the hashes of keys to remember."""
         rows: list[SqlRow] = []
         outcomes: list[int] = []
         keys: dict[int, None] = {}
-        state = self._state
-        boot = state.boots.current
+        memory, names, stamp_of = self._state.memory, change.names, self._state.time.stamp
+        boot, row_id = memory.boots.current, memory.newest_id
         for reading, label in zip(readings, labels, strict=True):
             name = sensor_name(reading)
             hashed = hash_of(identity(name, reading.ts_us, reading.sequence, reading.key))
-            if self._is_known(reading, hashed, keys):
+            if _is_known(memory.identities, reading, hashed, keys):
                 outcomes.append(Outcome.DUPLICATE)
                 continue
             outcomes.append(Outcome.STORED)
-            row_id = state.newest_id + len(rows) + 1
-            stamp = state.time.stamp(reading.received_us)
-            ref = state.names.ref(name, row_id)
+            row_id += 1
+            stamp = stamp_of(reading.received_us)
+            ref = names.ref(name, row_id)
             rows.append(reading_row(reading, row_id, ref, stamp.monotonic_us, boot, label, clock_set=stamp.is_set))
             if reading.key is not None:
                 keys[hashed] = None
         return rows, outcomes, list(keys)
 
-    def _is_known(self, reading: Reading, hashed: int, keys: dict[int, None]) -> bool:
-        identities = self._state.identities
-        if reading.key is None:
-            return identities.has(hashed, keyed=False)
-        return reading.redelivered and (hashed in keys or identities.has(hashed, keyed=True))
-
     def _refused_rows(self, quarantined: Sequence[QuarantineRow], after_id: int) -> list[SqlRow]:
-        state = self._state
+        time, boot = self._state.time, self._state.memory.boots.current
         rows = []
         for row_id, row in enumerate(quarantined, start=after_id + 1):
-            stamp = state.time.stamp(row.received_us)
-            rows.append(refused_row(row, row_id, stamp.monotonic_us, state.boots.current, clock_set=stamp.is_set))
+            stamp = time.stamp(row.received_us)
+            rows.append(refused_row(row, row_id, stamp.monotonic_us, boot, clock_set=stamp.is_set))
         return rows
 
-    def _write_rows(self, rows: list[SqlRow], outcomes: list[int]) -> tuple[int, int]:
-        """Insert, and mark those as duplicates whose identity the index knows.
-
-        Returns how many were new, and the highest id that was given to one.
-        """
-        newest_id = self._state.newest_id
-        new = self._state.file.insert("put_records", rows)
-        if new == len(rows):
-            newest_id += new
-        else:
-            present = self._state.present([row[0] for row in rows])
-            planned = (place for place, outcome in enumerate(outcomes) if outcome == Outcome.STORED)
-            for place, row in zip(list(planned), rows, strict=True):
-                if row[0] not in present:
-                    outcomes[place] = Outcome.DUPLICATE
-            newest_id = max(present, default=newest_id)
-        return new, newest_id
+    def _put_readings(self, rows: list[SqlRow], outcomes: list[int], change: SpoolChange) -> int:
+        """Insert, and mark those as duplicates whose identity the index knows. Returns the highest id then."""
+        newest_id = self._state.memory.newest_id
+        present = change.put_readings(rows)
+        if present is None:
+            return newest_id + len(rows)
+        planned = [place for place, outcome in enumerate(outcomes) if outcome == Outcome.STORED]
+        for place, row in zip(planned, rows, strict=True):
+            if row[0] not in present:
+                outcomes[place] = Outcome.DUPLICATE
+        return max(present, default=newest_id)
 
     def was_committed(self, number: int) -> bool:
         """See `Store.was_committed`."""
@@ -112,12 +95,22 @@ class SpoolWriter:
             return bool(last >= number)
 
 
-def _book(change: LedgerChange, batch: Batch, outcomes: Sequence[int]) -> None:
-    counts: Counter[tuple[str, int]] = Counter()
+def _is_known(identities: KnownIdentities, reading: Reading, hashed: int, keys: Container[int]) -> bool:
+    if reading.key is None:
+        return identities.has(hashed, keyed=False)
+    return reading.redelivered and (hashed in keys or identities.has(hashed, keyed=True))
+
+
+def _enter(ledger: LedgerChange, batch: Batch, outcomes: Sequence[int]) -> None:
+    counts: dict[tuple[str, int], int] = {}
     for reading, outcome in zip(batch.readings, outcomes, strict=True):
-        column = "spooled" if outcome == Outcome.STORED else "duplicate"
-        counts[column, account_of(reading.device_id, source_number(reading.source))] += 1
+        entry = (
+            "spooled" if outcome == Outcome.STORED else "duplicate",
+            account_of(reading.device_id, source_number(reading.source)),
+        )
+        counts[entry] = counts.get(entry, 0) + 1
     for row in batch.quarantined:
-        counts["quarantined", account_of(row.device_id, source_number(row.source))] += 1
+        entry = "quarantined", account_of(row.device_id, source_number(row.source))
+        counts[entry] = counts.get(entry, 0) + 1
     for (column, account), count in counts.items():
-        change.count(column, account, count)
+        ledger.count(column, account, count)

@@ -354,8 +354,30 @@ async def test_what_is_too_old_is_shed_once_the_clock_is_set(tmp_path: Path) -> 
     await spool.close()
 
 
-async def test_gateway_batch_of_books_alone_is_written(tmp_path: Path) -> None:
+async def test_batch_of_ledger_lines_alone_is_written(tmp_path: Path) -> None:
     spool = make_spool(tmp_path)
     committed = await spool.write(Batch(1, ()))
     assert (committed.outcomes, committed.outbox_id) == ([], None)
+    await spool.close()
+
+
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_IOERR_READ])
+@pytest.mark.parametrize("prefix", ["BEGIN", "SELECT epoch", "UPDATE ledger", "SELECT * FROM ledger", "COMMIT"])
+async def test_spool_that_could_not_be_loaded_is_loaded_at_the_next_try(tmp_path: Path, prefix: str, code: int) -> None:
+    spool = make_spool(tmp_path)
+    sender = Sender(spool)
+    await sender.send(reading(1), reading(2), junk=[junk()])
+    await settle_all(spool)
+    await sender.send(reading(3))
+    await spool.close()
+    disk = FaultyDisk()
+    spool = make_spool(tmp_path, disk=disk)
+    disk.faults = [Fault(prefix, code)]
+    with pytest.raises(StoreUnavailable):
+        await spool.open()
+    assert (await Sender(spool).send(reading(1), reading(3), reading(4))).outcomes == [DUPLICATE, DUPLICATE, STORED]
+    records = await read_all(spool)
+    assert [record.ts_us for record in records] == [reading(3).ts_us, reading(4).ts_us]
+    assert not imbalance(await spool.totals(), 2)
+    assert spool.backlog().depth == 2
     await spool.close()

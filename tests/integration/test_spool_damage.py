@@ -7,6 +7,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
 from random import Random
 
@@ -18,8 +19,17 @@ from bridge.errors import StoreUnavailable
 from bridge.model.reading import Outcome
 from edge.record import Record, Settlement
 from edge.spool import Spool
-from edge.spool.state import SpoolState
-from tests.support.spool_site import Sender, SteadyTime, imbalance, junk, make_spool, read_all, reading
+from tests.support.spool_site import (
+    Fault,
+    FaultyDisk,
+    Sender,
+    SteadyTime,
+    imbalance,
+    junk,
+    make_spool,
+    read_all,
+    reading,
+)
 
 READINGS = 3_000
 PAGE = 1024
@@ -116,14 +126,14 @@ DAMAGES: dict[str, tuple[Damage, float]] = {
 
 
 async def work_off(spool: Spool) -> None:
-    """Let it salvage; a spool that notices damage says so once, and is another one then."""
+    """Let it recover; a spool that notices damage says so once, and is another one then."""
     for _ in range(2_000):
         try:
             if not await spool.maintain():
                 return
         except StoreUnavailable:
             continue
-    raise AssertionError("salvage does not end")
+    raise AssertionError("recovery does not end")
 
 
 async def read_patiently(spool: Spool) -> list[Record]:
@@ -143,14 +153,14 @@ def content(record: Record) -> tuple[object, ...]:
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-async def test_damaged_spool_is_set_aside_and_salvaged(tmp_path: Path, filled: Filled, name: str) -> None:
+async def test_damaged_spool_is_set_aside_and_recovered(tmp_path: Path, filled: Filled, name: str) -> None:
     damage, least = DAMAGES[name]
     source, before = filled.folder, filled.records
     damage(copy_of(source, tmp_path))
     spool = make_spool(tmp_path)
     await spool.open()
     sender = Sender(spool)
-    assert (await sender.send(reading(10_000, device=9))).outcomes == [Outcome.STORED]  # at once, not after the salvage
+    assert (await sender.send(reading(10_000, device=9))).outcomes == [Outcome.STORED]  # at once, before the recovery
     await work_off(spool)
     await read_patiently(spool)
     await work_off(spool)
@@ -167,21 +177,32 @@ async def test_damaged_spool_is_set_aside_and_salvaged(tmp_path: Path, filled: F
     await spool.close()
 
 
-async def test_damaged_row_that_a_search_does_not_find_ends_no_reader(
-    tmp_path: Path, filled: Filled, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def renumber(path: Path, row_id: int, other_id: int) -> None:
+    """Give a reading another rowid where it lies, so that its table is out of order.
+
+    A cell is the length of its row, the rowid in two bytes (for 128 to 16,383), and the row: its header of 12 bytes, of
+    which the first column's is 0 ("Database File Format", sqlite.org/fileformat2.html, 1.6 and 2.1).
+    """
+    cell, other = (bytes([0x80 | n >> 7, n & 0x7F, 12, 0]) for n in (row_id, other_id))
+    data = path.read_bytes()
+    assert data.count(cell) == 1
+    path.write_bytes(data.replace(cell, other))
+
+
+async def test_damaged_row_that_a_search_does_not_find_ends_no_reader(tmp_path: Path, filled: Filled) -> None:
     path = copy_of(filled.folder, tmp_path)
-    statement(path, "UPDATE record SET value = value + 1 WHERE id = (SELECT min(id) FROM record)")
-    # As in a tree out of order: it is not deleted by its id, and not found by it either.
-    statement(path, "CREATE TRIGGER stays BEFORE DELETE ON record BEGIN SELECT RAISE(IGNORE); END")
-    monkeypatch.setattr(SpoolState, "present", lambda _self, _ids: set())
+    row_id = next(record.id for record in filled.records[200:] if not record.quarantined)
+    without_log(lambda path: renumber(path, row_id, 9_000))(path)
+    with closing(sqlite3.connect(path)) as file:  # a scan finds it, and a search does not
+        assert (9_000,) in file.execute("SELECT id FROM record NOT INDEXED WHERE id > 0").fetchall()
+        assert not file.execute("SELECT id FROM record WHERE id = 9000").fetchall()
     spool = make_spool(tmp_path)
     with pytest.raises(StoreUnavailable):
         await read_all(spool)
-    monkeypatch.undo()
     await work_off(spool)
     records = await read_patiently(spool)
     assert len(records) == len(filled.records) - 1
+    assert row_id not in [record.id for record in records]
     await spool.close()
 
 
@@ -241,7 +262,7 @@ async def test_spool_without_its_log_gives_no_id_again(tmp_path: Path, filled: F
     await spool.close()
 
 
-async def test_salvage_goes_on_after_a_restart(tmp_path: Path, filled: Filled) -> None:
+async def test_recovery_goes_on_after_a_restart(tmp_path: Path, filled: Filled) -> None:
     source, before = filled.folder, filled.records
     without_log(DAMAGES["header of zeros"][0])(copy_of(source, tmp_path))
     for _ in range(4):
@@ -293,4 +314,46 @@ async def test_folder_that_cannot_be_made_withholds(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailable):
         await spool.open()
     assert spool.backlog().problem
+    await spool.close()
+
+
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE])
+@pytest.mark.parametrize("prefix", ["PRAGMA journal_mode", "INSERT OR REPLACE INTO meta", "INSERT INTO boot", "COMMIT"])
+async def test_spool_that_cannot_be_replaced_at_once_is_replaced_later(tmp_path: Path, prefix: str, code: int) -> None:
+    """The disk fails while an empty file takes the place of a damaged one."""
+    disk = FaultyDisk()
+    spool = make_spool(tmp_path, disk=disk)
+    sender = Sender(spool)
+    await sender.send(*(reading(n) for n in range(100)))
+    await spool.acknowledge([Settlement(record.id, Outcome.STORED) for record in (await read_all(spool))[:40]])
+    newest_id = spool.backlog().newest_id
+    statement(tmp_path / "spool.db", "DROP TABLE delivered")
+    disk.faults = [Fault(prefix, code)]
+    left = [Settlement(record.id, Outcome.STORED) for record in await read_all(spool)]
+    with suppress(StoreUnavailable):  # where the disk is full it is tried again at once
+        await spool.acknowledge(left)
+    assert not disk.faults
+    assert (await sender.send(reading(100))).outcomes == [Outcome.STORED]
+    assert spool.backlog().newest_id > newest_id
+    await work_off(spool)
+    records = await read_all(spool)
+    assert [record.ts_us for record in records] == [reading(n).ts_us for n in range(40, 101)]
+    (totals,) = await spool.totals()
+    assert (totals.received, totals.spooled, totals.stored, totals.lost) == (101, 101, 40, 0)
+    assert spool.backlog().depth == 61
+    await spool.close()
+
+
+async def test_power_cut_between_setting_aside_and_beginning_anew_loses_nothing(tmp_path: Path, filled: Filled) -> None:
+    copy_of(filled.folder, tmp_path)
+    for suffix in ("", "-wal"):
+        (tmp_path / f"spool.db{suffix}").rename(tmp_path / f"spool.db.damaged-20260101T000000Z-0000{suffix}")
+    spool = make_spool(tmp_path)
+    sender = Sender(spool)
+    for n in range(1_000):
+        await sender.send(reading(10_000 + n, device=9))
+    await work_off(spool)
+    records = await read_all(spool)
+    assert [record.id for record in records[:-1_000]] == [record.id for record in filled.records]
+    assert not imbalance(await spool.totals(), len(records))
     await spool.close()

@@ -38,7 +38,7 @@ def batch(start: int, count: int, value: float = 20.0) -> list[Reading]:
 
 
 def labels_in(folder: Path) -> Counter[ReadingClass]:
-    """The classes in the file, without reading it through the outlet: what that has read is spared."""
+    """The classes in the file, without reading it through the queue: what that has read is spared."""
     with closing(sqlite3.connect(folder / "spool.db")) as file:
         return Counter(label_of(flags) for (flags,) in file.execute("SELECT flags FROM record"))
 

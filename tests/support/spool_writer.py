@@ -1,7 +1,7 @@
 """A process that spools readings until it is killed: `python -m tests.support.spool_writer FOLDER FIRST`.
 
 Sends, drains and maintains at once, as a gateway does. Says each number on standard output once its reading is
-acknowledged, `taken ID NUMBER` once the outlet has let go of one.
+acknowledged, `taken ID NUMBER` once the queue has let go of one.
 """
 
 from __future__ import annotations

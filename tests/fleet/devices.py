@@ -26,10 +26,12 @@ async def send_all(
     seed: int = 0,
     retain: bool = False,
     timeout_s: float = TIMEOUT_S,
+    acknowledged: list[bytes] | None = None,
 ) -> int:
     """Until the broker has acknowledged each, connecting again as often as it takes. Returns the connections.
 
-    `timeout_s`: how long an acknowledgement may take; where the connection is gone, aiomqtt waits all the same.
+    What is acknowledged is added to `acknowledged`. `timeout_s`: how long an acknowledgement may take; where the
+    connection is gone, aiomqtt waits all the same.
     """
     waiting = list(payloads)
     random = Random(seed)
@@ -42,6 +44,8 @@ async def send_all(
             ) as client:
                 while waiting:
                     await client.publish(topic or device.topic, waiting[0], qos=1, retain=retain, timeout=timeout_s)
+                    if acknowledged is not None:
+                        acknowledged.append(waiting[0])
                     del waiting[0]
         if waiting:
             await asyncio.sleep(random.random() * 0.05)

@@ -171,8 +171,8 @@ class MqttConnection:
     def start_reading(self) -> None:
         self._wanted = True
         if self._socket is not None and not self._reading:
-            self._loop.add_reader(self._socket.fileno(), self._read)
             self._reading = True
+            self._watch(self._add_reader, self._socket)
             if self._decrypted:
                 self._loop.call_soon(self._read)
 
@@ -182,6 +182,32 @@ class MqttConnection:
         if self._reading and self._socket is not None:
             self._loop.remove_reader(self._socket.fileno())
         self._reading = False
+
+    def _watch(self, register: Callable[[int], None], sock: Any) -> None:
+        """Register reader or writer with the loop, anew where the loop's handle of the descriptor is closed.
+
+        At an error of the socket (POLLERR) uvloop calls the reader once and closes its handle for good
+        (uvloop/handles/poll.pyx, `_fatal_error`). A reader that finds data before the error does not meet the error
+        then, is not called again, and whoever registers next is told "the handler is closed".
+        """
+        descriptor = sock.fileno()
+        if descriptor < 0:
+            return
+        try:
+            register(descriptor)
+        except RuntimeError:
+            self._loop.remove_reader(descriptor)
+            self._loop.remove_writer(descriptor)
+            if self._reading:
+                self._add_reader(descriptor)
+            if not self._drained.is_set():
+                self._add_writer(descriptor)
+
+    def _add_reader(self, descriptor: int) -> None:
+        self._loop.add_reader(descriptor, self._read)
+
+    def _add_writer(self, descriptor: int) -> None:
+        self._loop.add_writer(descriptor, self._client.loop_write)
 
     @property
     def _decrypted(self) -> bool:
@@ -201,9 +227,14 @@ class MqttConnection:
             self._events.ended(ConnectionEnd(f"the broker sent what is not MQTT: {error}"))
 
     async def _keep_alive(self) -> None:
-        """paho's timers. Not while paused: unread answers to our pings would look like a dead broker."""
+        """Look after the reader, see `_watch`, and run paho's timers.
+
+        Not while paused: unread answers to our pings would look like a dead broker.
+        """
         while True:
             await asyncio.sleep(1)
+            if self._reading and self._socket is not None:
+                self._watch(self._add_reader, self._socket)
             if self._reading or not self.connected:
                 self._client.loop_misc()
 
@@ -278,8 +309,7 @@ class MqttConnection:
 
     def _on_register_write(self, sock: Any) -> None:
         self._drained.clear()
-        if sock.fileno() >= 0:
-            self._loop.add_writer(sock.fileno(), self._client.loop_write)
+        self._watch(self._add_writer, sock)
 
     def _on_unregister_write(self, sock: Any) -> None:
         self._drained.set()

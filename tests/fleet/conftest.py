@@ -49,7 +49,11 @@ async def running_amqtt(port: int) -> AsyncIterator[None]:
 
 @pytest.fixture(params=["mosquitto", "amqtt"])
 async def port(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[int]:
-    """Where a broker listens. amqtt acknowledges what is nowhere yet, and delivers nothing again."""
+    """Where a broker listens. amqtt acknowledges what is nowhere yet, and delivers nothing again.
+
+    A device that goes between the two has an acknowledgement for what amqtt drops: tests of links that break and of
+    take-overs take the fixture `mosquitto`.
+    """
     if request.param == "amqtt":
         port = free_port()
         async with running_amqtt(port):

@@ -11,7 +11,7 @@ from itertools import chain
 from bridge.settings.http import LimitSettings
 from tests.fleet.devices import RawDevice, send_all
 from tests.fleet.plant import Plant
-from tests.support.servers import TcpProxy, until
+from tests.support.servers import MosquittoProcess, TcpProxy, until
 from tests.support.whole_bridge import open_bridge
 
 DAY_S = 86_400.0
@@ -36,10 +36,13 @@ def reached(messages: list[bytes], count: int) -> bool:
     return len(messages) >= count
 
 
-async def test_fleet_flapping_links(port: int, postgres_url: str) -> None:
+async def test_fleet_flapping_links(mosquitto: MosquittoProcess, postgres_url: str) -> None:
     plant = Plant(postgres_url, 40)
     acknowledged: list[bytes] = []
-    async with open_bridge(postgres_url, broker(port)) as bridge, TcpProxy(("127.0.0.1", port)) as proxy:
+    async with (
+        open_bridge(postgres_url, broker(mosquitto.port)) as bridge,
+        TcpProxy(("127.0.0.1", mosquitto.port)) as proxy,
+    ):
         sending = [
             asyncio.create_task(
                 send_all(
@@ -144,13 +147,13 @@ async def test_fleet_retained_junk(port: int, postgres_url: str) -> None:
     assert set(plant.codes()) == {"bad_json"}
 
 
-async def test_fleet_two_devices_with_one_identity(port: int, postgres_url: str) -> None:
+async def test_fleet_two_devices_with_one_identity(mosquitto: MosquittoProcess, postgres_url: str) -> None:
     plant = Plant(postgres_url, 10)
-    async with open_bridge(postgres_url, broker(port)) as bridge:
+    async with open_bridge(postgres_url, broker(mosquitto.port)) as bridge:
         await asyncio.gather(
             *(
                 send_all(
-                    port,
+                    mosquitto.port,
                     device,
                     [device.packet(n) for n in range(half, 20, 2)],
                     client_id=device.uuid,

@@ -95,6 +95,7 @@ async def test_old_subscriptions_are_remembered_until_the_broker_has_dropped_the
         memory.away = 2
         async with open_door(broker.url, FakePipeline(), subscription_store=memory, topics=("new/#",)) as door:
             await until(lambda: door.connected)
+            await until(lambda: UNSUBSCRIBE in [kind for kind, _ in broker.packets])
             kinds = [kind for kind, _ in broker.packets]
             assert kinds.index(SUBSCRIBE) < kinds.index(UNSUBSCRIBE)
             await until(lambda: memory.filters == ["new/#"])

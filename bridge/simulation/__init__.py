@@ -1,0 +1,1 @@
+"""Simulated devices, the demo and its signals: for development and tests."""

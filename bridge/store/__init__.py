@@ -1,0 +1,1 @@
+"""PostgreSQL: connections, the calls, the SQL files, the migrations. Decides no policy."""

@@ -1,0 +1,1 @@
+"""The machine that a gateway runs on: clock, systemd, files that survive a pulled plug, installation."""

@@ -1,0 +1,1 @@
+"""The service as a gateway reaches it: one HTTP client, the transport of batches, enrolment."""

@@ -60,9 +60,9 @@ class StoreUnavailable(Unavailable):
 
 
 class InstanceExpired(StoreUnavailable):
-    """This process was away for so long that its books were closed as those of a dead one.
+    """This process was away for so long that its ledger was closed as that of a dead one.
 
-    What was pending in them was returned. It begins new books, with what it still holds.
+    What was pending in it was returned. It begins a new one, with what it still holds.
     """
 
 
@@ -73,7 +73,7 @@ class BrokerUnavailable(Unavailable):
 
 
 class Backpressure(Unavailable):
-    """The intake queue is at its limit."""
+    """The queue of the pipeline is at its limit."""
 
     code = "overloaded"
 

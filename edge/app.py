@@ -91,7 +91,7 @@ class Gateway:
             self.local_alerts,
             settings.site,
             SiteMetrics(metrics.registry),
-            AlertFile(data_dir / "alarms.json"),
+            AlertFile(data_dir / "alarms.json"),  # the name that it has on gateways in the field
         )
         self.resolver = Resolver(self.registry, settings.pipeline, metrics, time.monotonic)
         self.pipeline = Pipeline(

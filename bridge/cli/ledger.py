@@ -1,4 +1,4 @@
-"""`iot-bridge ledger`: the books."""
+"""`iot-bridge ledger`: what was received of every device, and what became of it."""
 
 from __future__ import annotations
 

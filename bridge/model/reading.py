@@ -1,6 +1,6 @@
 """What flows through the bridge. A leaf: imports nothing of ours, does no I/O.
 
-bytes --decode--> Packet(Draft…, Refusal…) --Delivery--> resolve, validate --> Reading
+bytes --decode--> Packet(DecodedReading…, Rejection…) --Delivery--> resolve, validate --> Reading
       --store--> Receipt --> Delivery.settle
 
 Times are whole microseconds since the Unix epoch, UTC (`…_us`): exact, cheap to compare, and what
@@ -194,7 +194,7 @@ class Receipt(msgspec.Struct, frozen=True):
 class Delivery(msgspec.Struct, frozen=True):
     """Carries readings on their way in, with the one way to settle them.
 
-    `settle` is called exactly once, on the event loop, with a receipt for every draft and refusal.
+    `settle` is called exactly once, on the event loop, with a receipt for every reading and rejection of its packet.
     If any receipt is FAILED the door must not acknowledge. A delivery that is never settled counts
     as failed.
     """

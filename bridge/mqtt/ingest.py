@@ -183,7 +183,7 @@ class MqttIngest:
         self._submit(delivery)
 
     def _limited(self, sender: str, packet: Packet) -> Packet:
-        """The packet, or its refusal where its sender floods.
+        """The packet, or its rejection where its sender floods.
 
         To hold it back would hold back everybody's acknowledgements behind it, which leave in order.
         """

@@ -71,7 +71,7 @@ class Entry:
 
 
 def make_entry(delivery: Delivery, sensor_of: Callable[[DecodedReading], Sensor | None], validator: Validator) -> Entry:
-    """Admit a delivery: each draft becomes a reading, or a quarantine row like the refusals."""
+    """Admit a delivery: each decoded reading becomes a reading, or a quarantine row like the rejections."""
     entry = Entry(delivery)
     rejected: list[tuple[Rejection, SensorRef | None]] = [(rejection, None) for rejection in delivery.packet.rejections]
     device_id = delivery.device_id

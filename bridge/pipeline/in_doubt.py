@@ -1,4 +1,4 @@
-"""Batches of which nobody has told us whether they were committed: their books stay open until we can ask.
+"""Batches of which nobody has told us whether they were committed: they stay pending in the ledger until we can ask.
 
 Flows in: rows of a batch whose connection was lost. Flows out: corrections of the ledger, once the store has
 said what became of it.

@@ -36,7 +36,7 @@ class DoorLedger:
         self._add((device_id, source), 1, count)
 
     def begin(self, held: Mapping[Account, int]) -> None:
-        """The old books are closed. New ones begin with the readings that are still held."""
+        """The old ledger is closed. A new one begins with the readings that are still held."""
         self._totals.clear()
         self._dirty.clear()
         for (device_id, source), count in held.items():

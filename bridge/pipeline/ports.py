@@ -129,7 +129,7 @@ class Pending(msgspec.Struct, frozen=True):
 
 
 class GroupKeeper(Protocol):
-    """Keeps the books of a consumer group. All raise BrokerUnavailable."""
+    """Keeps what the consumers of a group hold. All raise BrokerUnavailable."""
 
     async def renew(self, stream: str, group: str, consumer: str, ids: Sequence[str]) -> None:
         """The consumer is still at work on these entries: their time until they can be claimed starts anew."""

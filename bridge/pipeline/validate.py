@@ -1,4 +1,4 @@
-"""Validation: a draft and its sensor in, a `Reading` or a `Rejection` out. Pure.
+"""Validation: a decoded reading and its sensor in, a `Reading` or a `Rejection` out. Pure.
 
 The sensor must be active and of the sender's device, the value within the physical limits of its
 type and of the sensor itself, the time neither too far ahead nor too old.
@@ -40,7 +40,7 @@ class Validator:
         return _reading(decoded, sensor, delivery, value)
 
     def _unknown(self, decoded: DecodedReading, delivery: Delivery) -> Reading | Rejection:
-        """A reading for the service to resolve, on the sender's device alone; or a refusal."""
+        """A reading for the service to resolve, on the sender's device alone; or a rejection."""
         device_uuid = delivery.device_uuid or delivery.packet.device_uuid
         if not self._keep_unknown or delivery.packet.device_uuid not in (None, device_uuid):
             known_as = _unmapped(decoded.sensor) if isinstance(decoded.sensor, ExternalId) else _UNKNOWN

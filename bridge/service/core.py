@@ -115,7 +115,7 @@ class ServiceCore:
         }
 
     async def check(self, packet: Packet, device_uuid: str | None, received_us: int) -> Rejection | None:
-        """The first refusal that the packet would meet now, without taking it in. Raises StoreUnavailable."""
+        """The first rejection that the packet would meet now, without taking it in. Raises StoreUnavailable."""
         sensors = await self.resolver.load({decoded.sensor for decoded in packet.readings})
         delivery = Delivery(packet, Source.REPLAY, b"", received_us, lambda _: None, device_uuid=device_uuid)
         validator = Validator(self.settings.pipeline)

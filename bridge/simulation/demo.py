@@ -46,7 +46,7 @@ START_S = 60.0  # initdb on a slow card takes most of it
 SETTLE_S = 2.0
 SCRAPE_EVERY_S = 0.5
 HISTORY = 60
-BOOKS = ("received", "stored", "duplicate", "quarantined", "returned", "pending")
+LEDGER_COLUMNS = ("received", "stored", "duplicate", "quarantined", "returned", "pending")
 
 
 class Ending(msgspec.Struct, frozen=True):
@@ -117,14 +117,14 @@ class Demo:
             self._doors = {name: tally.as_dict() for name, tally in tallies.items()}
 
     def finish(self) -> Ending:
-        """Hold the books against the tables, and stop the service."""
+        """Hold the ledger against the tables, and stop the service."""
         seconds = time.monotonic() - self.started_s
         with connect(self.urls["database"]) as admin:
-            books = _books(admin)
+            ledger = _ledger_totals(admin)
             problems, _ = admin.verify()
             findings = asyncio.run(audit_stream(RedisSettings(url=self.urls.get("redis", "")), BrokerSettings(), admin))
             problems += [line for finding in findings for line in finding.problems()]
-        total = {name: books[name] - self._before[name] for name in BOOKS}
+        total = {name: ledger[name] - self._before[name] for name in LEDGER_COLUMNS}
         if total["pending"]:
             problems.append(f"{total['pending']} readings are not settled")
         for name, tally in self._doors.items():
@@ -147,7 +147,7 @@ class Demo:
 
     def _register(self) -> list[dict[str, Any]]:
         with connect(self.urls["database"]) as admin:
-            self._before = _books(admin)
+            self._before = _ledger_totals(admin)
             registered = list(register(admin, DEVICES, PREFIX))
             for device in registered:
                 for sensor in device["sensors"]:
@@ -202,9 +202,9 @@ class Demo:
                     await asyncio.sleep(0.1)
 
 
-def _books(admin: Admin) -> dict[str, int]:
+def _ledger_totals(admin: Admin) -> dict[str, int]:
     rows = admin.ledger()
-    return {name: sum(row[name] for row in rows) for name in BOOKS}
+    return {name: sum(row[name] for row in rows) for name in LEDGER_COLUMNS}
 
 
 def _set_thresholds(admin: Admin, sensor: dict[str, Any]) -> None:

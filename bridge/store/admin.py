@@ -1,4 +1,4 @@
-"""What operators do to the registry and the books, for the commands. Synchronous.
+"""What operators do to the registry and the ledger, for the commands. Synchronous.
 
 Flows in: checked arguments. Flows out: rows as dictionaries. Raises StoreUnavailable.
 """
@@ -146,15 +146,15 @@ class Admin:
             self.fetch("add_delta_threshold", sensor_id=sensor_id, abs_delta=abs_delta, cooldown=cooldown_s)
 
     def ledger(self, device_id: int | None = None) -> list[TableRow]:
-        """The books, one row a device."""
+        """Return the ledger, one row a device."""
         return self.fetch("ledger", device_id=device_id)
 
     def verify(self, device_id: int | None = None) -> tuple[list[str], list[TableRow]]:
-        """Recount the tables against the books. Returns what does not agree, and gaps in sequences."""
+        """Recount the tables against the ledger. Returns what does not agree, and gaps in sequences."""
         with self._connection.transaction():
             # One snapshot, or readings that arrive meanwhile would look like mistakes.
             self._connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            books = self.ledger(device_id)
+            ledger = self.ledger(device_id)
             negative = self.fetch("negative_books")
             readings = _counted(self.fetch("recount_readings"), "readings", device_id)
             quarantined = _counted(self.fetch("recount_quarantine"), "rows", device_id)
@@ -165,7 +165,7 @@ class Admin:
             for row in negative
             if device_id in (None, row["device_id"])
         ]
-        for row in books:
+        for row in ledger:
             device = row["device_id"]
             for what, book, table in (
                 ("stored", row["stored"], readings.pop(device, 0)),

@@ -58,12 +58,12 @@ class Gateways:
         """End the keys that are older than this one, which was used."""
         await self._fetch("settle_rotation", gateway=gateway_id, present=present_hash)
 
-    async def report(self, gateway_id: int, state: GatewayState | None, books: Sequence[GatewayLedger]) -> None:
+    async def report(self, gateway_id: int, state: GatewayState | None, ledger: Sequence[GatewayLedger]) -> None:
         """Keep what a gateway says of itself."""
         said = None if state is None else Jsonb(msgspec.to_builtins(state))
         await self._fetch("report", gateway=gateway_id, state=said)
-        if books:
-            await self._fetch("report_books", gateway=gateway_id, books=Jsonb(msgspec.to_builtins(list(books))))
+        if ledger:
+            await self._fetch("report_books", gateway=gateway_id, books=Jsonb(msgspec.to_builtins(list(ledger))))
 
     async def snapshot(self, gateway_id: int) -> Snapshot | None:
         """Return the registry snapshot of a gateway; None where there is no such gateway."""

@@ -3,7 +3,7 @@
 Flows in: `Batch`. Flows out: `CommitResult`, after the commit. Implements `Store` and `SensorLookup`.
 
 The writer connection registers this process in `ingest_instances` and holds its advisory lock, so
-the books and outbox rows of a process that is gone can be told from those of a living one. Whoever
+the ledger and outbox rows of a process that is gone can be told from those of a living one. Whoever
 holds the lock knows that no earlier session of this process can commit anything any more.
 """
 

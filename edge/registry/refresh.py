@@ -24,7 +24,7 @@ LEAST_S = 1.0
 DAY_S = 86_400
 
 
-class RegistryLink(Protocol):
+class RegistryTransport(Protocol):
     """Fetches snapshots and rotates keys: what is needed of the transport."""
 
     @property
@@ -40,7 +40,7 @@ class Refresher:
     def __init__(
         self,
         registry: LocalRegistry,
-        transport: RegistryLink,
+        transport: RegistryTransport,
         enrolment: EnrolmentFile,
         *,
         every_s: float,

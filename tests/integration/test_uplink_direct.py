@@ -81,17 +81,17 @@ async def test_direct_uplink_forgets_a_sensor_that_has_changed(postgres_url: str
     transport = DirectTransport(settings(postgres_url, redis_server.url), "north", wall_us)
     numbers = itertools.count(1)
 
-    async def refusals() -> list[str]:
+    async def rejections() -> list[str]:
         number, now_us = next(numbers), wall_us()
         record = UplinkRecord(number, Source.HTTP, now_us, device["device_uuid"], sensor, value=20.5, ts_us=now_us)
         answer = await transport.send_batch("live", UplinkBatch("epoch", (record,)))
         return [rejected.code for rejected in answer.rejected]
 
     async def refused() -> bool:
-        return await refusals() == [Code.VALUE_OUT_OF_RANGE]
+        return await rejections() == [Code.VALUE_OUT_OF_RANGE]
 
     try:
-        assert await refusals() == []
+        assert await rejections() == []
         with psycopg.connect(postgres_url, autocommit=True) as connection_:
             connection_.execute("UPDATE sensors SET max_value = 20 WHERE sensor_uuid = %s", [sensor])
         await until(refused, 20)

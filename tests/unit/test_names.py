@@ -99,7 +99,7 @@ MEMBERS = {
         "offer",
     ),
     *("doubts", "gathering", "admission", "dismissal", "postman", "letter", "letters", "mailbox", "intention"),
-    *("intentions", "alarms", "contest", "holder", "wire", "inlet", "outlet", "known_gateways"),
+    *("intentions", "refusals", "alarms", "contest", "holder", "wire", "inlet", "outlet", "known_gateways"),
 }
 """Functions, methods, parameters, fields and attributes; a leading underscore does not count."""
 

@@ -106,8 +106,8 @@ class PacketBuilder:
         self._ts_us = ts_us
         self._sequence = sequence
         self._index = 0
-        self._drafts: list[DecodedReading] = []
-        self._refusals: list[Rejection] = []
+        self._readings: list[DecodedReading] = []
+        self._rejections: list[Rejection] = []
         if device is not None:
             self.of(device)
 
@@ -148,25 +148,25 @@ class PacketBuilder:
             if not channel or len(name) > MAX_ID or not name.isprintable():
                 raise DecodeError(Code.BAD_FORM, f"{where[:80]}: {name[:80]!r} is no external id", where=where)
         except DecodeError as error:
-            self._refusals.append(Rejection(self._index, Code(error.reason), error.detail))
+            self._rejections.append(Rejection(self._index, Code(error.reason), error.detail))
             return
         if convert is not None:
             found = convert(found)
         moment = self._ts_us if ts_us is None else ts_us
-        self._drafts.append(DecodedReading(self._index, ExternalId(name), found, moment, self._sequence))
+        self._readings.append(DecodedReading(self._index, ExternalId(name), found, moment, self._sequence))
 
     def refuse(self, code: Code, detail: str) -> None:
         """A field whose form is wrong."""
         self._index += 1
-        self._refusals.append(Rejection(self._index, code, detail))
+        self._rejections.append(Rejection(self._index, code, detail))
 
     def packet(self, excerpts: Callable[[Collection[int]], Mapping[int, bytes]] | None = None) -> Packet:
         """All that was added. Raises DecodeError where quarantining it all would cost too much."""
-        rows = len(self._drafts) + len(self._refusals)
+        rows = len(self._readings) + len(self._rejections)
         size = len(self._message.payload)
         if excerpts is None and rows * size > MAX_EXPANSION_BYTES:
             raise DecodeError(Code.TOO_LARGE, f"{rows} readings in a message of {size} bytes")
-        return Packet(tuple(self._drafts), tuple(self._refusals), excerpts=excerpts)
+        return Packet(tuple(self._readings), tuple(self._rejections), excerpts=excerpts)
 
     @property
     def index(self) -> int:

@@ -55,7 +55,7 @@ class Converters:
         self._of_topic: dict[str, tuple[_Entry, tuple[str, ...]]] = {}
 
     def convert(self, topic: str, payload: bytes, *, received_us: int, retained: bool = False) -> Conversion:
-        """What cannot be decoded is one refusal, for quarantine."""
+        """What cannot be decoded is one rejection, for quarantine."""
         device_uuid: str | None = None
         name = OURS
         outgoing: list[OutgoingMessage] = []

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import signal
 import socket
 import sys
 import time
@@ -31,6 +30,7 @@ from bridge.errors import BrokerUnavailable, ConfigError, StoreUnavailable, Unav
 from bridge.settings.consumers import ConsumerSettings
 from bridge.settings.service import Settings
 from bridge.store.consumer_states import LeaderLock
+from bridge.tasks import stop_signals
 from bridge.telemetry import Metrics
 
 log = structlog.get_logger("consumer")
@@ -71,10 +71,7 @@ def consume(settings: Settings, name: str) -> int:
 
 
 async def _consume(settings: Settings, name: str, consumer: Consumer) -> int:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop = stop_signals()
     metrics = Metrics()
     broker = redis_streams(settings, metrics)
     tools = Tools(settings, metrics, broker, _now_us)

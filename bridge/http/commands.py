@@ -21,7 +21,8 @@ from bridge.http.ingest import idempotency_key
 from bridge.http.problems import Problem
 from bridge.http.schemas import Uuid
 from bridge.model.reading import Code
-from bridge.pipeline.decode import normal_uuid
+from bridge.pipeline.decode import decode_any, normal_uuid
+from bridge.pipeline.json_body import bounded, decode_json
 from bridge.settings.http import HttpSettings
 from bridge.settings.service import CommandSettings
 
@@ -65,6 +66,9 @@ class CommandRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     payload: msgspec.Raw
     expires_in_s: float | None = None
+
+
+_request = msgspec.json.Decoder(CommandRequest)
 
 
 class CommandDoor:
@@ -145,14 +149,14 @@ class CommandDoor:
 def read_command_request(body: bytes, settings: CommandSettings) -> CommandRequest:
     """The body of a new command. Raises DecodeError, and Problem 413."""
     try:
-        asked = msgspec.json.decode(body, type=CommandRequest)
-        msgspec.json.decode(asked.payload)  # a raw value is skipped over, not looked at
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise DecodeError(Code.BAD_FORM, f'{error}; send {{"payload": …, "expires_in_s": …}}') from None
-    except RecursionError:
-        raise DecodeError(Code.BAD_FORM, "nested too deeply", where="$.payload") from None
+        asked = decode_json(_request, bounded(body))
+    except DecodeError as error:
+        if error.reason != Code.BAD_FORM:
+            raise
+        raise DecodeError(Code.BAD_FORM, f'{error.detail}; send {{"payload": …, "expires_in_s": …}}') from None
     if len(asked.payload) > settings.max_payload_bytes:
         raise Problem(413, "too_large", f"the payload is over {settings.max_payload_bytes} bytes")
+    decode_any(bytes(asked.payload))  # a raw value is skipped over, not looked at
     expiry = asked.expires_in_s
     if expiry is not None and not (isfinite(expiry) and 1 <= expiry <= settings.max_expiry_s):
         raise DecodeError(Code.BAD_FORM, f"expires_in_s is from 1 to {settings.max_expiry_s:g}", where="$.expires_in_s")

@@ -50,7 +50,7 @@ class TsQuality(StrEnum):
 class Code(StrEnum):
     """Reason codes: why a reading was not stored. Part of the contract; documented in docs/reason-codes.md."""
 
-    BAD_ENCODING = "bad_encoding"  # not UTF-8, or gzip that does not inflate
+    BAD_ENCODING = "bad_encoding"  # gzip that does not inflate, or text that is not UTF-8
     BAD_JSON = "bad_json"
     BAD_FORM = "bad_form"  # JSON, but not of the documented form
     BAD_VALUE = "bad_value"  # not a finite number

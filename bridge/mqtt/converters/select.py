@@ -18,6 +18,8 @@ from bridge.settings.mqtt import ConverterSettings, MqttSettings
 
 MAX_READINGS = 5_000
 REMEMBERED_TOPICS = 10_000
+REMEMBERED_LENGTH = 255
+"""Longer topics are matched anew each time: MQTT allows 64 KB, of which 10,000 would take 640 MB."""
 OURS = "native"
 
 
@@ -93,9 +95,10 @@ class Converters:
         for entry in self._entries:
             captured = topic_filter.match(entry.levels, levels)
             if captured is not None:
-                if len(self._of_topic) >= REMEMBERED_TOPICS:
-                    self._of_topic.clear()
-                self._of_topic[topic] = (entry, captured)
+                if len(topic) <= REMEMBERED_LENGTH:
+                    if len(self._of_topic) >= REMEMBERED_TOPICS:
+                        self._of_topic.clear()
+                    self._of_topic[topic] = (entry, captured)
                 return entry, captured
         raise DecodeError(
             Code.BAD_TOPIC, f"the topic {topic[:200]!r} is none of ours, nor of a converter", where="topic"

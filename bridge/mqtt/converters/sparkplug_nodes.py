@@ -16,6 +16,8 @@ from collections.abc import Sequence
 
 import msgspec
 
+from bridge.errors import DecodeError
+from bridge.model.reading import Code
 from bridge.mqtt.converters.sparkplug_payload import Metric, Payload
 
 REORDER_US = 2_000_000
@@ -24,6 +26,8 @@ ASK_EVERY_US = 30_000_000
 """A node that does not answer a rebirth request is not asked more often."""
 MAX_NODES = 10_000
 MAX_NAMES = 1_000_000
+MAX_NAME_LENGTH = 255
+"""Of a node with its device, and of a metric. A longer one is in no external id, so it need not be remembered."""
 """Metric names kept, of all nodes; the node that was silent for longest is forgotten first, and asked again."""
 SMALL = 128
 """Below, an integer is the same in every type, signed or not."""
@@ -74,7 +78,12 @@ class Nodes:
         self._names = 0
 
     def see(self, kind: str, node_name: str, device: str, payload: Payload, now_us: int) -> Seen:
-        """`kind` is the message type of the topic: NBIRTH, DBIRTH, NDATA, DDATA, NDEATH or DDEATH."""
+        """`kind` is the message type of the topic: NBIRTH, DBIRTH, NDATA, DDATA, NDEATH or DDEATH.
+
+        Raises DecodeError where a name is too long to be remembered.
+        """
+        if len(node_name) + len(device) > MAX_NAME_LENGTH:
+            raise DecodeError(Code.BAD_TOPIC, f"names of more than {MAX_NAME_LENGTH} characters", where="topic")
         node = self._node(node_name)
         before = node.size
         if kind == "NBIRTH":
@@ -152,7 +161,7 @@ def _learn(node: _Node, device: str, payload: Payload) -> None:
     _forget_device(node, device)
     names = node.names[device] = {}
     for metric in payload.metrics:
-        if metric.name:
+        if metric.name and len(metric.name) <= MAX_NAME_LENGTH:
             names[metric.name] = metric.datatype
             if metric.alias is not None:
                 node.aliases[metric.alias] = (device, metric.name)

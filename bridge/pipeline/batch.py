@@ -96,7 +96,8 @@ def make_entry(delivery: Delivery, sensor_of: Callable[[DecodedReading], Sensor 
         payloads = _excerpts(delivery, [rejection.index for rejection, _ in rejected])
         for rejection, sensor in rejected:
             row = _quarantine_row(delivery, rejection, device_id, payloads[rejection.index])
-            receipt = Receipt(rejection.index, Outcome.QUARANTINED, rejection.code, rejection.detail, sensor)
+            detail = rejection.detail[:MAX_DETAIL]
+            receipt = Receipt(rejection.index, Outcome.QUARANTINED, rejection.code, detail, sensor)
             entry.todo.append(BatchRow(entry, rejection.index, row, receipt))
     return entry
 

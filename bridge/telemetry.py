@@ -41,6 +41,12 @@ class Metrics:
         self.queued = Gauge("iot_bridge_queued_readings", "Readings waiting for the store.", registry=r)
         self.store_up = Gauge("iot_bridge_store_up", "1 when the last call of the store succeeded.", registry=r)
         self.store_errors = Counter("iot_bridge_store_errors_total", "Failed calls of the store.", ["code"], registry=r)
+        self.unstorable = Counter(
+            "iot_bridge_unstorable_total",
+            "Refused by the database in every form, by kind: ledger (a line, set aside), quarantine (a row, failed).",
+            ["kind"],
+            registry=r,
+        )
         self.cache = Counter(
             "iot_bridge_cache_total", "Cache look-ups, by cache and result.", ["cache", "result"], registry=r
         )

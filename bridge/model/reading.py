@@ -17,6 +17,10 @@ import msgspec
 UNKNOWN_DEVICE = 0
 """The device id under which the ledger books what could not be tied to a device."""
 
+MIN_TIME_US = -2_208_988_800_000_000  # 1900-01-01
+MAX_TIME_US = 7_258_118_400_000_000  # 2200-01-01
+"""Times that can be meant. PostgreSQL and `to_us` hold these and their sums and differences exactly."""
+
 UNITS = {
     "temperature": "°C",
     "humidity": "%",

@@ -180,7 +180,8 @@ class Admin:
                 problems.append(f"gateway {row['name']}: handed over {row['delivered']}, {row['came']} came")
             if row["kept"] > row["spooled"]:
                 problems.append(f"gateway {row['name']}: {row['kept']} came of the {row['spooled']} that it took in")
-        return problems, [gap for gap in gaps if device_id in (None, gap["device_id"])]
+        gaps = [gap | {"missing": int(gap["missing"])} for gap in gaps if device_id in (None, gap["device_id"])]
+        return problems, gaps
 
 
 def _counted(rows: list[TableRow], column: str, device_id: int | None) -> Counter[int]:

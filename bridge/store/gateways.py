@@ -58,12 +58,15 @@ class Gateways:
         """End the keys that are older than this one, which was used."""
         await self._fetch("settle_rotation", gateway=gateway_id, present=present_hash)
 
-    async def report(self, gateway_id: int, state: GatewayState | None, ledger: Sequence[GatewayLedger]) -> None:
-        """Keep what a gateway says of itself."""
+    async def report(self, gateway_id: int, state: GatewayState | None) -> None:
+        """Keep what a gateway says of itself. Raises StoreRefused too."""
         said = None if state is None else Jsonb(msgspec.to_builtins(state))
         await self._fetch("report", gateway=gateway_id, state=said)
-        if ledger:
-            await self._fetch("report_books", gateway=gateway_id, books=Jsonb(msgspec.to_builtins(list(ledger))))
+
+    async def report_books(self, gateway_id: int, books: Sequence[GatewayLedger]) -> int:
+        """Keep a gateway's books; returns how many lines are not of its devices. Raises StoreRefused too."""
+        rows = await self._fetch("report_books", gateway=gateway_id, books=Jsonb(msgspec.to_builtins(list(books))))
+        return int(rows[0][0])
 
     async def snapshot(self, gateway_id: int) -> Snapshot | None:
         """Return the registry snapshot of a gateway; None where there is no such gateway."""

@@ -23,7 +23,7 @@ from bridge.model.reading import AlertEvent, Batch, CommitResult, Sensor, TsQual
 from bridge.settings.stores import DatabaseSettings
 from bridge.store import queries
 from bridge.store.connection import Connection, TimedConnection, check_alive, connect_options
-from bridge.store.faults import translate
+from bridge.store.faults import UNSENDABLE, translate
 
 log = structlog.get_logger("store")
 
@@ -92,7 +92,7 @@ class PostgresStore:
         try:
             cursor = await writer.execute(self._sql[query], given, prepare=True)
             return await cursor.fetchone()
-        except psycopg.Error as error:
+        except (psycopg.Error, *UNSENDABLE) as error:
             fault = translate(error, sent=True)
             if isinstance(fault, StoreUnavailable):
                 await self._drop_writer()
@@ -106,7 +106,10 @@ class PostgresStore:
         return [Sensor(*row) for row in rows]
 
     async def fetch(self, query: str, arguments: Any = None) -> list[tuple[Any, ...]]:
-        """All rows of a named query of `sql/service.sql`, on a pooled connection. Raises StoreUnavailable."""
+        """All rows of a named query of `sql/service.sql`, on a pooled connection.
+
+        Raises StoreUnavailable, and StoreRefused for arguments that the database cannot hold.
+        """
         async with self.pooled() as connection:
             cursor = await connection.execute(self._sql[query], arguments)
             return await cursor.fetchall() if cursor.description else []
@@ -126,7 +129,7 @@ class PostgresStore:
             async with self._pool.connection() as connection:
                 line = TimedConnection(connection, self._timeout_s)
                 yield line
-        except (psycopg.Error, PoolTimeout) as error:
+        except (psycopg.Error, PoolTimeout, *UNSENDABLE) as error:
             if line is not None and line.abandoned:
                 raise asyncio.CancelledError from error
             raise translate(error, sent=False) from error

@@ -62,11 +62,14 @@ class FakeDirectory:
     async def settle_rotation(self, gateway_id: int, present_hash: str) -> None:
         pass
 
-    async def report(self, gateway_id: int, state: GatewayState | None, books: Sequence[GatewayLedger]) -> None:
+    async def report(self, gateway_id: int, state: GatewayState | None) -> None:
         if self.away:
             raise StoreUnavailable("the database is away")
         self.states.append(state)
-        self.books = books or self.books
+
+    async def report_books(self, gateway_id: int, books: Sequence[GatewayLedger]) -> int:
+        self.books = books
+        return 0
 
     async def snapshot(self, gateway_id: int) -> Snapshot | None:
         return self.given

@@ -180,10 +180,14 @@ WHERE received < stored + duplicate + quarantined + returned LIMIT 20
 -- name: sequence_gaps
 -- A device counts its packets, its readings, or the readings of each sensor: a number that none of its
 -- sensors has is missing in each of these ways of counting.
-SELECT s.device_id, (max(r.sequence) - min(r.sequence) + 1 - count(DISTINCT r.sequence))::bigint AS missing
-FROM sensor_readings r JOIN sensors s ON s.id = r.sensor_id WHERE r.sequence IS NOT NULL
-GROUP BY s.device_id HAVING max(r.sequence) - min(r.sequence) + 1 > count(DISTINCT r.sequence)
-ORDER BY s.device_id LIMIT 1000
+-- In numeric: a device chooses its sequence numbers, from one end of bigint to the other.
+SELECT device_id, span - seen AS missing
+FROM (
+    SELECT s.device_id, max(r.sequence)::numeric - min(r.sequence) + 1 AS span, count(DISTINCT r.sequence) AS seen
+    FROM sensor_readings r JOIN sensors s ON s.id = r.sensor_id WHERE r.sequence IS NOT NULL
+    GROUP BY s.device_id
+) g
+WHERE span > seen ORDER BY device_id LIMIT 1000
 
 -- name: readings_since
 -- Less what waits in the outbox: one statement, so one snapshot.
@@ -224,8 +228,11 @@ FROM gateways g WHERE g.name = %(name)s
 -- name: list_gateways
 SELECT g.name, CASE WHEN g.revoked_at IS NOT NULL THEN 'revoked' WHEN g.enrolled_at IS NULL THEN 'new' ELSE 'enrolled' END
        AS status, CASE WHEN g.all_devices THEN 'all' ELSE count(x.device_id)::text END AS devices, g.version,
-       g.last_seen_at::text, (g.state ->> 'backlog_records')::bigint AS backlog,
-       round(extract(epoch FROM now()) - (g.state ->> 'oldest_us')::bigint / 1000000)::bigint AS oldest_s
+       g.last_seen_at::text,
+       -- In numeric: a state may have been stored before its numbers had bounds.
+       least(greatest((g.state ->> 'backlog_records')::numeric, 0), 1e18)::bigint AS backlog,
+       least(greatest(round(extract(epoch FROM now()) - (g.state ->> 'oldest_us')::numeric / 1000000), -1e18), 1e18)::bigint
+       AS oldest_s
 FROM gateways g LEFT JOIN gateway_devices x ON x.gateway_id = g.id
 GROUP BY g.id ORDER BY g.name
 
@@ -259,7 +266,8 @@ UPDATE gateways SET revoked_at = NULL WHERE id = %(gateway)s AND revoked_at IS N
 -- was booked twice here, the second time as a duplicate, and once there.
 SELECT g.name, b.spooled, b.delivered, l.kept, l.kept + l.duplicate AS came
 FROM gateways g
-JOIN (SELECT gateway_id, sum(spooled + quarantined)::bigint AS spooled, sum(stored + known + refused)::bigint AS delivered
+JOIN (SELECT gateway_id, least(sum(spooled::numeric + quarantined), 1e18)::bigint AS spooled,
+             least(sum(stored::numeric + known + refused), 1e18)::bigint AS delivered
       FROM gateway_books GROUP BY 1) b ON b.gateway_id = g.id
 LEFT JOIN LATERAL (
     SELECT coalesce(sum(i.stored + i.quarantined), 0)::bigint AS kept, coalesce(sum(i.duplicate), 0)::bigint AS duplicate

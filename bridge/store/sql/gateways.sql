@@ -45,20 +45,30 @@ UPDATE gateways SET last_seen_at = now(), state_at = CASE WHEN %(state)s::jsonb 
 WHERE id = %(gateway)s
 
 -- name: report_books
-INSERT INTO gateway_books AS b (gateway_id, device_id, source, received, returned, spooled, duplicate, quarantined, stored,
-                                known, refused, shed, lost)
-SELECT %(gateway)s, r.device_id, r.source, r.received, r.returned, r.spooled, r.duplicate, r.quarantined, r.stored, r.known,
-       r.refused, r.shed, r.lost
-FROM jsonb_to_recordset(%(books)s::jsonb) AS r (
-    device_id bigint, source text, received bigint, returned bigint, spooled bigint, duplicate bigint, quarantined bigint,
-    stored bigint, known bigint, refused bigint, shed bigint, lost bigint)
-ORDER BY r.device_id, r.source
-ON CONFLICT (gateway_id, device_id, source) DO UPDATE
-SET received = excluded.received, returned = excluded.returned, spooled = excluded.spooled, duplicate = excluded.duplicate,
-    quarantined = excluded.quarantined, stored = excluded.stored, known = excluded.known, refused = excluded.refused,
-    shed = excluded.shed, lost = excluded.lost, reported_at = now()
--- Two of its processes in a crossfire: the books only ever grow.
-WHERE (excluded.received, excluded.spooled) >= (b.received, b.spooled)
+-- Keeps the lines of the gateway's own devices, of device 0, and of those that it once spoke for; returns how many are others'.
+WITH said AS (
+    SELECT r.*, r.device_id = 0 OR g.all_devices
+           OR EXISTS (SELECT 1 FROM gateway_devices x WHERE x.gateway_id = g.id AND x.device_id = r.device_id)
+           OR EXISTS (SELECT 1 FROM gateway_books k WHERE k.gateway_id = g.id AND k.device_id = r.device_id) AS is_own
+    FROM gateways g, jsonb_to_recordset(%(books)s::jsonb) AS r (
+        device_id bigint, source text, received bigint, returned bigint, spooled bigint, duplicate bigint, quarantined bigint,
+        stored bigint, known bigint, refused bigint, shed bigint, lost bigint)
+    WHERE g.id = %(gateway)s
+), kept AS (
+    INSERT INTO gateway_books AS b (gateway_id, device_id, source, received, returned, spooled, duplicate, quarantined,
+                                    stored, known, refused, shed, lost)
+    SELECT %(gateway)s, device_id, source, received, returned, spooled, duplicate, quarantined, stored, known, refused, shed,
+           lost
+    FROM said WHERE is_own
+    ORDER BY device_id, source
+    ON CONFLICT (gateway_id, device_id, source) DO UPDATE
+    SET received = excluded.received, returned = excluded.returned, spooled = excluded.spooled,
+        duplicate = excluded.duplicate, quarantined = excluded.quarantined, stored = excluded.stored,
+        known = excluded.known, refused = excluded.refused, shed = excluded.shed, lost = excluded.lost, reported_at = now()
+    -- Two of its processes in a crossfire: the books only ever grow.
+    WHERE (excluded.received, excluded.spooled) >= (b.received, b.spooled)
+)
+SELECT count(*) FROM said WHERE NOT is_own
 
 -- name: snapshot_devices
 SELECT d.id, d.device_uuid::text, d.name, d.status = 'disabled',

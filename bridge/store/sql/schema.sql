@@ -30,6 +30,9 @@ CREATE FUNCTION public.alert_event(p_prefix text, p_id bigint, p_kind text, p_se
 CREATE FUNCTION public.book_direct_calls(p_sensor_ids bigint[], p_sources text[], p_outcomes smallint[]) RETURNS void
     LANGUAGE sql;  -- functions/book_direct_calls.sql
 
+CREATE FUNCTION public.bounded_value(p_value double precision) RETURNS double precision
+    LANGUAGE sql IMMUTABLE;  -- functions/bounded_value.sql
+
 CREATE FUNCTION public.drop_partitions(p_before timestamp with time zone) RETURNS integer
     LANGUAGE plpgsql;  -- functions/drop_partitions.sql
 

@@ -38,10 +38,10 @@ from edge.host.systemd import SystemdNotifier
 from edge.local.alert_file import AlertFile
 from edge.local.alerts import LocalAlerts, LocalClassifier
 from edge.local.publisher import LocalPublisher
-from edge.registry.snapshot import LocalRegistry
+from edge.registry.snapshot import REGISTRY_FILE, LocalRegistry
 from edge.settings import EdgeSettings
 from edge.spool import Spool
-from edge.telemetry import SiteMetrics, SpoolMetrics, UplinkMetrics
+from edge.telemetry import RegistryMetrics, SiteMetrics, SpoolMetrics, UplinkMetrics
 from edge.uplink.lifecycle import UplinkLifecycle
 from edge.web.document import StatusParts, document, gateway_state
 from edge.web.page import App, WebApp
@@ -65,7 +65,7 @@ class Gateway:
         data_dir = settings.gateway.data_dir
         self.metrics = metrics = Metrics()
         self.clock = host_clock(assume_set=settings.gateway.trust_clock)
-        self.registry = LocalRegistry(data_dir / "registry.json")
+        self.registry = LocalRegistry(data_dir / REGISTRY_FILE, RegistryMetrics(metrics.registry))
         self.spool = Spool(
             settings.spool,
             self.clock,

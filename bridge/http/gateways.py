@@ -119,13 +119,13 @@ class GatewayDoor:
         # Before the records, which its ledger counts: at no moment has more come than the gateway says it took in.
         await self._directory.report(sender.key.device_id, received.state, received.books)
         outcomes = await self._settled(received.epoch, received.records, gateway)
-        answer = answer_of(received.records, outcomes, etag(await self._snapshot(sender.key.device_id)))
+        answer = answer_of(received.records, outcomes, etag(_known(await self._cache.snapshot(sender.key.device_id))))
         return _json(answer, limit_headers(sender.verdict))
 
     async def registry(self, request: Request, name: str) -> Response:
         """The signed snapshot, or 304. Raises Problem, Unavailable."""
         sender, _ = await self.sender(request, name)
-        body = await self._snapshot(sender.key.device_id)
+        body = _known(await self._cache.newest_snapshot(sender.key.device_id))
         tag = etag(body)
         headers = {"ETag": tag, "Cache-Control": "no-cache"}
         if tag in (header(request, b"if-none-match") or ""):
@@ -137,12 +137,6 @@ class GatewayDoor:
         """A new key; the present one works until the new one is used."""
         sender, gateway = await self.sender(request, name)
         return _json(Enrolled(gateway.name, await self._directory.rotate(sender.key.device_id, sender.key.hash)))
-
-    async def _snapshot(self, gateway_id: int) -> bytes:
-        body = await self._cache.snapshot(gateway_id)
-        if body is None:
-            raise Problem(403, "foreign_gateway", "there is no such gateway any more")
-        return body
 
     async def _settled(self, epoch: str, records: Sequence[UplinkRecord], gateway: GatewayInfo) -> Sequence[Receipt]:
         """One receipt a record. Raises Unavailable where any of them could not be settled."""
@@ -179,6 +173,12 @@ class GatewayDoor:
         # A gateway whose clock is ahead does not make the future acceptable.
         received_us = min(record.received_us, now_us)
         return delivery_of(record, epoch, gateway.name, received_us, settle, gateway.devices)
+
+
+def _known(snapshot: bytes | None) -> bytes:
+    if snapshot is None:
+        raise Problem(403, "foreign_gateway", "there is no such gateway any more")
+    return snapshot
 
 
 def _json(answer: Any, headers: dict[str, str] | None = None) -> Response:

@@ -19,6 +19,7 @@ import h11
 import msgspec
 
 from bridge.errors import ConfigError, Unavailable
+from bridge.model.location import REDIRECTS, redirect_detail
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 """A registry of 100,000 sensors has about 20 MB."""
@@ -99,12 +100,16 @@ class ServiceClient:
     async def request(
         self, method: str, path: str, *, headers: Mapping[str, str] | None = None, body: bytes = b""
     ) -> Answer:
-        """Send a request; return the answer. Raises ServiceAway.
+        """Send a request; return the answer. Raises ServiceAway, also where that is a redirect: nobody is followed.
 
         On a connection that was kept open and is found closed it is sent again: everything we send may come twice.
         """
         async with self._one_request:
-            return await self._request(method, path, headers or {}, body)
+            answer = await self._request(method, path, headers or {}, body)
+        if answer.status in REDIRECTS:
+            detail = redirect_detail(self._address.authority, answer.status, answer.headers.get("location"))
+            raise ServiceAway("redirect", detail)
+        return answer
 
     async def _request(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
         reused = self._writer is not None

@@ -12,6 +12,7 @@ import socket
 import ssl
 from collections.abc import Mapping
 from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -56,6 +57,11 @@ class Address(msgspec.Struct, frozen=True):
     path: str  # before every path of ours, without a slash at its end
 
     @property
+    def in_clear(self) -> bool:
+        """Return whether keys and readings can be read on the way."""
+        return not self.tls and not _is_loopback(self.host)
+
+    @property
     def authority(self) -> str:
         """Return the value of the Host header."""
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -73,6 +79,13 @@ def parse_url(url: str) -> Address:
         raise ConfigError([f"{url}: write https://host or https://host:8443, without user, query or fragment"])
     tls = parts.scheme == "https"
     return Address(parts.hostname, port or (443 if tls else 80), tls, parts.path.rstrip("/"))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower().rstrip(".") == "localhost"
 
 
 def tls_context(ca_file: Path | None) -> ssl.SSLContext:

@@ -32,7 +32,7 @@ from bridge.pipeline.resolve import Resolver
 from bridge.pipeline.run import Pipeline
 from bridge.tasks import CloseTimes, Doors, Work, running, say_ready, stop_signals
 from bridge.telemetry import Metrics
-from edge.host import atomic_file
+from edge.host import atomic_file, private_files
 from edge.host.clock import host_clock
 from edge.host.systemd import SystemdNotifier
 from edge.local.alert_file import AlertFile
@@ -132,12 +132,14 @@ class Gateway:
 def run(settings: EdgeSettings, *, embedded_broker: bool) -> int:
     """Run the gateway until SIGTERM or SIGINT. Returns the exit code. Raises ConfigError."""
     logs.configure(settings.log)
+    private_files.keep_new_files_private()
     data_dir = settings.gateway.data_dir
     try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        settings.spool.path.parent.mkdir(parents=True, exist_ok=True)
+        private_files.make_folder(data_dir)
+        private_files.make_folder(settings.spool.path.parent)
     except OSError as error:
         raise ConfigError([f"gateway.data_dir = {data_dir}: {error.strerror}"]) from error
+    private_files.narrow(data_dir, settings.spool.path)
     broker: Child | None = None
     try:
         if embedded_broker and not settings.mqtt.url:
@@ -250,4 +252,4 @@ def _door_app(gateway: Gateway, mqtt: MqttIngest | None) -> App:
 def _note(data_dir: Path, urls: dict[str, str]) -> None:
     """Note where this process is, for commands."""
     with suppress(OSError):
-        atomic_file.replace(data_dir / RUNNING_FILE, msgspec.json.encode({"pid": os.getpid(), **urls}), mode=0o644)
+        atomic_file.replace(data_dir / RUNNING_FILE, msgspec.json.encode({"pid": os.getpid(), **urls}))

@@ -20,6 +20,7 @@ from bridge.errors import BridgeError, ConfigError
 from bridge.mqtt.address import parse_address
 from bridge.mqtt.address import tls_context as mqtt_tls
 from edge.host.clock import is_synchronised
+from edge.host.private_files import make_folder
 from edge.registry.snapshot import REGISTRY_FILE, LocalRegistry, SnapshotRefused
 from edge.service_api.enrolment import Enrolment, EnrolmentFile
 from edge.service_api.http_client import CONNECT_TIMEOUT_S, Address, ServiceAway, ServiceClient, parse_url, tls_context
@@ -64,7 +65,7 @@ def _disk(settings: EdgeSettings) -> CheckResult:
     wanted = settings.spool.max_bytes + settings.spool.min_free_bytes
     for folder in (settings.gateway.data_dir, settings.spool.path.parent):
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             probe = folder / ".check"
             probe.write_bytes(b"x")
             probe.unlink()

@@ -29,6 +29,7 @@ def enrol(
     Example: iot-edge enrol https://iot.example.com ABCD-EFGH-JKMN
     """
     from bridge.errors import ConfigError
+    from edge.host.private_files import make_folder
     from edge.service_api import enrolment
     from edge.service_api.http_client import ServiceClient, parse_url, tls_context
     from edge.service_api.transport import TransportDenied, TransportRejected
@@ -51,7 +52,7 @@ def enrol(
 
     folder = settings.gateway.data_dir
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         name, key = asyncio.run(asked())
         path = enrolment.write(folder, enrolment.Enrolment(url, name, key, time.time()))
     except OSError as error:

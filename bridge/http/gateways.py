@@ -126,7 +126,7 @@ class GatewayDoor:
         if ignored:
             log.warning("gateway_report_ignored", gateway=name, problems=ignored)
         outcomes = await self._settled(received.epoch, received.records, gateway)
-        tag = etag(await self._snapshot(sender.key.device_id))
+        tag = etag(_known(await self._cache.snapshot(sender.key.device_id)))
         return _json(answer_of(received.records, outcomes, tag, ignored), limit_headers(sender.verdict))
 
     async def _report(self, gateway_id: int, batch: UplinkBatch) -> list[str]:
@@ -153,7 +153,7 @@ class GatewayDoor:
     async def registry(self, request: Request, name: str) -> Response:
         """The signed snapshot, or 304. Raises Problem, Unavailable."""
         sender, _ = await self.sender(request, name)
-        body = await self._snapshot(sender.key.device_id)
+        body = _known(await self._cache.newest_snapshot(sender.key.device_id))
         tag = etag(body)
         headers = {"ETag": tag, "Cache-Control": "no-cache"}
         if tag in (header(request, b"if-none-match") or ""):
@@ -165,12 +165,6 @@ class GatewayDoor:
         """A new key; the present one works until the new one is used."""
         sender, gateway = await self.sender(request, name)
         return _json(Enrolled(gateway.name, await self._directory.rotate(sender.key.device_id, sender.key.hash)))
-
-    async def _snapshot(self, gateway_id: int) -> bytes:
-        body = await self._cache.snapshot(gateway_id)
-        if body is None:
-            raise Problem(403, "foreign_gateway", "there is no such gateway any more")
-        return body
 
     async def _settled(self, epoch: str, records: Sequence[UplinkRecord], gateway: GatewayInfo) -> Sequence[Receipt]:
         """One receipt a record. Raises Unavailable where any of them could not be settled."""
@@ -205,6 +199,12 @@ class GatewayDoor:
         # A gateway whose clock is ahead does not make the future acceptable.
         received_us = min(record.received_us, now_us)
         return delivery_of(record, epoch, gateway.name, received_us, settle, gateway.devices)
+
+
+def _known(snapshot: bytes | None) -> bytes:
+    if snapshot is None:
+        raise Problem(403, "foreign_gateway", "there is no such gateway any more")
+    return snapshot
 
 
 def _json(answer: Any, headers: dict[str, str] | None = None) -> Response:

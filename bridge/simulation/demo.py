@@ -108,7 +108,9 @@ class Demo:
         async with AsyncExitStack() as stack:
             reader = await self._stage(stack)
             members, tallies = await connect_members(stack, devices, doors, MqttSettings(url=doors["mqtt"]))
-            client = await stack.enter_async_context(httpx.AsyncClient(base_url=self.urls["http"], timeout=5))
+            client = await stack.enter_async_context(
+                httpx.AsyncClient(base_url=self.urls["http"], timeout=5, follow_redirects=False)
+            )
             async with asyncio.TaskGroup() as group:
                 watching = group.create_task(self._watch(client, reader, seen), name="watch")
                 await Fleet(members, self._rate, Random(1)).run(stop)

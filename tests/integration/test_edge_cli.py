@@ -19,6 +19,7 @@ from edge.cli.size import seconds, written
 from edge.cli.status import problems
 from edge.service_api import enrolment
 from edge.service_api.enrolment import Enrolment
+from edge.service_api.http_client import parse_url
 from tests.support import needs
 from tests.support.commands import _logging_restored
 from tests.support.servers import free_port, listens, wait_until
@@ -130,6 +131,24 @@ def test_enrol_where_nothing_listens_is_an_error_to_try_again(edge: EdgeCommands
     error = edge.json("enrol", f"http://127.0.0.1:{free_port()}", "ABCD", expect=3)["error"]
     assert error["code"] == "service_away"
     assert not (edge.data_dir / enrolment.FILE).exists()
+
+
+@pytest.mark.parametrize("url", ["http://192.0.2.1", "http://iot.example.com:8000", "http://127.0.0.1.example.com"])
+def test_enrol_in_clear_is_refused(edge: EdgeCommands, url: str) -> None:
+    error = edge.json("enrol", url, "ABCD", expect=2)["error"]
+    assert "--insecure" in error["problems"][0]
+    assert not (edge.data_dir / enrolment.FILE).exists()
+
+
+def test_enrol_in_clear_goes_on_when_told_so(edge: EdgeCommands) -> None:
+    error = edge.json("enrol", "http://iot.invalid", "ABCD", "--insecure", expect=3)["error"]
+    assert error["code"] == "service_away"
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST.", "127.8.0.1", "[::1]"])
+def test_loopback_is_not_in_clear(host: str) -> None:
+    assert not parse_url(f"http://{host}:8000").in_clear
+    assert not parse_url(f"https://{host}").in_clear
 
 
 # -- check

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from hashlib import sha256
 
 import msgspec
+import psycopg
 
 from bridge.gateway_protocol import snapshot
 from bridge.gateway_protocol.batches import GatewayLedger, UplinkRecord
 from bridge.model.reading import Code, Source, TsQuality
 from bridge.store import admin
 from tests.support.enrolled_gateway import NOW_US, EnrolledGateway
+from tests.support.http_door import open_service
 from tests.support.servers import until
 
 
@@ -101,6 +104,50 @@ async def test_registry_has_what_a_gateway_needs_signed_and_tagged(site: Enrolle
 
     await until(changed, 20)
     assert snapshot.decode((await site.get("/gateways/north/registry")).content).devices[0].disabled
+
+
+async def issue_number(site: EnrolledGateway) -> snapshot.IssueNumber:
+    return snapshot.decode((await site.get("/gateways/north/registry")).content).issue_number
+
+
+async def test_registry_is_issued_anew_when_its_content_has_changed(site: EnrolledGateway) -> None:
+    first = await site.get("/gateways/north/registry")
+    async with open_service(site.database) as other:
+        site.url, own = other.url, site.url
+        assert (await site.get("/gateways/north/registry")).content == first.content, "the same of every process"
+        with admin.connect(site.database) as connection:
+            connection.set_threshold(site.devices[0]["sensors"][0]["sensor_id"], "greater_than", 30.0, None, "critical")
+        other.core.gateway_cache.forget()
+        second = await site.get("/gateways/north/registry")
+        site.url = own
+        assert (await site.get("/gateways/north/registry")).content == second.content
+    before, after = snapshot.decode(first.content), snapshot.decode(second.content)
+    assert (after.epoch, after.issue) == (before.epoch, before.issue + 1)
+
+
+async def test_registry_that_is_issued_later_was_read_later(site: EnrolledGateway) -> None:
+    """What changes while a process waits for its turn to issue is in what it issues."""
+    sensor = site.devices[0]["sensors"][0]["sensor_id"]
+    with admin.connect(site.database) as connection, psycopg.connect(site.database, autocommit=True) as other:
+        connection.set_threshold(sensor, "greater_than", 30.0, None, "critical")
+        other.execute("BEGIN; SELECT FROM gateways FOR UPDATE")
+        asked = asyncio.create_task(site.get("/gateways/north/registry"))
+
+        def waits() -> bool:
+            return bool(other.execute("SELECT FROM pg_locks WHERE NOT granted").fetchall())
+
+        await until(waits, 20)
+        connection.set_threshold(sensor, "less_than", 3.0, None, "critical")
+        other.execute("ROLLBACK")
+        assert [t.condition for t in snapshot.decode((await asked).content).thresholds] == ["less_than"]
+
+
+async def test_registry_of_a_restored_database_is_newer_after_a_new_epoch(site: EnrolledGateway) -> None:
+    before = await issue_number(site)
+    with admin.connect(site.database) as connection:
+        connection.fetch("begin_epoch")
+    after = await issue_number(site)
+    assert after.epoch > before.epoch
 
 
 async def test_revoked_gateway_is_told_so_and_may_be_enrolled_again(site: EnrolledGateway) -> None:

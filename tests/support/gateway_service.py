@@ -12,7 +12,7 @@ import psycopg
 from bridge.auth.key_cache import KeyCache, KeyOwner
 from bridge.errors import StoreUnavailable
 from bridge.gateway_protocol.batches import GatewayLedger, GatewayState
-from bridge.gateway_protocol.snapshot import Snapshot
+from bridge.gateway_protocol.snapshot import IssueNumber, Snapshot
 from bridge.http.app import GatewayParts, ServiceDoorParts, build_app
 from bridge.http.gateway_cache import GatewayCache
 from bridge.http.server import HttpServer
@@ -73,6 +73,9 @@ class FakeDirectory:
 
     async def snapshot(self, gateway_id: int) -> Snapshot | None:
         return self.given
+
+    async def last_issue(self, gateway_id: int) -> IssueNumber | None:
+        return self.given.issue_number
 
 
 class GatewayService:

@@ -22,7 +22,7 @@ from bridge.settings.service import ENV_PREFIX, Settings
 from bridge.settings.sources import keys
 from bridge.telemetry import Metrics
 from edge.settings import EdgeSettings
-from edge.telemetry import SiteMetrics, UplinkMetrics
+from edge.telemetry import RegistryMetrics, SiteMetrics, UplinkMetrics
 
 ROOT = Path(__file__).parents[2]
 CONFIGURATION = ROOT / "docs" / "configuration.md"
@@ -195,7 +195,7 @@ def write() -> None:
 def edge_page(page: str) -> str:
     """docs/gateway-operations.md with the tables of the gateway's own settings and metrics."""
     page = with_part(page, "settings", settings_tables(EdgeSettings, EDGE_SECTIONS))
-    return with_part(page, "metrics", metrics_table(UplinkMetrics(), SiteMetrics()))
+    return with_part(page, "metrics", metrics_table(UplinkMetrics(), RegistryMetrics(), SiteMetrics()))
 
 
 def environment_name(key: str) -> str:

@@ -261,6 +261,12 @@ UPDATE gateways SET revoked_at = now() WHERE id = %(gateway)s AND revoked_at IS 
 -- It was revoked and is to be enrolled again.
 UPDATE gateways SET revoked_at = NULL WHERE id = %(gateway)s AND revoked_at IS NOT NULL
 
+-- name: begin_epoch
+-- Greater than every epoch before it, also than those that a restored dump does not know of.
+UPDATE registry_epoch SET epoch = greatest(epoch + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint),
+       begun_at = now()
+RETURNING epoch, begun_at::text
+
 -- name: gateway_balance
 -- What each gateway says it handed over, beside what the doors booked as coming from it. What was sent twice
 -- was booked twice here, the second time as a duplicate, and once there.

@@ -91,3 +91,13 @@ FROM sensors s WHERE s.device_id = ANY (%(devices)s::bigint[]) ORDER BY s.id
 SELECT t.id, t.sensor_id, t.condition_type, t.threshold_value_min, t.threshold_value_max, t.severity
 FROM alert_thresholds t JOIN sensors s ON s.id = t.sensor_id
 WHERE t.is_active AND s.device_id = ANY (%(devices)s::bigint[]) ORDER BY t.id
+
+-- name: last_issue
+SELECT e.epoch, g.snapshot_issue, g.snapshot_hash FROM gateways g, registry_epoch e WHERE g.id = %(gateway)s
+
+-- name: lock_issue
+SELECT 1 FROM gateways WHERE id = %(gateway)s FOR NO KEY UPDATE
+
+-- name: raise_issue
+UPDATE gateways SET snapshot_issue = snapshot_issue + 1, snapshot_hash = %(hash)s
+WHERE id = %(gateway)s AND snapshot_hash IS DISTINCT FROM %(hash)s

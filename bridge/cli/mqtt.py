@@ -143,7 +143,7 @@ def mosquitto(
         )
         text = conf(layout)
         group = _group(owner)
-        _make_folder(out)
+        _make_folder(out, group)
         if force or not (out / CONF).exists():
             _write(out / CONF, text, group)
         answer = _write_lists(connection, out, group)
@@ -210,9 +210,12 @@ def _group(name: str) -> int | None:
         return None
 
 
-def _make_folder(folder: Path) -> None:
+def _make_folder(folder: Path, group: int | None) -> None:
+    """Make the folder, for us and the broker's group; one that is there already stays as it is."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            _hand_to(folder, group, 0o750)
     except OSError as error:
         raise ConfigError([f"--out {folder}: {error.strerror}"]) from error
 
@@ -221,10 +224,16 @@ def _write(path: Path, text: str, group: int | None) -> None:
     """Whole or not at all: Mosquitto may be reading."""
     new = path.with_name(path.name + ".new")
     try:
-        new.touch(mode=0o640)
+        new.touch(mode=0o600)
         new.write_text(text)
-        if group is not None:
-            shutil.chown(new, group=group)
+        _hand_to(new, group, 0o640)
         new.replace(path)
     except OSError as error:
         raise ConfigError([f"{path}: {error.strerror}"]) from error
+
+
+def _hand_to(path: Path, group: int | None, mode: int) -> None:
+    """Let a group read; without one it stays its owner's alone."""
+    if group is not None:
+        shutil.chown(path, group=group)
+        path.chmod(mode)

@@ -83,7 +83,7 @@ class Demo:
 
     async def start(self, stop: asyncio.Event) -> None:
         """The service, its devices and their thresholds. Raises Unavailable."""
-        self._dir.mkdir(parents=True, exist_ok=True)
+        self._dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         with suppress(FileNotFoundError):
             (self._dir / "stack.json").unlink()
         command = [sys.executable, "-m", "bridge", "serve", "--data-dir", str(self._dir)]

@@ -165,7 +165,7 @@ def test_check_stops_at_a_configuration_that_is_none(edge: EdgeCommands) -> None
 
 
 def test_check_says_what_to_do_for_each_failure(edge: EdgeCommands) -> None:
-    edge.set(mqtt__url=f"mqtt://127.0.0.1:{free_port()}", spool__max_bytes=str(1 << 60))
+    edge.set(mqtt__url=f"mqtt://127.0.0.1:{free_port()}", spool__max_bytes=str(1 << 48))
     document = edge.json("check", "--listen", "0", expect=1)
     assert not document["ok"]
     for name, advice in (("disk", "iot-edge size"), ("broker", "mosquitto"), ("service", "iot-edge enrol")):

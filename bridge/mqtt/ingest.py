@@ -95,6 +95,7 @@ class MqttIngest:
         self._acknowledger = Acknowledger(settings.max_inflight, settings.max_inflight_bytes, self._session.acknowledge)
         self._pipeline_full = False  # a message waits to be submitted again
         metrics.mqtt_inflight.set_function(lambda: self._acknowledger.held)
+        metrics.mqtt_contested.set_function(lambda: bool(self.contested))
 
     @property
     def address(self) -> str:
@@ -105,6 +106,11 @@ class MqttIngest:
     def problem(self) -> str:
         """Why nothing comes in at the moment; empty when it does."""
         return self._session.problem
+
+    @property
+    def contested(self) -> str:
+        """What is wrong while another client takes our client id, and with it what the broker keeps for us."""
+        return self._session.contested
 
     @property
     def connected(self) -> bool:

@@ -68,11 +68,14 @@ def add(
     """
     from psycopg.errors import UniqueViolation
 
+    from bridge.auth.broker_access import OUR_CLIENT_IDS
     from bridge.pipeline.decode import normal_uuid
 
     name = name.strip()
     if not 0 < len(name) <= 64 or not name.isprintable() or set(name) & set(" :+#/%") or normal_uuid(name):
         raise ConfigError([f"{name}: an account's name has 1 to 64 characters, none of ' :+#/%', and is no UUID"])
+    if role is AccountRole.PUBLISHER and name.startswith(OUR_CLIENT_IDS):
+        raise ConfigError([f"{name}: on the devices' listener the name is the client id, and this may be a bridge's"])
     with open_admin(config, data_dir) as connection:
         try:
             show(connection.add_mqtt_account(name, role.value), json)

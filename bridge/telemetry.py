@@ -65,9 +65,12 @@ class Metrics:
             registry=r,
         )
         self.mqtt_reconnects = Counter("iot_bridge_mqtt_reconnects_total", "MQTT reconnects.", registry=r)
+        self.mqtt_contested = Gauge(
+            "iot_bridge_mqtt_contested", "1 while another client takes our client id at the broker.", registry=r
+        )
         self.mqtt_taken_over = Counter(
             "iot_bridge_mqtt_taken_over_total",
-            "Times that another process seemed to connect with our client id.",
+            "Times that another client seemed to connect with our client id.",
             registry=r,
         )
         self.commands = Counter(

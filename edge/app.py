@@ -230,6 +230,11 @@ def _door_app(gateway: Gateway, mqtt: MqttIngest | None) -> App:
         found = {"uplink": gateway.lifecycle.status().problem, "mqtt": mqtt.problem if mqtt is not None else ""}
         return [f"{name}: {problem}" for name, problem in found.items() if problem]
 
+    def problems() -> list[str]:
+        contested = mqtt.contested if mqtt is not None else ""
+        found = {"": gateway.pipeline.problem, "mqtt: ": contested}
+        return [f"{name}{problem}" for name, problem in found.items() if problem]
+
     async def sensor_status(sensor_id: int) -> dict[str, Any] | None:
         return gateway.local_publisher.status_of(sensor_id)
 
@@ -240,7 +245,7 @@ def _door_app(gateway: Gateway, mqtt: MqttIngest | None) -> App:
             pipeline=gateway.pipeline,
             keys=keys,
             metrics=gateway.metrics,
-            problems=lambda: [gateway.pipeline.problem] if gateway.pipeline.problem else [],
+            problems=problems,
             degraded=degraded,
             sensor_status=sensor_status,
             now=time.monotonic,

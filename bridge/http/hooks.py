@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import msgspec
+import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -28,6 +29,11 @@ from bridge.settings.service import HookSettings
 
 READ, WRITE, READ_WRITE, SUBSCRIBE = 1, 2, 3, 4
 """`acc` of mosquitto-go-auth: mosquitto_plugin.h, MOSQ_ACL_…"""
+
+
+MAX_LOGGED = 100
+
+log = structlog.get_logger("hooks")
 
 
 class HookAuthentication:
@@ -68,6 +74,7 @@ class Hooks:
     ) -> None:
         self._trust_certificates = settings.trust_certificates
         self._access = access
+        self._missing_id_logged = False
         self._authentication = HookAuthentication(settings, http, now)
 
     @property
@@ -83,8 +90,7 @@ class Hooks:
 
     async def emqx_authn(self, request: Request) -> Response:
         """Whether a client may connect, as EMQX asks it."""
-        account = await self._login(await self._fields_or_denial(request))
-        return _emqx(account is not None, is_superuser=False)
+        return _emqx(await self._may_connect(await self._fields_or_denial(request)), is_superuser=False)
 
     async def emqx_authz(self, request: Request) -> Response:
         """Whether a client may publish or subscribe, as EMQX asks it."""
@@ -95,7 +101,7 @@ class Hooks:
 
     async def mosquitto_user(self, request: Request) -> Response:
         """Whether a client may connect, as mosquitto-go-auth asks it."""
-        return _go_auth(await self._login(await self._authentication.fields(request)) is not None)
+        return _go_auth(await self._may_connect(await self._authentication.fields(request)))
 
     async def mosquitto_superuser(self, request: Request) -> Response:
         """Whether a client may do everything: nobody may."""
@@ -113,6 +119,17 @@ class Hooks:
         }
         wanted = actions.get(fields.get("acc", ""), ())
         return _go_auth(bool(wanted) and all([await self._is_allowed(fields, action) for action in wanted]))
+
+    async def _may_connect(self, fields: Mapping[str, str]) -> bool:
+        """Whether it is somebody, and the client id is nobody else's: with it go a session and what waits in it."""
+        account = await self._login(fields)
+        if "clientid" not in fields and not self._missing_id_logged:
+            self._missing_id_logged = True
+            log.warning("hook_without_client_id", advice="have the broker send clientid: a device may take a bridge's")
+        if account is None or await self._access.may_have(account, fields.get("clientid", "")):
+            return account is not None
+        log.warning("client_id_refused", account=account.name, client_id=fields["clientid"][:MAX_LOGGED])
+        return False
 
     async def _login(self, fields: Mapping[str, str]) -> Account | None:
         username, password = fields.get("username", ""), fields.get("password", "")

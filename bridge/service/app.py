@@ -137,8 +137,12 @@ def _doors(core: ServiceCore, relay: Relay) -> Doors:
         found = {"streams": relay.problem, "mqtt": mqtt.problem if mqtt is not None else ""}
         return [f"{name}: {problem}" for name, problem in found.items() if problem]
 
+    def contested() -> list[str]:
+        """A session that another client takes loses what the broker keeps in it: that is not ready."""
+        return [f"mqtt: {mqtt.contested}"] if mqtt is not None and mqtt.contested else []
+
     return Doors(
-        http=http_door(core, degraded) if settings.http.enabled else None,
+        http=http_door(core, degraded, contested) if settings.http.enabled else None,
         mqtt=mqtt,
         run_mqtt=partial(run_mqtt, core, mqtt) if mqtt is not None else None,
         drain=core.pipeline.drain,
@@ -149,6 +153,7 @@ def _doors(core: ServiceCore, relay: Relay) -> Doors:
 def http_door(
     core: ServiceCore,
     degraded: Callable[[], list[str]] = list,
+    problems: Callable[[], list[str]] = list,
     *,
     make_app: Callable[[ServiceDoorParts], App] = build_app,
 ) -> HttpServer:
@@ -164,7 +169,7 @@ def http_door(
             pipeline=core.pipeline,
             keys=core.keys,
             metrics=core.metrics,
-            problems=lambda: [core.problem] if core.problem else [],
+            problems=lambda: [*([core.problem] if core.problem else ()), *problems()],
             degraded=degraded,
             sensor_status=partial(core.look_up, core.registry.sensor_status),
             now=time.monotonic,

@@ -62,7 +62,11 @@ class ServiceCore:
         self.gateway_keys = self._key_cache(self.gateways)
         self.gateway_cache = GatewayCache(self.gateways, time.monotonic)
         self.access = BrokerAccess(
-            self.keys, self.registry.mqtt_accounts, self.registry.device_may_connect, time.monotonic
+            self.keys,
+            self.registry.mqtt_accounts,
+            self.registry.device_may_connect,
+            time.monotonic,
+            self.registry.bridge_client_ids,
         )
         self.pipeline = Pipeline(
             resolver=self.resolver,

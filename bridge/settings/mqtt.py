@@ -143,6 +143,8 @@ class MqttSettings(Section):
     """How long to stay away after another process has connected with our client id."""
     max_inflight: Count = 2_000
     """Messages held unacknowledged; beyond it nothing more is read from the broker."""
+    max_inflight_bytes: Count = 33_554_432
+    """Their size, likewise; what they decode to takes a few times as much."""
     max_payload_bytes: Count = 262_144
     """Largest message; a larger one goes to quarantine, cut."""
     reconnect_min_s: Positive = 0.5

@@ -45,6 +45,10 @@ class PostgresRegistry:
         """Return (name, role, SHA-256 of the password) of the broker's accounts that are no devices."""
         return [(name, role, digest) for name, role, digest in await self._store.fetch("mqtt_accounts")]
 
+    async def bridge_client_ids(self) -> list[str]:
+        """Return the client ids of all sessions that bridges on this database have, or had, with a broker."""
+        return [client_id for (client_id,) in await self._store.fetch("bridge_client_ids")]
+
     async def device_may_connect(self, device_uuid: str) -> bool:
         """Return whether the device is enabled and has a usable key."""
         return await self._store.fetch_one("device_may_connect", {"uuid": device_uuid}) is not None

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bridge.model.reading import Packet
-from bridge.mqtt.converters.select import REMEMBERED_LENGTH, Converters
+from bridge.mqtt.converters.select import Converters
+from bridge.mqtt.topics import MAX_TOPIC
 from bridge.pipeline import decode
 from bridge.rate_limit import MAX_KEY_LENGTH, SlidingWindow, check
 from bridge.settings.mqtt import ConverterSettings, MqttSettings
@@ -29,15 +29,16 @@ BOUNDED = {
     "bridge/auth/key_cache.py KeyCache._waiting": "SHA-256; no more than requests under way",
     "bridge/auth/key_cache.py KeyCache._used": "SHA-256 of keys that are known; taken at intervals",
     "bridge/auth/broker_access.py BrokerAccess._devices": "UUIDs, by normal_uuid; DEVICES_KEPT",
+    "bridge/auth/broker_access.py BrokerAccess._ids_of_devices": "UUIDs, by normal_uuid; CLIENT_IDS_KEPT",
     "bridge/http/authentication.py Authentication._by_ip": "addresses, by ClientAddress; limits.max_tracked",
     "bridge/http/authentication.py Authentication._by_sender": "kind and number; limits.max_tracked",
     "bridge/http/authentication.py Authentication._by_sensor": "numbers and UUIDs, by decode; limits.max_tracked",
     "bridge/http/hooks.py HookAuthentication._window": "one key",
     "bridge/http/request_counter.py RequestCounter._children": "paths of endpoints and statuses: ours",
     "bridge/http/gateways.py GatewayDoor._settled_keys": "SHA-256 of gateways' keys that were looked up",
-    "bridge/mqtt/converters/select.py Converters._of_topic": "topics up to REMEMBERED_LENGTH; REMEMBERED_TOPICS",
-    "bridge/mqtt/converters/sparkplug_nodes.py Nodes._nodes": "names up to MAX_NAME_LENGTH; MAX_NODES",
-    "bridge/mqtt/converters/sparkplug_nodes.py _Node.names": "names up to MAX_NAME_LENGTH; MAX_NAMES of all nodes",
+    "bridge/mqtt/converters/select.py Converters._of_topic": "topics up to MAX_TOPIC; REMEMBERED_TOPICS",
+    "bridge/mqtt/converters/sparkplug_nodes.py Nodes._nodes": "names up to MAX_ID; MAX_NODES",
+    "bridge/mqtt/converters/sparkplug_nodes.py _Node.names": "names up to MAX_ID; MAX_NAMES of all nodes",
     "bridge/mqtt/ingest.py MqttIngest._messages": "formats and outcomes: ours; 64",
     "bridge/mqtt/ingest.py MqttIngest._by_device": "UUIDs and topics, by `check`; limits.max_tracked",
     "bridge/mqtt/rejections.py Rejections._window": "UUIDs, by normal_uuid; limits.max_tracked",
@@ -46,6 +47,7 @@ BOUNDED = {
     "bridge/pipeline/resolve.py Resolver._unknown": "UUIDs, or external ids up to 255 characters; pipeline.cache_size",
     "bridge/pipeline/ledger.py DoorLedger._totals": "devices and gateways of the registry",
     "bridge/pipeline/ledger.py DoorLedger._dirty": "as _totals",
+    "bridge/pipeline/ledger.py DoorLedger.set_aside": "as _totals",
     "edge/local/publisher.py LocalPublisher.heard_us": "UUIDs, by normal_uuid; MAX_HEARD",
     "edge/spool/names.py SensorNames.refs": "as Resolver._unknown; spool.max_unknown_sensors",
     "edge/spool/names.py SensorNamesChange.added": "as SensorNames.refs; one transaction",
@@ -134,9 +136,10 @@ def test_uuid_of_any_length_is_not_remembered() -> None:
 
 
 @pytest.mark.parametrize("topic", ["a/" + LONG[:20_000], "a/b"])
-def test_topic_of_any_length_is_converted_and_only_a_short_one_remembered(topic: str) -> None:
+def test_topic_of_any_length_is_judged_and_only_a_short_one_remembered(topic: str) -> None:
     settings = ConverterSettings(format="ignore", filter="a/#")
     converters = Converters(MqttSettings(converters=(settings,)))
+    is_short = len(topic) <= MAX_TOPIC
     for _ in range(2):
-        assert converters.convert(topic, b"1", received_us=0).packet == Packet(())
-    assert len(converters._of_topic) == (len(topic) <= REMEMBERED_LENGTH)
+        assert (not converters.convert(topic, b"1", received_us=0).packet.rejections) == is_short
+    assert len(converters._of_topic) == is_short

@@ -57,6 +57,9 @@ WHERE k.api_key_hash = ANY (%(hashes)s::text[]) AND k.is_active AND k.revoked_at
 -- name: mqtt_accounts
 SELECT name, role, password_hash FROM mqtt_accounts WHERE is_active
 
+-- name: bridge_client_ids
+SELECT DISTINCT client_id FROM mqtt_subscriptions
+
 -- name: device_may_connect
 SELECT 1 FROM devices d
 WHERE d.device_uuid = %(uuid)s::uuid AND d.status <> 'disabled' AND EXISTS (

@@ -21,7 +21,10 @@ MAX_KEY_LENGTH = 512
 
 
 class KeyOwner(Protocol):
-    """A usable key, as the store finds it."""
+    """A usable key, as the store finds it.
+
+    `scopes` and `devices` are an API key's: what it may do, and for which devices (their UUIDs; None: every one).
+    """
 
     @property
     def hash(self) -> str: ...
@@ -35,6 +38,10 @@ class KeyOwner(Protocol):
     def expires_at_us(self) -> int | None: ...
     @property
     def disabled(self) -> bool: ...
+    @property
+    def scopes(self) -> frozenset[str]: ...
+    @property
+    def devices(self) -> frozenset[str] | None: ...
 
 
 def hash_key(text: str) -> str:

@@ -19,6 +19,7 @@ from bridge.http.headers import header, headers
 from bridge.http.problems import Problem
 from bridge.http.proxy import ClientAddress
 from bridge.model.reading import Packet
+from bridge.model.scopes import allows
 from bridge.rate_limit import SlidingWindow, Verdict, check
 from bridge.settings.http import HttpSettings, LimitSettings
 from bridge.telemetry import Metrics
@@ -42,6 +43,10 @@ class AuthenticatedSender(msgspec.Struct, frozen=True):
         """The device, 0 for an API key."""
         return self.key.device_id if self.key.kind == "device" else 0
 
+    def may_speak_for(self, device_uuid: str) -> bool:
+        """Whether an API key's devices are every one, or this is one of them."""
+        return self.key.devices is None or device_uuid in self.key.devices
+
 
 class Authentication:
     """Finds out who sends, and holds requests against the rate limits. `now` is a monotonic clock in seconds."""
@@ -57,8 +62,11 @@ class Authentication:
         self._by_sender = SlidingWindow("device", limits.device_per_minute, limits.max_tracked)
         self._by_sensor = SlidingWindow("sensor", limits.sensor_per_minute, limits.max_tracked)
 
-    async def sender(self, request: Request, kind: KeyKind) -> AuthenticatedSender:
-        """The sender of a request, by its key of this kind. Raises Problem (401, 403, 429) and Unavailable."""
+    async def sender(self, request: Request, kind: KeyKind, scope: str = "") -> AuthenticatedSender:
+        """The sender of a request, by its key of this kind; an API key must have the scope.
+
+        Raises Problem (401, 403, 429) and Unavailable.
+        """
         name = KEY_HEADERS[kind]
         verdict = self._limited(check([(self._by_ip, [(self._client(request), 1)])], self._now()))
         owner = await self._keys.owner(header(request, name.lower().encode()) or "")
@@ -68,6 +76,8 @@ class Authentication:
             raise Problem(403, "gateway_revoked", "the gateway is revoked; enrol it again to go on")
         if owner.disabled:
             raise Problem(403, "device_disabled", "the device is disabled; ask the operator")
+        if scope and not allows(owner.scopes, scope):
+            raise Problem(403, "missing_scope", f"the key lacks the scope {scope}; ask the operator for one with it")
         own = self._limited(check([(self._by_sender, [((kind, owner.device_id), 1)])], self._now()))
         return AuthenticatedSender(owner, verdict.tighter(own))
 

@@ -76,7 +76,7 @@ class Door:
         bulk = partial(schemas.ingest, schemas.Inserted, schemas.ApiPacket, most)
         named_packet = partial(schemas.ingest, schemas.DeviceInserted, schemas.NamedDevicePacket, most)
         packet = partial(schemas.ingest, schemas.DeviceInserted, schemas.DevicePacket, most)
-        status = partial(schemas.answer, schemas.SensorStatus, 401, 404, 422, 429, 503)
+        status = partial(schemas.answer, schemas.SensorStatus, 401, 403, 404, 422, 429, 503)
         return [
             Endpoint("POST", "/ingest/readings", self.ingest_reading, "api", single),
             Endpoint("POST", "/ingest/readings/bulk", self.ingest_bulk, "api", bulk),
@@ -89,11 +89,11 @@ class Door:
         ]
 
     async def ingest_reading(self, request: Request) -> Response:
-        sender = await self.authentication.sender(request, "api")
+        sender = await self.authentication.sender(request, "api", "readings:write")
         return await self._ingest.run(request, sender, decode_api_reading)
 
     async def ingest_bulk(self, request: Request) -> Response:
-        sender = await self.authentication.sender(request, "api")
+        sender = await self.authentication.sender(request, "api", "readings:write")
         return await self._ingest.run(request, sender, self._decode_bulk)
 
     async def ingest_packet(self, request: Request) -> Response:
@@ -107,7 +107,7 @@ class Door:
         return await self._ingest.run(request, sender, self._decode_packet)
 
     async def sensor_status(self, request: Request, sensor_id: SensorIdText) -> Response:
-        sender = await self.authentication.sender(request, "api")
+        sender = await self.authentication.sender(request, "api", "status:read")
         if not (sensor_id.isascii() and sensor_id.isdecimal() and len(sensor_id) < 20 and 0 < int(sensor_id) < _BIGINT):
             raise Problem(422, Code.BAD_FORM, "sensor_id is a positive whole number")
         try:
@@ -115,7 +115,8 @@ class Door:
                 status = await self._parts.sensor_status(int(sensor_id))
         except TimeoutError:
             raise Unavailable("the database is too slow; come again", retry_after_s=2) from None
-        if status is None:
+        # Of another device than the key's it is answered as one that does not exist: nobody can ask which do.
+        if status is None or not sender.may_speak_for(status.get("device_uuid", "")):
             raise Problem(404, Code.UNKNOWN_SENSOR, "no such sensor")
         # msgspec and not json: others write `payload`, and a number beyond float becomes null, not an error.
         return Response(

@@ -17,6 +17,9 @@ import msgspec
 UNKNOWN_DEVICE = 0
 """The device id under which the ledger books what could not be tied to a device."""
 
+BY_API_KEY = "?api_key="
+"""Stands in the `topic` of a quarantined body between its path and the id of an API key that is for some devices."""
+
 UNITS = {
     "temperature": "°C",
     "humidity": "%",

@@ -7,7 +7,7 @@ Flows in: settings, an open store, and the outbox that takes what is committed. 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Container
 from contextlib import asynccontextmanager
 from functools import partial
 from random import Random
@@ -114,10 +114,17 @@ class ServiceCore:
             **self.housekeeping.works(),
         }
 
-    async def check(self, packet: Packet, device_uuid: str | None, received_us: int) -> Rejection | None:
-        """The first rejection that the packet would meet now, without taking it in. Raises StoreUnavailable."""
+    async def check(
+        self, packet: Packet, device_uuid: str | None, received_us: int, devices: Container[str] | None = None
+    ) -> Rejection | None:
+        """The first rejection that the packet would meet now, without taking it in. Raises StoreUnavailable.
+
+        `device_uuid` and `devices` as in `Delivery`: the sender, or the devices that it may speak for.
+        """
         sensors = await self.resolver.load({decoded.sensor for decoded in packet.readings})
-        delivery = Delivery(packet, Source.REPLAY, b"", received_us, lambda _: None, device_uuid=device_uuid)
+        delivery = Delivery(
+            packet, Source.REPLAY, b"", received_us, lambda _: None, device_uuid=device_uuid, devices=devices
+        )
         validator = Validator(self.settings.pipeline)
         for decoded in packet.readings:
             checked = validator.check(decoded, sensors.get(decoded.sensor), delivery)

@@ -18,6 +18,7 @@ from bridge.errors import StoreUnavailable
 from bridge.http.app import ServiceDoorParts, build_app
 from bridge.http.door import App
 from bridge.http.server import HttpServer
+from bridge.model.scopes import DEFAULT_SCOPES
 from bridge.service.app import http_door
 from bridge.service.core import ServiceCore
 from bridge.settings.http import HttpSettings, KeySettings, LimitSettings
@@ -43,6 +44,8 @@ class Key(msgspec.Struct, frozen=True):
     device_uuid: str | None = DEVICE
     expires_at_us: int | None = None
     disabled: bool = False
+    scopes: frozenset[str] = frozenset()
+    devices: frozenset[str] | None = None
 
 
 def key_of(text: str, **fields: Any) -> Key:
@@ -71,7 +74,7 @@ KEYS = (
     key_of("device-key"),
     key_of("other-key", device_id=8, device_uuid=OTHER_DEVICE),
     key_of("disabled-key", device_id=9, device_uuid=OTHER_DEVICE, disabled=True),
-    key_of("api-key", kind="api", device_id=1, device_uuid=None),
+    key_of("api-key", kind="api", device_id=1, device_uuid=None, scopes=frozenset(DEFAULT_SCOPES)),
 )
 
 

@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Match, Route
 
+from bridge.auth.failed_logins import FailedLogins
 from bridge.auth.key_cache import KeyCache
 from bridge.errors import DecodeError, Unavailable
 from bridge.http import schemas
@@ -50,6 +51,7 @@ class DoorParts(msgspec.Struct, frozen=True, kw_only=True):
     limits: LimitSettings
     pipeline: DeliverySink
     keys: KeyCache
+    failed_logins: FailedLogins  # of all doors together
     metrics: Metrics
     problems: Callable[[], Sequence[str]]  # why nothing can be stored; empty when it can
     sensor_status: Callable[[int], Awaitable[dict[str, Any] | None]]
@@ -62,7 +64,9 @@ class Door:
     """The endpoints for readings and statuses, and those that say how the process is."""
 
     def __init__(self, parts: DoorParts) -> None:
-        self.authentication = Authentication(parts.http, parts.limits, parts.keys, parts.metrics, parts.now)
+        self.authentication = Authentication(
+            parts.http, parts.limits, parts.keys, parts.failed_logins, parts.metrics, parts.now
+        )
         self._parts = parts
         self._ingest = Ingest(parts.http, parts.pipeline, self.authentication, parts.now_us)
         self._decode_bulk = partial(decode_api_bulk, max_readings=parts.http.max_readings_per_packet)

@@ -37,6 +37,7 @@ from bridge.model.reading import Code, Delivery, Outcome, Receipt
 from bridge.pipeline.ports import DeliverySink
 from bridge.pipeline.receipt_collector import FAILED, ReceiptCollector
 from bridge.settings.http import HttpSettings
+from bridge.store.secret import code_hash
 
 MAX_BATCH_BYTES = 16 * 1_048_576
 """Of a batch after inflation: 5,000 records, some of them with quarantined bytes."""
@@ -98,7 +99,6 @@ class GatewayDoor:
 
     async def enrol(self, request: Request) -> Response:
         """A one-time code for a key. Raises Problem (403, 422, 429), Unavailable."""
-        self._authentication.limit_unauthenticated(request)
         body = await receive_body(request, self._http)
         try:
             asked = msgspec.json.decode(body, type=EnrolmentRequest)
@@ -106,9 +106,11 @@ class GatewayDoor:
             raise DecodeError(Code.BAD_FORM, 'send {"code": "ABCD-EFGH-JKMN"}') from None
         if len(asked.code) > 100 or len(asked.version) > 100 or "\0" in asked.version:
             raise DecodeError(Code.BAD_FORM, "code or version is too long")
+        await self._authentication.admit_code(request, code_hash(asked.code))
         made = await self._directory.enrol(asked.code, asked.version)
         if made is None:
-            raise Problem(403, "bad_code", "the code is wrong, was used, or has expired; make a new one on the service")
+            why = "the code is wrong, was used, or has expired; make a new one on the service"
+            raise self._authentication.note_failure(request, "enrol") or Problem(403, "bad_code", why)
         return _json(Enrolled(*made))
 
     async def batch(self, request: Request, name: str) -> Response:

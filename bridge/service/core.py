@@ -17,7 +17,9 @@ import structlog
 
 from bridge import logs
 from bridge.auth.broker_access import BrokerAccess
+from bridge.auth.failed_logins import FailedLogins
 from bridge.auth.key_cache import KeyCache
+from bridge.auth.key_index import KeyIndex
 from bridge.broker.deferred_outbox import DeferredOutbox
 from bridge.errors import StoreUnavailable
 from bridge.http.gateway_cache import GatewayCache
@@ -61,6 +63,7 @@ class ServiceCore:
         self.keys = self._key_cache(self.registry)
         self.gateway_keys = self._key_cache(self.gateways)
         self.gateway_cache = GatewayCache(self.gateways, time.monotonic)
+        self.failed_logins = FailedLogins(settings.limits.failures_per_minute, metrics, time.monotonic, now_us)
         self.access = BrokerAccess(
             self.keys, self.registry.mqtt_accounts, self.registry.device_may_connect, time.monotonic
         )
@@ -90,7 +93,13 @@ class ServiceCore:
             time.monotonic,
             now_us,
             self.settings.http.ack_timeout_s,
+            KeyIndex(partial(self._look_up_index, owners), time.monotonic),
         )
+
+    async def _look_up_index(self, owners: PostgresRegistry | Gateways) -> bytes:
+        if self.problem:
+            raise StoreUnavailable(self.problem)
+        return await owners.key_index()
 
     @property
     def problem(self) -> str:

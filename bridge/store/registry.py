@@ -49,6 +49,11 @@ class PostgresRegistry:
         """Return the usable keys among `hashes` (SHA-256, hexadecimal), in one query."""
         return [_key_row(*row) for row in await self._store.fetch("find_keys", {"hashes": list(hashes)})]
 
+    async def key_index(self) -> bytes:
+        """Return the first 8 bytes of the hash of each usable key, sorted."""
+        row = await self._store.fetch_one("key_index")
+        return bytes(row[0]) if row else b""
+
     async def api_key_devices(self, key_id: int) -> frozenset[str]:
         """Return the UUIDs of the devices that an API key may speak for; none where there is no such key."""
         row = await self._store.fetch_one("api_key_devices", {"key_id": key_id})

@@ -52,6 +52,12 @@ class Metrics:
         )
         self.cache_size = Gauge("iot_bridge_cache_entries", "Entries in a cache.", ["cache"], registry=r)
         self.limited = Counter("iot_bridge_limited_total", "Requests refused by a limit.", ["limit"], registry=r)
+        self.login_failures = Counter(
+            "iot_bridge_login_failures_total",
+            "Logins refused, by door: http (a key), enrol (a one-time code), hook (its secret), mqtt (an account).",
+            ["door"],
+            registry=r,
+        )
         self.http_requests = Counter(
             "iot_bridge_http_requests_total", "HTTP requests, by route and status.", ["route", "status"], registry=r
         )

@@ -219,6 +219,7 @@ def _http_front(gateway: Gateway, mqtt: MqttIngest | None) -> HttpServer:
 
 def _door_app(gateway: Gateway, mqtt: MqttIngest | None) -> App:
     """The service's own door, over the spool. Only who wants it loads it: its memory is counted."""
+    from bridge.auth.failed_logins import FailedLogins
     from bridge.auth.key_cache import KeyCache
     from bridge.http import door
 
@@ -244,6 +245,9 @@ def _door_app(gateway: Gateway, mqtt: MqttIngest | None) -> App:
             limits=settings.limits,
             pipeline=gateway.pipeline,
             keys=keys,
+            failed_logins=FailedLogins(
+                settings.limits.failures_per_minute, gateway.metrics, time.monotonic, gateway.clock.now_us
+            ),
             metrics=gateway.metrics,
             problems=problems,
             degraded=degraded,

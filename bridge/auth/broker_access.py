@@ -82,14 +82,14 @@ class BrokerAccess:
         self._devices: TtlCache[str, bool] = TtlCache(DEVICES_KEPT, DEVICE_TTL_S)
         self._ids_of_devices: TtlCache[str, bool] = TtlCache(CLIENT_IDS_KEPT, DEVICE_TTL_S)
 
-    async def login(self, username: str, password: str) -> Account | None:
-        """Who connects with a password; None for nobody. Raises StoreUnavailable."""
+    async def login(self, username: str, password: str, *, doubted: bool = False) -> Account | None:
+        """Who connects with a password; None for nobody. `doubted` as in `KeyCache.owner`. Raises StoreUnavailable."""
         device = normal_uuid(username)
         if device is None:
             role, digest = (await self._known_accounts()).get(username, (None, ""))
             is_right = hmac.compare_digest(digest, hash_key(password))
             return Account(role, username) if role is not None and is_right else None
-        owner = await self._keys.owner(password)
+        owner = await self._keys.owner(password, doubted=doubted)
         if owner is None or owner.kind != "device" or owner.device_uuid != device or owner.disabled:
             return None
         return Account("device", device)

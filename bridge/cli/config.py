@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-
 import typer
 
-from bridge.cli.console import USAGE, Config, DataDir, Json, Told, show
+from bridge.cli.console import USAGE, Config, DataDir, Json, Told, show, warn
 from bridge.errors import ConfigError
 
 
@@ -31,7 +29,7 @@ def check(config: Config = None, data_dir: DataDir = None, json: Json = False) -
     except ConfigError as error:
         problems = error.problems
     for line in problems:
-        print(f"error: {line}", file=sys.stderr)
+        warn(f"error: {line}")
     if json or not problems:
         show({"ok": not problems, "problems": problems} if json else {"ok": True}, json)
     if problems:

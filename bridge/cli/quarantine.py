@@ -11,7 +11,7 @@ import typer
 
 from bridge.cli.console import FAILED, Config, DataDir, Json, NotFound, admin, connect_admin, settings, show
 from bridge.errors import ConfigError, DecodeError
-from bridge.model.reading import Source
+from bridge.model.reading import BY_API_KEY, Source
 
 if TYPE_CHECKING:
     from bridge.model.reading import Packet, Receipt
@@ -143,7 +143,9 @@ async def _replay_row(core: ServiceCore, converters: Converters, row: dict[str, 
     if packet.rejections or not packet.readings:
         first = packet.rejections[0] if packet.rejections else None
         return result | {"code": first.code if first else "bad_form", "detail": first.detail if first else "no reading"}
-    problem = await core.check(packet, row["device_uuid"], row["received_us"])
+    _, by_api_key, key_id = row["topic"].partition(BY_API_KEY)
+    devices = await core.registry.api_key_devices(int(key_id)) if by_api_key and row["source"] != "mqtt" else None
+    problem = await core.check(packet, row["device_uuid"], row["received_us"], devices)
     if problem is not None:
         return result | {"code": problem.code, "detail": problem.detail}
     settled: asyncio.Future[Sequence[Receipt]] = asyncio.get_running_loop().create_future()
@@ -159,6 +161,7 @@ async def _replay_row(core: ServiceCore, converters: Converters, row: dict[str, 
             key=f"q-{row['id']}",
             retry_in_place=True,
             retained=True,  # says nothing of the device being alive now
+            devices=devices,
         )
     )
     receipts = await settled
@@ -175,6 +178,7 @@ def _decode(converters: Converters, row: dict[str, Any], payload: bytes) -> Pack
 
     topic = row["topic"]
     if topic.startswith("/") and row["source"] != "mqtt":  # a topic may begin so, too
+        topic = topic.partition(BY_API_KEY)[0]
         if topic == "/ingest/readings":
             return decode_api_reading(payload)
         if topic == "/ingest/readings/bulk":

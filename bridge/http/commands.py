@@ -93,8 +93,8 @@ class CommandDoor:
         """Their rows of the table."""
         path = "/devices/{device_uuid}/commands"
         new = partial(schemas.command, self._settings.max_expiry_s)
-        many = partial(schemas.answer, list[schemas.Command], 401, 404, 422, 429, 503)
-        one = partial(schemas.answer, schemas.Command, 401, 404, 422, 429, 503)
+        many = partial(schemas.answer, list[schemas.Command], 401, 403, 404, 422, 429, 503)
+        one = partial(schemas.answer, schemas.Command, 401, 403, 404, 422, 429, 503)
         return [
             Endpoint("POST", path, self.send_command, "api", new),
             Endpoint("GET", path, self.list_commands, "api", many),
@@ -102,8 +102,7 @@ class CommandDoor:
         ]
 
     async def send_command(self, request: Request, device_uuid: Uuid) -> Response:
-        sender = await self._authentication.sender(request, "api")
-        device = _uuid(device_uuid, "device_uuid")
+        sender, device = await self._sender(request, device_uuid, "commands:write")
         key = idempotency_key(request, sender)
         body = inflate(request, await receive_body(request, self._http), self._http.max_inflated_bytes)
         settings = self._settings
@@ -121,15 +120,23 @@ class CommandDoor:
         return _document(found[0], sender, 201 if added.is_new else 200, location)
 
     async def list_commands(self, request: Request, device_uuid: Uuid) -> Response:
-        sender = await self._authentication.sender(request, "api")
-        return _document(await self._find(_uuid(device_uuid, "device_uuid"), None), sender)
+        sender, device = await self._sender(request, device_uuid, "commands:read")
+        return _document(await self._find(device, None), sender)
 
     async def show_command(self, request: Request, device_uuid: Uuid, command_id: Uuid) -> Response:
-        sender = await self._authentication.sender(request, "api")
-        found = await self._find(_uuid(device_uuid, "device_uuid"), _uuid(command_id, "command_id"))
+        sender, device = await self._sender(request, device_uuid, "commands:read")
+        found = await self._find(device, _uuid(command_id, "command_id"))
         if not found:
             raise Problem(404, "unknown_command", "the device has no such command")
         return _document(found[0], sender)
+
+    async def _sender(self, request: Request, device_uuid: str, scope: str) -> tuple[AuthenticatedSender, str]:
+        """Who asks, and the device, which its key may speak for. Raises Problem (401, 403, 422, 429), Unavailable."""
+        sender = await self._authentication.sender(request, "api", scope)
+        device = _uuid(device_uuid, "device_uuid")
+        if not sender.may_speak_for(device):  # whether there is such a device or not
+            raise Problem(403, "foreign_device", "the key may not speak for this device")
+        return sender, device
 
     async def _find(self, device: str, command_id: str | None) -> Sequence[dict[str, Any]]:
         found = await self._in_time(self._commands.show(device, command_id, LISTED))

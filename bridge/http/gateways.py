@@ -40,6 +40,7 @@ from bridge.pipeline.isolate import offer_in_parts
 from bridge.pipeline.ports import DeliverySink
 from bridge.pipeline.receipt_collector import FAILED, ReceiptCollector
 from bridge.settings.http import HttpSettings
+from bridge.store.secret import code_hash
 
 log = structlog.get_logger("gateways")
 
@@ -104,16 +105,17 @@ class GatewayDoor:
 
     async def enrol(self, request: Request) -> Response:
         """A one-time code for a key. Raises Problem (403, 422, 429), Unavailable."""
-        self._authentication.limit_unauthenticated(request)
         body = await receive_body(request, self._http)
         try:
             asked = msgspec.json.decode(body, type=EnrolmentRequest)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             reason = Code.BAD_FORM if isinstance(error, msgspec.ValidationError) else Code.BAD_JSON
             raise DecodeError(reason, 'send {"code": "ABCD-EFGH-JKMN"}') from None
+        await self._authentication.admit_code(request, code_hash(asked.code))
         made = await self._directory.enrol(asked.code, asked.version)
         if made is None:
-            raise Problem(403, "bad_code", "the code is wrong, was used, or has expired; make a new one on the service")
+            why = "the code is wrong, was used, or has expired; make a new one on the service"
+            raise self._authentication.note_failure(request, "enrol") or Problem(403, "bad_code", why)
         return _json(Enrolled(*made))
 
     async def batch(self, request: Request, name: str) -> Response:

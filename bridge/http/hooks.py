@@ -18,10 +18,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from bridge.auth.broker_access import Account, Action, BrokerAccess, may
+from bridge.auth.failed_logins import FailedLogins, LoginAttempt
 from bridge.errors import DecodeError
+from bridge.http.authentication import Authentication
 from bridge.http.body import inflate, receive_body
 from bridge.http.endpoint import Endpoint
 from bridge.http.problems import Problem
+from bridge.http.proxy import ClientAddress
 from bridge.pipeline.decode import normal_uuid
 from bridge.rate_limit import SlidingWindow, check
 from bridge.settings.http import HttpSettings
@@ -30,6 +33,10 @@ from bridge.settings.service import HookSettings
 READ, WRITE, READ_WRITE, SUBSCRIBE = 1, 2, 3, 4
 """`acc` of mosquitto-go-auth: mosquitto_plugin.h, MOSQ_ACL_…"""
 
+MAX_ADDRESS = 45
+"""Characters of the longest textual address: IPv6 with IPv4 in its last 32 bits (RFC 4291, section 2.2)."""
+_CLIENTS = ClientAddress(())
+
 
 MAX_LOGGED = 100
 
@@ -37,10 +44,16 @@ log = structlog.get_logger("hooks")
 
 
 class HookAuthentication:
-    """Holds requests against the hooks' own secret and rate limit. `now` is a monotonic clock in seconds."""
+    """Holds requests against the hooks' own secret and rate limit. `now` is a monotonic clock in seconds.
 
-    def __init__(self, settings: HookSettings, http: HttpSettings, now: Callable[[], float]) -> None:
+    The secret is compared before anything is counted: a broker with the right one is let in, whoever guesses beside it.
+    """
+
+    def __init__(
+        self, settings: HookSettings, http: HttpSettings, addresses: Authentication, now: Callable[[], float]
+    ) -> None:
         self._secret = settings.secret
+        self._addresses = addresses
         self._http = http
         self._now = now
         self._window = SlidingWindow("hooks", settings.per_minute, 1)
@@ -50,7 +63,8 @@ class HookAuthentication:
         given = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
         given = given or request.query_params.get("secret", "")
         if not hmac.compare_digest(given.encode(), self._secret.encode()):
-            raise Problem(401, "bad_secret", "send hooks.secret as Authorization: Bearer …, or as ?secret=…")
+            how = "send hooks.secret as Authorization: Bearer …, or as ?secret=…"
+            raise self._addresses.note_failure(request, "hook") or Problem(401, "bad_secret", how)
         verdict = check([(self._window, [("", 1)])], self._now())
         if not verdict.allowed:
             raise Problem(429, "rate_limited", "over hooks.per_minute", {"Retry-After": str(verdict.reset_s)})
@@ -70,12 +84,19 @@ class Hooks:
     """The endpoints below /hooks/. They stay out of OpenAPI: brokers call them, devices never do."""
 
     def __init__(
-        self, settings: HookSettings, http: HttpSettings, access: BrokerAccess, now: Callable[[], float]
+        self,
+        settings: HookSettings,
+        http: HttpSettings,
+        access: BrokerAccess,
+        failed: FailedLogins,
+        addresses: Authentication,
+        now: Callable[[], float],
     ) -> None:
         self._trust_certificates = settings.trust_certificates
         self._access = access
         self._missing_id_logged = False
-        self._authentication = HookAuthentication(settings, http, now)
+        self._failed = failed
+        self._authentication = HookAuthentication(settings, http, addresses, now)
 
     @property
     def endpoints(self) -> list[Endpoint]:
@@ -139,7 +160,12 @@ class Hooks:
             if device is None or (username and normal_uuid(username) != device):
                 return None
             return await self._access.named(device)
-        return await self._access.login(username, password)
+        # Of the client, as EMQX tells it; mosquitto-go-auth does not, and failures are counted by account alone.
+        attempt = LoginAttempt("mqtt", _CLIENTS.of(fields.get("peerhost", "")[:MAX_ADDRESS], ()), username)
+        account = await self._access.login(username, password, doubted=self._failed.too_many(attempt) is not None)
+        if account is None:
+            self._failed.note(attempt)
+        return account
 
     async def _is_allowed(self, fields: Mapping[str, str], action: Action) -> bool:
         account = await self._access.named(fields.get("username", ""))

@@ -168,6 +168,7 @@ def http_door(
             gateways=GatewayParts(core.gateways, core.gateway_cache, core.gateway_keys),
             pipeline=core.pipeline,
             keys=core.keys,
+            failed_logins=core.failed_logins,
             metrics=core.metrics,
             problems=lambda: [*([core.problem] if core.problem else ()), *problems()],
             degraded=degraded,

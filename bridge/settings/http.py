@@ -63,6 +63,8 @@ class LimitSettings(Section):
     """MQTT messages a minute of one device; what is over it goes to quarantine as rate_limited."""
     rejections_per_minute: Limit = 60
     """Rejections a minute that are told to one device on devices/{uuid}/rejected."""
+    failures_per_minute: Limit = 300
+    """Wrong keys, codes or passwords a minute from one address or for one account; more cost no query and are 429."""
     max_tracked: Count = 200_000
     """Addresses, devices and sensors remembered; the least recent is forgotten first."""
 

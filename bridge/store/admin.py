@@ -13,6 +13,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
+from bridge.model.scopes import DEFAULT_SCOPES
 from bridge.store import queries
 from bridge.store.faults import translate
 from bridge.store.passwords import mosquitto_hash
@@ -78,11 +79,21 @@ class Admin:
             )[0]
         return {"device_id": device_id, "key_id": made["id"], "device_key": key}
 
-    def add_api_key(self, name: str, expires_at: str | None) -> TableRow:
-        """A new API key, in clear, this once."""
+    def add_api_key(
+        self,
+        name: str,
+        expires_at: str | None,
+        scopes: Sequence[str] = DEFAULT_SCOPES,
+        devices: Sequence[int] | None = None,
+    ) -> TableRow:
+        """A new API key, in clear, this once. `devices` None: for every device."""
         key, digest = new_key("ak")
-        made = self.fetch("add_api_key", name=name, hash=digest, expires_at=expires_at)[0]
-        return {"key_id": made["id"], "name": name, "api_key": key}
+        arguments = {"expires_at": expires_at, "scopes": list(scopes), "all": devices is None}
+        with self._connection.transaction():
+            key_id = self.fetch("add_api_key", name=name, hash=digest, **arguments)[0]["id"]
+            for device in devices or ():
+                self.fetch("allow_api_key_device", key_id=key_id, device=device)
+        return {"key_id": key_id, "name": name, "api_key": key, "scopes": list(scopes)}
 
     def add_mqtt_account(self, name: str, role: str) -> TableRow:
         """An account of the MQTT broker that is no device; its password in clear, this once."""

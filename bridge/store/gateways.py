@@ -44,6 +44,11 @@ class Gateways:
         """The gateway keys among `hashes`; `device_id` is the gateway's id, `disabled` that it was revoked."""
         return [KeyRow(*row) for row in await self._fetch("find_keys", hashes=list(hashes))]
 
+    async def key_index(self) -> bytes:
+        """Return the first 8 bytes of the hash of each key, and of each one-time code that can be used, sorted."""
+        rows = await self._fetch("key_index")
+        return bytes(rows[0][0])
+
     async def gateway(self, gateway_id: int) -> GatewayRow | None:
         """Return a gateway by id."""
         rows = await self._fetch("gateway", gateway=gateway_id)

@@ -21,6 +21,22 @@ class KeyRow(msgspec.Struct, frozen=True):
     device_uuid: str | None
     expires_at_us: int | None
     disabled: bool
+    scopes: frozenset[str] = frozenset()
+    devices: frozenset[str] | None = None  # None: every device
+
+
+def _key_row(
+    digest: str,
+    kind: str,
+    owner_id: int,
+    device_uuid: str | None,
+    expires_at_us: int | None,
+    disabled: bool,
+    scopes: Collection[str],
+    devices: Collection[str] | None,
+) -> KeyRow:
+    allowed = None if devices is None else frozenset(devices)
+    return KeyRow(digest, kind, owner_id, device_uuid, expires_at_us, disabled, frozenset(scopes), allowed)
 
 
 class PostgresRegistry:
@@ -31,7 +47,17 @@ class PostgresRegistry:
 
     async def find_keys(self, hashes: Collection[str]) -> list[KeyRow]:
         """Return the usable keys among `hashes` (SHA-256, hexadecimal), in one query."""
-        return [KeyRow(*row) for row in await self._store.fetch("find_keys", {"hashes": list(hashes)})]
+        return [_key_row(*row) for row in await self._store.fetch("find_keys", {"hashes": list(hashes)})]
+
+    async def key_index(self) -> bytes:
+        """Return the first 8 bytes of the hash of each usable key, sorted."""
+        row = await self._store.fetch_one("key_index")
+        return bytes(row[0]) if row else b""
+
+    async def api_key_devices(self, key_id: int) -> frozenset[str]:
+        """Return the UUIDs of the devices that an API key may speak for; none where there is no such key."""
+        row = await self._store.fetch_one("api_key_devices", {"key_id": key_id})
+        return frozenset(row[0]) if row else frozenset()
 
     async def touch_keys(self, hashes: Collection[str]) -> None:
         """Set last_used_at."""
@@ -63,7 +89,7 @@ class PostgresRegistry:
         if row is None:
             return None
         alert, warning, prediction = (text and json.loads(text, parse_int=_number) for text in row[1:4])
-        operational_state, device_status = row[4:]
+        operational_state, device_status, device_uuid = row[4:]
         state = "alert" if alert else "warning" if warning else "prediction" if prediction else "unknown"
         return {
             "sensor_id": sensor_id,
@@ -73,6 +99,7 @@ class PostgresRegistry:
             "prediction_current": prediction,
             "operational_state": operational_state,
             "device_status": device_status,
+            "device_uuid": device_uuid,
         }
 
     async def fold_dead_instances(self) -> int:

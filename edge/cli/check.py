@@ -64,6 +64,6 @@ async def _heard(settings: EdgeSettings) -> int | None:
 
 def _print(finding: CheckResult) -> None:
     mark = {True: "ok  ", False: "FAIL", None: "-   "}[finding.ok]
-    print(f"{mark} {finding.name:<14} {finding.detail}", flush=True)
+    console.say(f"{mark} {finding.name:<14} {finding.detail}")
     if finding.ok is False:
-        print(f"     {'':<14} → {finding.advice}", flush=True)
+        console.say(f"     {'':<14} → {finding.advice}")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from edge.cli.console import Config, Json, load_settings, show
+from edge.cli.console import Config, Json, load_settings, say, show
 
 
 def register(app: typer.Typer) -> None:
@@ -62,4 +62,4 @@ def enrol(
     if json:
         show({"gateway": name, "url": url, "file": str(path)})
     else:
-        print(f"this is gateway {name} of {url} now; its key stands in {path}")
+        say(f"this is gateway {name} of {url} now; its key stands in {path}")

@@ -134,4 +134,4 @@ def _print(found: dict[str, Any]) -> None:
             [("device", "last heard"), *((row["name"], console.age(row["heard_s"])) for row in found["devices"])]
         )
     for refused in uplink["refused"][-5:]:
-        print(f"the service refused record {refused['id']}: {refused['code']}: {refused['detail']}")
+        console.say(f"the service refused record {refused['id']}: {refused['code']}: {refused['detail']}")

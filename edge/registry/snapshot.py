@@ -36,6 +36,8 @@ class DeviceKey(msgspec.Struct, frozen=True):
     expires_at_us: int | None = None
     disabled: bool = False
     kind: str = "device"
+    scopes: frozenset[str] = frozenset()
+    devices: frozenset[str] | None = None
 
 
 class SnapshotRefused(DecodeError):

@@ -14,7 +14,9 @@ import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
+from bridge.errors import ConfigError
 from edge import cli
+from edge.cli import console
 from edge.cli.size import seconds, written
 from edge.cli.status import problems
 from edge.service_api import enrolment
@@ -294,3 +296,16 @@ def test_installed_broker_lets_the_gateway_speak_for_the_site_and_devices_not(in
     for each in (gateway, device, forger):
         each.disconnect()
         each.loop_stop()
+
+
+def test_what_others_wrote_is_printed_as_visible_text(capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = "\x1b]0;owned\x07\nforged\u202e"
+    console.lines({hostile: hostile})
+    console.table([("device", "last heard"), (hostile, "1 s")])
+    console.say(f"the service refused record 1: {hostile}")
+    console.show({"detail": hostile})
+    with pytest.raises(SystemExit):
+        console.fail(ConfigError([hostile]), as_json=True)
+    out, err = capsys.readouterr()
+    assert all(line.isprintable() and not line.startswith("forged") for line in (out + err).split("\n"))
+    assert (out + err).count("owned") == 7

@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 
+from bridge.auth.failed_logins import FailedLogins
 from bridge.auth.key_cache import KeyCache, KeyOwner
 from bridge.errors import StoreUnavailable
 from bridge.gateway_protocol.batches import GatewayLedger, GatewayState
@@ -111,6 +112,7 @@ async def open_gateway_door(
         limits=LimitSettings(),
         pipeline=pipeline,
         keys=keys,
+        failed_logins=FailedLogins(0, metrics, time.monotonic, now_us),
         metrics=metrics,
         problems=list,
         sensor_status=nothing,

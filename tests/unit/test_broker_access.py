@@ -23,6 +23,8 @@ class Owner(msgspec.Struct):
     device_id: int = 1
     expires_at_us: int | None = None
     disabled: bool = False
+    scopes: frozenset[str] = frozenset()
+    devices: frozenset[str] | None = None
 
 
 class FakeAccounts:

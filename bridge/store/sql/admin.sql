@@ -49,11 +49,19 @@ UPDATE device_api_keys SET is_active = false, revoked_at = now()
 WHERE device_id = %(device_id)s AND is_active AND (%(key_id)s::bigint IS NULL OR id = %(key_id)s) RETURNING id
 
 -- name: add_api_key
-INSERT INTO api_keys (name, api_key_hash, expires_at) VALUES (%(name)s, %(hash)s, %(expires_at)s::timestamptz) RETURNING id
+INSERT INTO api_keys (name, api_key_hash, expires_at, scopes, all_devices)
+VALUES (%(name)s, %(hash)s, %(expires_at)s::timestamptz, %(scopes)s::text[], %(all)s) RETURNING id
+
+-- name: allow_api_key_device
+INSERT INTO api_key_devices (api_key_id, device_id) VALUES (%(key_id)s, %(device)s) ON CONFLICT DO NOTHING
 
 -- name: list_api_keys
-SELECT id AS key_id, name, is_active, created_at::text, expires_at::text, last_used_at::text, revoked_at::text
-FROM api_keys ORDER BY id
+-- `devices`: their UUIDs, NULL for every device.
+SELECT k.id AS key_id, k.name, k.is_active, k.created_at::text, k.expires_at::text, k.last_used_at::text, k.revoked_at::text,
+       k.scopes, CASE WHEN NOT k.all_devices THEN array(
+           SELECT d.device_uuid::text FROM api_key_devices x JOIN devices d ON d.id = x.device_id
+           WHERE x.api_key_id = k.id ORDER BY d.id) END AS devices
+FROM api_keys k ORDER BY k.id
 
 -- name: revoke_api_key
 UPDATE api_keys SET is_active = false, revoked_at = now() WHERE id = %(key_id)s AND is_active RETURNING id

@@ -5,6 +5,14 @@ SELECT k.key_hash, 'gateway', g.id, NULL, NULL::bigint, g.revoked_at IS NOT NULL
 FROM gateway_keys k JOIN gateways g ON g.id = k.gateway_id
 WHERE k.key_hash = ANY (%(hashes)s::text[])
 
+-- name: key_index
+-- Of keys, and of the one-time codes that can still be used; as the one of service.sql.
+SELECT coalesce(string_agg(decode(left(hash, 16), 'hex'), ''::bytea ORDER BY hash COLLATE "C"), ''::bytea)
+FROM (
+    SELECT key_hash FROM gateway_keys UNION ALL
+    SELECT code_hash FROM gateway_codes WHERE used_at IS NULL AND expires_at > now()
+) k (hash) WHERE hash ~ '^[0-9a-f]{64}$'
+
 -- name: gateway
 SELECT g.name, g.all_devices,
        coalesce((SELECT array_agg(d.device_uuid::text) FROM gateway_devices x JOIN devices d ON d.id = x.device_id

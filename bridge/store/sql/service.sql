@@ -44,15 +44,30 @@ FROM sensors s JOIN devices d ON d.id = s.device_id
 WHERE s.external_id = ANY (%s::text[])
 
 -- name: find_keys
-SELECT k.api_key_hash, 'device', k.device_id, d.device_uuid::text, to_us(k.expires_at), d.status = 'disabled'
+SELECT k.api_key_hash, 'device', k.device_id, d.device_uuid::text, to_us(k.expires_at), d.status = 'disabled',
+       '{}'::text[], NULL::text[]
 FROM device_api_keys k JOIN devices d ON d.id = k.device_id
 WHERE k.api_key_hash = ANY (%(hashes)s::text[]) AND k.is_active AND k.revoked_at IS NULL
   AND (k.expires_at IS NULL OR k.expires_at > now())
 UNION ALL
-SELECT k.api_key_hash, 'api', k.id, NULL, to_us(k.expires_at), false
+SELECT k.api_key_hash, 'api', k.id, NULL, to_us(k.expires_at), false, k.scopes,
+       CASE WHEN NOT k.all_devices THEN array(
+           SELECT d.device_uuid::text FROM api_key_devices x JOIN devices d ON d.id = x.device_id WHERE x.api_key_id = k.id) END
 FROM api_keys k
 WHERE k.api_key_hash = ANY (%(hashes)s::text[]) AND k.is_active AND k.revoked_at IS NULL
   AND (k.expires_at IS NULL OR k.expires_at > now())
+
+-- name: key_index
+-- In one value: a million keys are 8 MB, and no million objects.
+SELECT coalesce(string_agg(decode(left(hash, 16), 'hex'), ''::bytea ORDER BY hash COLLATE "C"), ''::bytea)
+FROM (
+    SELECT api_key_hash FROM device_api_keys WHERE is_active UNION ALL SELECT api_key_hash FROM api_keys WHERE is_active
+) k (hash) WHERE hash ~ '^[0-9a-f]{64}$'
+
+-- name: api_key_devices
+SELECT array(SELECT d.device_uuid::text FROM devices d WHERE k.all_devices OR d.id IN (
+    SELECT x.device_id FROM api_key_devices x WHERE x.api_key_id = k.id))
+FROM api_keys k WHERE k.id = %(key_id)s
 
 -- name: mqtt_accounts
 SELECT name, role, password_hash FROM mqtt_accounts WHERE is_active
@@ -86,7 +101,7 @@ SELECT id, kind, ref FROM registry_changes WHERE changed_at > clock_timestamp() 
 
 -- name: sensor_status
 SELECT s.id, (to_jsonb(a) - 'resolved_at')::text, (to_jsonb(w) - 'resolved_at')::text,
-       (to_jsonb(p) - 'is_anomaly' - 'anomaly_score' - 'explanation')::text, s.operational_state, d.status
+       (to_jsonb(p) - 'is_anomaly' - 'anomaly_score' - 'explanation')::text, s.operational_state, d.status, d.device_uuid::text
 FROM sensors s JOIN devices d ON d.id = s.device_id
 LEFT JOIN LATERAL (SELECT * FROM alerts a WHERE a.sensor_id = s.id AND a.status IN ('active', 'acknowledged') LIMIT 1) a
     ON true

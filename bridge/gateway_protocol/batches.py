@@ -194,7 +194,7 @@ def delivery_of(
         packet, identity = Packet((decoded_of(record),)), record.identity
         topic, payload = body_of(record)
     else:
-        packet, identity = Packet((), (Rejection(0, record.code, record.detail),)), f"q-{gateway}-{epoch}-{record.id}"
+        packet, identity = Packet((), (_rejection(record, devices),)), f"q-{gateway}-{epoch}-{record.id}"
         topic, payload = record.topic, record.payload
     return Delivery(
         packet,
@@ -212,6 +212,15 @@ def delivery_of(
         ts_quality=record.ts_quality,
         in_unit=record.resolved,
     )
+
+
+def _rejection(record: UplinkRecord, devices: Container[str] | None) -> Rejection:
+    """Why the gateway has refused it; or that it had no say in it."""
+    assert record.code is not None
+    if devices is None or record.device_uuid is None or record.device_uuid in devices:
+        return Rejection(0, record.code, record.detail)
+    detail = f"the gateway may not speak for {record.device_uuid}; it says {record.code}: {record.detail}"
+    return Rejection(0, Code.FOREIGN_DEVICE, detail[:500])
 
 
 def answer_of(records: Sequence[UplinkRecord], receipts: Sequence[Receipt], registry_etag: str = "") -> BatchAnswer:

@@ -42,6 +42,11 @@ class AuthenticatedSender(msgspec.Struct, frozen=True):
         """The device, 0 for an API key."""
         return self.key.device_id if self.key.kind == "device" else 0
 
+    @property
+    def key_owner(self) -> str:
+        """Whose key it is, as quarantine keeps it: "device:7", or "api:3"."""
+        return f"{self.key.kind}:{self.key.device_id}"
+
 
 class Authentication:
     """Finds out who sends, and holds requests against the rate limits. `now` is a monotonic clock in seconds."""

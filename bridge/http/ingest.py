@@ -66,6 +66,7 @@ class Ingest:
                 received_us,
                 device_uuid=device,
                 device_id=sender.device_id,
+                sender=sender.key_owner,
                 topic=request.scope["path"],
                 key=key,
             )
@@ -117,6 +118,7 @@ class Ingest:
                 self._now_us(),
                 device_uuid=sender.key.device_uuid,
                 device_id=sender.device_id,
+                sender=sender.key_owner,
                 topic=request.scope["path"],
             )
         )

@@ -110,7 +110,15 @@ def _quarantine_row(delivery: Delivery, rejection: Rejection, device_id: int, pa
         index=rejection.index,
         gateway=delivery.gateway,
         identity=delivery.identity,
+        sender=delivery.sender,
+        account_uuid=_account_uuid(delivery),
     )
+
+
+def _account_uuid(delivery: Delivery) -> str | None:
+    """The device whose quota a quarantined row uses up: none that its gateway may not speak for."""
+    device_uuid = delivery.device_uuid or delivery.packet.device_uuid
+    return device_uuid if delivery.devices is None or device_uuid in delivery.devices else None
 
 
 def quarantine(row: BatchRow, detail: str) -> None:

@@ -7,7 +7,7 @@ Flows in: settings, an open store, and the outbox that takes what is committed. 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Container
 from contextlib import asynccontextmanager
 from functools import partial
 from random import Random
@@ -21,7 +21,7 @@ from bridge.auth.key_cache import KeyCache
 from bridge.broker.deferred_outbox import DeferredOutbox
 from bridge.errors import StoreUnavailable
 from bridge.http.gateway_cache import GatewayCache
-from bridge.model.reading import Delivery, Packet, Rejection, Source
+from bridge.model.reading import Code, Delivery, Packet, Rejection, Source
 from bridge.mqtt.downlink import Downlink
 from bridge.pipeline.ports import Outbox
 from bridge.pipeline.resolve import Resolver
@@ -114,13 +114,22 @@ class ServiceCore:
             **self.housekeeping.works(),
         }
 
-    async def check(self, packet: Packet, device_uuid: str | None, received_us: int) -> Rejection | None:
-        """The first rejection that the packet would meet now, without taking it in. Raises StoreUnavailable."""
+    async def check(
+        self, packet: Packet, device_uuid: str | None, received_us: int, devices: Container[str] | None = None
+    ) -> Rejection | None:
+        """The first rejection that the packet would meet now, without taking it in. Raises StoreUnavailable.
+
+        For an operator: unlike a sender, he is told where a sensor is of none of the `devices` (None: every one).
+        """
         sensors = await self.resolver.load({decoded.sensor for decoded in packet.readings})
         delivery = Delivery(packet, Source.REPLAY, b"", received_us, lambda _: None, device_uuid=device_uuid)
         validator = Validator(self.settings.pipeline)
         for decoded in packet.readings:
-            checked = validator.check(decoded, sensors.get(decoded.sensor), delivery)
+            sensor = sensors.get(decoded.sensor)
+            if devices is not None and sensor is not None and sensor.device_uuid not in devices:
+                detail = f"the gateway that brought it may not speak for {sensor.device_uuid}"
+                return Rejection(decoded.index, Code.FOREIGN_DEVICE, detail)
+            checked = validator.check(decoded, sensor, delivery)
             if isinstance(checked, Rejection):
                 return checked
         return None

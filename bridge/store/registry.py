@@ -85,6 +85,11 @@ class PostgresRegistry:
         row = await self._store.fetch_one("ledger_imbalance", {"at_rest": at_rest})
         return int(row[0]) if row else 0
 
+    async def quarantine_total(self) -> tuple[int, int]:
+        """Return how many rows and bytes are in quarantine, by its running totals."""
+        row = await self._store.fetch_one("quarantine_total")
+        return (int(row[0]), int(row[1])) if row else (0, 0)
+
     async def maintain(self, settings: DatabaseSettings) -> None:
         """Make partitions ahead, apply retention, delete what has expired."""
         await self._store.fetch("make_partitions", {"days": settings.partition_days_ahead})

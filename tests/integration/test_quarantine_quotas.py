@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from base64 import b64encode
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack
 from random import Random
 from typing import Any
 
+import httpx
 import pytest
 
 from bridge.model.reading import Batch, Code, CommitResult, LedgerLine, QuarantineRow, Source, account_of
 from bridge.settings.stores import DatabaseSettings
 from bridge.store import admin
 from bridge.store.postgres import PostgresStore
+from tests.support.commands import Commands
+from tests.support.http_door import open_service
 from tests.support.plant import Plant, connect
 
 NOW_US = 1_790_000_000_000_000
 MIB = 1_048_576
+MISSING = "5f0c1f5e-0000-4000-8000-000000000001"
 
 
 class BatchSender:
@@ -229,3 +235,46 @@ async def test_verify_tells_of_totals_that_are_wrong(stack: AsyncExitStack, post
     assert "device 7: the ledger has 1 thinned, the tables have 2" in found
     assert any(line.startswith("quarantine of account 7: the running total is 3 rows and 8 bytes") for line in found)
     assert any(line.startswith("quarantine in all: ") for line in found)
+
+
+def test_device_that_floods_with_bad_bodies_at_the_default_limits(commands: Commands, postgres_url: str) -> None:
+    """The table stays small, others keep what can be replayed, and everything is answered and accounted for."""
+    with admin.connect(postgres_url) as connection:
+        flooding, good = (connection.add_device(name, [("t", "temperature", None)]) for name in ("flooding", "good"))
+    random = Random(20)
+
+    async def flood() -> float:
+        async with open_service(postgres_url) as service, httpx.AsyncClient(timeout=20) as client:
+
+            async def post(device: dict[str, Any], body: bytes) -> int:
+                url = f"{service.url}/devices/{device['device_uuid']}/readings"
+                answer = await client.post(url, content=body, headers={"X-Device-Key": device["device_key"]})
+                return answer.status_code
+
+            for number in range(20):
+                packet = {"readings": [{"sensor_uuid": MISSING, "value": 20 + number, "sequence": number}]}
+                assert await post(good, json.dumps(packet).encode()) == 200
+                bodies = [b"{" + b64encode(random.randbytes(49_152))[:65_535] for _ in range(20)]
+                answers = await asyncio.gather(*(post(flooding, body) for body in bodies))
+                assert set(answers) == {422}
+            return service.sample("thinned_total", code="bad_json")
+
+    thinned = asyncio.run(flood())
+    commands.set(database__url=postgres_url)
+    with connect(postgres_url) as database:
+        plant = Plant(database)
+        size = plant.one("SELECT pg_total_relation_size('quarantine') AS n")["n"]
+        assert size < 1.25 * 16 * MIB
+        assert kept(plant)[good["device_id"], "unknown_sensor"] == 20
+        # 256 are within the quota; of the other 144 eight are samples: the 1st, 2nd, 4th … and the 128th.
+        assert ledger(plant, flooding["device_id"]) == (400, 264, 136)
+        assert thinned == 136
+        assert commands.json("ledger", "--verify")["balanced"] is True
+        database.execute(
+            "INSERT INTO sensors (device_id, name, sensor_type, sensor_uuid) VALUES (%s, 'late', 'temperature', %s)",
+            [good["device_id"], MISSING],
+        )
+    replayed = commands.json("quarantine", "replay", "--code", "unknown_sensor")
+    assert [row["outcome"] for row in replayed] == ["stored"] * 20
+    assert len(commands.json("quarantine", "replay", "--code", "bad_json", expect=1)) == 264
+    assert commands.json("ledger", "--verify")["balanced"] is True

@@ -28,6 +28,14 @@ class Metrics:
         self.quarantined = Counter(
             "iot_bridge_quarantined_total", "Readings quarantined, by reason code.", ["code"], registry=r
         )
+        self.thinned = Counter(
+            "iot_bridge_thinned_total",
+            "Of the quarantined, those whose bytes a full quarantine has not kept, by reason code.",
+            ["code"],
+            registry=r,
+        )
+        self.quarantine_rows = Gauge("iot_bridge_quarantine_rows", "Rows in quarantine.", registry=r)
+        self.quarantine_bytes = Gauge("iot_bridge_quarantine_bytes", "Bytes in quarantine, as they came.", registry=r)
         self.batch_size = Histogram(
             "iot_bridge_batch_readings", "Readings in one call of the store.", buckets=SIZE_BUCKETS, registry=r
         )
@@ -173,6 +181,7 @@ class Metrics:
         )
         self.ledger_imbalance = Gauge(
             "iot_bridge_ledger_imbalance",
-            "Readings missing from the ledger: received - (stored + duplicate + quarantined + returned + pending).",
+            "Readings missing from the ledger: received -"
+            " (stored + duplicate + quarantined + thinned + returned + pending).",
             registry=r,
         )

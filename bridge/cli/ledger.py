@@ -28,8 +28,9 @@ def ledger(
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """received = stored + duplicate + quarantined + returned + pending, for every device.
+    """received = stored + duplicate + quarantined + thinned + returned + pending, for every device.
 
+    `thinned` was refused like what is quarantined, over a quota of quarantine, and its bytes are not kept;
     `returned` went back to its sender unacknowledged (503, a process that died); `pending` is on its way.
     `missing` are gaps in a device's sequence: lost before our door, which is no imbalance. Exit code 1 where
     the books do not balance, 3 where --verify finds no Redis to recount.
@@ -73,4 +74,4 @@ def ledger(
         raise SystemExit(UNAVAILABLE)
 
 
-_COUNTS = ("received", "stored", "duplicate", "quarantined", "returned", "pending")
+_COUNTS = ("received", "stored", "duplicate", "quarantined", "thinned", "returned", "pending")

@@ -194,8 +194,7 @@ def delivery_of(
         packet, identity = Packet((decoded_of(record),)), record.identity
         topic, payload = body_of(record)
     else:
-        rejection = Rejection(0, record.code, record.detail[:MAX_DETAIL])
-        packet, identity = Packet((), (rejection,)), f"q-{gateway}-{epoch}-{record.id}"
+        packet, identity = Packet((), (_rejection(record, record.code, devices),)), f"q-{gateway}-{epoch}-{record.id}"
         topic, payload = record.topic[:MAX_TOPIC], record.payload
     return Delivery(
         packet,
@@ -213,6 +212,14 @@ def delivery_of(
         ts_quality=record.ts_quality,
         in_unit=record.resolved,
     )
+
+
+def _rejection(record: UplinkRecord, code: Code, devices: Container[str] | None) -> Rejection:
+    """Why the gateway has refused it; or that it had no say in it."""
+    if devices is None or record.device_uuid is None or record.device_uuid in devices:
+        return Rejection(0, code, record.detail[:MAX_DETAIL])
+    detail = f"the gateway may not speak for {record.device_uuid}; it says {code}: {record.detail}"
+    return Rejection(0, Code.FOREIGN_DEVICE, detail[:MAX_DETAIL])
 
 
 def answer_of(

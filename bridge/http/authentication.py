@@ -46,6 +46,11 @@ class AuthenticatedSender(msgspec.Struct, frozen=True):
         """Whether an API key's devices are every one, or this is one of them."""
         return self.key.devices is None or device_uuid in self.key.devices
 
+    @property
+    def key_owner(self) -> str:
+        """Whose key it is, as quarantine keeps it: "device:7", or "api:3"."""
+        return f"{self.key.kind}:{self.key.device_id}"
+
 
 class Authentication:
     """Finds out who sends, and holds requests against the rate limits. `now` is a monotonic clock in seconds."""

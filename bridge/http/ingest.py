@@ -20,7 +20,7 @@ from bridge.http.authentication import AuthenticatedSender, Authentication, limi
 from bridge.http.body import inflate, receive_body
 from bridge.http.headers import header
 from bridge.http.problems import Problem
-from bridge.model.reading import BY_API_KEY, Code, Delivery, Outcome, Packet, Receipt, Rejection, Source
+from bridge.model.reading import Code, Delivery, Outcome, Packet, Receipt, Rejection, Source
 from bridge.pipeline.ports import DeliverySink
 from bridge.rate_limit import Verdict
 from bridge.settings.http import HttpSettings
@@ -66,7 +66,8 @@ class Ingest:
                 received_us,
                 device_uuid=device,
                 device_id=sender.device_id,
-                topic=_origin(request, sender),
+                sender=sender.key_owner,
+                topic=request.scope["path"],
                 key=key,
                 devices=sender.key.devices,
             )
@@ -118,20 +119,12 @@ class Ingest:
                 self._now_us(),
                 device_uuid=sender.key.device_uuid,
                 device_id=sender.device_id,
-                topic=_origin(request, sender),
+                sender=sender.key_owner,
+                topic=request.scope["path"],
             )
         )
         if any(receipt.outcome == Outcome.FAILED for receipt in receipts):
             raise Unavailable("nothing is stored now; send the same again")
-
-
-def _origin(request: Request, sender: AuthenticatedSender) -> str:
-    """What quarantine keeps of where a body came from: its path and, of a key of some devices, the key.
-
-    By that a replay is held to the devices that the key may speak for.
-    """
-    path = str(request.scope["path"])
-    return path if sender.key.devices is None else f"{path}{BY_API_KEY}{sender.key.device_id}"
 
 
 def idempotency_key(request: Request, sender: AuthenticatedSender) -> str | None:

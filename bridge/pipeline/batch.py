@@ -121,12 +121,20 @@ def _quarantine_row(delivery: Delivery, rejection: Rejection, device_id: int, pa
         index=rejection.index,
         gateway=delivery.gateway,
         identity=delivery.identity,
+        sender=delivery.sender,
+        account_uuid=_account_uuid(delivery),
     )
 
 
 def _clean(text: str, most: int) -> str:
     """The text as PostgreSQL keeps it: no NUL, no half of a surrogate pair, and of bounded length."""
     return text[:most].encode(errors="replace").decode().replace("\0", _REPLACEMENT)
+
+
+def _account_uuid(delivery: Delivery) -> str | None:
+    """The device whose quota a quarantined row uses up: none that its gateway may not speak for."""
+    device_uuid = delivery.device_uuid or delivery.packet.device_uuid
+    return device_uuid if delivery.devices is None or device_uuid in delivery.devices else None
 
 
 def quarantine(row: BatchRow, detail: str) -> None:

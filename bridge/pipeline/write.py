@@ -210,5 +210,7 @@ class BatchWriter:
                 self._metrics.quarantined.labels(receipt.code).inc()
             row.entry.receipts[row.index] = receipt
             settled[row.content.source, receipt.outcome] += 1
+        for code in committed.thinned:
+            self._metrics.thinned.labels(code).inc()
         for (source, outcome), count in settled.items():
             self._metrics.readings.labels(source, outcome.name.lower()).inc(count)

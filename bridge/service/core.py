@@ -23,7 +23,7 @@ from bridge.auth.key_index import KeyIndex
 from bridge.broker.deferred_outbox import DeferredOutbox
 from bridge.errors import StoreUnavailable
 from bridge.http.gateway_cache import GatewayCache
-from bridge.model.reading import Delivery, Packet, Rejection, Source
+from bridge.model.reading import Code, Delivery, Packet, Rejection, Source
 from bridge.mqtt.downlink import Downlink
 from bridge.pipeline.ports import Outbox
 from bridge.pipeline.resolve import Resolver
@@ -132,7 +132,7 @@ class ServiceCore:
     ) -> Rejection | None:
         """The first rejection that the packet would meet now, without taking it in. Raises StoreUnavailable.
 
-        `device_uuid` and `devices` as in `Delivery`: the sender, or the devices that it may speak for.
+        For an operator: unlike a sender, he is told where a sensor is of none of the `devices` (None: every one).
         """
         sensors = await self.resolver.load({decoded.sensor for decoded in packet.readings})
         delivery = Delivery(
@@ -140,7 +140,11 @@ class ServiceCore:
         )
         validator = Validator(self.settings.pipeline)
         for decoded in packet.readings:
-            checked = validator.check(decoded, sensors.get(decoded.sensor), delivery)
+            sensor = sensors.get(decoded.sensor)
+            if devices is not None and sensor is not None and sensor.device_uuid not in devices:
+                detail = f"whoever brought it may not speak for {sensor.device_uuid}"
+                return Rejection(decoded.index, Code.FOREIGN_DEVICE, detail)
+            checked = validator.check(decoded, sensor, delivery)
             if isinstance(checked, Rejection):
                 return checked
         return None

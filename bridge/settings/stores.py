@@ -8,6 +8,9 @@ from pydantic import Field, model_validator
 
 from bridge.settings.section import CheckedUrl, Count, DaysOrNever, Delay, Positive, Section
 
+Quota = Annotated[int, Field(ge=1, le=10**12)]
+"""Of rows or bytes."""
+
 
 class DatabaseSettings(Section):
     url: str = Field(default="", pattern=r"^$|^postgres(ql)?://")
@@ -24,6 +27,14 @@ class DatabaseSettings(Section):
     """Partitions older than this are dropped; 0 keeps everything."""
     quarantine_days: DaysOrNever = 90
     """Quarantined rows older than this are dropped; 0 keeps everything."""
+    quarantine_device_max_rows: Quota = 10_000
+    """Rows that quarantine keeps of a device; then what no remedy can store is thinned (docs/promises.md)."""
+    quarantine_device_max_bytes: Quota = 16 * 1_048_576
+    """The same in bytes of what was sent."""
+    quarantine_max_rows: Quota = 1_000_000
+    """Rows that quarantine keeps in all; the last quarter is for devices within their own quota."""
+    quarantine_max_bytes: Quota = 1_024 * 1_048_576
+    """The same in bytes of what was sent."""
 
 
 class RedisSettings(Section):

@@ -46,7 +46,7 @@ START_S = 60.0  # initdb on a slow card takes most of it
 SETTLE_S = 2.0
 SCRAPE_EVERY_S = 0.5
 HISTORY = 60
-LEDGER_COLUMNS = ("received", "stored", "duplicate", "quarantined", "returned", "pending")
+LEDGER_COLUMNS = ("received", "stored", "duplicate", "quarantined", "thinned", "returned", "pending")
 
 
 class Ending(msgspec.Struct, frozen=True):

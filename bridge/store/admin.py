@@ -169,6 +169,8 @@ class Admin:
             negative = self.fetch("negative_books")
             readings = _counted(self.fetch("recount_readings"), "readings", device_id)
             quarantined = _counted(self.fetch("recount_quarantine"), "rows", device_id)
+            thinned = _counted(self.fetch("recount_thinned"), "rows", device_id)
+            miscounted = self.fetch("miscounted_quarantine") if device_id is None else []
             gaps = self.fetch("sequence_gaps")
             gateways = self.fetch("gateway_balance") if device_id is None else []
         problems = [
@@ -181,11 +183,14 @@ class Admin:
             for what, book, table in (
                 ("stored", row["stored"], readings.pop(device, 0)),
                 ("quarantined", row["quarantined"], quarantined.pop(device, 0)),
+                ("thinned", row["thinned"], thinned.pop(device, 0)),
             ):
                 if book != table:
                     problems.append(f"device {device}: the ledger has {book} {what}, the tables have {table}")
         problems += [f"device {device}: {n} readings that no ledger line knows" for device, n in readings.items() if n]
         problems += [f"device {device}: {n} quarantined rows unknown to it" for device, n in quarantined.items() if n]
+        problems += [f"device {device}: {n} thinned rows unknown to it" for device, n in thinned.items() if n]
+        problems += [_miscounted(row) for row in miscounted]
         for row in gateways:
             if row["delivered"] > row["came"]:
                 problems.append(f"gateway {row['name']}: handed over {row['delivered']}, {row['came']} came")
@@ -193,6 +198,14 @@ class Admin:
                 problems.append(f"gateway {row['name']}: {row['kept']} came of the {row['spooled']} that it took in")
         gaps = [gap | {"missing": int(gap["missing"])} for gap in gaps if device_id in (None, gap["device_id"])]
         return problems, gaps
+
+
+def _miscounted(row: TableRow) -> str:
+    account = "in all" if row["account"] is None else f"of account {row['account']}"
+    return (
+        f"quarantine {account}: the running total is {row['rows']} rows and {row['bytes']} bytes,"
+        f" there are {row['found']} and {row['found_bytes']}"
+    )
 
 
 def _counted(rows: list[TableRow], column: str, device_id: int | None) -> Counter[int]:

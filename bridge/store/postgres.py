@@ -77,7 +77,7 @@ class PostgresStore:
     async def write(self, batch: Batch) -> CommitResult:
         """See `Store.write`."""
         writer = await self._connected_writer()
-        row = await self._ask_writer(writer, "ingest_batch", arguments(self.instance, batch))
+        row = await self._ask_writer(writer, "ingest_batch", arguments(self.instance, batch, self._settings))
         assert row is not None
         return _committed(row, self.instance)
 
@@ -179,8 +179,8 @@ class PostgresStore:
             await writer.close()
 
 
-def arguments(instance: int, batch: Batch) -> dict[str, Any]:
-    """What the query `ingest_batch` is given."""
+def arguments(instance: int, batch: Batch, quotas: DatabaseSettings) -> dict[str, Any]:
+    """What the query `ingest_batch` is given. Of `quotas`, those of quarantine count."""
     readings, rows, lines = batch.readings, batch.quarantined, batch.ledger
     return {
         "instance": instance,
@@ -213,6 +213,15 @@ def arguments(instance: int, batch: Batch) -> dict[str, Any]:
         "l_received": [line.received for line in lines],
         "l_returned": [line.returned for line in lines],
         "published": list(batch.published),
+        "q_senders": [q.sender for q in rows],
+        "q_account_uuids": [q.account_uuid for q in rows],
+        "q_remedies": [q.code.has_remedy for q in rows],
+        "q_quota": [
+            quotas.quarantine_device_max_rows,
+            quotas.quarantine_device_max_bytes,
+            quotas.quarantine_max_rows,
+            quotas.quarantine_max_bytes,
+        ],
     }
 
 
@@ -230,7 +239,7 @@ def _unless_all(values: list[Any], usual: Any) -> list[Any] | None:
 
 
 def _committed(row: Sequence[Any], instance: int) -> CommitResult:
-    outcomes, classes, stored_us, outbox_id, alerts, after_instance, after_outbox = row
+    outcomes, classes, stored_us, outbox_id, alerts, after_instance, after_outbox, thinned = row
     return CommitResult(
         outcomes or (),
         classes or (),
@@ -239,6 +248,7 @@ def _committed(row: Sequence[Any], instance: int) -> CommitResult:
         [alert_event(alert) for alert in alerts],
         list(zip(after_instance, after_outbox, strict=True)),
         instance,
+        thinned,
     )
 
 

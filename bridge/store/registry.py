@@ -54,11 +54,6 @@ class PostgresRegistry:
         row = await self._store.fetch_one("key_index")
         return bytes(row[0]) if row else b""
 
-    async def api_key_devices(self, key_id: int) -> frozenset[str]:
-        """Return the UUIDs of the devices that an API key may speak for; none where there is no such key."""
-        row = await self._store.fetch_one("api_key_devices", {"key_id": key_id})
-        return frozenset(row[0]) if row else frozenset()
-
     async def touch_keys(self, hashes: Collection[str]) -> None:
         """Set last_used_at."""
         await self._store.fetch("touch_keys", {"hashes": list(hashes)})
@@ -115,6 +110,11 @@ class PostgresRegistry:
         """
         row = await self._store.fetch_one("ledger_imbalance", {"at_rest": at_rest})
         return int(row[0]) if row else 0
+
+    async def quarantine_total(self) -> tuple[int, int]:
+        """Return how many rows and bytes are in quarantine, by its running totals."""
+        row = await self._store.fetch_one("quarantine_total")
+        return (int(row[0]), int(row[1])) if row else (0, 0)
 
     async def maintain(self, settings: DatabaseSettings) -> None:
         """Make partitions ahead, apply retention, delete what has expired."""

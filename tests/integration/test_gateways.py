@@ -71,6 +71,33 @@ async def test_quarantined_record_is_kept_once_with_its_bytes(site: EnrolledGate
     assert site.verify() == []
 
 
+async def test_gateway_uses_up_its_own_quota_with_what_it_brings_of_foreign_devices(site: EnrolledGateway) -> None:
+    own, foreign = (site.devices[place]["device_uuid"] for place in (0, 2))
+
+    def forged(number: int, device: str | None) -> UplinkRecord:
+        topic = f"/devices/{foreign}/readings"
+        return UplinkRecord(
+            number, Source.HTTP, NOW_US, device_uuid=device, code=Code.UNKNOWN_SENSOR, payload=b"{}", topic=topic
+        )
+
+    answer = await site.send_batch(forged(1, foreign), forged(2, own), forged(3, None), site.reading(4, device=2))
+    assert [(r.id, r.code) for r in answer.rejected] == [
+        (1, "foreign_device"),
+        (2, "unknown_sensor"),
+        (3, "unknown_sensor"),
+        (4, "unknown_sensor"),
+    ]
+    with admin.connect(site.database) as connection:
+        gateway = connection.fetch("find_gateway", name="north")[0]["gateway_id"]
+        used = {row["account"]: row["rows"] for row in connection.fetch("quarantine_usage", limit=10)}
+        rows = connection.fetch("list_quarantine", code=None, pending=None, limit=10)
+        shown = [connection.fetch("show_quarantine", id=row["id"])[0] for row in rows]
+    assert used == {-gateway: 3, site.devices[0]["device_id"]: 1}
+    assert {row["gateway_id"] for row in shown} == {gateway}
+    assert foreign in shown[-1]["detail"]
+    assert site.verify() == []
+
+
 async def test_a_backlog_is_judged_by_when_the_gateway_received_it(site: EnrolledGateway) -> None:
     old = site.reading(1)
     ahead = msgspec.structs.replace(site.reading(2), received_us=2**52, ts_us=2**52)

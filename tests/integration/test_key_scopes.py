@@ -180,7 +180,7 @@ async def test_replay_holds_a_key_to_its_devices(two_devices: TwoDevices, comman
     commands.set(database__url=two_devices.url)
     replay = ("quarantine", "replay", "--code", "unknown_sensor")
     refused = await asyncio.to_thread(commands.json, *replay, expect=1)
-    assert [(row["outcome"], row["code"]) for row in refused] == [("refused", "unknown_sensor")] * 2
+    assert [(row["outcome"], row["code"]) for row in refused] == [("refused", "foreign_device")] * 2
     two_devices.do("INSERT INTO api_key_devices VALUES (1, 2)")
     replayed = await asyncio.to_thread(commands.json, *replay)
     assert sorted(row["outcome"] for row in replayed) == ["duplicate", "stored"]

@@ -33,6 +33,12 @@ CREATE FUNCTION public.book_direct_calls(p_sensor_ids bigint[], p_sources text[]
 CREATE FUNCTION public.bounded_value(p_value double precision) RETURNS double precision
     LANGUAGE sql IMMUTABLE;  -- functions/bounded_value.sql
 
+CREATE FUNCTION public.choose_samples(p_fates smallint[], p_accounts bigint[], p_device_ids bigint[], p_codes text[]) RETURNS smallint[]
+    LANGUAGE plpgsql;  -- functions/choose_samples.sql
+
+CREATE FUNCTION public.count_quarantine() RETURNS trigger
+    LANGUAGE plpgsql;  -- functions/count_quarantine.sql
+
 CREATE FUNCTION public.drop_partitions(p_before timestamp with time zone) RETURNS integer
     LANGUAGE plpgsql;  -- functions/drop_partitions.sql
 
@@ -57,11 +63,20 @@ CREATE FUNCTION public.fold_dead_instances_v1(p_grace interval DEFAULT '00:05:00
 CREATE FUNCTION public.from_us(p_us bigint) RETURNS timestamp with time zone
     LANGUAGE sql STABLE;  -- functions/from_us.sql
 
+CREATE FUNCTION public.hold_quota(p_fates smallint[], p_accounts bigint[], p_payloads bytea[], p_remedies boolean[], p_quota bigint[]) RETURNS smallint[]
+    LANGUAGE plpgsql;  -- functions/hold_quota.sql
+
 CREATE FUNCTION public.ingest_batch(p_instance integer, p_batch bigint, p_device_ids bigint[], p_sensor_ids bigint[], p_values double precision[], p_ts_us bigint[], p_sequences bigint[], p_received_us bigint[], p_device_time boolean[], p_keys text[], p_fresh boolean[], p_redelivered boolean[], p_sources text[], p_gateways text[], q_codes text[], q_details text[], q_payloads bytea[], q_sources text[], q_topics text[], q_gateways text[], q_device_ids bigint[], q_device_uuids uuid[], q_indexes integer[], q_received_us bigint[], q_identities text[], l_device_ids bigint[], l_sources text[], l_received bigint[], l_returned bigint[], p_published bigint[], OUT outcomes smallint[], OUT classes smallint[], OUT stored_us bigint, OUT outbox_id bigint, OUT alerts jsonb, OUT after_instance integer[], OUT after_outbox bigint[]) RETURNS record
     LANGUAGE plpgsql;  -- functions/ingest_batch.sql
 
 CREATE FUNCTION public.ingest_batch_v1(p_instance integer, p_batch bigint, p_device_ids bigint[], p_sensor_ids bigint[], p_values double precision[], p_ts_us bigint[], p_sequences bigint[], p_received_us bigint[], p_device_time boolean[], p_keys text[], p_fresh boolean[], p_redelivered boolean[], p_sources text[], p_gateways text[], q_codes text[], q_details text[], q_payloads bytea[], q_sources text[], q_topics text[], q_gateways text[], q_device_ids bigint[], q_device_uuids uuid[], q_indexes integer[], q_received_us bigint[], q_identities text[], l_device_ids bigint[], l_sources text[], l_received bigint[], l_returned bigint[], p_published bigint[], OUT outcomes smallint[], OUT classes smallint[], OUT stored_us bigint, OUT outbox_id bigint, OUT alerts jsonb, OUT after_instance integer[], OUT after_outbox bigint[]) RETURNS record
     LANGUAGE plpgsql;  -- functions/ingest_batch_v1.sql
+
+CREATE FUNCTION public.ingest_batch_v2(p_instance integer, p_batch bigint, p_device_ids bigint[], p_sensor_ids bigint[], p_values double precision[], p_ts_us bigint[], p_sequences bigint[], p_received_us bigint[], p_device_time boolean[], p_keys text[], p_fresh boolean[], p_redelivered boolean[], p_sources text[], p_gateways text[], q_codes text[], q_details text[], q_payloads bytea[], q_sources text[], q_topics text[], q_gateways text[], q_device_ids bigint[], q_device_uuids uuid[], q_indexes integer[], q_received_us bigint[], q_identities text[], l_device_ids bigint[], l_sources text[], l_received bigint[], l_returned bigint[], p_published bigint[], q_senders text[], q_account_uuids uuid[], q_remedies boolean[], q_quota bigint[], OUT outcomes smallint[], OUT classes smallint[], OUT stored_us bigint, OUT outbox_id bigint, OUT alerts jsonb, OUT after_instance integer[], OUT after_outbox bigint[], OUT thinned text[]) RETURNS record
+    LANGUAGE plpgsql;  -- functions/ingest_batch_v2.sql
+
+CREATE FUNCTION public.keep_quarantined(p_codes text[], p_details text[], p_payloads bytea[], p_sources text[], p_topics text[], p_gateways text[], p_device_ids bigint[], p_device_uuids uuid[], p_indexes integer[], p_received_us bigint[], p_identities text[], p_senders text[], p_account_uuids uuid[], p_remedies boolean[], p_quota bigint[]) RETURNS smallint[]
+    LANGUAGE plpgsql;  -- functions/keep_quarantined.sql
 
 CREATE FUNCTION public.keep_sensor_state(p_sensor bigint, p_state text, p_valid integer, p_changed_us bigint) RETURNS void
     LANGUAGE sql;  -- functions/keep_sensor_state.sql
@@ -434,7 +449,8 @@ CREATE TABLE public.ingest_ledger (
     returned bigint DEFAULT 0 NOT NULL,
     stored bigint DEFAULT 0 NOT NULL,
     duplicate bigint DEFAULT 0 NOT NULL,
-    quarantined bigint DEFAULT 0 NOT NULL
+    quarantined bigint DEFAULT 0 NOT NULL,
+    thinned bigint DEFAULT 0 NOT NULL
 )
 WITH (fillfactor='50');
 
@@ -548,13 +564,24 @@ CREATE TABLE public.quarantine (
     received_at timestamp with time zone NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     replayed_at timestamp with time zone,
-    identity text
+    identity text,
+    account bigint DEFAULT 0,
+    gateway_id bigint,
+    sender text,
+    whole_bytes integer
 );
 
 CREATE TABLE public.quarantine_dropped (
     device_id bigint NOT NULL,
     dropped bigint NOT NULL
 );
+
+CREATE TABLE public.quarantine_held (
+    account bigint NOT NULL,
+    rows bigint NOT NULL,
+    bytes bigint NOT NULL
+)
+WITH (fillfactor='50');
 
 ALTER TABLE public.quarantine ALTER COLUMN id ADD GENERATED BY DEFAULT AS IDENTITY (
     SEQUENCE NAME public.quarantine_id_seq
@@ -564,6 +591,24 @@ ALTER TABLE public.quarantine ALTER COLUMN id ADD GENERATED BY DEFAULT AS IDENTI
     NO MAXVALUE
     CACHE 1
 );
+
+CREATE TABLE public.quarantine_thinned (
+    account bigint NOT NULL,
+    device_id bigint NOT NULL,
+    code text NOT NULL,
+    thinned bigint DEFAULT 0 NOT NULL,
+    samples bigint DEFAULT 0 NOT NULL,
+    thinned_at timestamp with time zone DEFAULT now() NOT NULL,
+    sampled_at timestamp with time zone
+)
+WITH (fillfactor='50');
+
+CREATE TABLE public.quarantine_total (
+    part smallint NOT NULL,
+    rows bigint NOT NULL,
+    bytes bigint NOT NULL
+)
+WITH (fillfactor='50');
 
 CREATE TABLE public.readings_dropped (
     device_id bigint NOT NULL,
@@ -759,8 +804,17 @@ ALTER TABLE ONLY public.predictions
 ALTER TABLE ONLY public.quarantine_dropped
     ADD CONSTRAINT quarantine_dropped_pkey PRIMARY KEY (device_id);
 
+ALTER TABLE ONLY public.quarantine_held
+    ADD CONSTRAINT quarantine_held_pkey PRIMARY KEY (account);
+
 ALTER TABLE ONLY public.quarantine
     ADD CONSTRAINT quarantine_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.quarantine_thinned
+    ADD CONSTRAINT quarantine_thinned_pkey PRIMARY KEY (account, device_id, code);
+
+ALTER TABLE ONLY public.quarantine_total
+    ADD CONSTRAINT quarantine_total_pkey PRIMARY KEY (part);
 
 ALTER TABLE ONLY public.readings_dropped
     ADD CONSTRAINT readings_dropped_pkey PRIMARY KEY (device_id);
@@ -870,6 +924,10 @@ CREATE TRIGGER gateway_keys_written AFTER INSERT OR DELETE OR UPDATE ON public.g
 CREATE TRIGGER gateways_revoked AFTER UPDATE OF revoked_at, all_devices ON public.gateways FOR EACH STATEMENT EXECUTE FUNCTION public.note_gateway();
 
 CREATE TRIGGER mqtt_accounts_written AFTER INSERT OR DELETE OR UPDATE ON public.mqtt_accounts FOR EACH STATEMENT EXECUTE FUNCTION public.note_account();
+
+CREATE TRIGGER quarantine_added AFTER INSERT ON public.quarantine REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION public.count_quarantine();
+
+CREATE TRIGGER quarantine_deleted AFTER DELETE ON public.quarantine REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION public.count_quarantine();
 
 CREATE TRIGGER sensors_deleted AFTER DELETE ON public.sensors REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION public.note_sensor_rows();
 

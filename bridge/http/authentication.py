@@ -61,7 +61,7 @@ class Authentication:
         """The sender of a request, by its key of this kind. Raises Problem (401, 403, 429) and Unavailable."""
         name = KEY_HEADERS[kind]
         verdict = self._limited(check([(self._by_ip, [(self._client(request), 1)])], self._now()))
-        owner = await self._keys.owner(header(request, name.lower().encode()) or "")
+        owner = await self._keys.owner((header(request, name.lower().encode()) or "").strip())
         if owner is None or owner.kind != kind:
             raise Problem(401, "bad_key", f"send a usable key in the {name} header", {"WWW-Authenticate": name})
         if owner.disabled and kind == "gateway":

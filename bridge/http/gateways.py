@@ -34,12 +34,18 @@ from bridge.http.gateway_cache import GatewayCache, GatewayInfo
 from bridge.http.headers import header
 from bridge.http.problems import Problem
 from bridge.model.reading import Code, Delivery, Outcome, Receipt
+from bridge.pipeline.json_body import decode_json
 from bridge.pipeline.ports import DeliverySink
 from bridge.pipeline.receipt_collector import FAILED, ReceiptCollector
 from bridge.settings.http import HttpSettings
 
 MAX_BATCH_BYTES = 16 * 1_048_576
 """Of a batch after inflation: 5,000 records, some of them with quarantined bytes."""
+MAX_ENROLMENT_BYTES = 4_096
+"""Nobody has shown a key yet; code and version are 100 characters each."""
+
+
+_enrolment = msgspec.json.Decoder(EnrolmentRequest)
 
 
 class GatewayDirectory(Protocol):
@@ -99,11 +105,11 @@ class GatewayDoor:
     async def enrol(self, request: Request) -> Response:
         """A one-time code for a key. Raises Problem (403, 422, 429), Unavailable."""
         self._authentication.limit_unauthenticated(request)
-        body = await receive_body(request, self._http)
+        body = await receive_body(request, self._http, MAX_ENROLMENT_BYTES)
         try:
-            asked = msgspec.json.decode(body, type=EnrolmentRequest)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise DecodeError(Code.BAD_FORM, 'send {"code": "ABCD-EFGH-JKMN"}') from None
+            asked = decode_json(_enrolment, body)
+        except DecodeError as error:
+            raise DecodeError(error.reason, 'send {"code": "ABCD-EFGH-JKMN"}') from None
         if len(asked.code) > 100 or len(asked.version) > 100 or "\0" in asked.version:
             raise DecodeError(Code.BAD_FORM, "code or version is too long")
         made = await self._directory.enrol(asked.code, asked.version)

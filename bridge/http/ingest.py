@@ -18,6 +18,7 @@ from starlette.responses import Response
 from bridge.errors import DecodeError, Unavailable
 from bridge.http.authentication import AuthenticatedSender, Authentication, limit_headers
 from bridge.http.body import inflate, receive_body
+from bridge.http.byte_budget import lease_of
 from bridge.http.headers import header
 from bridge.http.problems import Problem
 from bridge.model.reading import Code, Delivery, Outcome, Packet, Receipt, Rejection, Source
@@ -58,6 +59,7 @@ class Ingest:
             raise Problem(403, "foreign_device", "the key belongs to another device than the packet names")
         verdict = self._authentication.limit_sensors(sender, packet)
         receipts = await self._settled(
+            request,
             partial(
                 Delivery,
                 packet,
@@ -68,7 +70,7 @@ class Ingest:
                 device_id=sender.device_id,
                 topic=request.scope["path"],
                 key=key,
-            )
+            ),
         )
         return self._answer(receipts, device is not None, received_us, verdict)
 
@@ -90,15 +92,22 @@ class Ingest:
             answer["ingested_ts"] = received_us / 1_000_000
         return Response(msgspec.json.encode(answer), media_type="application/json", headers=limit_headers(verdict))
 
-    async def _settled(self, delivery: Callable[..., Delivery]) -> Sequence[Receipt]:
+    async def _settled(self, request: Request, delivery: Callable[..., Delivery]) -> Sequence[Receipt]:
         """Submit a delivery and wait for its receipts. Raises Unavailable."""
+        lease = lease_of(request.scope)
         settled: asyncio.Future[Sequence[Receipt]] = asyncio.get_running_loop().create_future()
 
         def settle(receipts: Sequence[Receipt]) -> None:
+            lease.release()  # the delivery kept the body, longer perhaps than the request
             if not settled.done():  # the client may have been told 503 meanwhile
                 settled.set_result(receipts)
 
-        self._pipeline.submit(delivery(settle=settle))
+        lease.keep()
+        try:
+            self._pipeline.submit(delivery(settle=settle))
+        except Unavailable:
+            lease.release()
+            raise
         try:
             async with asyncio.timeout(self._http.ack_timeout_s):
                 return await settled
@@ -109,6 +118,7 @@ class Ingest:
         """Keep what could not be decoded. If even that cannot be stored, the sender is told 503."""
         packet = Packet((), (Rejection(0, Code(error.reason), error.detail),))
         receipts = await self._settled(
+            request,
             partial(
                 Delivery,
                 packet,
@@ -118,7 +128,7 @@ class Ingest:
                 device_uuid=sender.key.device_uuid,
                 device_id=sender.device_id,
                 topic=request.scope["path"],
-            )
+            ),
         )
         if any(receipt.outcome == Outcome.FAILED for receipt in receipts):
             raise Unavailable("nothing is stored now; send the same again")

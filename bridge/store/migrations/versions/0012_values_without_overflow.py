@@ -1,8 +1,8 @@
-"""No difference of two values overflows: `bounded_value`, under `store_readings_v1` and `raise_delta_spike`."""
+"""Numbers at the ends of their types: `bounded_value`, and times of other programs within the calendar."""
 
 revision = "0012"
 down_revision = "0011"
-functions = "6012d21481e75ef1"
+functions = "e601065f71aae48f"
 
 
 def upgrade() -> None:

@@ -118,8 +118,8 @@ class Gateways:
         if not named:
             return None
         devices = [
-            SnapshotDevice(id, uuid, name, disabled, tuple(map(SnapshotKey, hashes, ends)))
-            for id, uuid, name, disabled, hashes, ends in await self._rows(
+            SnapshotDevice(id, uuid, name, disabled, tuple(map(SnapshotKey, hashes, ends, mosquitto)))
+            for id, uuid, name, disabled, hashes, ends, mosquitto in await self._rows(
                 connection, "snapshot_devices", gateway=gateway_id
             )
         ]

@@ -85,6 +85,9 @@ SELECT d.id, d.device_uuid::text, d.name, d.status = 'disabled',
                    AND (k.expires_at IS NULL OR k.expires_at > now())), '{}'),
        coalesce((SELECT array_agg(coalesce(to_us(k.expires_at), 0) ORDER BY k.id) FROM device_api_keys k
                  WHERE k.device_id = d.id AND k.is_active AND k.revoked_at IS NULL
+                   AND (k.expires_at IS NULL OR k.expires_at > now())), '{}'),
+       coalesce((SELECT array_agg(coalesce(k.mosquitto_hash, '') ORDER BY k.id) FROM device_api_keys k
+                 WHERE k.device_id = d.id AND k.is_active AND k.revoked_at IS NULL
                    AND (k.expires_at IS NULL OR k.expires_at > now())), '{}')
 FROM devices d JOIN gateways g ON g.id = %(gateway)s
 WHERE g.all_devices OR EXISTS (SELECT 1 FROM gateway_devices x WHERE x.gateway_id = g.id AND x.device_id = d.id)

@@ -159,9 +159,10 @@ def decode_answer(body: bytes) -> BatchAnswer:
 
 
 def decoded_of(record: UplinkRecord) -> DecodedReading:
-    """Return the reading in a record that is not quarantined."""
+    """Return the reading in a record that is not quarantined. Raises DecodeError where it names no sensor."""
     sensor = record.sensor
-    assert sensor is not None
+    if sensor is None:
+        raise DecodeError(Code.BAD_FORM, "a record without a sensor")
     named = ExternalId(str(sensor)) if record.external else sensor
     return DecodedReading(0, named, record.value, record.ts_us, record.sequence)
 

@@ -308,3 +308,13 @@ def test_addresses_that_are_right(monkeypatch: pytest.MonkeyPatch) -> None:
     for url in ("unix:///run/redis.sock?db=0", "rediss://u:p@[::1]:6379/0", "redis://h"):
         monkeypatch.setenv("IOT_BRIDGE_REDIS__URL", url)
         assert load(None).redis.url == url
+
+
+@pytest.mark.parametrize(
+    "key", ["PIPELINE__LIMITS", "HTTP", "HTTP__PORT", "NOTIFIER__GROUPS", "MQTT__TOPICS", "MQTT__CONVERTERS", "NONE"]
+)
+@pytest.mark.parametrize("parts", [200, 20_000])
+def test_variables_of_many_parts(key: str, parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"IOT_BRIDGE_{key}" + "__A" * parts, "1")
+    for line in outcome(Walked(Settings, load, "", FieldInfo()), None):
+        assert key in line or key.lower().replace("__", ".") in line

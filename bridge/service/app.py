@@ -30,7 +30,6 @@ from bridge.http.server import HttpServer
 from bridge.mqtt.emqx import EmqxSessions
 from bridge.mqtt.ingest import MqttIngest
 from bridge.service.core import ServiceCore, now_us
-from bridge.service.preflight import check_settings
 from bridge.settings.service import Settings
 from bridge.store.migrate import migrate
 from bridge.store.outbox import PostgresOutbox
@@ -50,7 +49,6 @@ HTTP_SHARE, SETTLE_SHARE, MQTT_SHARE, DRAIN_SHARE, PUBLISH_SHARE, NOTE_SHARE = 0
 
 def serve(settings: Settings, *, embedded: bool) -> int:
     """Run the service until SIGTERM or SIGINT. Returns the exit code."""
-    check_settings(settings)
     logs.configure(settings.log)
     stack = EmbeddedStack(settings.service.data_dir) if embedded else None
     try:

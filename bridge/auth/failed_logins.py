@@ -11,7 +11,7 @@ are answered 429, and a right key goes on being let in. Whatever is remembered h
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 import msgspec
@@ -29,7 +29,7 @@ an MQTT broker that asks the hooks."""
 
 TRACKED = 20_000
 """Addresses and accounts whose failures are counted; the least recent is forgotten first."""
-KEPT = 200
+KEPT = 50
 """Attempts told apart between two calls of `take`; what comes beyond is counted by door alone."""
 LINES_PER_MINUTE = 60
 """Lines of the log, of all addresses together."""
@@ -51,7 +51,9 @@ class LoginAttempt(msgspec.Struct, frozen=True):
 class FailedLogin(msgspec.Struct, frozen=True):
     """Attempts of one kind that were refused since the last time."""
 
-    attempt: LoginAttempt
+    door: LoginDoor
+    address: str
+    account: str
     count: int
     first_us: int
     last_us: int
@@ -94,17 +96,25 @@ class FailedLogins:
         for window, origin in ((self._of_all, ""), *((self._by_origin, each) for each in _origins(attempt))):
             window.used(origin, now_s)
             window.add(origin, now_s)
-        if attempt not in self._totals and len(self._totals) >= KEPT:
-            attempt = LoginAttempt(attempt.door)
-        total = self._totals.setdefault(attempt, [0, now_us, now_us])
-        total[0] += 1
-        total[2] = now_us
+        self._add(attempt, 1, now_us, now_us)
         self._tell(attempt, now_s)
 
     def take(self) -> list[FailedLogin]:
         """What was refused since the last call."""
         totals, self._totals = self._totals, {}
-        return [FailedLogin(attempt, *total) for attempt, total in totals.items()]
+        return [FailedLogin(each.door, each.address, each.account, *total) for each, total in totals.items()]
+
+    def put_back(self, failed: Iterable[FailedLogin]) -> None:
+        """Count again what was taken and could not be written down."""
+        for each in failed:
+            self._add(LoginAttempt(each.door, each.address, each.account), each.count, each.first_us, each.last_us)
+
+    def _add(self, attempt: LoginAttempt, count: int, first_us: int, last_us: int) -> None:
+        if attempt not in self._totals and len(self._totals) >= KEPT:
+            attempt = LoginAttempt(attempt.door)
+        total = self._totals.setdefault(attempt, [0, first_us, last_us])
+        total[0] += count
+        total[1], total[2] = min(total[1], first_us), max(total[2], last_us)
 
     def _tell(self, attempt: LoginAttempt, now_s: float) -> None:
         """At most a line a minute for each address, or account where there is no address; and so many in all."""

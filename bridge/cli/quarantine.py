@@ -81,7 +81,7 @@ def drop(
     """
     with admin(config, data_dir) as connection:
         chosen = _chosen(connection, ids, code, pending=False)
-        dropped = sum(connection.fetch("drop_quarantine", ids=some)[0]["dropped"] for some in _pages(chosen))
+        dropped = sum(connection.drop_quarantine(some) for some in _pages(chosen))
     if ids and not dropped:
         raise NotFound("nothing in quarantine has these ids; see iot-bridge quarantine list")
     show({"dropped": dropped}, json)
@@ -124,9 +124,7 @@ async def _replay_with(found: Settings, connection: Admin, ids: Sequence[int]) -
         for some in _pages(ids):
             rows = [_row(connection, row_id) for row_id in some]
             done = await asyncio.gather(*(_replay_row(core, converters, row) for row in rows))
-            for result in done:
-                if result["outcome"] in ("stored", "duplicate"):
-                    connection.fetch("mark_replayed", id=result["id"])
+            connection.mark_replayed([row["id"] for row in done if row["outcome"] in ("stored", "duplicate")])
             results += done
     return results
 

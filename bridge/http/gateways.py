@@ -46,7 +46,7 @@ MAX_BATCH_BYTES = 16 * 1_048_576
 class GatewayDirectory(Protocol):
     """Where gateways are registered. All raise StoreUnavailable."""
 
-    async def enrol(self, code: str, version: str) -> tuple[str, str] | None: ...
+    async def enrol(self, code: str, version: str, address: str = "") -> tuple[str, str] | None: ...
     async def rotate(self, gateway_id: int, present_hash: str) -> str: ...
     async def settle_rotation(self, gateway_id: int, present_hash: str) -> None: ...
     async def report(self, gateway_id: int, state: GatewayState | None, ledger: Sequence[GatewayLedger]) -> None: ...
@@ -107,7 +107,7 @@ class GatewayDoor:
         if len(asked.code) > 100 or len(asked.version) > 100 or "\0" in asked.version:
             raise DecodeError(Code.BAD_FORM, "code or version is too long")
         await self._authentication.admit_code(request, code_hash(asked.code))
-        made = await self._directory.enrol(asked.code, asked.version)
+        made = await self._directory.enrol(asked.code, asked.version, self._authentication.client(request))
         if made is None:
             why = "the code is wrong, was used, or has expired; make a new one on the service"
             raise self._authentication.note_failure(request, "enrol") or Problem(403, "bad_code", why)

@@ -24,6 +24,8 @@ class DatabaseSettings(Section):
     """Partitions older than this are dropped; 0 keeps everything."""
     quarantine_days: int = Field(default=90, ge=0)
     """Quarantined rows older than this are dropped; 0 keeps everything."""
+    audit_days: int = Field(default=365, ge=0)
+    """Rows of the audit trail older than this are deleted; 0 keeps everything but refused logins beyond 100,000."""
 
 
 class RedisSettings(Section):

@@ -11,6 +11,8 @@ import typer
 from bridge.cli.console import Config, DataDir, Json, admin, moment_us, show
 
 COLUMNS = ("at", "actor", "action", "subject", "change")
+OBVIOUS = ("created_at", "is_active")
+"""Fields of a row that came or went which say nothing that the line does not say."""
 
 
 def register(app: typer.Typer) -> None:
@@ -51,12 +53,11 @@ def _refusal(row: dict[str, Any]) -> str:
 
 
 def _change(before: dict[str, Any], after: dict[str, Any]) -> str:
-    """`status: online → disabled`, for each field in turn; of a row that came, what is in it."""
-    parts = []
-    for name in dict.fromkeys((*after, *before)):
-        was, now = before.get(name), after.get(name)
-        parts.append(f"{name}: {_text(now)}" if name not in before else f"{name}: {_text(was)} → {_text(now)}")
-    return ", ".join(parts)
+    """`status: online → disabled`, for each field in turn; of a row that came or went, what is in it."""
+    if before and after:
+        names = dict.fromkeys((*after, *before))
+        return ", ".join(f"{name}: {_text(before.get(name))} → {_text(after.get(name))}" for name in names)
+    return ", ".join(f"{name}: {_text(value)}" for name, value in (after or before).items() if name not in OBVIOUS)
 
 
 def _text(value: Any) -> str:

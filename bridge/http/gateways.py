@@ -57,7 +57,7 @@ _enrolment = msgspec.json.Decoder(EnrolmentRequest)
 class GatewayDirectory(Protocol):
     """Where gateways are registered. All raise StoreUnavailable."""
 
-    async def enrol(self, code: str, version: str) -> tuple[str, str] | None: ...
+    async def enrol(self, code: str, version: str, address: str = "") -> tuple[str, str] | None: ...
     async def rotate(self, gateway_id: int, present_hash: str) -> str: ...
     async def settle_rotation(self, gateway_id: int, present_hash: str) -> None: ...
     async def report(self, gateway_id: int, state: GatewayState | None) -> None: ...
@@ -117,7 +117,7 @@ class GatewayDoor:
         except DecodeError as error:
             raise DecodeError(error.reason, 'send {"code": "ABCD-EFGH-JKMN"}') from None
         await self._authentication.admit_code(request, code_hash(asked.code))
-        made = await self._directory.enrol(asked.code, asked.version)
+        made = await self._directory.enrol(asked.code, asked.version, self._authentication.client(request))
         if made is None:
             why = "the code is wrong, was used, or has expired; make a new one on the service"
             raise self._authentication.note_failure(request, "enrol") or Problem(403, "bad_code", why)

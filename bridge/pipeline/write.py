@@ -122,7 +122,7 @@ class BatchWriter:
             for row, error in refused:
                 if isinstance(row.content, Reading):
                     log.warning("reading_refused_by_store", detail=error.detail, device=row.content.device_id)
-                    quarantine(row, error.detail)
+                    quarantine(row, row.content, error.detail)
                 elif (tried := forms.get(row, 0)) < len(PLAINER_FORMS):
                     row.content = PLAINER_FORMS[tried](row.content, error.detail)
                     forms[row] = tried + 1

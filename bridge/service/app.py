@@ -116,7 +116,7 @@ async def _until_open(store: PostgresStore, stop: asyncio.Event) -> bool:
 
 
 async def _finish(core: ServiceCore, relay: Relay) -> None:
-    """What is left to do once the doors are closed: settle, publish, and write down which keys were used."""
+    """What is left to do once the doors are closed: settle, publish, and write down which keys were used or refused."""
     stop_s = core.settings.service.shutdown_s
     await core.drain(stop_s * DRAIN_SHARE)
     if not await relay.drain(stop_s * PUBLISH_SHARE):
@@ -124,6 +124,7 @@ async def _finish(core: ServiceCore, relay: Relay) -> None:
     with suppress(BridgeError, TimeoutError):
         async with asyncio.timeout(stop_s * NOTE_SHARE):
             await core.housekeeping.touch_keys()
+            await core.housekeeping.note_failed_logins()
 
 
 def _doors(core: ServiceCore, relay: Relay) -> Doors:

@@ -68,6 +68,8 @@ class DatabaseSettings(Section):
     """Rows that quarantine keeps in all; the last quarter is for devices within their own quota."""
     quarantine_max_bytes: Quota = 1_024 * 1_048_576
     """The same in bytes of what was sent."""
+    audit_days: DaysOrNever = 365
+    """Rows of the audit trail older than this are deleted; 0 keeps everything but refused logins beyond 100,000."""
 
 
 class RedisSettings(Section):

@@ -19,6 +19,12 @@ SELECT g.name, g.all_devices,
                  WHERE x.gateway_id = g.id), '{}')
 FROM gateways g WHERE g.id = %(gateway)s
 
+-- name: act_as_gateway
+-- Who the rows of audit_log are of, for the rest of the transaction. Without an id: who has a one-time code.
+SELECT set_config('iot_bridge.actor', coalesce((SELECT 'gateway ' || g.name FROM gateways g WHERE g.id = %(gateway)s::bigint),
+                                               'one-time code'), true),
+       set_config('iot_bridge.door', 'http', true), set_config('iot_bridge.address', %(address)s, true)
+
 -- name: enrol
 -- A code works once. Asking with it again, within its time, replaces a key whose answer was lost and that was never used.
 WITH code AS (

@@ -199,6 +199,13 @@ async def test_name_that_no_registry_can_hold_is_of_no_sensor_and_spares_the_oth
     assert answers.keys() == {*good, *bad}
 
 
+async def test_names_that_devices_make_up_by_the_thousand_cost_no_queries(store: CountedStore) -> None:
+    resolver = Resolver(store, PipelineSettings(), Metrics(), time.monotonic)
+    await store.close()
+    names: list[SensorRef] = [ExternalId(f"roof#\0{number}") for number in range(1_000)]
+    assert set((await resolver.answers([*names, 1 << 63])).values()) == {None}
+
+
 async def test_words_of_the_database_go_to_quarantine_and_not_to_the_device(plant: Plant, postgres_url: str) -> None:
     async with open_service(postgres_url) as service, httpx.AsyncClient(timeout=20) as client:
         reading = {"sensor_id": plant.sensor, "value": BAD_VALUE}

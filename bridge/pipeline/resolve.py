@@ -17,7 +17,7 @@ import structlog
 
 from bridge.model.reading import DecodedReading, ExternalId, Sensor, SensorRef
 from bridge.model.ttl_cache import TtlCache
-from bridge.pipeline.isolate import offer_in_parts
+from bridge.pipeline.isolate import in_parts
 from bridge.pipeline.ports import SensorLookup
 from bridge.settings.process import PipelineSettings
 from bridge.telemetry import Metrics
@@ -111,7 +111,7 @@ class Resolver:
             found.update(await self._look_up(some))
 
         # What else the registry cannot hold is that of no sensor either.
-        for ref, error in await offer_in_parts([ref for ref in refs if _is_name(ref)], look_up):
+        for ref, error in await in_parts([ref for ref in refs if _is_name(ref)], look_up):
             log.warning("sensor_name_refused_by_store", name=str(ref)[:100], detail=error.detail)
         now_s = self._now()
         for ref in refs:

@@ -36,7 +36,7 @@ from bridge.http.gateway_cache import GatewayCache, GatewayInfo
 from bridge.http.headers import header
 from bridge.http.problems import Problem
 from bridge.model.reading import Delivery, Outcome, Receipt
-from bridge.pipeline.isolate import offer_in_parts
+from bridge.pipeline.isolate import in_parts
 from bridge.pipeline.json_body import decode_json
 from bridge.pipeline.ports import DeliverySink
 from bridge.pipeline.receipt_collector import FAILED, ReceiptCollector
@@ -150,7 +150,7 @@ class GatewayDoor:
         except StoreRefused as error:
             log.error("gateway_state_refused_by_store", gateway=gateway_id, detail=error.detail)
             ignored.append("state: it cannot be stored")
-        for line, refusal in await offer_in_parts(batch.books, keep):
+        for line, refusal in await in_parts(batch.books, keep):
             log.error("gateway_book_refused_by_store", gateway=gateway_id, device=line.device_id, detail=refusal.detail)
             ignored.append(f"books: the line of device {line.device_id}, {line.source} cannot be stored")
         if foreign:

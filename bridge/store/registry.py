@@ -74,10 +74,12 @@ class PostgresRegistry:
         row = await self._store.fetch_one("key_index")
         return bytes(row[0]) if row else b""
 
-    async def api_key_devices(self, key_id: int) -> frozenset[str]:
-        """Return the UUIDs of the devices that an API key may speak for; none where there is no such key."""
+    async def api_key_devices(self, key_id: int) -> frozenset[str] | None:
+        """Return the UUIDs of the devices that an API key may speak for (None: every one); none without such a key."""
         row = await self._store.fetch_one("api_key_devices", {"key_id": key_id})
-        return frozenset(row[0]) if row else frozenset()
+        if row is None:
+            return frozenset()
+        return None if row[0] is None else frozenset(row[0])
 
     async def touch_keys(self, hashes: Collection[str]) -> None:
         """Set last_used_at."""

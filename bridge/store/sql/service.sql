@@ -65,8 +65,8 @@ FROM (
 ) k (hash) WHERE hash ~ '^[0-9a-f]{64}$'
 
 -- name: api_key_devices
-SELECT array(SELECT d.device_uuid::text FROM devices d WHERE k.all_devices OR d.id IN (
-    SELECT x.device_id FROM api_key_devices x WHERE x.api_key_id = k.id))
+SELECT CASE WHEN NOT k.all_devices THEN array(
+    SELECT d.device_uuid::text FROM api_key_devices x JOIN devices d ON d.id = x.device_id WHERE x.api_key_id = k.id) END
 FROM api_keys k WHERE k.id = %(key_id)s
 
 -- name: note_failed_logins

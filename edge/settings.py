@@ -95,6 +95,32 @@ class DoorSettings(HttpSettings):
     # Classes of their own and no default objects: a section that is set in part keeps the other defaults.
     enabled: bool = False
     """Whether devices on the site may use the service's HTTP endpoints here."""
+    max_connections: Count = 250
+    """Open connections; more are closed at once."""
+    max_header_bytes: Count = 16_384
+    """Largest request head; more is 431."""
+
+
+class SiteLimitSettings(LimitSettings):
+    max_tracked: Count = 5_000
+    """Addresses, devices and sensors remembered; the least recent is forgotten first."""
+
+
+class SiteKeySettings(KeySettings):
+    cache_size: Count = 5_000
+    """Keys kept in memory."""
+
+
+class SitePipelineSettings(PipelineSettings):
+    max_queued: Count = 5_000
+    """Readings waiting for the store; beyond it senders are pushed back."""
+    sensor_cache_size: Count = 5_000
+    """Sensors kept in memory."""
+
+
+class SiteMqttSettings(MqttSettings):
+    max_inflight: Count = 32
+    """Messages held unacknowledged; beyond it nothing more is read from the broker."""
 
 
 class LocalBrokerSettings(BrokerSettings):
@@ -118,13 +144,13 @@ class EdgeSettings(SectionedSettings):
     gateway: GatewaySettings = GatewaySettings()
     uplink: UplinkSettings = UplinkSettings()
     spool: SpoolSettings = SpoolSettings()
-    mqtt: MqttSettings = MqttSettings()
+    mqtt: SiteMqttSettings = SiteMqttSettings()
     http: DoorSettings = DoorSettings()
     page: PageSettings = PageSettings()
     site: SiteSettings = SiteSettings()
-    limits: LimitSettings = LimitSettings()
-    keys: KeySettings = KeySettings()
-    pipeline: PipelineSettings = PipelineSettings()
+    limits: SiteLimitSettings = SiteLimitSettings()
+    keys: SiteKeySettings = SiteKeySettings()
+    pipeline: SitePipelineSettings = SitePipelineSettings()
     broker: LocalBrokerSettings = LocalBrokerSettings()
     database: DatabaseSettings = DatabaseSettings()
     redis: RedisSettings = RedisSettings()

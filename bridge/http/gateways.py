@@ -35,6 +35,7 @@ from bridge.http.endpoint import Endpoint
 from bridge.http.gateway_cache import GatewayCache, GatewayInfo
 from bridge.http.headers import header
 from bridge.http.problems import Problem
+from bridge.http.turns import Turns
 from bridge.model.reading import Delivery, Outcome, Receipt
 from bridge.pipeline.isolate import in_parts
 from bridge.pipeline.json_body import decode_json
@@ -86,6 +87,7 @@ class GatewayDoor:
         self._http = http
         self._now_us = now_us
         self._settled_keys: set[str] = set()
+        self._turns = Turns()  # of batches to be decoded: the largest takes a tenth of a second
 
     @property
     def endpoints(self) -> list[Endpoint]:
@@ -127,7 +129,8 @@ class GatewayDoor:
         """Take a batch in; answer once every record is settled. Raises Problem, DecodeError, Unavailable."""
         sender, gateway = await self.sender(request, name)
         raw = await receive_body(request, self._http)
-        received, ignored = decode_batch(inflate(request, raw, MAX_BATCH_BYTES))
+        async with self._turns:
+            received, ignored = decode_batch(inflate(request, raw, MAX_BATCH_BYTES))
         # Before the records, which its ledger counts: at no moment has more come than the gateway says it took in.
         ignored += await self._report(sender.key.device_id, received)
         if ignored:

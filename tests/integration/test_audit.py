@@ -76,6 +76,7 @@ STEPS: list[tuple[list[str], list[tuple[str, str]]]] = [
         ["gateway", "revoke", "north"],
         [("gateway.code.remove", "gateway north"), ("gateway.revoke", "gateway north")],
     ),
+    (["db", "new-epoch"], [("registry.epoch.change", "epoch 1")]),
     (["gateway", "code", "north"], [("gateway.admit", "gateway north"), ("gateway.code.add", "gateway north")]),
 ]
 """Commands that change something, one after the other, and what each adds to the trail."""

@@ -88,11 +88,12 @@ def tables(url: str) -> str:
 
 
 def options(command: Any, path: str) -> Iterator[tuple[str, str]]:
-    """Every option and argument of every command."""
+    """Every option and argument of every command that takes a value."""
     for name, inner in getattr(command, "commands", {}).items():
         yield from options(inner, f"{path} {name}")
     for parameter in command.params:
-        yield path, parameter.name
+        if not getattr(parameter, "is_flag", False):
+            yield path, parameter.name
 
 
 def test_no_command_takes_a_secret_as_an_argument() -> None:

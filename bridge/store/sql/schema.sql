@@ -991,6 +991,8 @@ CREATE TRIGGER quarantine_added AFTER INSERT ON public.quarantine REFERENCING NE
 
 CREATE TRIGGER quarantine_deleted AFTER DELETE ON public.quarantine REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION public.count_quarantine();
 
+CREATE TRIGGER registry_epoch_audited AFTER UPDATE ON public.registry_epoch FOR EACH ROW EXECUTE FUNCTION public.audit_row('registry.epoch', 'epoch', 'epoch');
+
 CREATE TRIGGER sensors_audited AFTER UPDATE ON public.sensors FOR EACH ROW WHEN ((((((((((((old.device_id IS DISTINCT FROM new.device_id) OR (old.name IS DISTINCT FROM new.name)) OR (old.sensor_type IS DISTINCT FROM new.sensor_type)) OR (old.unit IS DISTINCT FROM new.unit)) OR (old.is_active IS DISTINCT FROM new.is_active)) OR (old.min_value IS DISTINCT FROM new.min_value)) OR (old.max_value IS DISTINCT FROM new.max_value)) OR (old.external_id IS DISTINCT FROM new.external_id)) OR (old.unit_in IS DISTINCT FROM new.unit_in)) OR (old.unit_factor IS DISTINCT FROM new.unit_factor)) OR (old.unit_offset IS DISTINCT FROM new.unit_offset))) EXECUTE FUNCTION public.audit_row('sensor', 'sensor', 'id');
 
 CREATE TRIGGER sensors_deleted AFTER DELETE ON public.sensors REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION public.note_sensor_rows();

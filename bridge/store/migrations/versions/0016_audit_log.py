@@ -4,7 +4,7 @@ from bridge.store.migrate import run_sql_file
 
 revision = "0016"
 down_revision = "0015"
-functions = "1c4cd7b690d4926a"
+functions = "614abf5af3aa0749"
 
 
 def upgrade() -> None:

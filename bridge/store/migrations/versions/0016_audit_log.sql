@@ -63,6 +63,8 @@ CREATE TRIGGER gateways_change_audited AFTER UPDATE ON gateways FOR EACH ROW
     WHEN ((OLD.name, OLD.all_devices, OLD.revoked_at, OLD.enrolled_at)
         IS DISTINCT FROM (NEW.name, NEW.all_devices, NEW.revoked_at, NEW.enrolled_at))
     EXECUTE FUNCTION audit_row('gateway', 'gateway', 'id');
+CREATE TRIGGER registry_epoch_audited AFTER UPDATE ON registry_epoch
+    FOR EACH ROW EXECUTE FUNCTION audit_row('registry.epoch', 'epoch', 'epoch');
 CREATE TRIGGER gateway_keys_audited AFTER INSERT OR UPDATE OR DELETE ON gateway_keys
     FOR EACH ROW EXECUTE FUNCTION audit_row('gateway.key', 'gateway', 'gateway_id');
 CREATE TRIGGER gateway_codes_audited AFTER INSERT OR DELETE ON gateway_codes

@@ -1,5 +1,5 @@
 -- Writes a changed row into audit_log: who, by the settings that our processes make for their session or transaction, else
--- the role of the database; what, by the trigger's arguments (see migration 0013). As its owner: who may change a table
+-- the role of the database; what, by the trigger's arguments (see migration 0016). As its owner: who may change a table
 -- needs no right to audit_log.
 CREATE OR REPLACE FUNCTION audit_row() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $body$
 DECLARE

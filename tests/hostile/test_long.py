@@ -1,4 +1,4 @@
-"""The whole of it, at full size: every value at every place, and what good devices notice of it in time. `make hostile`."""
+"""All of it, at full size: every value at every place, and what good devices notice of it in time. `make hostile`."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 PYTHON ?= python3
 VENV := .venv
+QUIET := --quiet --disable-pip-version-check
 BIN := $(VENV)/bin
 DEMO_SECONDS ?=
 CHAOS_SECONDS ?= 180
@@ -12,7 +13,7 @@ BENCH := $(VENV)/.has-bench
 CHECK := $(VENV)/.has-check
 DOCS := $(VENV)/.has-docs
 
-.PHONY: install demo test soak fleet chaos hostile bench check docs fresh clean
+.PHONY: install demo test soak fleet chaos hostile bench check docs wheel fresh clean
 
 install: $(DEMO)  ## only makes .venv, with what the demo needs
 
@@ -22,8 +23,10 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # Only whether it is there counts: it is a link, as old as the Python of the system.
-$(VENV)/.has-%: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'
+# Every file that is installed has one of the hashes in requirements/, and none of them runs code to be built.
+$(VENV)/.has-%: requirements/%.txt requirements/build.txt pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install $(QUIET) --require-hashes --only-binary :all: -r requirements/build.txt -r requirements/$*.txt
+	$(BIN)/python -m pip install $(QUIET) --no-deps --no-build-isolation -e .
 	@touch $@
 
 demo: $(DEMO)  ## the service on its own servers, with ten simulated devices
@@ -62,8 +65,11 @@ docs: $(DOCS)  ## the documentation site, in site/
 	$(BIN)/mkdocs build --strict
 	scripts/offline-site site
 
+wheel: $(TEST)  ## in dist/: the wheel of what is committed, and what service and gateway bring along (CycloneDX)
+	scripts/release
+
 fresh:  ## `make demo` and `make test` on stock Debian 12 and 13, by an ordinary user; needs root and debootstrap
 	scripts/fresh $(SUITES)
 
 clean:
-	rm -rf $(VENV) site build *.egg-info
+	rm -rf $(VENV) site build dist *.egg-info

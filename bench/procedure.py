@@ -15,6 +15,7 @@ import psycopg
 from bench import fleet
 from bench.timed import Stopwatch
 from bridge.model.reading import Batch, LedgerLine, Reading, Source
+from bridge.settings.stores import DatabaseSettings
 from bridge.store import queries
 from bridge.store.postgres import arguments, array_text
 
@@ -45,7 +46,7 @@ def run(devices: list[fleet.Device], url: str, packets: int, readings: int, seco
     with psycopg.connect(url, autocommit=True, options="-c jit=off") as connection:
         row = connection.execute(sql["register_instance"], {"name": "ceiling"}).fetchone()
         assert row is not None
-        given = arguments(row[0], batch)
+        given = arguments(row[0], batch, DatabaseSettings())
         offsets = [reading.ts_us for reading in batch.readings]
         watch = Stopwatch(seconds)
         calls = number = stored = now_ms = 0

@@ -11,6 +11,7 @@ import sys
 
 import structlog
 
+from bridge.model.visible_text import visible
 from bridge.settings.process import LogSettings
 
 
@@ -24,8 +25,10 @@ def configure(settings: LogSettings) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
         structlog.processors.format_exc_info,
     ]
-    renderer: structlog.types.Processor = (
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()) if console else structlog.processors.JSONRenderer()
+    renderers: list[structlog.types.Processor] = (
+        [_make_visible, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        if console
+        else [structlog.processors.JSONRenderer()]
     )
     structlog.configure(
         processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -36,7 +39,7 @@ def configure(settings: LogSettings) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
         )
     )
     root = logging.getLogger()
@@ -53,3 +56,11 @@ def configure(settings: LogSettings) -> None:
         "alembic",
     ):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def _make_visible(_: object, __: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
+    """Escape what others wrote, for a terminal. JSON escapes by itself; the lines of a traceback stay."""
+    return {
+        name: visible(value) if isinstance(value, str) and name != "exception" else value
+        for name, value in event.items()
+    }

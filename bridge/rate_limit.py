@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from hashlib import blake2b
 from math import ceil
 
 import msgspec
 
 WINDOW_S = 60.0
+MAX_KEY_LENGTH = 64
+"""Characters of a text that is remembered as it is; an address or a UUID has fewer."""
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -35,7 +38,10 @@ UNLIMITED = Verdict(allowed=True)
 
 
 class SlidingWindow:
-    """Limits hits a minute for each of many keys (addresses, devices, sensors). `limit` 0 is no limit."""
+    """Limits hits a minute for each of many keys (addresses, devices, sensors). `limit` 0 is no limit.
+
+    Keys are kept. `check` makes digests of long texts; texts within tuples are those of decoders, which bound them.
+    """
 
     def __init__(self, name: str, limit: int, max_tracked: int) -> None:
         self.name = name
@@ -88,6 +94,13 @@ class SlidingWindow:
         return left_s + WINDOW_S * (1 - room / count)
 
 
+def _bounded_key(text: str) -> object:
+    """A text that a sender may have chosen, as it is kept: what is long stands there as its digest."""
+    if len(text) <= MAX_KEY_LENGTH:
+        return text
+    return blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
+
+
 def check(limits: Sequence[tuple[SlidingWindow, Iterable[tuple[object, int]]]], now_s: float) -> Verdict:
     """Check every limit, then count in all of them: what is refused is counted in none.
 
@@ -99,6 +112,8 @@ def check(limits: Sequence[tuple[SlidingWindow, Iterable[tuple[object, int]]]], 
         if not window.limit:
             continue
         for key, hits in keys:
+            if type(key) is str:
+                key = _bounded_key(key)
             verdict = window.verdict(key, now_s, hits)
             if not verdict.allowed:
                 return verdict

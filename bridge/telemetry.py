@@ -28,6 +28,14 @@ class Metrics:
         self.quarantined = Counter(
             "iot_bridge_quarantined_total", "Readings quarantined, by reason code.", ["code"], registry=r
         )
+        self.thinned = Counter(
+            "iot_bridge_thinned_total",
+            "Of the quarantined, those whose bytes a full quarantine has not kept, by reason code.",
+            ["code"],
+            registry=r,
+        )
+        self.quarantine_rows = Gauge("iot_bridge_quarantine_rows", "Rows in quarantine.", registry=r)
+        self.quarantine_bytes = Gauge("iot_bridge_quarantine_bytes", "Bytes in quarantine, as they came.", registry=r)
         self.batch_size = Histogram(
             "iot_bridge_batch_readings", "Readings in one call of the store.", buckets=SIZE_BUCKETS, registry=r
         )
@@ -41,11 +49,23 @@ class Metrics:
         self.queued = Gauge("iot_bridge_queued_readings", "Readings waiting for the store.", registry=r)
         self.store_up = Gauge("iot_bridge_store_up", "1 when the last call of the store succeeded.", registry=r)
         self.store_errors = Counter("iot_bridge_store_errors_total", "Failed calls of the store.", ["code"], registry=r)
+        self.unstorable = Counter(
+            "iot_bridge_unstorable_total",
+            "Refused by the database in every form, by kind: ledger (a line, set aside), quarantine (a row, failed).",
+            ["kind"],
+            registry=r,
+        )
         self.cache = Counter(
             "iot_bridge_cache_total", "Cache look-ups, by cache and result.", ["cache", "result"], registry=r
         )
         self.cache_size = Gauge("iot_bridge_cache_entries", "Entries in a cache.", ["cache"], registry=r)
         self.limited = Counter("iot_bridge_limited_total", "Requests refused by a limit.", ["limit"], registry=r)
+        self.login_failures = Counter(
+            "iot_bridge_login_failures_total",
+            "Logins refused, by door: http (a key), enrol (a one-time code), hook (its secret), mqtt (an account).",
+            ["door"],
+            registry=r,
+        )
         self.http_requests = Counter(
             "iot_bridge_http_requests_total", "HTTP requests, by route and status.", ["route", "status"], registry=r
         )
@@ -59,9 +79,12 @@ class Metrics:
             registry=r,
         )
         self.mqtt_reconnects = Counter("iot_bridge_mqtt_reconnects_total", "MQTT reconnects.", registry=r)
+        self.mqtt_contested = Gauge(
+            "iot_bridge_mqtt_contested", "1 while another client takes our client id at the broker.", registry=r
+        )
         self.mqtt_taken_over = Counter(
             "iot_bridge_mqtt_taken_over_total",
-            "Times that another process seemed to connect with our client id.",
+            "Times that another client seemed to connect with our client id.",
             registry=r,
         )
         self.commands = Counter(
@@ -158,6 +181,7 @@ class Metrics:
         )
         self.ledger_imbalance = Gauge(
             "iot_bridge_ledger_imbalance",
-            "Readings missing from the ledger: received - (stored + duplicate + quarantined + returned + pending).",
+            "Readings missing from the ledger: received -"
+            " (stored + duplicate + quarantined + thinned + returned + pending).",
             registry=r,
         )

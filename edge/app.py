@@ -32,16 +32,16 @@ from bridge.pipeline.resolve import Resolver
 from bridge.pipeline.run import Pipeline
 from bridge.tasks import CloseTimes, Doors, Work, running, say_ready, stop_signals
 from bridge.telemetry import Metrics
-from edge.host import atomic_file
+from edge.host import atomic_file, private_files
 from edge.host.clock import host_clock
 from edge.host.systemd import SystemdNotifier
 from edge.local.alert_file import AlertFile
 from edge.local.alerts import LocalAlerts, LocalClassifier
 from edge.local.publisher import LocalPublisher
-from edge.registry.snapshot import LocalRegistry
+from edge.registry.snapshot import REGISTRY_FILE, LocalRegistry
 from edge.settings import EdgeSettings
 from edge.spool import Spool
-from edge.telemetry import SiteMetrics, SpoolMetrics, UplinkMetrics
+from edge.telemetry import RegistryMetrics, SiteMetrics, SpoolMetrics, UplinkMetrics
 from edge.uplink.lifecycle import UplinkLifecycle
 from edge.web.document import StatusParts, document, gateway_state
 from edge.web.page import App, WebApp
@@ -65,7 +65,7 @@ class Gateway:
         data_dir = settings.gateway.data_dir
         self.metrics = metrics = Metrics()
         self.clock = host_clock(assume_set=settings.gateway.trust_clock)
-        self.registry = LocalRegistry(data_dir / "registry.json")
+        self.registry = LocalRegistry(data_dir / REGISTRY_FILE, RegistryMetrics(metrics.registry))
         self.spool = Spool(
             settings.spool,
             self.clock,
@@ -132,12 +132,14 @@ class Gateway:
 def run(settings: EdgeSettings, *, embedded_broker: bool) -> int:
     """Run the gateway until SIGTERM or SIGINT. Returns the exit code. Raises ConfigError."""
     logs.configure(settings.log)
+    private_files.keep_new_files_private()
     data_dir = settings.gateway.data_dir
     try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        settings.spool.path.parent.mkdir(parents=True, exist_ok=True)
+        private_files.make_folder(data_dir)
+        private_files.make_folder(settings.spool.path.parent)
     except OSError as error:
         raise ConfigError([f"gateway.data_dir = {data_dir}: {error.strerror}"]) from error
+    private_files.narrow(data_dir, settings.spool.path)
     broker: Child | None = None
     try:
         if embedded_broker and not settings.mqtt.url:
@@ -217,6 +219,7 @@ def _http_front(gateway: Gateway, mqtt: MqttIngest | None) -> HttpServer:
 
 def _door_app(gateway: Gateway, mqtt: MqttIngest | None) -> App:
     """The service's own door, over the spool. Only who wants it loads it: its memory is counted."""
+    from bridge.auth.failed_logins import FailedLogins
     from bridge.auth.key_cache import KeyCache
     from bridge.http import door
 
@@ -228,6 +231,11 @@ def _door_app(gateway: Gateway, mqtt: MqttIngest | None) -> App:
         found = {"uplink": gateway.lifecycle.status().problem, "mqtt": mqtt.problem if mqtt is not None else ""}
         return [f"{name}: {problem}" for name, problem in found.items() if problem]
 
+    def problems() -> list[str]:
+        contested = mqtt.contested if mqtt is not None else ""
+        found = {"": gateway.pipeline.problem, "mqtt: ": contested}
+        return [f"{name}{problem}" for name, problem in found.items() if problem]
+
     async def sensor_status(sensor_id: int) -> dict[str, Any] | None:
         return gateway.local_publisher.status_of(sensor_id)
 
@@ -237,8 +245,11 @@ def _door_app(gateway: Gateway, mqtt: MqttIngest | None) -> App:
             limits=settings.limits,
             pipeline=gateway.pipeline,
             keys=keys,
+            failed_logins=FailedLogins(
+                settings.limits.failures_per_minute, gateway.metrics, time.monotonic, gateway.clock.now_us
+            ),
             metrics=gateway.metrics,
-            problems=lambda: [gateway.pipeline.problem] if gateway.pipeline.problem else [],
+            problems=problems,
             degraded=degraded,
             sensor_status=sensor_status,
             now=time.monotonic,
@@ -250,4 +261,4 @@ def _door_app(gateway: Gateway, mqtt: MqttIngest | None) -> App:
 def _note(data_dir: Path, urls: dict[str, str]) -> None:
     """Note where this process is, for commands."""
     with suppress(OSError):
-        atomic_file.replace(data_dir / RUNNING_FILE, msgspec.json.encode({"pid": os.getpid(), **urls}), mode=0o644)
+        atomic_file.replace(data_dir / RUNNING_FILE, msgspec.json.encode({"pid": os.getpid(), **urls}))

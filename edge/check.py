@@ -20,7 +20,9 @@ from bridge.errors import BridgeError, ConfigError
 from bridge.mqtt.address import parse_address
 from bridge.mqtt.address import tls_context as mqtt_tls
 from edge.host.clock import is_synchronised
-from edge.service_api.enrolment import EnrolmentFile
+from edge.host.private_files import make_folder
+from edge.registry.snapshot import REGISTRY_FILE, LocalRegistry, SnapshotRefused
+from edge.service_api.enrolment import Enrolment, EnrolmentFile
 from edge.service_api.http_client import CONNECT_TIMEOUT_S, Address, ServiceAway, ServiceClient, parse_url, tls_context
 from edge.service_api.transport import HttpsTransport, TransportDenied, TransportRejected
 from edge.settings import EdgeSettings, load
@@ -63,7 +65,7 @@ def _disk(settings: EdgeSettings) -> CheckResult:
     wanted = settings.spool.max_bytes + settings.spool.min_free_bytes
     for folder in (settings.gateway.data_dir, settings.spool.path.parent):
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             probe = folder / ".check"
             probe.write_bytes(b"x")
             probe.unlink()
@@ -176,12 +178,16 @@ async def _service(settings: EdgeSettings) -> AsyncIterator[CheckResult]:
         yield finding
         if finding.ok is False:
             return
-    yield await _key(enrolment.name, enrolment.key, address, tls)
+    async for finding in _key(settings.gateway.data_dir / REGISTRY_FILE, enrolment, address, tls):
+        yield finding
 
 
 async def _contact(name: str, address: Address, tls: ssl.SSLContext | None) -> CheckResult:
     if name == "TLS" and tls is None:
-        return CheckResult(name, None, "the URL is http: fit for a bench only")
+        if address.in_clear:
+            said = "none: the URL is http, and who is on the way reads key and readings; enrol again at https://…"
+            return CheckResult(name, None, said)
+        return CheckResult(name, None, "none: the service is on this machine")
     client = ServiceClient(address, tls, CONNECT_TIMEOUT_S)
     try:
         answer = await client.request("GET", "/health")
@@ -199,16 +205,35 @@ async def _contact(name: str, address: Address, tls: ssl.SSLContext | None) -> C
     return CheckResult(name, True, "the certificate holds" if name == "TLS" else f"{address.authority} answers")
 
 
-async def _key(name: str, key: str, address: Address, tls: ssl.SSLContext | None) -> CheckResult:
+async def _key(
+    registry_file: Path, enrolment: Enrolment, address: Address, tls: ssl.SSLContext | None
+) -> AsyncIterator[CheckResult]:
     client = ServiceClient(address, tls, CONNECT_TIMEOUT_S)
+    transport = HttpsTransport(enrolment.name, enrolment.key, {"registry": client})
     try:
-        await HttpsTransport(name, key, {"registry": client}).registry("")
+        found = await transport.registry("")
     except TransportDenied as error:
-        return CheckResult(
+        yield CheckResult(
             "key", False, error.detail, "on the service: iot-bridge gateway code NAME; then iot-edge enrol"
         )
+        return
     except (ServiceAway, TransportRejected, BridgeError) as error:
-        return CheckResult("key", False, error.detail, "try again; the service may be busy")
+        yield CheckResult("key", False, error.detail, "try again; the service may be busy")
+        return
     finally:
         client.close()
-    return CheckResult("key", True, f"this is gateway {name}")
+    yield CheckResult("key", True, f"this is gateway {enrolment.name}")
+    if found is not None:
+        yield _registry(registry_file, *found, transport.key_hash)
+
+
+def _registry(file: Path, body: bytes, signature: str, key_hash: str) -> CheckResult:
+    """Whether the gateway takes the snapshot that the service gives it now."""
+    registry = LocalRegistry(file)
+    registry.load(key_hash)
+    try:
+        found = registry.examine(body, signature, key_hash)
+    except SnapshotRefused as error:
+        advice = "is it the right service, and nothing in between? after a restore there: iot-bridge db new-epoch"
+        return CheckResult("registry", False, error.detail, advice)
+    return CheckResult("registry", True, f"{len(found.devices)} devices, {len(found.sensors)} sensors")

@@ -10,14 +10,17 @@ from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from bridge.errors import ConfigError
+from bridge.settings.files import read_bytes
 from bridge.settings.http import HttpSettings, KeySettings, LimitSettings
 from bridge.settings.mqtt import MqttSettings
 from bridge.settings.process import LogSettings, PipelineSettings
-from bridge.settings.section import Count, Positive, Section
+from bridge.settings.section import MAX_BYTES, Age, CheckedUrl, Count, DaysOrNever, Positive, Section
 from bridge.settings.sources import SectionedSettings, read
 from bridge.settings.stores import BrokerSettings, DatabaseSettings, RedisSettings
 
-SpoolBytes = Annotated[int, Field(ge=16 * 1024 * 1024)]
+MAX_CREDENTIAL = 65_536
+
+SpoolBytes = Annotated[int, Field(ge=16 * 1024 * 1024, le=MAX_BYTES)]
 
 
 class SpoolSettings(Section):
@@ -25,9 +28,9 @@ class SpoolSettings(Section):
     """The spool file; its write-ahead log and what was set aside stand beside it."""
     max_bytes: SpoolBytes = 2 * 1024**3
     """Most that the spool may take on disk, with its write-ahead log."""
-    max_age_s: Positive = 60 * 86_400.0
+    max_age_s: Age = 60 * 86_400.0
     """Records that have waited longer are shed."""
-    min_free_bytes: int = Field(default=256 * 1024 * 1024, ge=0)
+    min_free_bytes: int = Field(default=256 * 1024 * 1024, ge=0, le=MAX_BYTES)
     """Disk space that is left to others: the spool gives way before it takes it."""
     quarantine_share: float = Field(default=0.1, gt=0, le=1)
     """Share of max_bytes that quarantined payloads may take."""
@@ -65,7 +68,7 @@ class SiteSettings(Section):
 class UplinkSettings(Section):
     kind: Literal["https", "direct"] = "https"
     """https: to the service, with the gateway's key. direct: to its database and Redis; needs the service's extras."""
-    url: str = Field(default="", pattern=r"^$|^https?://")
+    url: Annotated[str, CheckedUrl] = Field(default="", pattern=r"^$|^https?://")
     """The service, such as https://iot.example.com; empty: the one it was enrolled at."""
     ca_file: Path | None = None
     """CA certificates to trust for https; none: the system's."""
@@ -87,7 +90,7 @@ class UplinkSettings(Section):
     """First delay after a failure; doubles, with jitter."""
     retry_max_s: Positive = 30.0
     """Longest delay between tries, but for what the service asks for in Retry-After."""
-    rotate_key_days: int = Field(default=90, ge=0)
+    rotate_key_days: DaysOrNever = 90
     """Age at which the gateway asks for a new key; 0: never."""
 
 
@@ -147,6 +150,8 @@ def _credentials() -> list[tuple[str, str]]:
     try:
         # systemd.exec(5), LoadCredential of a folder: "the credential's name, _, the file's name".
         files = {file.name.removeprefix("iot-edge_"): file for file in sorted(Path(folder).iterdir())}
-        return [(name, file.read_text().strip()) for name, file in files.items() if "." in name]
+        return [
+            (name, read_bytes(file, MAX_CREDENTIAL).decode().strip()) for name, file in files.items() if "." in name
+        ]
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([f"{folder}: {error}"]) from error

@@ -68,6 +68,19 @@ class UplinkMetrics:
         )
 
 
+class RegistryMetrics:
+    """Holds every metric of the registry snapshot."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        r = registry or CollectorRegistry()
+        self.refused = Counter(
+            "iot_edge_registry_refused_total",
+            "Registry snapshots refused, by reason: unsigned, malformed, older (than one that was seen).",
+            ["reason"],
+            registry=r,
+        )
+
+
 class SiteMetrics:
     """Holds every metric of the site's own streams."""
 

@@ -7,7 +7,7 @@ role "publisher" are trusted with the legacy topic, those of the role "bridge" w
 from __future__ import annotations
 
 import hmac
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Literal
 
 import msgspec
@@ -24,6 +24,11 @@ DEVICES_KEPT = 100_000
 DEVICE_TTL_S = 60.0
 """How long a device is believed to be one that may connect; changes arrive through `forget` long before."""
 ACCOUNTS_TTL_S = 5.0
+CLIENT_IDS_KEPT = 10_000
+"""UUIDs that clients use as client ids and that may be another device's; apart, so that they push out no device."""
+MAX_UUID_TEXT = 64
+OUR_CLIENT_IDS = ("iot-bridge-", "iot-edge-")
+"""How client ids of bridges and gateways begin that were given no other (mqtt.client_id)."""
 
 _PUBLISHER_PUBLISHES = ("iot/sensors/+/readings",)
 _BRIDGE_PUBLISHES = ("devices/+/rejected", "devices/+/commands/+", "bridge/+/status", "spBv1.0/+/NCMD/+")
@@ -64,23 +69,27 @@ class BrokerAccess:
         accounts: Callable[[], Awaitable[Sequence[tuple[str, str, str]]]],
         device_may_connect: Callable[[str], Awaitable[bool]],
         now: Callable[[], float],
+        bridge_client_ids: Callable[[], Awaitable[Collection[str]]] | None = None,
     ) -> None:
         self._keys = keys
         self._find_accounts = accounts
         self._find_device = device_may_connect
+        self._find_client_ids = bridge_client_ids
         self._now = now
+        self._client_ids: Collection[str] = ()
         self._accounts: dict[str, tuple[Role, str]] = {}
         self._accounts_until_s = 0.0
         self._devices: TtlCache[str, bool] = TtlCache(DEVICES_KEPT, DEVICE_TTL_S)
+        self._ids_of_devices: TtlCache[str, bool] = TtlCache(CLIENT_IDS_KEPT, DEVICE_TTL_S)
 
-    async def login(self, username: str, password: str) -> Account | None:
-        """Who connects with a password; None for nobody. Raises StoreUnavailable."""
+    async def login(self, username: str, password: str, *, doubted: bool = False) -> Account | None:
+        """Who connects with a password; None for nobody. `doubted` as in `KeyCache.owner`. Raises StoreUnavailable."""
         device = normal_uuid(username)
         if device is None:
             role, digest = (await self._known_accounts()).get(username, (None, ""))
             is_right = hmac.compare_digest(digest, hash_key(password))
             return Account(role, username) if role is not None and is_right else None
-        owner = await self._keys.owner(password)
+        owner = await self._keys.owner(password, doubted=doubted)
         if owner is None or owner.kind != "device" or owner.device_uuid != device or owner.disabled:
             return None
         return Account("device", device)
@@ -91,25 +100,42 @@ class BrokerAccess:
         if device is None:
             found = (await self._known_accounts()).get(username)
             return Account(found[0], username) if found else None
-        return Account("device", device) if await self._device_may(device) else None
+        return Account("device", device) if await self._is_known(self._devices, device) else None
+
+    async def may_have(self, account: Account, client_id: str) -> bool:
+        """Whether an account may connect with a client id: no device takes another's session. Raises StoreUnavailable.
+
+        What firmware makes up is nobody's, and passes. A bridge is trusted, and several may share an account.
+        """
+        if account.role == "bridge" or client_id in ("", account.name):
+            return True
+        if client_id.startswith(OUR_CLIENT_IDS) or client_id in await self._known_accounts():
+            return False
+        if client_id in self._client_ids:
+            return False
+        device = normal_uuid(client_id) if len(client_id) <= MAX_UUID_TEXT else None
+        return device in (None, account.name) or not await self._is_known(self._ids_of_devices, str(device))
 
     def forget(self) -> None:
         """Something has changed in the registry."""
         self._devices.clear()
+        self._ids_of_devices.clear()
         self._accounts_until_s = 0.0
 
     async def _known_accounts(self) -> dict[str, tuple[Role, str]]:
         if self._accounts_until_s <= self._now():
             found = await self._find_accounts()
+            if self._find_client_ids is not None:
+                self._client_ids = frozenset(await self._find_client_ids())
             self._accounts = {
                 name: ("bridge" if role == "bridge" else "publisher", digest) for name, role, digest in found
             }
             self._accounts_until_s = self._now() + ACCOUNTS_TTL_S
         return self._accounts
 
-    async def _device_may(self, device_uuid: str) -> bool:
-        answer = self._devices.get(device_uuid, self._now())
+    async def _is_known(self, known: TtlCache[str, bool], device_uuid: str) -> bool:
+        answer = known.get(device_uuid, self._now())
         if answer is None:
             answer = await self._find_device(device_uuid)
-            self._devices.put(device_uuid, answer, self._now())
+            known.put(device_uuid, answer, self._now())
         return answer

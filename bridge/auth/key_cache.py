@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable
 from hashlib import sha256
 from typing import Protocol
 
+from bridge.auth.key_index import KeyIndex
 from bridge.errors import BridgeError, Unavailable
 from bridge.model.ttl_cache import TtlCache
 from bridge.settings.http import KeySettings
@@ -21,7 +22,10 @@ MAX_KEY_LENGTH = 512
 
 
 class KeyOwner(Protocol):
-    """A usable key, as the store finds it."""
+    """A usable key, as the store finds it.
+
+    `scopes` and `devices` are an API key's: what it may do, and for which devices (their UUIDs; None: every one).
+    """
 
     @property
     def hash(self) -> str: ...
@@ -35,6 +39,10 @@ class KeyOwner(Protocol):
     def expires_at_us(self) -> int | None: ...
     @property
     def disabled(self) -> bool: ...
+    @property
+    def scopes(self) -> frozenset[str]: ...
+    @property
+    def devices(self) -> frozenset[str] | None: ...
 
 
 def hash_key(text: str) -> str:
@@ -49,7 +57,8 @@ class KeyCache:
     """Finds the owner of a key: from memory, or in one query for all that wait.
 
     `now` is a monotonic clock in seconds, `now_us` the time of day in microseconds.
-    Nobody waits longer than `timeout_s` for a look-up; it goes on for those who come after.
+    Nobody waits longer than `timeout_s` for a look-up; it goes on for those who come after. `index` knows which keys
+    there may be; without one (a gateway, whose registry is in memory) each is looked up.
     """
 
     def __init__(
@@ -60,8 +69,10 @@ class KeyCache:
         now: Callable[[], float],
         now_us: Callable[[], int],
         timeout_s: float = 5.0,
+        index: KeyIndex | None = None,
     ) -> None:
         self._find = find
+        self._index = index
         self._timeout_s = timeout_s
         self._now = now
         self._now_us = now_us
@@ -74,8 +85,11 @@ class KeyCache:
         self._misses = metrics.cache.labels("key", "miss")
         metrics.cache_size.labels("key").set_function(lambda: len(self._known))
 
-    async def owner(self, text: str) -> KeyOwner | None:
-        """Whose key this is; None for no usable key. Raises StoreUnavailable if that cannot be known now."""
+    async def owner(self, text: str, *, doubted: bool = False) -> KeyOwner | None:
+        """Whose key this is; None for no usable key. Raises StoreUnavailable if that cannot be known now.
+
+        `doubted`: wrong ones came before it. One that is not remembered costs a query only where the index may hold it.
+        """
         if not text or len(text) > MAX_KEY_LENGTH:
             return None
         digest = hash_key(text)
@@ -86,6 +100,8 @@ class KeyCache:
         else:
             if self._unknown.get(digest, now_s):
                 return None
+            if doubted and not await self.may_exist(digest):
+                return None
             self._misses.inc()
             owner = await self._look_up(digest)
             if owner is None:
@@ -94,6 +110,10 @@ class KeyCache:
             return None
         self._used.add(digest)
         return owner
+
+    async def may_exist(self, digest: str) -> bool:
+        """Whether there may be a usable key of this hash. Raises StoreUnavailable."""
+        return self._index is None or await self._index.may_hold(digest)
 
     def invalidate(self, hashes: Iterable[str]) -> None:
         """Forget these keys, known or unknown."""

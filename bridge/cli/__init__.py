@@ -83,6 +83,7 @@ def about() -> None:
 
 def main() -> None:
     """Entry point."""
+    os.umask(0o077)  # what commands and servers write may hold keys, addresses and readings: it is its owner's alone
     sys.argv[1:] = globals_last(sys.argv[1:])
     as_json = "--json" in sys.argv
     try:

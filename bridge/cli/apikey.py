@@ -7,6 +7,18 @@ from typing import Annotated
 import typer
 
 from bridge.cli.console import Config, DataDir, Json, NotFound, admin, check_expiry, check_name, show
+from bridge.cli.device import find
+from bridge.errors import ConfigError
+from bridge.model.scopes import DEFAULT_SCOPES, SCOPES
+
+_SCOPES_HELP = "What the key may do, once for each: " + "; ".join(f"{name}: {what}" for name, what in SCOPES.items())
+Scope = Annotated[
+    list[str] | None,
+    typer.Option(help=f"{_SCOPES_HELP}. Without any: {', '.join(DEFAULT_SCOPES)}."),
+]
+Device = Annotated[
+    list[str] | None, typer.Option(help="UUID or id of a device, once for each: it may speak for no others.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -19,6 +31,8 @@ def register(app: typer.Typer) -> None:
 
 def add(
     name: Annotated[str, typer.Argument(help="Who it is for.")],
+    scope: Scope = None,
+    device: Device = None,
     expires: Annotated[str | None, typer.Option(help="When it ends, e.g. 2027-01-31.")] = None,
     config: Config = None,
     data_dir: DataDir = None,
@@ -26,20 +40,34 @@ def add(
 ) -> None:
     """Make an API key. It is shown this once.
 
-    Example: iot-bridge apikey add dashboard --json
+    Example: iot-bridge apikey add dashboard --scope status:read --json
     """
     label, until = check_name(name), check_expiry(expires)
+    scopes = list(dict.fromkeys(scope or DEFAULT_SCOPES))
+    problems = [f"--scope {each}: allowed is one of {', '.join(SCOPES)}" for each in scopes if each not in SCOPES]
+    if problems:
+        raise ConfigError(problems)
     with admin(config, data_dir) as connection:
-        show(connection.add_api_key(label, until), json)
+        found = [find(connection, text) for text in device or []]
+        devices = {each["device_id"]: each["device_uuid"] for each in found}
+        made = connection.add_api_key(label, until, scopes, list(devices) or None)
+    uuids = list(devices.values()) or None
+    if json:
+        show(made | {"devices": uuids}, json)
+    else:
+        show(made | {"scopes": ", ".join(scopes), "devices": ", ".join(uuids or ["all"])}, json)
 
 
 def list_keys(config: Config = None, data_dir: DataDir = None, json: Json = False) -> None:
-    """List API keys.
+    """List API keys, with what they may do.
 
     Example: iot-bridge apikey list
     """
     with admin(config, data_dir) as connection:
-        show(connection.fetch("list_api_keys"), json)
+        keys = connection.fetch("list_api_keys")
+    if not json:
+        keys = [key | {"devices": "all" if key["devices"] is None else key["devices"]} for key in keys]
+    show(keys, json)
 
 
 def revoke(

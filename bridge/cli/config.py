@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-
 import typer
 
-from bridge.cli.console import USAGE, Config, DataDir, Json, Told, show
+from bridge.cli.console import USAGE, Config, DataDir, Json, Told, show, warn
 from bridge.errors import ConfigError
 
 
@@ -22,18 +20,16 @@ def check(config: Config = None, data_dir: DataDir = None, json: Json = False) -
 
     Example: iot-bridge config check --config bridge.toml
     """
-    from bridge.mqtt.address import parse_address, tls_context
+    from bridge.service.preflight import check_settings
     from bridge.settings.service import load
 
     problems: list[str] = []
     try:
-        settings = load(config)
-        if settings.mqtt.url and parse_address(settings.mqtt).tls:
-            tls_context(settings.mqtt)
+        check_settings(load(config))
     except ConfigError as error:
         problems = error.problems
     for line in problems:
-        print(f"error: {line}", file=sys.stderr)
+        warn(f"error: {line}")
     if json or not problems:
         show({"ok": not problems, "problems": problems} if json else {"ok": True}, json)
     if problems:

@@ -1,4 +1,8 @@
-"""What every command shares: its options, its settings, its output and its exit codes."""
+"""What every command shares: its options, its settings, its output and its exit codes.
+
+Whatever a command prints goes through `show`, `say` or `warn`: there, and nowhere else, what devices, gateways and
+brokers wrote becomes text that does nothing to a terminal.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ import msgspec
 import typer
 
 from bridge.errors import BridgeError, ConfigError, Unavailable
+from bridge.model.visible_text import visible, visible_json
 
 if TYPE_CHECKING:
     from bridge.settings.service import Settings
@@ -73,42 +78,60 @@ def connect_admin(found: Settings) -> Iterator[Admin]:
 def show(value: Any, as_json: bool, columns: Sequence[str] = ()) -> None:
     """Print a document: JSON for scripts; for people a table of rows, or lines."""
     if as_json:
-        sys.stdout.buffer.write(msgspec.json.encode(value, enc_hook=str) + b"\n")
+        sys.stdout.buffer.write(visible_json(msgspec.json.encode(value, enc_hook=str)) + b"\n")
         sys.stdout.flush()
     elif isinstance(value, list):
         _table(value, columns)
     else:
         for key, item in value.items():
             if isinstance(item, list) and item and isinstance(item[0], dict):
-                print(f"{key}:")
+                say(f"{key}:")
                 _table(item, ())
             elif isinstance(item, dict):
-                print(f"{key}:", ", ".join(f"{name} {part}" for name, part in item.items() if part is not None))
+                say(f"{key}:", ", ".join(f"{name} {part}" for name, part in item.items() if part is not None))
             else:
-                print(f"{key}: {'' if item is None else item}")
+                say(f"{key}: {'' if item is None else item}")
+
+
+def say(*parts: object) -> None:
+    """Print one line to standard output."""
+    print(visible(" ".join(map(str, parts))), flush=True)
+
+
+def warn(line: str) -> None:
+    """Print one line to standard error."""
+    print(visible(line), file=sys.stderr)
 
 
 def _table(rows: list[dict[str, Any]], columns: Sequence[str]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     if not rows:
-        print("nothing")
+        say("nothing")
         return
     names = list(columns) or list(rows[0])
     table = Table(*names, box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*("" if row[name] is None else str(row[name]) for name in names))
+        # As Text: rich would look for its own markup, and for names of emoji, in a str.
+        table.add_row(*(Text(visible(_cell(row[name]))) for name in names))
     # A pipe has no width: nothing is cut there.
     Console(width=None if sys.stdout.isatty() else 1000, markup=False, highlight=False).print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def fail(error: BridgeError, as_json: bool) -> NoReturn:
     """Say what is wrong on standard error, for scripts on standard output as well, and exit."""
     details = error.problems if isinstance(error, ConfigError) else [error.detail]
-    lines = [" ".join(detail.split()) for detail in details]  # libpq's have line breaks
+    lines = [visible(" ".join(detail.split())) for detail in details]  # libpq's have line breaks
     for line in lines:
-        print(f"error: {line}", file=sys.stderr)
+        warn(f"error: {line}")
     if as_json:
         show_error(error.code, lines)
     if isinstance(error, NotFound):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import typer
 
-from bridge.cli.console import FAILED, Config, DataDir, Json, settings, show
+from bridge.cli.console import FAILED, Config, DataDir, Json, admin, settings, show
 
 
 def register(app: typer.Typer) -> None:
     noun = typer.Typer(no_args_is_help=True, help="The database schema.")
     noun.command("migrate")(migrate)
     noun.command("status")(status)
+    noun.command("new-epoch")(new_epoch)
     app.add_typer(noun, name="db")
 
 
@@ -37,3 +38,12 @@ def status(config: Config = None, data_dir: DataDir = None, json: Json = False) 
     show({"pending": todo}, json)
     if todo:
         raise SystemExit(FAILED)
+
+
+def new_epoch(config: Config = None, data_dir: DataDir = None, json: Json = False) -> None:
+    """Have gateways accept the registry of a restored database, which is older than the one they have seen.
+
+    Example: iot-bridge db new-epoch --config bridge.toml
+    """
+    with admin(config, data_dir) as connection:
+        show(connection.fetch("begin_epoch")[0], json)

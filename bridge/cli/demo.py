@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -39,6 +41,10 @@ def demo(
 
     Example: iot-bridge demo --seconds 20
     """
+    if os.geteuid() == 0:
+        from bridge.embedded.stack import AS_ROOT
+
+        print(f"warning: {AS_ROOT}", file=sys.stderr)
     ending = asyncio.run(_demo(data_dir, rate, seconds, quiet=json))
     if ending is None:
         show({"balanced": True, "seconds": 0}, json)  # stopped before it began

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bridge.cli.console import Config, DataDir, Json, NotFound, admin, check_expiry, check_name, show
+from bridge.cli.console import Config, DataDir, Json, NotFound, admin, check_expiry, check_name, show, warn
 from bridge.errors import ConfigError
 from bridge.model.reading import UNITS
 
@@ -62,7 +61,7 @@ def parse_sensor(text: str) -> tuple[str, str, str | None]:
     name, kind = check_name(parts[0]), check_name(parts[1])
     near = get_close_matches(kind, UNITS, n=1)
     if kind not in UNITS and near:
-        print(f"warning: {kind} has no physical limits of its own; did you mean {near[0]}?", file=sys.stderr)
+        warn(f"warning: {kind} has no physical limits of its own; did you mean {near[0]}?")
     return name, kind, check_name(parts[2]) if len(parts) > 2 else UNITS.get(kind)
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bridge.cli.console import FAILED, Config, DataDir, Json, connect_admin, settings, show
+from bridge.cli.console import FAILED, Config, DataDir, Json, connect_admin, settings, show, warn
 from bridge.cli.device import find
 from bridge.errors import ConfigError, Unavailable
 
@@ -100,7 +99,7 @@ def import_file(
     }
     show(answer, json)
     if rejected:
-        print("see iot-bridge quarantine list", file=sys.stderr)
+        warn("see iot-bridge quarantine list")
         raise SystemExit(FAILED)
 
 

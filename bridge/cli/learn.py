@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bridge.cli.console import Config, DataDir, Json, show
+from bridge.cli.console import Config, DataDir, Json, say, show
 from bridge.errors import ConfigError, Unavailable
 
 if TYPE_CHECKING:
@@ -176,10 +176,12 @@ def _report(learner: Learner, findings: list[TopicFinding], out: Path | None, js
     if json:
         show({"messages": learner.messages, "formats": formats, "unknown": unknown, "out": out}, json)
         return
-    print(f"{learner.messages} messages")
+    say(f"{learner.messages} messages")
     show(formats, json, columns=COLUMNS)
     if unknown:
-        print("\nnot recognised (a mapping can be written for them; see docs/converters.md):")
+        say("")
+        say("not recognised (a mapping can be written for them; see docs/converters.md):")
         show(unknown, json)
     if out is not None:
-        print(f"\nwritten to {out}: fill in sensors.csv, then iot-bridge sensor map {out / 'sensors.csv'} --dry-run")
+        say("")
+        say(f"written to {out}: fill in sensors.csv, then iot-bridge sensor map {out / 'sensors.csv'} --dry-run")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bridge.cli.console import FAILED, UNAVAILABLE, Config, DataDir, Json, connect_admin, settings, show
+from bridge.cli.console import FAILED, UNAVAILABLE, Config, DataDir, Json, connect_admin, say, settings, show, warn
 from bridge.cli.device import find
 from bridge.errors import BrokerUnavailable
 
@@ -29,8 +28,9 @@ def ledger(
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """received = stored + duplicate + quarantined + returned + pending, for every device.
+    """received = stored + duplicate + quarantined + thinned + returned + pending, for every device.
 
+    `thinned` was refused like what is quarantined, over a quota of quarantine, and its bytes are not kept;
     `returned` went back to its sender unacknowledged (503, a process that died); `pending` is on its way.
     `missing` are gaps in a device's sequence: lost before our door, which is no imbalance. Exit code 1 where
     the books do not balance, 3 where --verify finds no Redis to recount.
@@ -59,19 +59,19 @@ def ledger(
     else:
         show([*rows, {"device_id": "total", "device_uuid": "", "name": "", **total}], json)
         for line in problems:
-            print(f"does not balance: {line}")
+            say(f"does not balance: {line}")
         for gap in gaps:
-            print(f"missing before our door: device {gap['device_id']}, {gap['missing']} sequence numbers")
+            say(f"missing before our door: device {gap['device_id']}, {gap['missing']} sequence numbers")
         for finding in findings:
-            print(f"{finding.stream}:", finding.why_not or f"{finding.found} of {finding.expected} found")
+            say(f"{finding.stream}:", finding.why_not or f"{finding.found} of {finding.expected} found")
         if verify and balanced:
-            print("balanced")
+            say("balanced")
     if away:
-        print(f"error: the streams are not recounted: {away}", file=sys.stderr)
+        warn(f"error: the streams are not recounted: {away}")
     if not balanced:
         raise SystemExit(FAILED)
     if away:
         raise SystemExit(UNAVAILABLE)
 
 
-_COUNTS = ("received", "stored", "duplicate", "quarantined", "returned", "pending")
+_COUNTS = ("received", "stored", "duplicate", "quarantined", "thinned", "returned", "pending")

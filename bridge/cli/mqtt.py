@@ -29,6 +29,11 @@ WATCH_S = 1.0
 REWRITE_S = 60.0
 """Keys expire without a change in the registry."""
 
+_UNPROTECTED = (
+    "with {} a device can take the bridge's client id, and what the broker keeps for it: give devices a listener with "
+    "use_username_as_clientid, or write the file anew with --force (docs/brokers.md, An existing Mosquitto)"
+)
+
 
 class AccountRole(StrEnum):
     PUBLISHER = "publisher"
@@ -63,11 +68,14 @@ def add(
     """
     from psycopg.errors import UniqueViolation
 
+    from bridge.auth.broker_access import OUR_CLIENT_IDS
     from bridge.pipeline.decode import normal_uuid
 
     name = name.strip()
     if not 0 < len(name) <= 64 or not name.isprintable() or set(name) & set(" :+#/%") or normal_uuid(name):
         raise ConfigError([f"{name}: an account's name has 1 to 64 characters, none of ' :+#/%', and is no UUID"])
+    if role is AccountRole.PUBLISHER and name.startswith(OUR_CLIENT_IDS):
+        raise ConfigError([f"{name}: on the devices' listener the name is the client id, and this may be a bridge's"])
     with open_admin(config, data_dir) as connection:
         try:
             show(connection.add_mqtt_account(name, role.value), json)
@@ -109,7 +117,17 @@ def mosquitto(
     ] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Listener for the bridge, on loopback.")] = 1883,
     tls_port: Annotated[int, typer.Option(min=0, max=65535, help="Listener for devices; 0: none.")] = 8883,
+    publisher_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Listener for publishers that share an account; 0: none.")
+    ] = 0,
+    publisher_ca: Annotated[
+        Path | None, typer.Option(help="CA of their certificates; without it, the listener is on loopback.")
+    ] = None,
+    max_devices: Annotated[int, typer.Option(min=1, help="Connections of devices.")] = 900,
     persistence: Annotated[Path, typer.Option(help="Where Mosquitto keeps sessions.")] = Path("/var/lib/mosquitto"),
+    included: Annotated[
+        bool, typer.Option("--included", help="It goes into Debian's conf.d, which says where sessions are kept.")
+    ] = False,
     owner: Annotated[str, typer.Option(help="Group that may read the files, where it exists.")] = "mosquitto",
     force: Annotated[bool, typer.Option("--force", help="Write mosquitto.conf again.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Stay, and write and reload at every change.")] = False,
@@ -128,7 +146,7 @@ def mosquitto(
 
     Example: iot-bridge mqtt config mosquitto --out /etc/mosquitto/iot-bridge --certificate b.pem --key b.key
     """
-    from bridge.mqtt.mosquitto import CONF, Layout, conf
+    from bridge.mqtt.mosquitto import CONF, Layout, conf, protects_client_ids
 
     with settings(config, data_dir) as found, connect_admin(found) as connection:
         layout = Layout(
@@ -139,18 +157,24 @@ def mosquitto(
             certificate=certificate and certificate.resolve(),
             key=key and key.resolve(),
             client_ca=client_ca and client_ca.resolve(),
+            publisher_port=publisher_port,
+            publisher_ca=publisher_ca and publisher_ca.resolve(),
+            max_devices=max_devices,
+            included=included,
             max_payload_bytes=found.mqtt.max_payload_bytes,
         )
-        text = conf(layout)
         group = _group(owner)
-        _make_folder(out)
         if force or not (out / CONF).exists():
+            text = conf(layout)
+            _make_folder(out, group)
             _write(out / CONF, text, group)
         answer = _write_lists(connection, out, group)
         _reload(reload, pid_file)
         show(answer, json)
         if not answer["bridge_accounts"]:
             print("no account for the bridge: iot-bridge mqtt account add bridge --role bridge", file=sys.stderr)
+        if not protects_client_ids((out / CONF).read_text()):
+            print(_UNPROTECTED.format(out / CONF), file=sys.stderr)
         if answer["without_hash"]:
             print(
                 f"{answer['without_hash']} devices must rotate their key first: iot-bridge device key rotate",
@@ -210,9 +234,12 @@ def _group(name: str) -> int | None:
         return None
 
 
-def _make_folder(folder: Path) -> None:
+def _make_folder(folder: Path, group: int | None) -> None:
+    """Make the folder, for us and the broker's group; one that is there already stays as it is."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            _hand_to(folder, group, 0o750)
     except OSError as error:
         raise ConfigError([f"--out {folder}: {error.strerror}"]) from error
 
@@ -221,10 +248,16 @@ def _write(path: Path, text: str, group: int | None) -> None:
     """Whole or not at all: Mosquitto may be reading."""
     new = path.with_name(path.name + ".new")
     try:
-        new.touch(mode=0o640)
+        new.touch(mode=0o600)
         new.write_text(text)
-        if group is not None:
-            shutil.chown(new, group=group)
+        _hand_to(new, group, 0o640)
         new.replace(path)
     except OSError as error:
         raise ConfigError([f"{path}: {error.strerror}"]) from error
+
+
+def _hand_to(path: Path, group: int | None, mode: int) -> None:
+    """Let a group read; without one it stays its owner's alone."""
+    if group is not None:
+        shutil.chown(path, group=group)
+        path.chmod(mode)

@@ -10,13 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bridge.cli.console import FAILED, Config, DataDir, Json, NotFound, admin, connect_admin, settings, show
-from bridge.errors import ConfigError, DecodeError
+from bridge.errors import ConfigError
 from bridge.model.reading import Source
 
 if TYPE_CHECKING:
-    from bridge.model.reading import Packet, Receipt
-    from bridge.mqtt.converters.select import Converters
-    from bridge.service.core import ServiceCore
     from bridge.settings.service import Settings
     from bridge.store.admin import Admin
 
@@ -33,6 +30,7 @@ def register(app: typer.Typer) -> None:
     noun.command("show")(show_row)
     noun.command("replay")(replay)
     noun.command("drop")(drop)
+    noun.command("usage")(usage)
     app.add_typer(noun, name="quarantine")
 
 
@@ -52,6 +50,20 @@ def list_rows(
         show(connection.fetch("list_quarantine", code=code, pending=None, limit=limit), json)
 
 
+def usage(
+    limit: Annotated[int, typer.Option(min=1)] = 100,
+    config: Config = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """What quarantine holds of each device, gateway, and of unknown senders, and what was thinned of it.
+
+    Example: iot-bridge quarantine usage
+    """
+    with admin(config, data_dir) as connection:
+        show(connection.fetch("quarantine_usage", limit=limit), json)
+
+
 def show_row(
     row_id: Annotated[int, typer.Argument(help="Id, as list shows it.")],
     config: Config = None,
@@ -65,7 +77,8 @@ def show_row(
     with admin(config, data_dir) as connection:
         row = _row(connection, row_id)
     payload = bytes(row.pop("payload"))
-    row.pop("received_us")
+    for internal in ("received_us", "sender_device"):
+        row.pop(internal)
     text = payload.decode(errors="replace")
     row["text"] = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
     row["hex"] = payload.hex()
@@ -93,6 +106,7 @@ def replay(
     """Take quarantined bytes through the pipeline again, once their cause is mended.
 
     What is stored now is marked as replayed; what is refused again stays as it was. Exit code 1 if any is.
+    What a gateway has brought is judged by what it may speak for now.
 
     Example: iot-bridge quarantine replay --code unknown_sensor
     """
@@ -113,6 +127,7 @@ async def _replay(found: Settings, connection: Admin, ids: Sequence[int]) -> lis
 
 
 async def _replay_with(found: Settings, connection: Admin, ids: Sequence[int]) -> list[dict[str, Any]]:
+    from bridge.maintenance.quarantine_replay import SETTLED, QuarantineReplay, Speakers
     from bridge.mqtt.converters.select import Converters
     from bridge.service.core import open_core
 
@@ -123,77 +138,28 @@ async def _replay_with(found: Settings, connection: Admin, ids: Sequence[int]) -
     async with open_core(found) as core:
         for some in _pages(ids):
             rows = [_row(connection, row_id) for row_id in some]
-            done = await asyncio.gather(*(_replay_row(core, converters, row) for row in rows))
+            # Asked anew for each page: a replay may take a while.
+            speakers = Speakers(_gateways(connection, rows), _api_keys(connection, rows))
+            replay = QuarantineReplay(core.pipeline, core.check, converters, speakers)
+            done = await asyncio.gather(*(replay.replay(row) for row in rows))
             for result in done:
-                if result["outcome"] in ("stored", "duplicate"):
+                if result["outcome"] in SETTLED:
                     connection.fetch("mark_replayed", id=result["id"])
             results += done
     return results
 
 
-async def _replay_row(core: ServiceCore, converters: Converters, row: dict[str, Any]) -> dict[str, Any]:
-    from bridge.model.reading import Delivery, Outcome
-
-    payload = bytes(row["payload"])
-    result = {"id": row["id"], "outcome": "refused", "code": None, "detail": ""}
-    try:
-        packet = _decode(converters, row, payload)
-    except DecodeError as error:
-        return result | {"code": error.reason, "detail": error.detail}
-    if packet.rejections or not packet.readings:
-        first = packet.rejections[0] if packet.rejections else None
-        return result | {"code": first.code if first else "bad_form", "detail": first.detail if first else "no reading"}
-    problem = await core.check(packet, row["device_uuid"], row["received_us"])
-    if problem is not None:
-        return result | {"code": problem.code, "detail": problem.detail}
-    settled: asyncio.Future[Sequence[Receipt]] = asyncio.get_running_loop().create_future()
-    core.pipeline.submit(
-        Delivery(
-            packet,
-            Source.REPLAY,
-            payload,
-            row["received_us"],  # judged by when it first came
-            settled.set_result,
-            device_uuid=row["device_uuid"],
-            topic=row["topic"],
-            key=f"q-{row['id']}",
-            retry_in_place=True,
-            retained=True,  # says nothing of the device being alive now
-        )
-    )
-    receipts = await settled
-    worst = max(receipts, key=lambda receipt: receipt.outcome)
-    outcome = worst.outcome
-    if outcome == Outcome.DUPLICATE and any(receipt.outcome == Outcome.STORED for receipt in receipts):
-        outcome = Outcome.STORED
-    return result | {"outcome": Outcome(outcome).name.lower(), "code": worst.code, "detail": worst.detail}
+def _gateways(connection: Admin, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    ids = {row["gateway_id"] for row in rows} - {None}
+    names = {row["gateway"] for row in rows} - {None}
+    return connection.fetch("speakers", ids=list(ids), names=list(names)) if names else []
 
 
-def _decode(converters: Converters, row: dict[str, Any], payload: bytes) -> Packet:
-    """Decode by where it came from: an HTTP path or an MQTT topic. Raises DecodeError."""
-    from bridge.pipeline.decode import decode_api_bulk, decode_api_reading, decode_packet
+def _api_keys(connection: Admin, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    from bridge.maintenance.quarantine_replay import api_key_of
 
-    topic = row["topic"]
-    if topic.startswith("/") and row["source"] != "mqtt":  # a topic may begin so, too
-        if topic == "/ingest/readings":
-            return decode_api_reading(payload)
-        if topic == "/ingest/readings/bulk":
-            return decode_api_bulk(payload, max_readings=1)
-        return decode_packet(payload, max_readings=1)
-    packet = converters.convert(topic, payload, received_us=row["received_us"]).packet
-    # What quarantine keeps of one reading among others: the whole message with its index, or an excerpt.
-    if row["reading_index"] and packet.excerpts is None and converters.is_foreign(topic):
-        return _only(packet, row["reading_index"])
-    return packet
-
-
-def _only(packet: Packet, index: int) -> Packet:
-    from bridge.model.reading import Packet
-
-    readings = tuple(decoded for decoded in packet.readings if decoded.index == index)
-    # A message that can no longer be read at all is refused with index 0.
-    rejections = tuple(rejection for rejection in packet.rejections if rejection.index in (0, index))
-    return Packet(readings, rejections, packet.device_uuid)
+    ids = {key_id for row in rows if (key_id := api_key_of(row["sender"])) is not None}
+    return connection.fetch("api_key_speakers", ids=list(ids)) if ids else []
 
 
 def _chosen(connection: Admin, ids: list[int] | None, code: str | None, *, pending: bool) -> list[int]:

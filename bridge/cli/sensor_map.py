@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ import msgspec
 from bridge.cli.units import conversion
 from bridge.errors import ConfigError
 from bridge.pipeline.decode import normal_uuid
+from bridge.settings.files import read_bytes
 
 COLUMNS = ("external_id", "sensor")
 EXTERNAL_ID = re.compile(r"[A-Za-z0-9_.-]{1,32}/[^#]+#.+")
 MAX_EXTERNAL_ID = 255
+MAX_FILE_BYTES = 16 * 1024 * 1024
 
 
 class Wish(msgspec.Struct, frozen=True):
@@ -37,15 +40,13 @@ class Wish(msgspec.Struct, frozen=True):
 def read(path: Path) -> tuple[list[Wish], int]:
     """The wishes of a file, and how many of its rows name no sensor. Raises ConfigError with every mistake."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with StringIO(read_bytes(path, MAX_FILE_BYTES).decode("utf-8-sig"), newline="") as file:
             reader = csv.DictReader(file, strict=True)
             there = reader.fieldnames or []
             missing = [column for column in COLUMNS if column not in there]
             if missing:
                 raise ConfigError([f"{path}: no column {', '.join(missing)}; there are {', '.join(there) or 'none'}"])
             rows = list(reader)
-    except OSError as error:
-        raise ConfigError([f"{path}: {error.strerror}"]) from error
     except (csv.Error, UnicodeDecodeError) as error:
         raise ConfigError([f"{path}: not CSV in UTF-8: {error}"]) from error
     wishes: list[Wish] = []

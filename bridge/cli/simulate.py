@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 SHOW_EVERY_S = 0.5
 
 
+MAX_FILE_BYTES = 64 * 1024 * 1024
+
+
 def register(app: typer.Typer) -> None:
     app.command()(simulate)
 
@@ -76,13 +79,13 @@ def simulate(
 def _registered(path: Path) -> list[dict[str, Any]]:
     import msgspec
 
+    from bridge.settings.files import read_bytes
+
     try:
-        rows = [msgspec.json.decode(line) for line in path.read_bytes().splitlines() if line.strip()]
+        rows = [msgspec.json.decode(line) for line in read_bytes(path, MAX_FILE_BYTES).splitlines() if line.strip()]
         for row in rows:
             _ = row["device_uuid"], row["device_key"], [(s["sensor_uuid"], s["sensor_type"]) for s in row["sensors"]]
-    except OSError as error:
-        raise ConfigError([f"{path}: {error.strerror}"]) from error
-    except (msgspec.DecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, KeyError, TypeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError([f"{path}: not the JSON lines of iot-bridge device add --json: {error}"]) from error
     if not rows:
         raise ConfigError([f"{path}: names no device"])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bridge.cli.console import Config, DataDir, Json, settings, show
+from bridge.cli.console import Config, DataDir, Json, say, settings, show
 from bridge.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -75,4 +75,4 @@ def _line(entry: str, fields: Mapping[str, str], json: bool) -> None:
     if json:
         show({"id": entry, **fields}, json)
     else:
-        print(entry, " ".join(f"{name}={value}" for name, value in fields.items() if value), flush=True)
+        say(entry, *(f"{name}={value}" for name, value in fields.items() if value))

@@ -12,13 +12,11 @@ import threading
 import time
 from collections.abc import Callable
 from hashlib import sha256
-from http.client import HTTPException
 from typing import Any, Protocol
-from urllib.error import HTTPError, URLError
-from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 import msgspec
 
+from bridge.consumers.http_post import PostFailed, post
 from bridge.errors import BridgeError, ConfigError
 from bridge.model.notification import ChannelMessage
 from bridge.settings.consumers import ChannelSettings
@@ -58,7 +56,6 @@ class WebhookSender:
     def __init__(self, channel: ChannelSettings, now_s: Callable[[], float] = time.time) -> None:
         self._channel = channel
         self._now_s = now_s
-        self._opener = build_opener(_NoRedirect)
 
     async def send(self, message: ChannelMessage) -> None:
         """See `ChannelSender.send`."""
@@ -80,28 +77,14 @@ class WebhookSender:
         )
         timestamp = str(int(self._now_s()))
         headers = {
-            "Content-Type": "application/json",
-            "User-Agent": "iot-bridge",
             "X-IoT-Bridge-Timestamp": timestamp,
             "X-IoT-Bridge-Signature": signature(self._channel.secret, timestamp, body),
             "Idempotency-Key": message.id,
         }
-        request = Request(self._channel.webhook, body, headers, method="POST")
         try:
-            with self._opener.open(request, timeout=self._channel.timeout_s):
-                return  # 2xx; everything else is raised
-        except HTTPError as error:
-            error.close()
-            raise DeliveryFailed(f"the webhook answers {error.code}") from error
-        except (URLError, HTTPException, OSError) as error:
-            raise DeliveryFailed(f"the webhook does not answer: {error}") from error
-
-
-class _NoRedirect(HTTPRedirectHandler):
-    """Refuses redirects: a redirected POST would become a GET without its body."""
-
-    def redirect_request(self, *arguments: Any) -> None:
-        return None
+            post("the webhook", self._channel.webhook, body, headers, timeout_s=self._channel.timeout_s)
+        except PostFailed as error:
+            raise DeliveryFailed(error.detail) from error
 
 
 class AppriseSender:
@@ -117,6 +100,8 @@ class AppriseSender:
         self._target: Any = apprise.Apprise()
         if not self._target.add(channel.url):
             raise ConfigError([f"notifier.channels: {channel.name}: Apprise does not know this url (hidden)"])
+        for service in self._target:
+            service.redirects = False  # over what the URL says: its tokens are for its host alone
 
     async def send(self, message: ChannelMessage) -> None:
         """See `ChannelSender.send`. A thread that hangs longer than the time-out is left to itself."""

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import ctypes
 import signal
+import socket
 import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from bridge.embedded.private import UMASK, open_private
+from bridge.errors import Unavailable
+
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 STOP_S = 4.0
+START_S = 15.0
+
+Address = tuple[str, int] | str
+"""Host and port, or the path of a unix socket."""
 
 
 class Child:
@@ -42,18 +51,41 @@ class Child:
 
 
 def start_child(name: str, command: list[str], folder: Path, environment: Mapping[str, str] | None = None) -> Child:
-    """Start a server; its output goes to `folder/name.log`. Without an environment it has ours."""
-    with (folder / f"{name}.log").open("ab") as output:
+    """Start a server; its output goes to `folder/name.log`. Without an environment it has ours.
+
+    What it writes is its owner's alone.
+    """
+    with open_private(folder / f"{name}.log", "a") as output:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             env=environment,
+            umask=UMASK,
             start_new_session=True,  # Ctrl-C is for us: we stop it in our order
             preexec_fn=_die_with_parent,
         )
     return Child(process)
+
+
+def start_server(name: str, what: str, command: list[str], data_dir: Path, address: Address) -> Child:
+    """Start a child, and wait until it listens at its address. Raises Unavailable."""
+    child = start_child(name, command, data_dir)
+    deadline_s = time.monotonic() + START_S
+    while not listens(address):
+        if time.monotonic() > deadline_s:
+            child.stop()
+            raise Unavailable(f"{what} did not start; see {data_dir / f'{name}.log'}")
+        time.sleep(0.02)
+    return child
+
+
+def listens(address: Address) -> bool:
+    """Whether something accepts connections there."""
+    with socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET) as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(address) == 0
 
 
 def _die_with_parent() -> None:

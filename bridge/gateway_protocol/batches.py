@@ -3,18 +3,22 @@
 A batch is JSON, usually gzip: a run of the gateway's records in order of id, its state, and its books.
 Sent again, whole or in other runs, a record is stored once: its identity goes with it.
 
-This module is the contract between `edge/uplink/uplink` and `bridge/http/gateways`: fields may be added.
+This module is the contract between `edge/uplink/uplink` and `bridge/http/gateways`: fields may be added. Their bounds
+stand in their types; `decode` holds what comes in against them.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Container, Sequence
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from bridge.errors import DecodeError
 from bridge.model.reading import (
+    MAX_TIME_US,
+    MIN_TIME_US,
     Code,
     DecodedReading,
     Delivery,
@@ -29,67 +33,81 @@ from bridge.model.reading import (
 from bridge.pipeline.decode import normal_uuid
 
 MAX_RECORDS = 5_000
-MAX_ID_CHARACTERS = 100
-_BIGINT = 1 << 63
+MAX_BOOKS = 20_000
+"""Lines of books in a batch: one for each device and door that ever sent through the gateway."""
+MAX_DETAIL = 500
+MAX_TOPIC = 1_000
+"""Characters that are kept of what a gateway has quarantined: more is cut, as that says why and whence, not what."""
+
+_WITHOUT_NUL = r"\A[^\0]*\Z"  # PostgreSQL's text cannot hold it
+BigInt = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+Id = Annotated[int, Meta(ge=1, le=(1 << 63) - 1)]
+TimeUs = Annotated[int, Meta(ge=MIN_TIME_US, le=MAX_TIME_US)]
+Count = Annotated[int, Meta(ge=0, le=1 << 53)]  # so that every reader of JSON has it exactly, and sums of it fit
+Uuid = Annotated[str, Meta(max_length=36, pattern=r"\A[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}\Z")]
+Identity = Annotated[str, Meta(min_length=1, max_length=100, pattern=_WITHOUT_NUL)]
+SensorName = Annotated[str, Meta(min_length=1, max_length=2_000, pattern=_WITHOUT_NUL)]
+Label = Annotated[str, Meta(max_length=100, pattern=r"\A[ -~]*\Z")]
+"""Types of the wire, with their bounds: each number and text is of one of them, or is cut (`MAX_DETAIL`)."""
 
 
 class UplinkRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """One record of a gateway's spool: a reading, or with a `code` something it has quarantined."""
 
-    id: int
+    id: Id
     source: Source
-    received_us: int
-    device_uuid: str | None = None  # the device that was authenticated, or that owns the sensor
-    sensor: int | str | None = None
+    received_us: TimeUs
+    device_uuid: Uuid | None = None  # the device that was authenticated, or that owns the sensor
+    sensor: Id | SensorName | None = None
     external: bool = False  # `sensor` is its name in a foreign format
     resolved: bool = True  # the gateway knew the sensor: `value` is in its unit
     value: float = 0.0
-    ts_us: int = 0
-    sequence: int | None = None
+    ts_us: TimeUs = 0
+    sequence: BigInt | None = None
     ts_quality: TsQuality = TsQuality.DEVICE
-    identity: str | None = None  # where ts is the gateway's
+    identity: Identity | None = None  # where ts is the gateway's
     updates_liveness: bool = msgspec.field(default=True, name="fresh")  # the name on the wire
     redelivered: bool = True
     code: Code | None = None
     detail: str = ""
     payload: bytes = b""  # Base64 in JSON
     topic: str = ""
-    index: int = 0
+    index: Annotated[int, Meta(ge=0, le=(1 << 31) - 1)] = 0
 
 
 class GatewayLedger(msgspec.Struct, frozen=True):
     """The gateway's ledger of one device and door since it began: absolute, so sending it twice is harmless."""
 
-    device_id: int
+    device_id: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
     source: Source
-    received: int = 0
-    returned: int = 0
-    spooled: int = 0
-    duplicate: int = 0
-    quarantined: int = 0
-    stored: int = 0
-    known: int = 0
-    refused: int = 0
-    shed: int = 0
-    lost: int = 0
+    received: Count = 0
+    returned: Count = 0
+    spooled: Count = 0
+    duplicate: Count = 0
+    quarantined: Count = 0
+    stored: Count = 0
+    known: Count = 0
+    refused: Count = 0
+    shed: Count = 0
+    lost: Count = 0
 
 
 class GatewayState(msgspec.Struct, frozen=True):
     """How the gateway is."""
 
-    version: str = ""
-    boot_id: str = ""
-    backlog_records: int = 0
-    backlog_bytes: int = 0
-    oldest_us: int | None = None
-    disk_free_bytes: int | None = None
+    version: Label = ""
+    boot_id: Label = ""
+    backlog_records: Count = 0
+    backlog_bytes: Count = 0
+    oldest_us: TimeUs | None = None
+    disk_free_bytes: Count | None = None
     clock_set: bool = True
 
 
 class UplinkBatch(msgspec.Struct, frozen=True):
     """What `POST /gateways/{name}/batches` carries. Without records it is a sign of life."""
 
-    epoch: str  # of the spool: (epoch, id) names a record once
+    epoch: Annotated[str, Meta(min_length=1, max_length=100, pattern=r"\A[ -~]*\Z")]  # (epoch, id) names a record once
     records: tuple[UplinkRecord, ...] = ()
     state: GatewayState | None = None
     books: tuple[GatewayLedger, ...] = ()
@@ -110,13 +128,14 @@ class BatchAnswer(msgspec.Struct, frozen=True):
     duplicates: tuple[int, ...] = ()  # ids
     rejected: tuple[RejectedRecord, ...] = ()
     registry_etag: str = ""  # of the newest snapshot: where it is another, fetch it
+    ignored: tuple[str, ...] = ()  # what of state and books was not of the form, or not this gateway's: a sentence each
 
 
 class EnrolmentRequest(msgspec.Struct, frozen=True):
     """What `POST /gateways/enrol` carries."""
 
-    code: str
-    version: str = ""
+    code: Annotated[str, Meta(max_length=100)]
+    version: Label = ""
 
 
 class Enrolled(msgspec.Struct, frozen=True):
@@ -126,28 +145,7 @@ class Enrolled(msgspec.Struct, frozen=True):
     gateway_key: str
 
 
-_batch = msgspec.json.Decoder(UplinkBatch)
 _answer = msgspec.json.Decoder(BatchAnswer)
-
-
-def decode_batch(body: bytes) -> UplinkBatch:
-    """Decode a batch. Raises DecodeError, also for values that no gateway of ours sends."""
-    try:
-        batch = _batch.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        reason = Code.BAD_FORM if isinstance(error, msgspec.ValidationError) else Code.BAD_JSON
-        raise DecodeError(reason, f"the batch is not of the form: {error}"[:500]) from None
-    if not 0 < len(batch.epoch) <= MAX_ID_CHARACTERS or not batch.epoch.isascii() or not batch.epoch.isprintable():
-        raise DecodeError(Code.BAD_FORM, "epoch is no name of a spool", where="$.epoch")
-    if len(batch.records) > MAX_RECORDS:
-        raise DecodeError(Code.TOO_LARGE, f"more than {MAX_RECORDS} records", where="$.records")
-    for place, record in enumerate(batch.records):
-        problem = _problem(record)
-        if problem:
-            raise DecodeError(Code.BAD_FORM, f"{problem}, in record {record.id}", where=f"$.records[{place}]")
-    if len({record.id for record in batch.records}) < len(batch.records):
-        raise DecodeError(Code.BAD_FORM, "two records of one id", where="$.records")
-    return batch
 
 
 def decode_answer(body: bytes) -> BatchAnswer:
@@ -162,7 +160,9 @@ def decoded_of(record: UplinkRecord) -> DecodedReading:
     """Return the reading in a record that is not quarantined."""
     sensor = record.sensor
     assert sensor is not None
-    named = ExternalId(str(sensor)) if record.external else sensor
+    # A text that is no UUID can only be a name in a foreign format.
+    foreign = record.external or (isinstance(sensor, str) and normal_uuid(sensor) is None)
+    named = ExternalId(str(sensor)) if foreign else sensor
     return DecodedReading(0, named, record.value, record.ts_us, record.sequence)
 
 
@@ -194,8 +194,8 @@ def delivery_of(
         packet, identity = Packet((decoded_of(record),)), record.identity
         topic, payload = body_of(record)
     else:
-        packet, identity = Packet((), (Rejection(0, record.code, record.detail),)), f"q-{gateway}-{epoch}-{record.id}"
-        topic, payload = record.topic, record.payload
+        packet, identity = Packet((), (_rejection(record, record.code, devices),)), f"q-{gateway}-{epoch}-{record.id}"
+        topic, payload = record.topic[:MAX_TOPIC], record.payload
     return Delivery(
         packet,
         record.source,
@@ -214,7 +214,20 @@ def delivery_of(
     )
 
 
-def answer_of(records: Sequence[UplinkRecord], receipts: Sequence[Receipt], registry_etag: str = "") -> BatchAnswer:
+def _rejection(record: UplinkRecord, code: Code, devices: Container[str] | None) -> Rejection:
+    """Why the gateway has refused it; or that it had no say in it."""
+    if devices is None or record.device_uuid is None or record.device_uuid in devices:
+        return Rejection(0, code, record.detail[:MAX_DETAIL])
+    detail = f"the gateway may not speak for {record.device_uuid}; it says {code}: {record.detail}"
+    return Rejection(0, Code.FOREIGN_DEVICE, detail[:MAX_DETAIL])
+
+
+def answer_of(
+    records: Sequence[UplinkRecord],
+    receipts: Sequence[Receipt],
+    registry_etag: str = "",
+    ignored: Sequence[str] = (),
+) -> BatchAnswer:
     """Say what became of `records`, by their receipts in the same order."""
     pairs = list(zip(records, receipts, strict=True))
     return BatchAnswer(
@@ -226,28 +239,9 @@ def answer_of(records: Sequence[UplinkRecord], receipts: Sequence[Receipt], regi
             if receipt.outcome == Outcome.QUARANTINED
         ),
         registry_etag=registry_etag,
+        ignored=tuple(ignored),
     )
 
 
 def _sequence(record: UplinkRecord) -> dict[str, object]:
     return {} if record.sequence is None else {"sequence": record.sequence}
-
-
-def _problem(record: UplinkRecord) -> str:
-    numbers = (record.id, record.received_us, record.ts_us, record.sequence or 0)
-    if not all(-_BIGINT <= number < _BIGINT for number in numbers) or record.id < 1:
-        return "a number is out of range"
-    if record.identity is not None and not 0 < len(record.identity) <= MAX_ID_CHARACTERS:
-        return f"identity has 1 to {MAX_ID_CHARACTERS} characters"
-    if "\0" in (record.identity or "") or "\0" in str(record.sensor):
-        return "NUL stands in a text"
-    if record.device_uuid is not None and normal_uuid(record.device_uuid) != record.device_uuid:
-        return "device_uuid is no UUID in lower case with hyphens"
-    if record.code is None:
-        if record.sensor is None:
-            return "sensor is missing"
-        if isinstance(record.sensor, int) and not 0 < record.sensor < _BIGINT:
-            return "sensor is no id"
-        if not math.isfinite(record.value):
-            return "value is not finite"
-    return ""

@@ -3,17 +3,29 @@
 The contract between `bridge/store/gateways` and `edge/registry/snapshot`: fields may be added. The bytes are the
 same for the same registry, so their hash is the ETag. They are signed with the SHA-256 of the gateway's
 key, which both sides have and nobody else: a snapshot that was changed on the gateway's disk is noticed.
+So is one that was issued earlier than one the gateway has seen: docs/decisions/0024-order-of-snapshots.md.
 """
 
 from __future__ import annotations
 
 import hmac
 from hashlib import sha256
+from typing import NamedTuple
 
 import msgspec
 
 from bridge.errors import DecodeError
 from bridge.model.reading import Code
+
+
+class IssueNumber(NamedTuple):
+    """Where a snapshot stands among all that were issued to a gateway: later ones compare greater.
+
+    A service without this counter issues everything as the first.
+    """
+
+    epoch: int = 0  # of the database; a restored one begins a new epoch
+    issue: int = 0  # raised whenever the content has changed
 
 
 class SnapshotKey(msgspec.Struct, frozen=True):
@@ -69,6 +81,13 @@ class Snapshot(msgspec.Struct, frozen=True):
     sensors: tuple[SnapshotSensor, ...] = ()
     thresholds: tuple[SnapshotThreshold, ...] = ()
     version: int = 1
+    epoch: int = 0
+    issue: int = 0
+
+    @property
+    def issue_number(self) -> IssueNumber:
+        """Return epoch and issue as a pair."""
+        return IssueNumber(self.epoch, self.issue)
 
 
 _decoder = msgspec.json.Decoder(Snapshot)
@@ -77,6 +96,16 @@ _decoder = msgspec.json.Decoder(Snapshot)
 def encode(snapshot: Snapshot) -> bytes:
     """Encode a snapshot; equal ones give equal bytes."""
     return msgspec.json.encode(snapshot)
+
+
+def issued(snapshot: Snapshot, number: IssueNumber) -> Snapshot:
+    """Return the same content as issued under this number."""
+    return msgspec.structs.replace(snapshot, epoch=number.epoch, issue=number.issue)
+
+
+def content_hash(snapshot: Snapshot) -> str:
+    """SHA-256 of a snapshot as `encode` writes it, whenever it is issued."""
+    return sha256(encode(issued(snapshot, IssueNumber()))).hexdigest()
 
 
 def decode(body: bytes) -> Snapshot:

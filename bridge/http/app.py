@@ -73,10 +73,12 @@ def service_endpoints(parts: ServiceDoorParts) -> list[Endpoint]:
             parts.commands, door.authentication, parts.http, parts.command_settings, parts.new_command
         ).endpoints
     if parts.hooks.enabled and parts.access is not None:
-        endpoints += Hooks(parts.hooks, parts.http, parts.access, parts.now).endpoints
+        endpoints += Hooks(
+            parts.hooks, parts.http, parts.access, parts.failed_logins, door.authentication, parts.now
+        ).endpoints
     if parts.gateways is not None:
         directory, cache, keys = parts.gateways.directory, parts.gateways.cache, parts.gateways.keys
-        authentication = Authentication(parts.http, parts.limits, keys, parts.metrics, parts.now)
+        authentication = Authentication(parts.http, parts.limits, keys, parts.failed_logins, parts.metrics, parts.now)
         gateways = GatewayDoor(directory, cache, authentication, parts.pipeline, parts.http, parts.now_us)
         endpoints += gateways.endpoints
     return endpoints

@@ -1,8 +1,9 @@
 """Authenticates and limits requests: client address and key of a request in, its sender or a Problem out.
 
-Cheapest first, so that a refused request costs as little as can be: the limit of the address, the key, the
-limit of its owner; and, once the body is decoded, the limits of its sensors. A request counts against its
-address and its owner even where a later step refuses it.
+Cheapest first, so that a refused request costs as little as can be: the key, the limits of its address and its
+owner; and, once the body is decoded, the limits of its sensors. A request counts against its address and its
+owner even where a later step refuses it. One whose key is wrong counts as a failed login of its address instead,
+so that nobody uses up what a right key from the same address may do; see `FailedLogins`.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from typing import Literal
 import msgspec
 from starlette.requests import Request
 
+from bridge.auth.failed_logins import FailedLogins, LoginAttempt, LoginDoor, key_id
 from bridge.auth.key_cache import KeyCache, KeyOwner
 from bridge.http.headers import header, headers
 from bridge.http.problems import Problem
 from bridge.http.proxy import ClientAddress
 from bridge.model.reading import Packet
+from bridge.model.scopes import allows
 from bridge.rate_limit import SlidingWindow, Verdict, check
 from bridge.settings.http import HttpSettings, LimitSettings
 from bridge.telemetry import Metrics
@@ -26,9 +29,6 @@ from bridge.telemetry import Metrics
 KeyKind = Literal["api", "device", "gateway"]
 KEY_HEADERS: dict[KeyKind, str] = {"api": "X-API-Key", "device": "X-Device-Key", "gateway": "X-Gateway-Key"}
 """The header that carries a key of each kind."""
-
-UNAUTHENTICATED_WEIGHT = 10
-"""A request without a key counts as so many: it may be guessing."""
 
 
 class AuthenticatedSender(msgspec.Struct, frozen=True):
@@ -42,14 +42,30 @@ class AuthenticatedSender(msgspec.Struct, frozen=True):
         """The device, 0 for an API key."""
         return self.key.device_id if self.key.kind == "device" else 0
 
+    def may_speak_for(self, device_uuid: str) -> bool:
+        """Whether an API key's devices are every one, or this is one of them."""
+        return self.key.devices is None or device_uuid in self.key.devices
+
+    @property
+    def key_owner(self) -> str:
+        """Whose key it is, as quarantine keeps it: "device:7", or "api:3"."""
+        return f"{self.key.kind}:{self.key.device_id}"
+
 
 class Authentication:
     """Finds out who sends, and holds requests against the rate limits. `now` is a monotonic clock in seconds."""
 
     def __init__(
-        self, http: HttpSettings, limits: LimitSettings, keys: KeyCache, metrics: Metrics, now: Callable[[], float]
+        self,
+        http: HttpSettings,
+        limits: LimitSettings,
+        keys: KeyCache,
+        failed: FailedLogins,
+        metrics: Metrics,
+        now: Callable[[], float],
     ) -> None:
         self._keys = keys
+        self._failed = failed
         self._metrics = metrics
         self._now = now
         self._address = ClientAddress(http.trusted_proxies)
@@ -57,23 +73,55 @@ class Authentication:
         self._by_sender = SlidingWindow("device", limits.device_per_minute, limits.max_tracked)
         self._by_sensor = SlidingWindow("sensor", limits.sensor_per_minute, limits.max_tracked)
 
-    async def sender(self, request: Request, kind: KeyKind) -> AuthenticatedSender:
-        """The sender of a request, by its key of this kind. Raises Problem (401, 403, 429) and Unavailable."""
+    async def sender(self, request: Request, kind: KeyKind, scope: str = "") -> AuthenticatedSender:
+        """The sender of a request, by its key of this kind; an API key must have the scope.
+
+        Raises Problem (401, 403, 429) and Unavailable.
+        """
         name = KEY_HEADERS[kind]
-        verdict = self._limited(check([(self._by_ip, [(self._client(request), 1)])], self._now()))
-        owner = await self._keys.owner(header(request, name.lower().encode()) or "")
+        text = header(request, name.lower().encode()) or ""
+        address = self.client(request)
+        attempt = LoginAttempt("http", address, key_id(text))
+        too_many = self._failed.too_many(attempt)
+        owner = await self._keys.owner(text, doubted=too_many is not None)
         if owner is None or owner.kind != kind:
+            self._failed.note(attempt)
+            if too_many is not None:
+                raise self.too_many(too_many)
             raise Problem(401, "bad_key", f"send a usable key in the {name} header", {"WWW-Authenticate": name})
+        verdict = self._limited(check([(self._by_ip, [(address, 1)])], self._now()))
         if owner.disabled and kind == "gateway":
             raise Problem(403, "gateway_revoked", "the gateway is revoked; enrol it again to go on")
         if owner.disabled:
             raise Problem(403, "device_disabled", "the device is disabled; ask the operator")
+        if scope and not allows(owner.scopes, scope):
+            raise Problem(403, "missing_scope", f"the key lacks the scope {scope}; ask the operator for one with it")
         own = self._limited(check([(self._by_sender, [((kind, owner.device_id), 1)])], self._now()))
         return AuthenticatedSender(owner, verdict.tighter(own))
 
-    def limit_unauthenticated(self, request: Request) -> None:
-        """Count a request without a key against its address, with its weight. Raises Problem 429."""
-        self._limited(check([(self._by_ip, [(self._client(request), UNAUTHENTICATED_WEIGHT)])], self._now()))
+    async def admit_code(self, request: Request, digest: str) -> None:
+        """Let a one-time code go on to the database, by its hash, unless it is wrong and too many were before it.
+
+        Raises Problem 429, Unavailable.
+        """
+        attempt = LoginAttempt("enrol", self.client(request))
+        too_many = self._failed.too_many(attempt)
+        if too_many is not None and not await self._keys.may_exist(digest):
+            self._failed.note(attempt)
+            raise self.too_many(too_many)
+
+    def note_failure(self, request: Request, door: LoginDoor) -> Problem | None:
+        """Count a wrong code or secret of the request's address. What to answer where there were too many before it."""
+        attempt = LoginAttempt(door, self.client(request))
+        verdict = self._failed.too_many(attempt)
+        self._failed.note(attempt)
+        return None if verdict is None else self.too_many(verdict)
+
+    def too_many(self, verdict: Verdict) -> Problem:
+        """The answer to a wrong key where there were too many before it."""
+        self._metrics.limited.labels(verdict.name).inc()
+        detail = f"over {verdict.limit} wrong keys a minute; a right one is let in"
+        return Problem(429, "rate_limited", detail, limit_headers(verdict) | {"Retry-After": str(verdict.reset_s)})
 
     def limit_sensors(self, sender: AuthenticatedSender, packet: Packet) -> Verdict:
         """Count the readings against their sensors' limits. Raises Problem 429."""
@@ -91,7 +139,8 @@ class Authentication:
         detail = f"over {verdict.limit} a minute for this {verdict.name}; come again in {verdict.reset_s} s"
         raise Problem(429, "rate_limited", detail, headers)
 
-    def _client(self, request: Request) -> str:
+    def client(self, request: Request) -> str:
+        """The address to hold a request against; of IPv6 its /64."""
         peer = request.client.host if request.client else ""
         return self._address.of(peer, headers(request, b"x-forwarded-for"))
 

@@ -21,7 +21,8 @@ from bridge.http.ingest import idempotency_key
 from bridge.http.problems import Problem
 from bridge.http.schemas import Uuid
 from bridge.model.reading import Code
-from bridge.pipeline.decode import normal_uuid
+from bridge.pipeline.decode import decode_any, normal_uuid
+from bridge.pipeline.json_body import bounded, decode_json
 from bridge.settings.http import HttpSettings
 from bridge.settings.service import CommandSettings
 
@@ -67,6 +68,9 @@ class CommandRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     expires_in_s: float | None = None
 
 
+_request = msgspec.json.Decoder(CommandRequest)
+
+
 class CommandDoor:
     """The endpoints below /devices/{device_uuid}/commands. `wake` says that there is a new command."""
 
@@ -89,8 +93,8 @@ class CommandDoor:
         """Their rows of the table."""
         path = "/devices/{device_uuid}/commands"
         new = partial(schemas.command, self._settings.max_expiry_s)
-        many = partial(schemas.answer, list[schemas.Command], 401, 404, 422, 429, 503)
-        one = partial(schemas.answer, schemas.Command, 401, 404, 422, 429, 503)
+        many = partial(schemas.answer, list[schemas.Command], 401, 403, 404, 422, 429, 503)
+        one = partial(schemas.answer, schemas.Command, 401, 403, 404, 422, 429, 503)
         return [
             Endpoint("POST", path, self.send_command, "api", new),
             Endpoint("GET", path, self.list_commands, "api", many),
@@ -98,8 +102,7 @@ class CommandDoor:
         ]
 
     async def send_command(self, request: Request, device_uuid: Uuid) -> Response:
-        sender = await self._authentication.sender(request, "api")
-        device = _uuid(device_uuid, "device_uuid")
+        sender, device = await self._sender(request, device_uuid, "commands:write")
         key = idempotency_key(request, sender)
         body = inflate(request, await receive_body(request, self._http), self._http.max_inflated_bytes)
         settings = self._settings
@@ -117,15 +120,23 @@ class CommandDoor:
         return _document(found[0], sender, 201 if added.is_new else 200, location)
 
     async def list_commands(self, request: Request, device_uuid: Uuid) -> Response:
-        sender = await self._authentication.sender(request, "api")
-        return _document(await self._find(_uuid(device_uuid, "device_uuid"), None), sender)
+        sender, device = await self._sender(request, device_uuid, "commands:read")
+        return _document(await self._find(device, None), sender)
 
     async def show_command(self, request: Request, device_uuid: Uuid, command_id: Uuid) -> Response:
-        sender = await self._authentication.sender(request, "api")
-        found = await self._find(_uuid(device_uuid, "device_uuid"), _uuid(command_id, "command_id"))
+        sender, device = await self._sender(request, device_uuid, "commands:read")
+        found = await self._find(device, _uuid(command_id, "command_id"))
         if not found:
             raise Problem(404, "unknown_command", "the device has no such command")
         return _document(found[0], sender)
+
+    async def _sender(self, request: Request, device_uuid: str, scope: str) -> tuple[AuthenticatedSender, str]:
+        """Who asks, and the device, which its key may speak for. Raises Problem (401, 403, 422, 429), Unavailable."""
+        sender = await self._authentication.sender(request, "api", scope)
+        device = _uuid(device_uuid, "device_uuid")
+        if not sender.may_speak_for(device):  # whether there is such a device or not
+            raise Problem(403, "foreign_device", "the key may not speak for this device")
+        return sender, device
 
     async def _find(self, device: str, command_id: str | None) -> Sequence[dict[str, Any]]:
         found = await self._in_time(self._commands.show(device, command_id, LISTED))
@@ -145,14 +156,14 @@ class CommandDoor:
 def read_command_request(body: bytes, settings: CommandSettings) -> CommandRequest:
     """The body of a new command. Raises DecodeError, and Problem 413."""
     try:
-        asked = msgspec.json.decode(body, type=CommandRequest)
-        msgspec.json.decode(asked.payload)  # a raw value is skipped over, not looked at
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise DecodeError(Code.BAD_FORM, f'{error}; send {{"payload": …, "expires_in_s": …}}') from None
-    except RecursionError:
-        raise DecodeError(Code.BAD_FORM, "nested too deeply", where="$.payload") from None
+        asked = decode_json(_request, bounded(body))
+    except DecodeError as error:
+        if error.reason != Code.BAD_FORM:
+            raise
+        raise DecodeError(Code.BAD_FORM, f'{error.detail}; send {{"payload": …, "expires_in_s": …}}') from None
     if len(asked.payload) > settings.max_payload_bytes:
         raise Problem(413, "too_large", f"the payload is over {settings.max_payload_bytes} bytes")
+    decode_any(bytes(asked.payload))  # a raw value is skipped over, not looked at
     expiry = asked.expires_in_s
     if expiry is not None and not (isfinite(expiry) and 1 <= expiry <= settings.max_expiry_s):
         raise DecodeError(Code.BAD_FORM, f"expires_in_s is from 1 to {settings.max_expiry_s:g}", where="$.expires_in_s")

@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Match, Route
 
+from bridge.auth.failed_logins import FailedLogins
 from bridge.auth.key_cache import KeyCache
 from bridge.errors import DecodeError, Unavailable
 from bridge.http import schemas
@@ -50,6 +51,7 @@ class DoorParts(msgspec.Struct, frozen=True, kw_only=True):
     limits: LimitSettings
     pipeline: DeliverySink
     keys: KeyCache
+    failed_logins: FailedLogins  # of all doors together
     metrics: Metrics
     problems: Callable[[], Sequence[str]]  # why nothing can be stored; empty when it can
     sensor_status: Callable[[int], Awaitable[dict[str, Any] | None]]
@@ -62,7 +64,9 @@ class Door:
     """The endpoints for readings and statuses, and those that say how the process is."""
 
     def __init__(self, parts: DoorParts) -> None:
-        self.authentication = Authentication(parts.http, parts.limits, parts.keys, parts.metrics, parts.now)
+        self.authentication = Authentication(
+            parts.http, parts.limits, parts.keys, parts.failed_logins, parts.metrics, parts.now
+        )
         self._parts = parts
         self._ingest = Ingest(parts.http, parts.pipeline, self.authentication, parts.now_us)
         self._decode_bulk = partial(decode_api_bulk, max_readings=parts.http.max_readings_per_packet)
@@ -76,7 +80,7 @@ class Door:
         bulk = partial(schemas.ingest, schemas.Inserted, schemas.ApiPacket, most)
         named_packet = partial(schemas.ingest, schemas.DeviceInserted, schemas.NamedDevicePacket, most)
         packet = partial(schemas.ingest, schemas.DeviceInserted, schemas.DevicePacket, most)
-        status = partial(schemas.answer, schemas.SensorStatus, 401, 404, 422, 429, 503)
+        status = partial(schemas.answer, schemas.SensorStatus, 401, 403, 404, 422, 429, 503)
         return [
             Endpoint("POST", "/ingest/readings", self.ingest_reading, "api", single),
             Endpoint("POST", "/ingest/readings/bulk", self.ingest_bulk, "api", bulk),
@@ -89,11 +93,11 @@ class Door:
         ]
 
     async def ingest_reading(self, request: Request) -> Response:
-        sender = await self.authentication.sender(request, "api")
+        sender = await self.authentication.sender(request, "api", "readings:write")
         return await self._ingest.run(request, sender, decode_api_reading)
 
     async def ingest_bulk(self, request: Request) -> Response:
-        sender = await self.authentication.sender(request, "api")
+        sender = await self.authentication.sender(request, "api", "readings:write")
         return await self._ingest.run(request, sender, self._decode_bulk)
 
     async def ingest_packet(self, request: Request) -> Response:
@@ -107,7 +111,7 @@ class Door:
         return await self._ingest.run(request, sender, self._decode_packet)
 
     async def sensor_status(self, request: Request, sensor_id: SensorIdText) -> Response:
-        sender = await self.authentication.sender(request, "api")
+        sender = await self.authentication.sender(request, "api", "status:read")
         if not (sensor_id.isascii() and sensor_id.isdecimal() and len(sensor_id) < 20 and 0 < int(sensor_id) < _BIGINT):
             raise Problem(422, Code.BAD_FORM, "sensor_id is a positive whole number")
         try:
@@ -115,7 +119,8 @@ class Door:
                 status = await self._parts.sensor_status(int(sensor_id))
         except TimeoutError:
             raise Unavailable("the database is too slow; come again", retry_after_s=2) from None
-        if status is None:
+        # Of another device than the key's it is answered as one that does not exist: nobody can ask which do.
+        if status is None or not sender.may_speak_for(status.get("device_uuid", "")):
             raise Problem(404, Code.UNKNOWN_SENSOR, "no such sensor")
         # msgspec and not json: others write `payload`, and a number beyond float becomes null, not an error.
         return Response(

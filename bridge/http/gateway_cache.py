@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from bridge.gateway_protocol.snapshot import Snapshot, encode
+from bridge.gateway_protocol.snapshot import IssueNumber, Snapshot, encode
 from bridge.model.ttl_cache import TtlCache
 
 KNOWN_TTL_S = 60.0
@@ -26,10 +26,11 @@ class GatewayInfo(Protocol):
 
 
 class GatewayLookup(Protocol):
-    """Where gateways are registered. Both raise StoreUnavailable."""
+    """Where gateways are registered. All raise StoreUnavailable."""
 
     async def gateway(self, gateway_id: int) -> GatewayInfo | None: ...
     async def snapshot(self, gateway_id: int) -> Snapshot | None: ...
+    async def last_issue(self, gateway_id: int) -> IssueNumber | None: ...
 
 
 class GatewayCache:
@@ -39,7 +40,7 @@ class GatewayCache:
         self._lookup = lookup
         self._now = now
         self._gateways: TtlCache[int, GatewayInfo] = TtlCache(GATEWAYS_KEPT, KNOWN_TTL_S)
-        self._snapshots: TtlCache[int, bytes] = TtlCache(SNAPSHOTS_KEPT, SNAPSHOT_TTL_S)
+        self._snapshots: TtlCache[int, tuple[IssueNumber, bytes]] = TtlCache(SNAPSHOTS_KEPT, SNAPSHOT_TTL_S)
 
     async def gateway(self, gateway_id: int) -> GatewayInfo | None:
         """A gateway by id. Raises StoreUnavailable."""
@@ -52,14 +53,22 @@ class GatewayCache:
 
     async def snapshot(self, gateway_id: int) -> bytes | None:
         """The bytes of a gateway's registry snapshot. Raises StoreUnavailable."""
-        body = self._snapshots.get(gateway_id, self._now())
-        if body is not None:
-            return body
+        kept = self._snapshots.get(gateway_id, self._now())
+        return kept[1] if kept is not None else await self._look_up(gateway_id)
+
+    async def newest_snapshot(self, gateway_id: int) -> bytes | None:
+        """The same, but never one that is older than what another process has issued. Raises StoreUnavailable."""
+        kept = self._snapshots.get(gateway_id, self._now())
+        if kept is not None and kept[0] == await self._lookup.last_issue(gateway_id):
+            return kept[1]
+        return await self._look_up(gateway_id)
+
+    async def _look_up(self, gateway_id: int) -> bytes | None:
         snapshot = await self._lookup.snapshot(gateway_id)
         if snapshot is None:
             return None
         body = encode(snapshot)
-        self._snapshots.put(gateway_id, body, self._now())
+        self._snapshots.put(gateway_id, (snapshot.issue_number, body), self._now())
         return body
 
     def forget(self) -> None:

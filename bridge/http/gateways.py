@@ -12,20 +12,22 @@ from functools import partial
 from typing import Any, Protocol
 
 import msgspec
+import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 
-from bridge.errors import Backpressure, DecodeError, Unavailable
+from bridge.errors import Backpressure, DecodeError, StoreRefused, Unavailable
 from bridge.gateway_protocol.batches import (
     Enrolled,
     EnrolmentRequest,
     GatewayLedger,
     GatewayState,
+    UplinkBatch,
     UplinkRecord,
     answer_of,
-    decode_batch,
     delivery_of,
 )
+from bridge.gateway_protocol.decode import decode_batch
 from bridge.gateway_protocol.snapshot import etag, signature
 from bridge.http.authentication import AuthenticatedSender, Authentication, limit_headers
 from bridge.http.body import inflate, receive_body
@@ -34,9 +36,13 @@ from bridge.http.gateway_cache import GatewayCache, GatewayInfo
 from bridge.http.headers import header
 from bridge.http.problems import Problem
 from bridge.model.reading import Code, Delivery, Outcome, Receipt
+from bridge.pipeline.isolate import offer_in_parts
 from bridge.pipeline.ports import DeliverySink
 from bridge.pipeline.receipt_collector import FAILED, ReceiptCollector
 from bridge.settings.http import HttpSettings
+from bridge.store.secret import code_hash
+
+log = structlog.get_logger("gateways")
 
 MAX_BATCH_BYTES = 16 * 1_048_576
 """Of a batch after inflation: 5,000 records, some of them with quarantined bytes."""
@@ -48,7 +54,8 @@ class GatewayDirectory(Protocol):
     async def enrol(self, code: str, version: str) -> tuple[str, str] | None: ...
     async def rotate(self, gateway_id: int, present_hash: str) -> str: ...
     async def settle_rotation(self, gateway_id: int, present_hash: str) -> None: ...
-    async def report(self, gateway_id: int, state: GatewayState | None, ledger: Sequence[GatewayLedger]) -> None: ...
+    async def report(self, gateway_id: int, state: GatewayState | None) -> None: ...
+    async def report_books(self, gateway_id: int, books: Sequence[GatewayLedger]) -> int: ...
 
 
 class GatewayDoor:
@@ -98,34 +105,57 @@ class GatewayDoor:
 
     async def enrol(self, request: Request) -> Response:
         """A one-time code for a key. Raises Problem (403, 422, 429), Unavailable."""
-        self._authentication.limit_unauthenticated(request)
         body = await receive_body(request, self._http)
         try:
             asked = msgspec.json.decode(body, type=EnrolmentRequest)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise DecodeError(Code.BAD_FORM, 'send {"code": "ABCD-EFGH-JKMN"}') from None
-        if len(asked.code) > 100 or len(asked.version) > 100 or "\0" in asked.version:
-            raise DecodeError(Code.BAD_FORM, "code or version is too long")
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            reason = Code.BAD_FORM if isinstance(error, msgspec.ValidationError) else Code.BAD_JSON
+            raise DecodeError(reason, 'send {"code": "ABCD-EFGH-JKMN"}') from None
+        await self._authentication.admit_code(request, code_hash(asked.code))
         made = await self._directory.enrol(asked.code, asked.version)
         if made is None:
-            raise Problem(403, "bad_code", "the code is wrong, was used, or has expired; make a new one on the service")
+            why = "the code is wrong, was used, or has expired; make a new one on the service"
+            raise self._authentication.note_failure(request, "enrol") or Problem(403, "bad_code", why)
         return _json(Enrolled(*made))
 
     async def batch(self, request: Request, name: str) -> Response:
         """Take a batch in; answer once every record is settled. Raises Problem, DecodeError, Unavailable."""
         sender, gateway = await self.sender(request, name)
         raw = await receive_body(request, self._http)
-        received = decode_batch(inflate(request, raw, MAX_BATCH_BYTES))
+        received, ignored = decode_batch(inflate(request, raw, MAX_BATCH_BYTES))
         # Before the records, which its ledger counts: at no moment has more come than the gateway says it took in.
-        await self._directory.report(sender.key.device_id, received.state, received.books)
+        ignored += await self._report(sender.key.device_id, received)
+        if ignored:
+            log.warning("gateway_report_ignored", gateway=name, problems=ignored)
         outcomes = await self._settled(received.epoch, received.records, gateway)
-        answer = answer_of(received.records, outcomes, etag(await self._snapshot(sender.key.device_id)))
-        return _json(answer, limit_headers(sender.verdict))
+        tag = etag(_known(await self._cache.snapshot(sender.key.device_id)))
+        return _json(answer_of(received.records, outcomes, tag, ignored), limit_headers(sender.verdict))
+
+    async def _report(self, gateway_id: int, batch: UplinkBatch) -> list[str]:
+        """Keep state and books; what of them cannot be kept does not hold up the records. Returns what is left out."""
+        foreign = 0
+
+        async def keep(books: Sequence[GatewayLedger]) -> None:
+            nonlocal foreign
+            foreign += await self._directory.report_books(gateway_id, books)
+
+        ignored = []
+        try:
+            await self._directory.report(gateway_id, batch.state)
+        except StoreRefused as error:
+            log.error("gateway_state_refused_by_store", gateway=gateway_id, detail=error.detail)
+            ignored.append("state: it cannot be stored")
+        for line, refusal in await offer_in_parts(batch.books, keep):
+            log.error("gateway_book_refused_by_store", gateway=gateway_id, device=line.device_id, detail=refusal.detail)
+            ignored.append(f"books: the line of device {line.device_id}, {line.source} cannot be stored")
+        if foreign:
+            ignored.append(f"books: {foreign} lines are of devices that are not this gateway's")
+        return ignored
 
     async def registry(self, request: Request, name: str) -> Response:
         """The signed snapshot, or 304. Raises Problem, Unavailable."""
         sender, _ = await self.sender(request, name)
-        body = await self._snapshot(sender.key.device_id)
+        body = _known(await self._cache.newest_snapshot(sender.key.device_id))
         tag = etag(body)
         headers = {"ETag": tag, "Cache-Control": "no-cache"}
         if tag in (header(request, b"if-none-match") or ""):
@@ -137,12 +167,6 @@ class GatewayDoor:
         """A new key; the present one works until the new one is used."""
         sender, gateway = await self.sender(request, name)
         return _json(Enrolled(gateway.name, await self._directory.rotate(sender.key.device_id, sender.key.hash)))
-
-    async def _snapshot(self, gateway_id: int) -> bytes:
-        body = await self._cache.snapshot(gateway_id)
-        if body is None:
-            raise Problem(403, "foreign_gateway", "there is no such gateway any more")
-        return body
 
     async def _settled(self, epoch: str, records: Sequence[UplinkRecord], gateway: GatewayInfo) -> Sequence[Receipt]:
         """One receipt a record. Raises Unavailable where any of them could not be settled."""
@@ -174,11 +198,15 @@ class GatewayDoor:
         now_us: int,
         settle: Callable[[Sequence[Receipt]], None],
     ) -> Delivery:
-        if record.code is not None:
-            record = msgspec.structs.replace(record, detail=record.detail[:500], topic=record.topic[:1_000])
         # A gateway whose clock is ahead does not make the future acceptable.
         received_us = min(record.received_us, now_us)
         return delivery_of(record, epoch, gateway.name, received_us, settle, gateway.devices)
+
+
+def _known(snapshot: bytes | None) -> bytes:
+    if snapshot is None:
+        raise Problem(403, "foreign_gateway", "there is no such gateway any more")
+    return snapshot
 
 
 def _json(answer: Any, headers: dict[str, str] | None = None) -> Response:

@@ -13,14 +13,18 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import msgspec
+import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 
 from bridge.auth.broker_access import Account, Action, BrokerAccess, may
+from bridge.auth.failed_logins import FailedLogins, LoginAttempt
 from bridge.errors import DecodeError
+from bridge.http.authentication import Authentication
 from bridge.http.body import inflate, receive_body
 from bridge.http.endpoint import Endpoint
 from bridge.http.problems import Problem
+from bridge.http.proxy import ClientAddress
 from bridge.pipeline.decode import normal_uuid
 from bridge.rate_limit import SlidingWindow, check
 from bridge.settings.http import HttpSettings
@@ -29,12 +33,27 @@ from bridge.settings.service import HookSettings
 READ, WRITE, READ_WRITE, SUBSCRIBE = 1, 2, 3, 4
 """`acc` of mosquitto-go-auth: mosquitto_plugin.h, MOSQ_ACL_…"""
 
+MAX_ADDRESS = 45
+"""Characters of the longest textual address: IPv6 with IPv4 in its last 32 bits (RFC 4291, section 2.2)."""
+_CLIENTS = ClientAddress(())
+
+
+MAX_LOGGED = 100
+
+log = structlog.get_logger("hooks")
+
 
 class HookAuthentication:
-    """Holds requests against the hooks' own secret and rate limit. `now` is a monotonic clock in seconds."""
+    """Holds requests against the hooks' own secret and rate limit. `now` is a monotonic clock in seconds.
 
-    def __init__(self, settings: HookSettings, http: HttpSettings, now: Callable[[], float]) -> None:
+    The secret is compared before anything is counted: a broker with the right one is let in, whoever guesses beside it.
+    """
+
+    def __init__(
+        self, settings: HookSettings, http: HttpSettings, addresses: Authentication, now: Callable[[], float]
+    ) -> None:
         self._secret = settings.secret
+        self._addresses = addresses
         self._http = http
         self._now = now
         self._window = SlidingWindow("hooks", settings.per_minute, 1)
@@ -44,7 +63,8 @@ class HookAuthentication:
         given = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
         given = given or request.query_params.get("secret", "")
         if not hmac.compare_digest(given.encode(), self._secret.encode()):
-            raise Problem(401, "bad_secret", "send hooks.secret as Authorization: Bearer …, or as ?secret=…")
+            how = "send hooks.secret as Authorization: Bearer …, or as ?secret=…"
+            raise self._addresses.note_failure(request, "hook") or Problem(401, "bad_secret", how)
         verdict = check([(self._window, [("", 1)])], self._now())
         if not verdict.allowed:
             raise Problem(429, "rate_limited", "over hooks.per_minute", {"Retry-After": str(verdict.reset_s)})
@@ -64,11 +84,19 @@ class Hooks:
     """The endpoints below /hooks/. They stay out of OpenAPI: brokers call them, devices never do."""
 
     def __init__(
-        self, settings: HookSettings, http: HttpSettings, access: BrokerAccess, now: Callable[[], float]
+        self,
+        settings: HookSettings,
+        http: HttpSettings,
+        access: BrokerAccess,
+        failed: FailedLogins,
+        addresses: Authentication,
+        now: Callable[[], float],
     ) -> None:
         self._trust_certificates = settings.trust_certificates
         self._access = access
-        self._authentication = HookAuthentication(settings, http, now)
+        self._missing_id_logged = False
+        self._failed = failed
+        self._authentication = HookAuthentication(settings, http, addresses, now)
 
     @property
     def endpoints(self) -> list[Endpoint]:
@@ -83,8 +111,7 @@ class Hooks:
 
     async def emqx_authn(self, request: Request) -> Response:
         """Whether a client may connect, as EMQX asks it."""
-        account = await self._login(await self._fields_or_denial(request))
-        return _emqx(account is not None, is_superuser=False)
+        return _emqx(await self._may_connect(await self._fields_or_denial(request)), is_superuser=False)
 
     async def emqx_authz(self, request: Request) -> Response:
         """Whether a client may publish or subscribe, as EMQX asks it."""
@@ -95,7 +122,7 @@ class Hooks:
 
     async def mosquitto_user(self, request: Request) -> Response:
         """Whether a client may connect, as mosquitto-go-auth asks it."""
-        return _go_auth(await self._login(await self._authentication.fields(request)) is not None)
+        return _go_auth(await self._may_connect(await self._authentication.fields(request)))
 
     async def mosquitto_superuser(self, request: Request) -> Response:
         """Whether a client may do everything: nobody may."""
@@ -114,6 +141,17 @@ class Hooks:
         wanted = actions.get(fields.get("acc", ""), ())
         return _go_auth(bool(wanted) and all([await self._is_allowed(fields, action) for action in wanted]))
 
+    async def _may_connect(self, fields: Mapping[str, str]) -> bool:
+        """Whether it is somebody, and the client id is nobody else's: with it go a session and what waits in it."""
+        account = await self._login(fields)
+        if "clientid" not in fields and not self._missing_id_logged:
+            self._missing_id_logged = True
+            log.warning("hook_without_client_id", advice="have the broker send clientid: a device may take a bridge's")
+        if account is None or await self._access.may_have(account, fields.get("clientid", "")):
+            return account is not None
+        log.warning("client_id_refused", account=account.name, client_id=fields["clientid"][:MAX_LOGGED])
+        return False
+
     async def _login(self, fields: Mapping[str, str]) -> Account | None:
         username, password = fields.get("username", ""), fields.get("password", "")
         named_by_certificate = fields.get("cert_common_name", "")
@@ -122,7 +160,12 @@ class Hooks:
             if device is None or (username and normal_uuid(username) != device):
                 return None
             return await self._access.named(device)
-        return await self._access.login(username, password)
+        # Of the client, as EMQX tells it; mosquitto-go-auth does not, and failures are counted by account alone.
+        attempt = LoginAttempt("mqtt", _CLIENTS.of(fields.get("peerhost", "")[:MAX_ADDRESS], ()), username)
+        account = await self._access.login(username, password, doubted=self._failed.too_many(attempt) is not None)
+        if account is None:
+            self._failed.note(attempt)
+        return account
 
     async def _is_allowed(self, fields: Mapping[str, str], action: Action) -> bool:
         account = await self._access.named(fields.get("username", ""))

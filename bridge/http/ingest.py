@@ -66,8 +66,10 @@ class Ingest:
                 received_us,
                 device_uuid=device,
                 device_id=sender.device_id,
+                sender=sender.key_owner,
                 topic=request.scope["path"],
                 key=key,
+                devices=sender.key.devices,
             )
         )
         return self._answer(receipts, device is not None, received_us, verdict)
@@ -117,6 +119,7 @@ class Ingest:
                 self._now_us(),
                 device_uuid=sender.key.device_uuid,
                 device_id=sender.device_id,
+                sender=sender.key_owner,
                 topic=request.scope["path"],
             )
         )

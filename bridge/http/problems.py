@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from bridge.errors import BridgeError, DecodeError, StoreUnavailable, Unavailable
+from bridge.errors import BridgeError, DecodeError, StoreRefused, StoreUnavailable, Unavailable
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -47,6 +47,8 @@ def of_error(error: BridgeError) -> Response:
         headers["Retry-After"] = str(max(1, ceil(error.retry_after_s)))
     if isinstance(error, StoreUnavailable):  # its text names hosts and users of ours; it stands in the log
         detail = "the database is away; send the same again"
+    if isinstance(error, StoreRefused):  # likewise
+        detail = "our database does not accept this"
     return response(error.http_status, error.code, detail, headers)
 
 

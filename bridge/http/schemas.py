@@ -117,6 +117,7 @@ class SensorStatus(_Schema):
     prediction_current: CurrentPrediction | None
     operational_state: str = "INITIALIZING"
     device_status: str = "offline"
+    device_uuid: Uuid = Field(description="The sensor's device")
 
 
 class CommandBody(_Schema):
@@ -163,7 +164,7 @@ class Readiness(_Schema):
 _PROBLEMS = {
     400: "The client went away in the middle of the body",
     401: "No key, or one that is not usable",
-    403: "A key of another device, or of a disabled one",
+    403: "A key of another device or of a disabled one, or without the scope",
     404: "No such thing",
     405: "Not with this method",
     408: "The body did not arrive in time",
@@ -248,7 +249,7 @@ def command(max_expiry_s: float) -> dict[str, Any]:
     return {
         "status_code": 201,
         "response_model": Command,
-        "responses": {200: {"model": Command}, **problems(400, 401, 404, 408, 409, 413, 415, 422, 429, 503)},
+        "responses": {200: {"model": Command}, **problems(400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 503)},
         "openapi_extra": _request(schema | {"additionalProperties": False}),
     }
 

@@ -25,6 +25,7 @@ from bridge.errors import ConfigError
 from bridge.model.reading import Delivery, Outcome, Receipt, Source
 from bridge.pipeline.decode import decode_packet
 from bridge.pipeline.ports import DeliverySink
+from bridge.settings.files import open_regular
 
 CHUNK_READINGS = 1_000
 IN_FLIGHT = 4
@@ -85,7 +86,7 @@ class Bookmark:
         self.path = path
         self._file = Path(plan.path)
         self._state = _state(self._file)
-        with self._file.open("rb") as file:
+        with open_regular(self._file) as file:
             head = sha256(file.read(65_536)).hexdigest()
         self._of = {"head": head, "state": self._state, "plan": msgspec.to_builtins(plan)}
 
@@ -133,7 +134,7 @@ def chunks(plan: ImportPlan, skip_rows: int = 0) -> Iterator[Chunk]:
     readings: list[dict[str, Any]] = []
     rows = 0
     try:
-        with Path(plan.path).open("rb") as raw:
+        with open_regular(Path(plan.path)) as raw:
             reader = csv.DictReader(_lines(raw), delimiter=plan.delimiter, strict=True)
             names = [name.strip() for name in reader.fieldnames or []]
             reader.fieldnames = names

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from http.client import HTTPException
-from urllib.error import HTTPError, URLError
-from urllib.request import Request, urlopen
 
 import msgspec
 
+from bridge.consumers.http_post import PostFailed, post
 from bridge.consumers.predictor import Baseline
 from bridge.errors import BridgeError
 from bridge.model.prediction import Prediction
@@ -124,19 +122,19 @@ class Explainer:
 
     def __call__(self, anomaly: Anomaly) -> str:
         """The explanation of one anomaly."""
-        headers = {"Content-Type": "application/json", "User-Agent": "iot-bridge"}
-        if self._settings.token:
-            headers["Authorization"] = f"Bearer {self._settings.token}"
-        url = self._settings.url.rstrip("/") + "/explain/anomaly"
-        request = Request(url, msgspec.json.encode(_question(anomaly)), headers, method="POST")
+        settings = self._settings
+        headers = {"Authorization": f"Bearer {settings.token}"} if settings.token else {}
         try:
-            with urlopen(request, timeout=self._settings.timeout_s) as answer:
-                body = answer.read(MAX_ANSWER_BYTES + 1)
-        except HTTPError as error:
-            error.close()
-            raise NotExplained(f"the explainer answers {error.code}") from error
-        except (URLError, HTTPException, OSError) as error:
-            raise NotExplained(f"the explainer does not answer: {error}") from error
+            body = post(
+                "the explainer",
+                settings.url.rstrip("/") + "/explain/anomaly",
+                msgspec.json.encode(_question(anomaly)),
+                headers,
+                timeout_s=settings.timeout_s,
+                max_answer_bytes=MAX_ANSWER_BYTES + 1,
+            )
+        except PostFailed as error:
+            raise NotExplained(error.detail) from error
         return _text(body)
 
 

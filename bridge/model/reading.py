@@ -17,6 +17,10 @@ import msgspec
 UNKNOWN_DEVICE = 0
 """The device id under which the ledger books what could not be tied to a device."""
 
+MIN_TIME_US = -2_208_988_800_000_000  # 1900-01-01
+MAX_TIME_US = 7_258_118_400_000_000  # 2200-01-01
+"""Times that can be meant. PostgreSQL and `to_us` hold these and their sums and differences exactly."""
+
 UNITS = {
     "temperature": "°C",
     "humidity": "%",
@@ -50,7 +54,7 @@ class TsQuality(StrEnum):
 class Code(StrEnum):
     """Reason codes: why a reading was not stored. Part of the contract; documented in docs/reason-codes.md."""
 
-    BAD_ENCODING = "bad_encoding"  # not UTF-8, or gzip that does not inflate
+    BAD_ENCODING = "bad_encoding"  # gzip that does not inflate, or text that is not UTF-8
     BAD_JSON = "bad_json"
     BAD_FORM = "bad_form"  # JSON, but not of the documented form
     BAD_VALUE = "bad_value"  # not a finite number
@@ -59,6 +63,7 @@ class Code(StrEnum):
     TOO_LARGE = "too_large"
     UNKNOWN_DEVICE = "unknown_device"
     UNKNOWN_SENSOR = "unknown_sensor"  # not registered, or it belongs to another device
+    FOREIGN_DEVICE = "foreign_device"  # brought by a gateway that may not speak for the device it names
     SENSOR_INACTIVE = "sensor_inactive"
     DEVICE_DISABLED = "device_disabled"
     VALUE_OUT_OF_RANGE = "value_out_of_range"
@@ -66,6 +71,28 @@ class Code(StrEnum):
     TIME_BEHIND = "time_behind"
     STORE_REFUSED = "store_refused"
     RATE_LIMITED = "rate_limited"  # over limits.mqtt_device_per_minute
+
+    @property
+    def has_remedy(self) -> bool:
+        """Whether what came can be stored once an operator has mended its cause. What cannot is thinned first."""
+        return self in _WITH_REMEDY
+
+
+_WITH_REMEDY = frozenset(
+    {
+        Code.UNKNOWN_DEVICE,
+        Code.UNKNOWN_SENSOR,
+        Code.SENSOR_INACTIVE,
+        Code.DEVICE_DISABLED,
+        Code.VALUE_OUT_OF_RANGE,
+        Code.TIME_AHEAD,
+        Code.TIME_BEHIND,
+        Code.STORE_REFUSED,
+    }
+)
+"""`rate_limited` is not among them: a flood is what quotas are for. Nor is `foreign_device`: it uses up the quota of
+the gateway that brought it.
+"""
 
 
 class Outcome(IntEnum):
@@ -209,6 +236,7 @@ class Delivery(msgspec.Struct, frozen=True):
     gateway: str | None = None
     topic: str = ""  # MQTT topic or HTTP path, for quarantine and replay
     key: str | None = None  # Idempotency-Key or the like, already scoped to its sender
+    sender: str | None = None  # whose key brought it, "device:7" or "api:3", for quarantine; None: nobody's
     retry_in_place: bool = False  # True: retried in place until settled (MQTT); False: fails at once (HTTP)
     retained: bool = False
     redelivered: bool = True  # False: the sender vouches that this is the first delivery of `key`
@@ -233,6 +261,8 @@ class QuarantineRow(msgspec.Struct, frozen=True):
     index: int = 0
     gateway: str | None = None
     identity: str | None = None  # of a gateway's: sent again, it is kept once
+    sender: str | None = None  # see `Delivery.sender`
+    account_uuid: str | None = None  # the device whose quota it uses up, where `device_id` does not say
 
 
 class LedgerLine(msgspec.Struct, frozen=True):
@@ -282,6 +312,7 @@ class CommitResult(msgspec.Struct, frozen=True):
     alerts: Sequence[AlertEvent] = ()
     depends_on: Sequence[tuple[int, int]] = ()  # (instance, outbox id) of others that must be published first
     instance: int = 0  # whose outbox row it is, where that can change
+    thinned: Sequence[str] = ()  # codes of quarantined rows whose bytes are not kept, one for each
 
 
 class Publication(msgspec.Struct, frozen=True):

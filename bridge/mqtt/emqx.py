@@ -14,6 +14,8 @@ from urllib.parse import quote
 import httpx
 import structlog
 
+from bridge.errors import BridgeError
+from bridge.model.location import redirect_detail
 from bridge.settings.service import EmqxSettings
 
 log = structlog.get_logger("emqx")
@@ -23,6 +25,10 @@ LOOK_BACK_S = 60.0
 CHANGES_KEPT = 10_000
 TIMEOUT_S = 3.0
 PAGE = 1_000
+
+
+class _Redirected(BridgeError):
+    """Raised where EMQX, or something before it, points elsewhere: the secret would go along."""
 
 
 class EmqxSessions:
@@ -38,6 +44,7 @@ class EmqxSessions:
             base_url=settings.url.rstrip("/"),
             auth=(settings.key, settings.secret),
             timeout=TIMEOUT_S,
+            follow_redirects=False,
         )
 
     async def follow(self) -> None:
@@ -49,7 +56,7 @@ class EmqxSessions:
         for device, changes in todo.items():
             try:
                 await self._end_sessions(device)
-            except httpx.HTTPError as error:
+            except (httpx.HTTPError, _Redirected) as error:
                 self._log_error_once(str(error) or type(error).__name__)
                 return
             self._error_logged = False
@@ -70,15 +77,22 @@ class EmqxSessions:
         for client in {client for found in answers for client in found}:
             answer = await self._client.delete(f"/api/v5/clients/{quote(client, safe='')}")
             if answer.status_code != httpx.codes.NOT_FOUND:
-                answer.raise_for_status()
+                _require_success(answer)
             log.info("mqtt_session_ended", device=device, client=client)
 
     async def _sessions(self, username: str) -> list[str]:
         answer = await self._client.get("/api/v5/clients", params={"username": username, "limit": PAGE})
-        answer.raise_for_status()
+        _require_success(answer)
         return [str(client["clientid"]) for client in answer.json().get("data", [])]
 
     def _log_error_once(self, detail: str) -> None:
         if not self._error_logged:
             log.error("emqx_unavailable", detail=detail, advice="revoked keys go on in open sessions; check emqx.url")
         self._error_logged = True
+
+
+def _require_success(answer: httpx.Response) -> None:
+    """Raises httpx.HTTPStatusError, _Redirected."""
+    if answer.is_redirect:
+        raise _Redirected(redirect_detail("EMQX", answer.status_code, answer.headers.get("location")))
+    answer.raise_for_status()

@@ -32,11 +32,11 @@ from bridge.errors import Backpressure
 from bridge.model.reading import Code, Delivery, Outcome, Packet, Receipt, Rejection, Source
 from bridge.mqtt import diagnostics, subscriptions
 from bridge.mqtt.acknowledge import Acknowledger, InflightMessage
-from bridge.mqtt.converters.select import Converters
+from bridge.mqtt.converters.select import Conversion, Converters
 from bridge.mqtt.rejections import Rejections
 from bridge.mqtt.session import MqttSession
 from bridge.mqtt.subscriptions import NoSubscriptionStore, SubscriptionStore
-from bridge.mqtt.topics import parse_result
+from bridge.mqtt.topics import MAX_TOPIC, is_rejection, parse_result
 from bridge.pipeline.ports import DeliverySink
 from bridge.rate_limit import SlidingWindow, check
 from bridge.settings.http import LimitSettings
@@ -92,9 +92,10 @@ class MqttIngest:
             random,
             now_us,
         )
-        self._acknowledger = Acknowledger(settings.max_inflight, self._session.acknowledge)
+        self._acknowledger = Acknowledger(settings.max_inflight, settings.max_inflight_bytes, self._session.acknowledge)
         self._pipeline_full = False  # a message waits to be submitted again
         metrics.mqtt_inflight.set_function(lambda: self._acknowledger.held)
+        metrics.mqtt_contested.set_function(lambda: bool(self.contested))
 
     @property
     def address(self) -> str:
@@ -105,6 +106,11 @@ class MqttIngest:
     def problem(self) -> str:
         """Why nothing comes in at the moment; empty when it does."""
         return self._session.problem
+
+    @property
+    def contested(self) -> str:
+        """What is wrong while another client takes our client id, and with it what the broker keeps for us."""
+        return self._session.contested
 
     @property
     def connected(self) -> bool:
@@ -148,7 +154,9 @@ class MqttIngest:
 
     def message(self, message: Any) -> None:
         """See `MessageHandler`."""
-        inflight = self._acknowledger.received(message.mid, message.qos)
+        payload = bytes(message.payload)
+        kept = payload[: self._settings.max_payload_bytes]
+        inflight = self._acknowledger.received(message.mid, message.qos, len(kept))
         if self._acknowledger.full:
             self._metrics.limited.labels("mqtt_inflight").inc()
             self._session.stop_reading()
@@ -156,25 +164,24 @@ class MqttIngest:
             topic = message.topic
         except UnicodeDecodeError:
             topic = ""
-        payload = bytes(message.payload)
         result = parse_result(topic) if self._results is not None else None
         if result is not None and self._results is not None:
-            self._results.take(*result, payload, partial(self._settle_answer, inflight))
+            self._results.take(*result, kept, partial(self._settle_answer, inflight))
             return
         now_us = self._now_us()
         conversion = self._converters.convert(topic, payload, received_us=now_us, retained=message.retain)
         self._messages(conversion.format, conversion.outcome).inc()
         for outgoing in conversion.outgoing:
             self._session.publish(outgoing.topic, outgoing.payload)
-        packet = self._limited(conversion.device_uuid or topic, conversion.packet)
+        packet = self._limited(conversion)
         delivery = Delivery(
             packet,
             Source.MQTT,
-            payload[: self._settings.max_payload_bytes],
+            kept,
             now_us,
-            partial(self._settle, inflight, conversion.device_uuid, packet),
+            partial(self._settle, inflight, None if is_rejection(topic) else conversion.device_uuid, packet),
             device_uuid=conversion.device_uuid,
-            topic=topic,
+            topic=topic[: MAX_TOPIC + 1],  # one more: a replay will find it too long as well
             key=self._identity(message, topic, payload, packet),
             retry_in_place=True,
             retained=message.retain,
@@ -182,12 +189,15 @@ class MqttIngest:
         )
         self._submit(delivery)
 
-    def _limited(self, sender: str, packet: Packet) -> Packet:
-        """The packet, or its rejection where its sender floods.
+    def _limited(self, conversion: Conversion) -> Packet:
+        """The packet, or its rejection where its sender floods. What holds nothing counts for nothing.
 
         To hold it back would hold back everybody's acknowledgements behind it, which leave in order.
         """
-        verdict = check([(self._by_device, [(sender, 1)])], asyncio.get_running_loop().time())
+        packet = conversion.packet
+        if not packet.readings and not packet.rejections:
+            return packet
+        verdict = check([(self._by_device, [(conversion.sender, 1)])], asyncio.get_running_loop().time())
         if verdict.allowed:
             return packet
         self._metrics.limited.labels("mqtt_device").inc()

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from random import Random
@@ -112,6 +113,12 @@ class MqttSession:
         return self._state.present is SessionState.SUBSCRIBED
 
     @property
+    def contested(self) -> str:
+        """What is wrong while another client takes our client id; empty again once a connection lasts."""
+        lasts_s = time.monotonic() - self._opened_s if self.subscribed else 0.0
+        return self._conflict.contested(lasts_s)
+
+    @property
     def publishes(self) -> bool:
         """Whether publications may go out."""
         return self._state.present.publishes
@@ -192,7 +199,7 @@ class MqttSession:
 
     async def _wait_before_connecting(self) -> None:
         self._metrics.mqtt_reconnects.inc()
-        lasted_s = asyncio.get_running_loop().time() - self._opened_s
+        lasted_s = time.monotonic() - self._opened_s
         wait_s = self._delay.next_s(lasted_s, taken_over=self._state.present is SessionState.YIELDING)
         if not await self._state.changes(wait_s):
             self._apply(SessionEvent.WAITED)
@@ -203,7 +210,7 @@ class MqttSession:
         connection = self._connection = MqttConnection(
             self._settings, self._address, self._client_id, self._tls, self._will, self
         )
-        self._opened_s = asyncio.get_running_loop().time()
+        self._opened_s = time.monotonic()
         try:
             await connection.open()
         except (OSError, ssl.SSLError) as error:
@@ -296,7 +303,7 @@ class MqttSession:
         if state not in (SessionState.CONNECTING, SessionState.SUBSCRIBING, SessionState.SUBSCRIBED):
             self._apply(SessionEvent.ENDED)
             return
-        lasted_s = asyncio.get_running_loop().time() - self._opened_s
+        lasted_s = time.monotonic() - self._opened_s
         conflict = self._conflict.ended(
             lasted_s, subscribed=self.subscribed, orderly=how.orderly, taken_over=how.taken_over
         )

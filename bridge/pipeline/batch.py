@@ -9,7 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+import msgspec
+
 from bridge.model.reading import (
+    MAX_TIME_US,
+    MIN_TIME_US,
     Code,
     DecodedReading,
     Delivery,
@@ -28,6 +32,12 @@ from bridge.pipeline.validate import Validator
 
 MAX_QUARANTINED_BYTES = 65_536
 """Bytes of a payload that quarantine keeps."""
+MAX_DETAIL = 500
+MAX_TOPIC = 65_535
+"""Characters of a row of quarantine. No topic has more (MQTT 5.0, section 1.5.4), and replay needs it whole."""
+NOT_STORED = "this reading cannot be stored; the operator sees why in the quarantine"
+"""What the sender is told of it: the store's own words may name tables and quote code."""
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 class BatchRow:
@@ -86,7 +96,8 @@ def make_entry(delivery: Delivery, sensor_of: Callable[[DecodedReading], Sensor 
         payloads = _excerpts(delivery, [rejection.index for rejection, _ in rejected])
         for rejection, sensor in rejected:
             row = _quarantine_row(delivery, rejection, device_id, payloads[rejection.index])
-            receipt = Receipt(rejection.index, Outcome.QUARANTINED, rejection.code, rejection.detail, sensor)
+            detail = rejection.detail[:MAX_DETAIL]
+            receipt = Receipt(rejection.index, Outcome.QUARANTINED, rejection.code, detail, sensor)
             entry.todo.append(BatchRow(entry, rejection.index, row, receipt))
     return entry
 
@@ -100,28 +111,62 @@ def _excerpts(delivery: Delivery, indexes: Sequence[int]) -> Mapping[int, bytes]
 def _quarantine_row(delivery: Delivery, rejection: Rejection, device_id: int, payload: bytes) -> QuarantineRow:
     return QuarantineRow(
         code=rejection.code,
-        detail=rejection.detail.replace("\0", "\N{REPLACEMENT CHARACTER}"),  # PostgreSQL text refuses NUL
+        detail=_clean(rejection.detail, MAX_DETAIL),
         payload=payload[:MAX_QUARANTINED_BYTES],
         source=delivery.source,
-        topic=delivery.topic.replace("\0", "\N{REPLACEMENT CHARACTER}"),
+        topic=_clean(delivery.topic, MAX_TOPIC),
         received_us=delivery.received_us,
         device_id=device_id,
         device_uuid=delivery.device_uuid or delivery.packet.device_uuid,
         index=rejection.index,
         gateway=delivery.gateway,
         identity=delivery.identity,
+        sender=delivery.sender,
+        account_uuid=_account_uuid(delivery),
     )
 
 
+def _clean(text: str, most: int) -> str:
+    """The text as PostgreSQL keeps it: no NUL, no half of a surrogate pair, and of bounded length."""
+    return text[:most].encode(errors="replace").decode().replace("\0", _REPLACEMENT)
+
+
+def _account_uuid(delivery: Delivery) -> str | None:
+    """The device whose quota a quarantined row uses up: none that its gateway may not speak for."""
+    device_uuid = delivery.device_uuid or delivery.packet.device_uuid
+    return device_uuid if delivery.devices is None or device_uuid in delivery.devices else None
+
+
 def quarantine(row: BatchRow, detail: str) -> None:
-    """Turn a reading that the store refuses for good into a quarantine row."""
-    reading = row.content
+    """Turn a reading that the store refuses for good into a quarantine row. `detail`: what the store says of it."""
+    reading, delivery = row.content, row.entry.delivery
     assert isinstance(reading, Reading)
-    delivery = row.entry.delivery
-    rejection = Rejection(row.index, Code.STORE_REFUSED, detail)
     payload = _excerpts(delivery, [row.index])[row.index]
-    row.content = _quarantine_row(delivery, rejection, reading.device_id, payload)
-    row.receipt = Receipt(row.index, Outcome.QUARANTINED, rejection.code, rejection.detail, reading.sensor_id)
+    row.content = _quarantine_row(
+        delivery, Rejection(row.index, Code.STORE_REFUSED, detail), reading.device_id, payload
+    )
+    row.receipt = Receipt(row.index, Outcome.QUARANTINED, Code.STORE_REFUSED, NOT_STORED, reading.sensor_id)
+
+
+def _plain(row: QuarantineRow, problem: str) -> QuarantineRow:
+    """The row with its code, bytes and device, and numbers that every store holds."""
+    detail = _clean(f"{row.detail} (kept in a plainer form: {problem})", MAX_DETAIL)
+    index = min(max(row.index, 0), _MOST_INDEX)
+    received_us = min(max(row.received_us, MIN_TIME_US), MAX_TIME_US)
+    return msgspec.structs.replace(
+        row, detail=detail, topic=_clean(row.topic, 200), index=index, received_us=received_us
+    )
+
+
+def _bare(row: QuarantineRow, problem: str) -> QuarantineRow:
+    """What is left where not even that is taken: that there was something, when, and by whom."""
+    detail = _clean(f"its bytes could not be kept: {problem}", MAX_DETAIL)
+    return msgspec.structs.replace(row, detail=detail, topic="", payload=b"", device_uuid=None, identity=None)
+
+
+PLAINER_FORMS = (_plain, _bare)
+"""Forms of a quarantine row that the store refuses, to be offered one after the other."""
+_MOST_INDEX = (1 << 31) - 1
 
 
 def accounts(rows: Iterable[BatchRow]) -> dict[Account, int]:
@@ -132,9 +177,3 @@ def accounts(rows: Iterable[BatchRow]) -> dict[Account, int]:
         account = (content.device_id, account_of(content.source, content.gateway))
         counts[account] = counts.get(account, 0) + 1
     return counts
-
-
-def split(rows: Sequence[BatchRow]) -> tuple[list[BatchRow], list[BatchRow]]:
-    """Two halves, to find the row that the store refuses."""
-    middle = len(rows) // 2
-    return list(rows[:middle]), list(rows[middle:])

@@ -3,7 +3,8 @@
 The envelope and every reading are first decoded in one strict pass. Only when that fails is the
 envelope taken apart, reading by reading, so that one malformed reading is refused alone and its
 neighbours go on. Numbers written as strings are accepted, as the replaced service did. NaN and
-Infinity are not (RFC 8259, section 6).
+Infinity are not (RFC 8259, section 6). Bytes that are not JSON at all are refused as such by every decoder, with the
+same reason (`json_body`), and none makes more objects of them than the readings that it may take.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import msgspec
 
 from bridge.errors import DecodeError
 from bridge.model.reading import Code, DecodedReading, Packet, Rejection
+from bridge.pipeline.json_body import FAULTS, bounded, cost_fault, decode_json, trimmed
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -27,10 +29,8 @@ _UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
 _BIGINT = 1 << 63  # PostgreSQL bigint, which keeps ids and sequences
 _MAX_UNIX_S = 253_402_300_799.0  # 9999-12-31T23:59:59Z, the last second a datetime holds
 _MAX_KEY = 255  # as long as an Idempotency-Key may be
-_MAX_EXCERPT_FIELD = 64  # longer than any UUID or time
-_WHERE = re.compile(r" - at `(\$[^`]*)`")
+_MAX_ID_OR_TIME = 64  # characters; longer than any UUID or time
 _ABSENT = msgspec.Raw()
-_REASONS = {".value": Code.BAD_VALUE}  # by the end of the JSON path; anything else is BAD_FORM
 
 
 class _NativeItem(msgspec.Struct):
@@ -114,7 +114,6 @@ _excerpt = msgspec.json.Decoder(_Excerpt)
 _probe = msgspec.json.Decoder(_Probe)
 _any = msgspec.json.Decoder()
 
-T = TypeVar("T")
 Item = TypeVar("Item", _NativeItem, _ApiItem)
 
 
@@ -123,10 +122,11 @@ def decode_packet(body: bytes, *, max_readings: int) -> Packet:
 
     Raises DecodeError where the envelope is not of this form.
     """
+    body = bounded(body, max_readings)
     try:
         envelope = _native.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raw = _decode(_native_raw, body)
+    except FAULTS:
+        raw = decode_json(_native_raw, body)
         device = _uuid(raw.device_uuid, "$.device_uuid")
         ts_us = _packet_time(raw.ts)
         readings, rejections = _one_by_one(
@@ -141,40 +141,47 @@ def decode_packet(body: bytes, *, max_readings: int) -> Packet:
 
 def decode_api_reading(body: bytes) -> Packet:
     """`{"sensor_id": 42, "value": 23.5, "timestamp"?}`. Raises DecodeError."""
-    return Packet((_api_reading(0, _decode(_api_item, body)),))
+    return Packet((_api_reading(0, decode_json(_api_item, bounded(body))),))
 
 
 def decode_api_bulk(body: bytes, *, max_readings: int) -> Packet:
     """`{"readings": [{"sensor_id", "value", "timestamp"?}, …]}`. Raises DecodeError."""
+    body = bounded(body, max_readings)
     try:
         envelope = _api.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raw = _decode(_api_raw, body)
+    except FAULTS:
+        raw = decode_json(_api_raw, body)
         return Packet(*_one_by_one(raw.readings, _api_item, _api_reading, max_readings))
     return Packet(*_all(envelope.readings, _api_reading, max_readings))
 
 
 def decode_mqtt_packet(body: bytes, *, max_readings: int) -> Packet:
     """A device packet, or one reading of it, as `devices/{uuid}/readings` carries. Raises DecodeError."""
-    if _decode(_probe, body).readings is not _ABSENT:
+    body = bounded(body, max_readings)
+    if decode_json(_probe, body).readings is not _ABSENT:
         return decode_packet(body, max_readings=max_readings)
-    return Packet((_native_reading(0, _decode(_native_item, body), None),))
+    return Packet((_native_reading(0, decode_json(_native_item, body), None),))
 
 
 def decode_bare(body: bytes, sensor_uuid: str) -> Packet:
     """A bare number, or `{"value", "ts"?, "sequence"?}`, for the sensor its topic names. Raises DecodeError."""
-    text = body.strip()
+    text = bounded(body).strip()
     if text.startswith(b"{"):
-        item = _decode(_bare_item, text)
+        item = decode_json(_bare_item, text)
         ts_us = parse_time(item.ts, "$.ts")
         decoded = DecodedReading(0, sensor_uuid, _finite(item.value), ts_us, _sequence(item.sequence), _key(item.msgId))
     else:
-        try:
-            value = _bare_number.decode(text)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise DecodeError(Code.BAD_VALUE, "the payload is neither a number nor a JSON object") from error
-        decoded = DecodedReading(0, sensor_uuid, _finite(value, "$"))
+        decoded = DecodedReading(0, sensor_uuid, _finite(_bare_value(text), "$"))
     return Packet((decoded,))
+
+
+def _bare_value(text: bytes) -> float:
+    try:
+        return decode_json(_bare_number, text)
+    except DecodeError as error:
+        if error.reason == Code.BAD_FORM and text[:1] in b"-0123456789":  # beyond what a float holds
+            raise DecodeError(Code.BAD_VALUE, error.detail) from None
+        raise
 
 
 def decode_legacy(body: bytes, sensor_id: int | None) -> Packet:
@@ -182,7 +189,7 @@ def decode_legacy(body: bytes, sensor_id: int | None) -> Packet:
 
     Raises DecodeError.
     """
-    item = _decode(_legacy_item, body)
+    item = decode_json(_legacy_item, bounded(body))
     named = item.sensorId if item.sensorId is not None else item.sensor_id
     if named is not None and sensor_id is not None and named != sensor_id:
         raise DecodeError(Code.BAD_FORM, f"sensorId is not {sensor_id}, which the topic names", where="$.sensorId")
@@ -212,23 +219,26 @@ def excerpts(payload: bytes, indexes: Collection[int]) -> dict[int, bytes]:
     A packet of thousands of bad readings must not be kept thousands of times. What is not a packet
     of several readings is returned whole.
     """
+    body = trimmed(payload)
+    if cost_fault(body, max(indexes)) is not None:
+        return dict.fromkeys(indexes, payload)
     try:
-        envelope = _excerpt.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        envelope = _excerpt.decode(body)
+    except FAULTS:
         return dict.fromkeys(indexes, payload)
     if len(envelope.readings) < 2 or max(indexes) >= len(envelope.readings):
         return dict.fromkeys(indexes, payload)
     head = b"".join(
         b'"%s":%s,' % (name, value)
         for name, raw in ((b"ts", envelope.ts), (b"device_uuid", envelope.device_uuid))
-        if 0 < len(value := bytes(raw)) <= _MAX_EXCERPT_FIELD
+        if 0 < len(value := bytes(raw)) <= _MAX_ID_OR_TIME
     )
     return {index: b'{%s"readings":[%s]}' % (head, bytes(envelope.readings[index])) for index in indexes}
 
 
 def decode_any(body: bytes) -> Any:
     """Any JSON document, as Python objects. Raises DecodeError."""
-    return _decode(_any, body)
+    return decode_json(_any, bounded(body))
 
 
 def parse_time(value: float | str | None, where: str, zone: tzinfo = UTC) -> int | None:
@@ -239,6 +249,8 @@ def parse_time(value: float | str | None, where: str, zone: tzinfo = UTC) -> int
     if value is None:
         return None
     if isinstance(value, str):
+        if len(value) > _MAX_ID_OR_TIME:
+            raise DecodeError(Code.BAD_TIME, f"{where} is too long for a time", where=where)
         try:
             moment = datetime.fromisoformat(value)
             if moment.tzinfo is None:
@@ -251,40 +263,24 @@ def parse_time(value: float | str | None, where: str, zone: tzinfo = UTC) -> int
         except ValueError:
             raise DecodeError(Code.BAD_TIME, f"{where} is neither ISO 8601 nor Unix seconds", where=where) from None
     if not -_MAX_UNIX_S <= value <= _MAX_UNIX_S:  # false for NaN too
-        raise DecodeError(Code.BAD_TIME, f"{where} is no time in seconds since 1970", where=where)
+        hint = "; in milliseconds, perhaps" if abs(value) < 1e3 * _MAX_UNIX_S else ""
+        raise DecodeError(Code.BAD_TIME, f"{where} is no time in seconds since 1970{hint}", where=where)
     return round(value * 1_000_000)
 
 
-@lru_cache(maxsize=16_384)  # the regular expression costs more than the rest of a reading
 def normal_uuid(text: str) -> str | None:
     """A UUID in lower case with hyphens, or None where the text is none."""
+    return _normal_uuid(text) if len(text) <= _MAX_ID_OR_TIME else None  # what is longer is not remembered, either
+
+
+@lru_cache(maxsize=16_384)  # the regular expression costs more than the rest of a reading
+def _normal_uuid(text: str) -> str | None:
     if _UUID.fullmatch(text):
         return text
     try:
         return str(UUID(text))
     except ValueError:
         return None
-
-
-def _decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
-    try:
-        return decoder.decode(body)
-    except RecursionError:
-        raise DecodeError(Code.BAD_JSON, "the JSON is nested too deeply") from None
-    except UnicodeDecodeError:
-        raise DecodeError(Code.BAD_ENCODING, "the text is not UTF-8") from None
-    except msgspec.ValidationError as error:
-        raise _form_error(error) from None
-    except msgspec.DecodeError as error:
-        raise DecodeError(Code.BAD_JSON, str(error)) from None
-
-
-def _form_error(error: msgspec.ValidationError) -> DecodeError:
-    text = str(error)
-    found = _WHERE.search(text)
-    where = found[1] if found else "$"
-    reason = next((code for end, code in _REASONS.items() if where.endswith(end)), Code.BAD_FORM)
-    return DecodeError(reason, text, where=where)
 
 
 def _all(
@@ -313,7 +309,7 @@ def _one_by_one(
         _check_count(index + 1, max_readings)
         raw_bytes = bytes(raw)
         try:
-            readings.append(make(index, _decode(decoder, raw_bytes)))
+            readings.append(make(index, decode_json(decoder, raw_bytes)))
         except DecodeError as error:
             rejections.append(Rejection(index, Code(error.reason), error.detail, raw_bytes))
     return tuple(readings), tuple(rejections)

@@ -21,6 +21,8 @@ class DoorLedger:
     def __init__(self) -> None:
         self._totals: dict[Account, list[int]] = {}
         self._dirty: set[Account] = set()
+        self.set_aside: set[Account] = set()
+        """Accounts whose totals the store refuses: kept out, so that all others are written."""
 
     @property
     def dirty(self) -> bool:
@@ -39,6 +41,7 @@ class DoorLedger:
         """The old ledger is closed. A new one begins with the readings that are still held."""
         self._totals.clear()
         self._dirty.clear()
+        self.set_aside.clear()
         for (device_id, source), count in held.items():
             self.receive(device_id, source, count)
 
@@ -47,7 +50,8 @@ class DoorLedger:
         if totals is None:
             totals = self._totals[account] = [0, 0]
         totals[column] += count
-        self._dirty.add(account)
+        if account not in self.set_aside:
+            self._dirty.add(account)
 
     def take(self) -> list[LedgerLine]:
         """The totals that have changed since they were last taken."""
@@ -58,3 +62,13 @@ class DoorLedger:
     def put_back(self, lines: Iterable[LedgerLine]) -> None:
         """The store did not take `lines`: they must be taken again."""
         self._dirty.update((line.device_id, line.source) for line in lines)
+
+    def put_aside(self, line: LedgerLine) -> None:
+        """Keep the account of a line out of `take`: the store refuses it. Its totals are counted on."""
+        self.set_aside.add((line.device_id, line.source))
+        self._dirty -= self.set_aside
+
+    def take_back(self) -> None:
+        """Try what is set aside again."""
+        self._dirty |= self.set_aside
+        self.set_aside.clear()

@@ -29,7 +29,7 @@ class SensorLookup(Protocol):
     ) -> list[Sensor]:
         """The registered sensors among `ids`, `uuids` (lower case) and `external_ids`, in one query.
 
-        Raises StoreUnavailable.
+        Raises StoreUnavailable, and StoreRefused where one of them is no name that a registry can hold.
         """
         ...
 

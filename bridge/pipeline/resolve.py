@@ -9,15 +9,20 @@ real sensors out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from time import perf_counter
 from typing import Final
 
+import structlog
+
 from bridge.model.reading import DecodedReading, ExternalId, Sensor, SensorRef
 from bridge.model.ttl_cache import TtlCache
+from bridge.pipeline.isolate import offer_in_parts
 from bridge.pipeline.ports import SensorLookup
 from bridge.settings.process import PipelineSettings
 from bridge.telemetry import Metrics
+
+log = structlog.get_logger("pipeline")
 
 
 class Miss:
@@ -100,15 +105,14 @@ class Resolver:
         Raises StoreUnavailable.
         """
         self._misses.inc(len(refs))
-        ids = [ref for ref in refs if isinstance(ref, int)]
-        uuids = [ref for ref in refs if isinstance(ref, str)]
-        external = [ref.text for ref in refs if isinstance(ref, ExternalId)]
         found: dict[SensorRef, Sensor] = {}
-        for sensor in await self._lookup.find_sensors(ids, uuids, external):
-            found[sensor.sensor_id] = sensor
-            found[sensor.sensor_uuid] = sensor
-            if sensor.external_id is not None:
-                found[ExternalId(sensor.external_id)] = sensor
+
+        async def look_up(some: Sequence[SensorRef]) -> None:
+            found.update(await self._look_up(some))
+
+        # A name that the registry cannot hold, such as one with a NUL, is that of no sensor.
+        for ref, error in await offer_in_parts(list(refs), look_up):
+            log.warning("sensor_name_refused_by_store", name=str(ref)[:100], detail=error.detail)
         now_s = self._now()
         for ref in refs:
             hit = found.get(ref)
@@ -119,6 +123,19 @@ class Resolver:
                 self._known.discard(ref)
                 self._unknown.put(ref, True, now_s)
         self._entries.set(len(self._known))
+        return found
+
+    async def _look_up(self, refs: Sequence[SensorRef]) -> Mapping[SensorRef, Sensor]:
+        """Ask the registry in one query. Raises StoreUnavailable, StoreRefused."""
+        ids = [ref for ref in refs if isinstance(ref, int)]
+        uuids = [ref for ref in refs if isinstance(ref, str)]
+        external = [ref.text for ref in refs if isinstance(ref, ExternalId)]
+        found: dict[SensorRef, Sensor] = {}
+        for sensor in await self._lookup.find_sensors(ids, uuids, external):
+            found[sensor.sensor_id] = sensor
+            found[sensor.sensor_uuid] = sensor
+            if sensor.external_id is not None:
+                found[ExternalId(sensor.external_id)] = sensor
         return found
 
     def invalidate(self, refs: Iterable[SensorRef]) -> None:

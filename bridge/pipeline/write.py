@@ -5,21 +5,39 @@ and what was published, with the batch; a `Publication` of what was stored. Know
 do with rows that could not be written is the pipeline's to say.
 
 A batch that fails as a whole is tried a second time at once, unless it may have been committed: then it is in doubt,
-and `InDoubtBatches` asks the store before anything else is written. A batch that the store refuses is halved until
-the one bad reading is found, which becomes a quarantine row.
+and `InDoubtBatches` asks the store before anything else is written.
+
+A batch that the store refuses has something in it that can never be stored. Whatever that is, all else is written:
+
+    ledger lines   first and alone, so that at no moment more is settled than was received; one that is refused is
+                   set aside, and tried again once a minute
+    readings       halved until the bad ones are found; these become quarantine rows
+    quarantine     written in plainer forms until one is taken; where none is, that row alone is FAILED: its sender
+                   keeps it
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from time import perf_counter
 
 import structlog
 
 from bridge.errors import InstanceExpired, StoreRefused, StoreUnavailable
-from bridge.model.reading import Batch, CommitResult, Outcome, Publication, QuarantineRow, Reading, Receipt
-from bridge.pipeline.batch import BatchRow, quarantine, split
+from bridge.model.reading import (
+    Batch,
+    CommitResult,
+    LedgerLine,
+    Outcome,
+    Publication,
+    QuarantineRow,
+    Reading,
+    Receipt,
+)
+from bridge.pipeline.batch import PLAINER_FORMS, BatchRow, accounts, quarantine
 from bridge.pipeline.in_doubt import InDoubtBatches
+from bridge.pipeline.isolate import offer_in_parts
 from bridge.pipeline.ledger import DoorLedger
 from bridge.pipeline.ports import Outbox, Store
 from bridge.telemetry import Metrics
@@ -27,6 +45,8 @@ from bridge.telemetry import Metrics
 log = structlog.get_logger("pipeline")
 
 OUTCOMES = tuple(Outcome)
+SET_ASIDE_S = 60.0
+"""How long a ledger line that the store refuses is kept out of batches."""
 
 
 class BatchWriter:
@@ -45,6 +65,7 @@ class BatchWriter:
         self._stalled_s = stalled_s
         self._latency = metrics.stage.labels("store")
         self._calling_since_s: float | None = None
+        self._set_aside_s = 0.0
         self.in_doubt = InDoubtBatches(store, ledger, outbox)
         self.number = 0
         self.asked_s = 0.0
@@ -69,28 +90,62 @@ class BatchWriter:
                 raise
             await self._write_rows([row for row in rows if row.entry.receipts[row.index] is None])
 
-    async def _write_rows(self, rows: list[BatchRow]) -> None:
-        """Write rows; where the store refuses, halve until the one bad reading is found."""
+    async def _write_rows(self, rows: Sequence[BatchRow]) -> None:
+        """Write rows with the ledger lines that are due; where the store refuses, all but what it refuses."""
+        if self._ledger.set_aside and perf_counter() - self._set_aside_s > SET_ASIDE_S:
+            self._ledger.take_back()
+        lines = self._ledger.take()
         try:
-            await self._write_batch(rows)
-        except StoreRefused as error:
-            self._metrics.store_errors.labels(error.code).inc()
-            if len(rows) > 1:
-                for half in split(rows):
-                    await self._write_rows(half)
-            elif rows and isinstance(rows[0].content, Reading):
-                log.warning("reading_refused_by_store", detail=error.detail)
-                quarantine(rows[0], error.detail)
-                await self._write_rows(rows)
-            else:
-                raise StoreUnavailable(f"the database refuses its own books: {error.detail}") from error
+            await self._write_batch(rows, lines)
+        except StoreRefused:
+            await self._write_lines(lines)
+            await self._write_in_parts(rows)
 
-    async def _write_batch(self, rows: list[BatchRow]) -> None:
+    async def _write_lines(self, lines: Sequence[LedgerLine]) -> None:
+        """Write ledger lines without rows, and set aside those that the store refuses."""
+
+        async def offer(some: Sequence[LedgerLine]) -> None:
+            await self._write_batch((), some)
+
+        for line, error in await offer_in_parts(lines, offer):
+            log.error("ledger_line_refused", device=line.device_id, source=line.source, detail=error.detail)
+            self._metrics.unstorable.labels("ledger").inc()
+            self._ledger.put_aside(line)
+            self._set_aside_s = perf_counter()
+
+    async def _write_in_parts(self, rows: Sequence[BatchRow]) -> None:
+        """Write all rows but those that are refused alone, and these as quarantine rows, in ever plainer forms."""
+        forms: dict[BatchRow, int] = {}  # how many plainer forms of a row were tried
+        while rows:
+            refused = await offer_in_parts(rows, self._write_batch)
+            rows = []
+            for row, error in refused:
+                if isinstance(row.content, Reading):
+                    log.warning("reading_refused_by_store", detail=error.detail, device=row.content.device_id)
+                    quarantine(row, error.detail)
+                elif (tried := forms.get(row, 0)) < len(PLAINER_FORMS):
+                    row.content = PLAINER_FORMS[tried](row.content, error.detail)
+                    forms[row] = tried + 1
+                else:
+                    self._fail(row, error)
+                    continue
+                rows.append(row)
+
+    def _fail(self, row: BatchRow, error: StoreRefused) -> None:
+        """Enter that a row is not stored in any form: it stays with its sender."""
+        ((device_id, source),) = accounts([row])
+        log.error("quarantine_refused_by_store", detail=error.detail, device=device_id, source=source)
+        self._metrics.unstorable.labels("quarantine").inc()
+        self._metrics.readings.labels(row.content.source, "failed").inc()
+        self._ledger.give_back(device_id, source)
+        row.entry.receipts[row.index] = Receipt(row.index, Outcome.FAILED)
+
+    async def _write_batch(self, rows: Sequence[BatchRow], lines: Sequence[LedgerLine] = ()) -> None:
+        """One call of the store. Raises StoreRefused, StoreUnavailable; nothing of it is written then."""
         self.number += 1
         for row in rows:
             row.in_doubt = False
         readings = [row.content for row in rows if isinstance(row.content, Reading)]
-        lines = self._ledger.take()
         published = self._outbox.take_published()
         batch = Batch(
             self.number,
@@ -105,7 +160,9 @@ class BatchWriter:
         except (StoreUnavailable, StoreRefused) as error:
             self._ledger.put_back(lines)
             self._outbox.give_back(published)
-            if isinstance(error, StoreUnavailable) and error.in_doubt:
+            if isinstance(error, StoreRefused):
+                self._metrics.store_errors.labels(error.code).inc()
+            elif error.in_doubt:
                 self.in_doubt.add(self.number, rows)
             raise
         finally:
@@ -141,7 +198,7 @@ class BatchWriter:
             )
         )
 
-    def _enter_receipts(self, rows: list[BatchRow], committed: CommitResult) -> None:
+    def _enter_receipts(self, rows: Sequence[BatchRow], committed: CommitResult) -> None:
         """Enter a receipt for each row, and count them."""
         outcomes = iter(committed.outcomes)
         settled: Counter[tuple[str, Outcome]] = Counter()
@@ -153,5 +210,7 @@ class BatchWriter:
                 self._metrics.quarantined.labels(receipt.code).inc()
             row.entry.receipts[row.index] = receipt
             settled[row.content.source, receipt.outcome] += 1
+        for code in committed.thinned:
+            self._metrics.thinned.labels(code).inc()
         for (source, outcome), count in settled.items():
             self._metrics.readings.labels(source, outcome.name.lower()).inc(count)

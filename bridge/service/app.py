@@ -30,6 +30,7 @@ from bridge.http.server import HttpServer
 from bridge.mqtt.emqx import EmqxSessions
 from bridge.mqtt.ingest import MqttIngest
 from bridge.service.core import ServiceCore, now_us
+from bridge.service.preflight import check_settings
 from bridge.settings.service import Settings
 from bridge.store.migrate import migrate
 from bridge.store.outbox import PostgresOutbox
@@ -49,6 +50,7 @@ HTTP_SHARE, SETTLE_SHARE, MQTT_SHARE, DRAIN_SHARE, PUBLISH_SHARE, NOTE_SHARE = 0
 
 def serve(settings: Settings, *, embedded: bool) -> int:
     """Run the service until SIGTERM or SIGINT. Returns the exit code."""
+    check_settings(settings)
     logs.configure(settings.log)
     stack = EmbeddedStack(settings.service.data_dir) if embedded else None
     try:
@@ -135,8 +137,12 @@ def _doors(core: ServiceCore, relay: Relay) -> Doors:
         found = {"streams": relay.problem, "mqtt": mqtt.problem if mqtt is not None else ""}
         return [f"{name}: {problem}" for name, problem in found.items() if problem]
 
+    def contested() -> list[str]:
+        """A session that another client takes loses what the broker keeps in it: that is not ready."""
+        return [f"mqtt: {mqtt.contested}"] if mqtt is not None and mqtt.contested else []
+
     return Doors(
-        http=http_door(core, degraded) if settings.http.enabled else None,
+        http=http_door(core, degraded, contested) if settings.http.enabled else None,
         mqtt=mqtt,
         run_mqtt=partial(run_mqtt, core, mqtt) if mqtt is not None else None,
         drain=core.pipeline.drain,
@@ -147,6 +153,7 @@ def _doors(core: ServiceCore, relay: Relay) -> Doors:
 def http_door(
     core: ServiceCore,
     degraded: Callable[[], list[str]] = list,
+    problems: Callable[[], list[str]] = list,
     *,
     make_app: Callable[[ServiceDoorParts], App] = build_app,
 ) -> HttpServer:
@@ -161,8 +168,9 @@ def http_door(
             gateways=GatewayParts(core.gateways, core.gateway_cache, core.gateway_keys),
             pipeline=core.pipeline,
             keys=core.keys,
+            failed_logins=core.failed_logins,
             metrics=core.metrics,
-            problems=lambda: [core.problem] if core.problem else [],
+            problems=lambda: [*([core.problem] if core.problem else ()), *problems()],
             degraded=degraded,
             sensor_status=partial(core.look_up, core.registry.sensor_status),
             now=time.monotonic,

@@ -7,7 +7,7 @@ Flows in: settings, an open store, and the outbox that takes what is committed. 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Container
 from contextlib import asynccontextmanager
 from functools import partial
 from random import Random
@@ -17,11 +17,13 @@ import structlog
 
 from bridge import logs
 from bridge.auth.broker_access import BrokerAccess
+from bridge.auth.failed_logins import FailedLogins
 from bridge.auth.key_cache import KeyCache
+from bridge.auth.key_index import KeyIndex
 from bridge.broker.deferred_outbox import DeferredOutbox
 from bridge.errors import StoreUnavailable
 from bridge.http.gateway_cache import GatewayCache
-from bridge.model.reading import Delivery, Packet, Rejection, Source
+from bridge.model.reading import Code, Delivery, Packet, Rejection, Source
 from bridge.mqtt.downlink import Downlink
 from bridge.pipeline.ports import Outbox
 from bridge.pipeline.resolve import Resolver
@@ -61,8 +63,13 @@ class ServiceCore:
         self.keys = self._key_cache(self.registry)
         self.gateway_keys = self._key_cache(self.gateways)
         self.gateway_cache = GatewayCache(self.gateways, time.monotonic)
+        self.failed_logins = FailedLogins(settings.limits.failures_per_minute, metrics, time.monotonic, now_us)
         self.access = BrokerAccess(
-            self.keys, self.registry.mqtt_accounts, self.registry.device_may_connect, time.monotonic
+            self.keys,
+            self.registry.mqtt_accounts,
+            self.registry.device_may_connect,
+            time.monotonic,
+            self.registry.bridge_client_ids,
         )
         self.pipeline = Pipeline(
             resolver=self.resolver,
@@ -90,7 +97,13 @@ class ServiceCore:
             time.monotonic,
             now_us,
             self.settings.http.ack_timeout_s,
+            KeyIndex(partial(self._look_up_index, owners), time.monotonic),
         )
+
+    async def _look_up_index(self, owners: PostgresRegistry | Gateways) -> bytes:
+        if self.problem:
+            raise StoreUnavailable(self.problem)
+        return await owners.key_index()
 
     @property
     def problem(self) -> str:
@@ -114,13 +127,24 @@ class ServiceCore:
             **self.housekeeping.works(),
         }
 
-    async def check(self, packet: Packet, device_uuid: str | None, received_us: int) -> Rejection | None:
-        """The first rejection that the packet would meet now, without taking it in. Raises StoreUnavailable."""
+    async def check(
+        self, packet: Packet, device_uuid: str | None, received_us: int, devices: Container[str] | None = None
+    ) -> Rejection | None:
+        """The first rejection that the packet would meet now, without taking it in. Raises StoreUnavailable.
+
+        For an operator: unlike a sender, he is told where a sensor is of none of the `devices` (None: every one).
+        """
         sensors = await self.resolver.load({decoded.sensor for decoded in packet.readings})
-        delivery = Delivery(packet, Source.REPLAY, b"", received_us, lambda _: None, device_uuid=device_uuid)
+        delivery = Delivery(
+            packet, Source.REPLAY, b"", received_us, lambda _: None, device_uuid=device_uuid, devices=devices
+        )
         validator = Validator(self.settings.pipeline)
         for decoded in packet.readings:
-            checked = validator.check(decoded, sensors.get(decoded.sensor), delivery)
+            sensor = sensors.get(decoded.sensor)
+            if devices is not None and sensor is not None and sensor.device_uuid not in devices:
+                detail = f"whoever brought it may not speak for {sensor.device_uuid}"
+                return Rejection(decoded.index, Code.FOREIGN_DEVICE, detail)
+            checked = validator.check(decoded, sensor, delivery)
             if isinstance(checked, Rejection):
                 return checked
         return None

@@ -107,12 +107,15 @@ class Housekeeping:
             log.info("books_closed", instances=folded)
 
     async def check_ledger(self) -> None:
-        """Set the gauge of the ledger's imbalance, and log an error where there is one."""
+        """Set the gauges of the ledger's imbalance and of quarantine; log an error where there is an imbalance."""
         number = self._pipeline.at_rest
         found = await self._registry.ledger_imbalance(None if number is None else self._store.instance)
         if number is not None and self._pipeline.at_rest != number:  # readings came in meanwhile
             found = await self._registry.ledger_imbalance(None)
         self._metrics.ledger_imbalance.set(found)
+        rows, size = await self._registry.quarantine_total()
+        self._metrics.quarantine_rows.set(rows)
+        self._metrics.quarantine_bytes.set(size)
         if found:
             log.error("ledger_imbalance", readings=found, advice="see iot-bridge ledger --verify")
 

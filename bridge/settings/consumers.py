@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from bridge.settings.section import Count, Port, Positive, Section, TimeZone
+from bridge.settings.section import (
+    MAX_AGE_S,
+    Age,
+    CheckedUrl,
+    Count,
+    Days,
+    Delay,
+    Factor,
+    Host,
+    Port,
+    Positive,
+    Section,
+    TimeZone,
+)
 
 
 class ConsumerSettings(Section):
@@ -14,7 +27,7 @@ class ConsumerSettings(Section):
     """Most entries handed to a consumer at once."""
     block_s: Positive = 1.0
     """Longest wait for the first entry of a batch."""
-    claim_after_s: Positive = 30.0
+    claim_after_s: Age = 30.0
     """Entries that a consumer has held for so long without a sign of life are taken over by another."""
     max_attempts: Count = 5
     """Tries before an event that fails is moved to <stream>:dead."""
@@ -24,7 +37,7 @@ class ConsumerSettings(Section):
     """Longest delay between tries."""
     remembered: Count = 10_000
     """Event ids handled lately, kept in memory to pass over repeated events."""
-    metrics_host: str = "127.0.0.1"
+    metrics_host: Host = "127.0.0.1"
     """Address that a consumer process serves its metrics on."""
     metrics_port: Port | None = None
     """Port that a consumer process serves its metrics on, one for each process; 0 takes a free one."""
@@ -40,15 +53,15 @@ class ChannelSettings(Section):
     """Name of the channel, in rules and in alert_notifications."""
     url: str = Field(default="", repr=False)
     """Apprise URL: mailto://…, slack://…, tgram://…"""
-    webhook: str = Field(default="", pattern=r"^$|^https?://", repr=False)
+    webhook: Annotated[str, CheckedUrl] = Field(default="", pattern=r"^$|^https?://", repr=False)
     """Where notifications are posted as JSON, in place of `url`."""
     secret: str = Field(default="", repr=False)
     """Secret that the webhook's posts are signed with."""
     per_minute: Count = 10
     """Messages a minute; what is more is gathered into a digest."""
-    digest_wait_s: float = Field(default=10.0, ge=0)
+    digest_wait_s: Delay = 10.0
     """How long a digest of too many notifications waits for more of them."""
-    digest_every_s: float = Field(default=60.0, ge=0)
+    digest_every_s: Delay = 60.0
     """Least time between two digests of too many notifications."""
     timeout_s: Positive = 20.0
     """Longest time of one delivery."""
@@ -64,6 +77,8 @@ class ChannelSettings(Section):
 
 class RuleSettings(Section):
     """Which events go to which channels. An event goes to a channel once, by the first rule that fits."""
+
+    of_lines = frozenset({"title", "body"})
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
     """Name of the rule, in alert_notifications."""
@@ -83,11 +98,11 @@ class RuleSettings(Section):
     """Hours in which nothing is sent, such as 22:00-06:00; then one digest of them is."""
     quiet_except: Severity | None = "critical"
     """Least severity that is sent in quiet hours all the same."""
-    repeat_s: float = Field(default=0.0, ge=0)
+    repeat_s: Delay = 0.0
     """An alert that stays active and unacknowledged is notified again after so long; 0: it is not."""
-    cooldown_s: float = Field(default=0.0, ge=0)
+    cooldown_s: Delay = 0.0
     """For so long after a notification, more of the same kind and severity from the same sensor are not sent."""
-    digest_s: float = Field(default=0.0, ge=0)
+    digest_s: Delay = 0.0
     """Everything within so long is gathered into one digest; 0: each is sent on its own."""
     title: str = ""
     """Template of the title; empty: the standard one."""
@@ -98,13 +113,13 @@ class RuleSettings(Section):
 class NotifierSettings(Section):
     timezone: TimeZone = "UTC"
     """Time zone of quiet hours and of times in texts."""
-    give_up_s: Positive = 86_400.0
+    give_up_s: Age = 86_400.0
     """Age at which a notification that cannot be delivered is given up as failed."""
     retry_min_s: Positive = 2.0
     """First delay before a channel that failed is tried again; doubles, with jitter."""
     retry_max_s: Positive = 60.0
     """Longest delay between tries of a channel."""
-    keep_days: Count = 90
+    keep_days: Days = 90
     """How long rows of alert_notifications are kept."""
     groups: dict[str, tuple[str, ...]] = Field(default={})
     """Device groups: a name, and device names (with * and ?), UUIDs or ids."""
@@ -129,17 +144,17 @@ class NotifierSettings(Section):
 
 
 class OrchestratorSettings(Section):
-    patience: Positive = 5.0
+    patience: Factor = 5.0
     """A sensor is silent after so many times its own usual interval."""
-    silence_min_s: Positive = 60.0
+    silence_min_s: Age = 60.0
     """No sensor is silent before so long, however quick it is."""
-    silence_max_s: Positive = 86_400.0
+    silence_max_s: Age = 86_400.0
     """Every sensor is silent after so long; this goes for sensors that are not known well yet, too."""
     learn_readings: Count = 5
     """Readings after which a sensor's own rhythm is believed."""
     flap_changes: Count = 6
     """More changes of a sensor's level than this within flap_window_s are flapping."""
-    flap_window_s: Positive = 600.0
+    flap_window_s: Age = 600.0
     """Time in which changes are counted, and for which a flapping sensor must be steady."""
     checkpoint_s: Positive = 30.0
     """How often what is known of each sensor is kept in the database."""
@@ -150,28 +165,28 @@ class OrchestratorSettings(Section):
 class MlSettings(Section):
     predictor: str = "baseline"
     """Entry point of the predictor, in the group iot_bridge.predictors."""
-    season_s: float = Field(default=86_400.0, ge=0)
+    season_s: float = Field(default=86_400.0, ge=0, le=MAX_AGE_S, allow_inf_nan=False)
     """Period of the season: a day; 0 is none."""
     season_parts: int = Field(default=24, ge=4, le=400)
     """Parts of the season that are told apart."""
     warm_readings: Count = 30
     """Readings of a sensor before its values are judged."""
-    anomaly_score: Positive = 6.0
+    anomaly_score: Factor = 6.0
     """A value that lies off by more standard deviations than this is an anomaly."""
-    horizon_s: Positive = 900.0
+    horizon_s: Age = 900.0
     """How far ahead values are predicted, at least; further where the sensor's own interval is longer."""
-    write_every_s: Positive = 300.0
+    write_every_s: Age = 300.0
     """How often a prediction of a sensor is written, and an anomaly that lasts."""
     checkpoint_s: Positive = 60.0
     """How often what is known of each sensor is kept in the database."""
-    keep_days: Count = 30
+    keep_days: Days = 30
     """How long predictions are kept."""
     max_sensors: Count = 100_000
     """Sensors kept in memory, about 2 kB each; the least recently heard are forgotten."""
 
 
 class ExplainSettings(Section):
-    url: str = Field(default="", pattern=r"^$|^https?://")
+    url: Annotated[str, CheckedUrl] = Field(default="", pattern=r"^$|^https?://")
     """Base URL of an external explainer of anomalies; /explain/anomaly is added to it."""
     token: str = Field(default="", repr=False)
     """Bearer token that it is sent, where it wants one."""

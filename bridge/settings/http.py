@@ -5,9 +5,9 @@ from __future__ import annotations
 from ipaddress import ip_network
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator
 
-from bridge.settings.section import Count, Port, Positive, Section
+from bridge.settings.section import Age, Count, Host, Limit, Port, Positive, Section
 
 
 def _network(text: str) -> str:
@@ -24,7 +24,7 @@ Network = Annotated[str, AfterValidator(_network)]
 class HttpSettings(Section):
     enabled: bool = True
     """Whether the HTTP door is open."""
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     """Address to listen on."""
     port: Port = 8080
     """Port to listen on; 0 takes a free one."""
@@ -53,16 +53,18 @@ class HttpSettings(Section):
 class LimitSettings(Section):
     """Sliding-window rate limits; 0 switches one off."""
 
-    ip_per_minute: int = Field(default=600_000, ge=0)
+    ip_per_minute: Limit = 600_000
     """Requests a minute from one client address."""
-    device_per_minute: int = Field(default=60_000, ge=0)
+    device_per_minute: Limit = 60_000
     """Requests a minute of one device or API key."""
-    sensor_per_minute: int = Field(default=60_000, ge=0)
+    sensor_per_minute: Limit = 60_000
     """Readings a minute of one sensor."""
-    mqtt_device_per_minute: int = Field(default=60_000, ge=0)
+    mqtt_device_per_minute: Limit = 60_000
     """MQTT messages a minute of one device; what is over it goes to quarantine as rate_limited."""
-    rejections_per_minute: int = Field(default=60, ge=0)
+    rejections_per_minute: Limit = 60
     """Rejections a minute that are told to one device on devices/{uuid}/rejected."""
+    failures_per_minute: Limit = 300
+    """Wrong keys, codes or passwords a minute from one address or for one account; more cost no query and are 429."""
     max_tracked: Count = 200_000
     """Addresses, devices and sensors remembered; the least recent is forgotten first."""
 
@@ -70,7 +72,7 @@ class LimitSettings(Section):
 class KeySettings(Section):
     cache_size: Count = 100_000
     """Keys kept in memory."""
-    cache_ttl_s: Positive = 300.0
+    cache_ttl_s: Age = 300.0
     """How long a key is believed without asking; revocations arrive by the change feed long before."""
-    negative_ttl_s: Positive = 5.0
+    negative_ttl_s: Age = 5.0
     """How long an unknown key is refused without asking."""

@@ -18,8 +18,34 @@ def _checked_filter(text: str) -> str:
     return text
 
 
+_EXPRESSIONS = ("each", "device", "sensor", "value", "time")
+MAX_EXPRESSION_DEPTH = 64
+"""Of what is in what; it is evaluated by recursion, for every message."""
+MAX_FILTERS = 1_000
+"""Each filter is held against every other."""
+
+
+def _mistake_in_expression(text: str) -> str | None:
+    from jmespath import compile as compile_jmespath  # a cost that only mappings need to pay
+    from jmespath.exceptions import JMESPathError
+
+    try:
+        nodes = [compile_jmespath(text).parsed]
+    except JMESPathError as error:
+        return str(error).splitlines()[0]
+    except RecursionError:
+        return f"it is nested more than {MAX_EXPRESSION_DEPTH} deep"
+    for _ in range(MAX_EXPRESSION_DEPTH):
+        nodes = [child for node in nodes for child in node.get("children", ()) if isinstance(child, dict)]
+        if not nodes:
+            return None
+    return f"it is nested more than {MAX_EXPRESSION_DEPTH} deep"
+
+
 class ConverterSettings(Section):
     """What the messages of one topic filter are, for devices that do not speak our formats."""
+
+    of_lines = frozenset(_EXPRESSIONS)
 
     filter: Annotated[str, AfterValidator(_checked_filter)]
     """Topic filter; it is subscribed to. Our own topics never come to a converter."""
@@ -70,22 +96,17 @@ class ConverterSettings(Section):
     @model_validator(mode="after")
     def _check_mapping(self) -> Self:
         """Expressions are there where they are needed, and are JMESPath."""
-        given = {name: getattr(self, name) for name in ("each", "device", "sensor", "value", "time")}
+        given = {name: getattr(self, name) for name in _EXPRESSIONS}
         if self.format != "mapping":
             extra = [name for name, text in given.items() if text]
             if extra:
                 raise ValueError(f"{', '.join(extra)}: only for format = 'mapping'")
             return self
-        from jmespath import compile as compile_jmespath  # a cost that only mappings need to pay
-        from jmespath.exceptions import JMESPathError
-
         wrong = [f"{name} is missing" for name in ("device", "sensor", "value") if not given[name]]
         for name, text in given.items():
-            try:
-                if text:
-                    compile_jmespath(text)
-            except JMESPathError as error:
-                wrong.append(f"{name} is not JMESPath: {str(error).splitlines()[0]}")
+            mistake = _mistake_in_expression(text) if text else None
+            if mistake is not None:
+                wrong.append(f"{name} is not JMESPath: {mistake}")
         if wrong:
             raise ValueError("; ".join(wrong))
         return self
@@ -114,7 +135,7 @@ class MqttSettings(Section):
     """Its key, PEM, without a password; none: it stands in cert_file."""
     keep_alive_s: int = Field(default=60, ge=5, le=65535)
     """MQTT keep alive."""
-    session_expiry_s: int = Field(default=7 * 86_400, ge=0)
+    session_expiry_s: int = Field(default=7 * 86_400, ge=0, le=2**32 - 1)
     """MQTT 5: how long the broker keeps the session while we are away."""
     share: str = Field(default="", pattern=r"^[^/+#$]{0,100}$")
     """MQTT 5: group of processes that share one load ($share/<group>/…); empty: this process takes everything."""
@@ -122,19 +143,24 @@ class MqttSettings(Section):
     """How long to stay away after another process has connected with our client id."""
     max_inflight: Count = 2_000
     """Messages held unacknowledged; beyond it nothing more is read from the broker."""
+    max_inflight_bytes: Count = 33_554_432
+    """Their size, likewise; what they decode to takes a few times as much."""
     max_payload_bytes: Count = 262_144
     """Largest message; a larger one goes to quarantine, cut."""
     reconnect_min_s: Positive = 0.5
     """First reconnect delay; doubles, with jitter."""
     reconnect_max_s: Positive = 30.0
     """Longest reconnect delay."""
-    topics: tuple[str, ...] = (
-        "devices/+/readings",
-        "devices/+/sensors/+",
-        "iot/sensors/+/readings",
+    topics: tuple[str, ...] = Field(
+        default=(
+            "devices/+/readings",
+            "devices/+/sensors/+",
+            "iot/sensors/+/readings",
+        ),
+        max_length=MAX_FILTERS,
     )
     """Topic filters to subscribe to, at QoS 1. What was subscribed before and is not among them is unsubscribed."""
-    converters: tuple[ConverterSettings, ...] = ()
+    converters: tuple[ConverterSettings, ...] = Field(default=(), max_length=MAX_FILTERS)
     """Formats of other topics; the first whose filter matches is taken. They are subscribed to, too."""
 
     @field_validator("share")

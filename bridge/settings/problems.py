@@ -6,6 +6,7 @@ Flows in: pydantic's errors, the model, the environment. Flows out: text. Import
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+MAX_NAME = 200
 _PASSWORD = re.compile(r"(?<=:)(?!//)[^:@]*(?=@)")
 
 
@@ -53,7 +55,7 @@ def describe(
         field = fields.get(key)
         allowed = _allowed(field) if field is not None else "a table of keys" if key in sections else error["msg"]
         lines.append(f"{name} = {_shown(place, error['input'])}: allowed is {allowed}")
-    return list(dict.fromkeys(lines))  # each member of a union, or of a table, reports by itself
+    return list(dict.fromkeys(map(_plain, lines)))  # each member of a union, or of a table, reports by itself
 
 
 def _is_of_table_in_list(place: list[str], field: FieldInfo | None) -> bool:
@@ -74,7 +76,7 @@ def unknown_variables(environment: Iterable[str], prefix: str, fields: Mapping[s
         # Deeper levels belong to a key that holds a table, such as pipeline.limits.
         if any(upper.startswith(f"{_variable(prefix, key)}__") for key, field in fields.items() if _is_table(field)):
             continue
-        lines.append(f"{name}: unknown variable{did_you_mean(upper, known)}")
+        lines.append(_plain(f"{_cut(name)}: unknown variable{did_you_mean(upper, known)}"))
     return lines
 
 
@@ -92,7 +94,7 @@ def hide_password(url: str) -> str:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A hint, where something near is known."""
-    near = get_close_matches(word, list(known), n=1)
+    near = get_close_matches(word, list(known), n=1) if len(word) <= MAX_NAME else []
     return f"; did you mean {near[0]}?" if near else ""
 
 
@@ -114,8 +116,23 @@ def _shown(place: list[str], value: Any) -> str:
     of_channels = place[0] == "notifier" and place[1:2] in ([], ["channels"])  # whose URLs are tokens
     if of_channels or any(word in part for part in place for word in ("password", "secret", "token")):
         return "(hidden)"
-    shown = hide_password(repr(value))
-    return shown if len(shown) <= 200 else f"{shown[:200]}…"
+    return _cut(hide_password(_repr.repr(value)))
+
+
+_repr = reprlib.Repr()
+"""Python's own `repr` recurses into whatever is nested, and shows a text of 1 MB."""
+_repr.maxlevel = 4
+_repr.maxstring = _repr.maxother = _repr.maxlong = 250
+_repr.maxlist = _repr.maxdict = _repr.maxtuple = 50
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_NAME else f"{text[:MAX_NAME]}…"
+
+
+def _plain(line: str) -> str:
+    """A line that a terminal shows as it is: a quoted key may hold anything."""
+    return line if line.isprintable() else repr(line)[1:-1]
 
 
 def _allowed(field: FieldInfo) -> str:
@@ -129,7 +146,7 @@ def _allowed(field: FieldInfo) -> str:
     elif "ge" in limits:
         words += f", {limits['ge']} or more"
     elif "gt" in limits:
-        words += f" above {limits['gt']}"
+        words += f" above {limits['gt']}" + (f", up to {limits['le']}" if "le" in limits else "")
     if any(getattr(item, "pattern", None) for item in field.metadata) and field.description:
         words += f" ({field.description.splitlines()[0].rstrip('.')})"
     return words

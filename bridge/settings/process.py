@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from bridge.settings.section import Count, Positive, Section
+from bridge.settings.section import Age, Count, Finite, Positive, Section
 
 
 class PipelineSettings(Section):
@@ -16,21 +16,21 @@ class PipelineSettings(Section):
     """Readings waiting for the store; beyond it senders are pushed back."""
     sensor_cache_size: Count = 200_000
     """Sensors kept in memory."""
-    sensor_ttl_s: Positive = 300.0
+    sensor_ttl_s: Age = 300.0
     """How long a sensor is believed without asking; changes arrive by the change feed long before."""
-    sensor_negative_ttl_s: Positive = 5.0
+    sensor_negative_ttl_s: Age = 5.0
     """How long an unknown sensor is refused without asking."""
     change_poll_s: Positive = 1.0
     """How often revoked keys and changed sensors are looked for (promise: 5 s)."""
-    max_ahead_s: Positive = 300.0
+    max_ahead_s: Age = 300.0
     """How far ahead of ours a device's time may be."""
-    max_behind_s: Positive = 30 * 86_400.0
+    max_behind_s: Age = 30 * 86_400.0
     """How old a reading may be."""
     retry_min_s: Positive = 0.1
     """First delay after the store failed; doubles."""
     retry_max_s: Positive = 2.0
     """Longest delay between tries at the store."""
-    limits: dict[str, tuple[float, float]] = Field(
+    limits: dict[str, tuple[Finite, Finite]] = Field(
         default={
             "temperature": (-100.0, 500.0),
             "humidity": (0.0, 100.0),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
@@ -18,7 +18,7 @@ from bridge.settings.consumers import (
 from bridge.settings.http import HttpSettings, KeySettings, LimitSettings
 from bridge.settings.mqtt import MqttSettings
 from bridge.settings.process import LogSettings, PipelineSettings
-from bridge.settings.section import Count, Positive, Section
+from bridge.settings.section import Age, CheckedUrl, Count, Days, Limit, Positive, Section
 from bridge.settings.sources import SectionedSettings, read
 from bridge.settings.stores import BrokerSettings, DatabaseSettings, RedisSettings
 
@@ -38,21 +38,21 @@ class ServiceSettings(Section):
 class CommandSettings(Section):
     """Commands to devices (docs/mqtt-sessions.md)."""
 
-    default_expiry_s: Positive = 3_600.0
+    default_expiry_s: Age = 3_600.0
     """How long a command may wait for its device where it does not say."""
-    max_expiry_s: Positive = 30 * 86_400.0
+    max_expiry_s: Age = 30 * 86_400.0
     """Longest time a command may wait."""
     max_payload_bytes: Count = 65_536
     """Largest payload of a command."""
     max_open_per_device: Count = 100
     """Commands that wait for one device; more are refused."""
-    results_per_minute: int = Field(default=600, ge=0)
+    results_per_minute: Limit = 600
     """Answers a minute of one device; more are dropped and counted; 0 is no limit."""
     poll_s: Positive = 1.0
     """How often commands of other processes are looked for."""
     retry_s: Positive = 10.0
     """When to try again a device of which the broker (MQTT 5) knows no session."""
-    keep_days: Count = 90
+    keep_days: Days = 90
     """Commands older than this are deleted."""
 
 
@@ -63,7 +63,7 @@ class HookSettings(Section):
     """Whether the routes below /hooks/ are there."""
     secret: str = Field(default="", repr=False, validate_default=True)
     """What the broker sends as Authorization: Bearer …, or as ?secret=…; needed where hooks are enabled."""
-    per_minute: int = Field(default=600_000, ge=0)
+    per_minute: Limit = 600_000
     """Most calls a minute; 0 is no limit."""
     trust_certificates: bool = False
     """Whether a client certificate's common name, as the broker tells it, stands in for a password."""
@@ -79,7 +79,7 @@ class HookSettings(Section):
 class EmqxSettings(Section):
     """EMQX's management API, to end the sessions of devices whose key is revoked."""
 
-    url: str = Field(default="", pattern=r"^$|^https?://")
+    url: Annotated[str, CheckedUrl] = Field(default="", pattern=r"^$|^https?://")
     """Such as http://emqx:18083; empty: nobody is told."""
     key: str = ""
     """An API key of EMQX."""

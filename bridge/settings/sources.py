@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from pathlib import Path
 from typing import Any, TypeVar, get_origin
 
@@ -13,6 +12,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 
 from bridge.errors import ConfigError
 from bridge.settings import problems
+from bridge.settings.toml import load_toml
 
 
 class _Environment(EnvSettingsSource):
@@ -22,7 +22,7 @@ class _Environment(EnvSettingsSource):
         """A list may also be written with commas: `IOT_BRIDGE_MQTT__TOPICS=a,b`."""
         try:
             return super().decode_complex_value(field_name, field, value)
-        except ValueError:
+        except (ValueError, RecursionError):
             is_list = isinstance(field, FieldInfo) and get_origin(field.annotation) is tuple
             return [part.strip() for part in value.split(",")] if is_list else value
 
@@ -50,12 +50,7 @@ def read(model: type[S], path: Path | None, *more: tuple[str, str]) -> S:
     """`load` for any settings made of sections. `more`: ("section.key", value) that win over the file."""
     data: dict[str, Any] = {}
     if path is not None:
-        try:
-            data = tomllib.loads(path.read_text())
-        except OSError as error:
-            raise ConfigError([f"{path}: {error.strerror}"]) from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError([f"{path}: not TOML: {error}"]) from error
+        data = load_toml(path)
     for name, value in more:
         section, _, key = name.partition(".")
         data[section] = {**data.get(section, {}), key: value}

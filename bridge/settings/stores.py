@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from bridge.settings.section import Count, Positive, Section
+from bridge.settings.section import CheckedUrl, Count, DaysOrNever, Delay, Positive, Section
+
+Quota = Annotated[int, Field(ge=1, le=10**12)]
+"""Of rows or bytes."""
 
 
 class DatabaseSettings(Section):
     url: str = Field(default="", pattern=r"^$|^postgres(ql)?://")
     """postgresql://…; empty with --embedded takes the embedded server."""
-    pool_size: Count = 4
+    pool_size: Annotated[int, Field(ge=1, le=1_000)] = 4
     """Connections for look-ups; the writer has one of its own."""
     connect_timeout_s: Positive = 5.0
     """Time to connect."""
     statement_timeout_s: Positive = 10.0
     """Longest run of one statement."""
-    partition_days_ahead: Count = 45
+    partition_days_ahead: Annotated[int, Field(ge=1, le=3_650)] = 45
     """Partitions of sensor_readings are made this far ahead."""
-    retention_days: int = Field(default=0, ge=0)
+    retention_days: DaysOrNever = 0
     """Partitions older than this are dropped; 0 keeps everything."""
-    quarantine_days: int = Field(default=90, ge=0)
+    quarantine_days: DaysOrNever = 90
     """Quarantined rows older than this are dropped; 0 keeps everything."""
+    quarantine_device_max_rows: Quota = 10_000
+    """Rows that quarantine keeps of a device; then what no remedy can store is thinned (docs/promises.md)."""
+    quarantine_device_max_bytes: Quota = 16 * 1_048_576
+    """The same in bytes of what was sent."""
+    quarantine_max_rows: Quota = 1_000_000
+    """Rows that quarantine keeps in all; the last quarter is for devices within their own quota."""
+    quarantine_max_bytes: Quota = 1_024 * 1_048_576
+    """The same in bytes of what was sent."""
 
 
 class RedisSettings(Section):
-    url: str = Field(default="", pattern=r"^$|^(redis|rediss|unix)://")
+    url: Annotated[str, CheckedUrl] = Field(default="", pattern=r"^$|^(redis|rediss|unix)://")
     """redis://… of the streams; empty with --embedded takes the embedded server."""
     timeout_s: Positive = 5.0
     """Time to connect, and for one command."""
@@ -40,7 +51,7 @@ class BrokerSettings(Section):
     """Which broker carries the streams."""
     redis_percent: int = Field(default=100, ge=0, le=100)
     """Share of sensors on Redis, the rest in memory; stable per sensor (gradual move)."""
-    throttle_interval_s: float = Field(default=0.0, ge=0)
+    throttle_interval_s: Delay = 0.0
     """At most one reading per sensor per interval goes to the stream; 0 is off. Alerts are never throttled."""
     stream_maxlen: Count = 100_000
     """Approximate length to which streams are trimmed."""

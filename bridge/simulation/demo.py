@@ -46,7 +46,7 @@ START_S = 60.0  # initdb on a slow card takes most of it
 SETTLE_S = 2.0
 SCRAPE_EVERY_S = 0.5
 HISTORY = 60
-LEDGER_COLUMNS = ("received", "stored", "duplicate", "quarantined", "returned", "pending")
+LEDGER_COLUMNS = ("received", "stored", "duplicate", "quarantined", "thinned", "returned", "pending")
 
 
 class Ending(msgspec.Struct, frozen=True):
@@ -83,7 +83,7 @@ class Demo:
 
     async def start(self, stop: asyncio.Event) -> None:
         """The service, its devices and their thresholds. Raises Unavailable."""
-        self._dir.mkdir(parents=True, exist_ok=True)
+        self._dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         with suppress(FileNotFoundError):
             (self._dir / "stack.json").unlink()
         command = [sys.executable, "-m", "bridge", "serve", "--data-dir", str(self._dir)]
@@ -108,7 +108,9 @@ class Demo:
         async with AsyncExitStack() as stack:
             reader = await self._stage(stack)
             members, tallies = await connect_members(stack, devices, doors, MqttSettings(url=doors["mqtt"]))
-            client = await stack.enter_async_context(httpx.AsyncClient(base_url=self.urls["http"], timeout=5))
+            client = await stack.enter_async_context(
+                httpx.AsyncClient(base_url=self.urls["http"], timeout=5, follow_redirects=False)
+            )
             async with asyncio.TaskGroup() as group:
                 watching = group.create_task(self._watch(client, reader, seen), name="watch")
                 await Fleet(members, self._rate, Random(1)).run(stop)

@@ -64,7 +64,9 @@ async def connect_members(
     What they hold open is closed with `stack`.
     """
     client = await stack.enter_async_context(
-        httpx.AsyncClient(timeout=TIMEOUT_S, limits=httpx.Limits(max_connections=MOST_CONNECTIONS))
+        httpx.AsyncClient(
+            timeout=TIMEOUT_S, limits=httpx.Limits(max_connections=MOST_CONNECTIONS), follow_redirects=False
+        )
     )
     tallies = {name: Tally() for name in doors}
     members = []

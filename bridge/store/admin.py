@@ -13,6 +13,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
+from bridge.model.scopes import DEFAULT_SCOPES
 from bridge.store import queries
 from bridge.store.faults import translate
 from bridge.store.passwords import mosquitto_hash
@@ -78,11 +79,21 @@ class Admin:
             )[0]
         return {"device_id": device_id, "key_id": made["id"], "device_key": key}
 
-    def add_api_key(self, name: str, expires_at: str | None) -> TableRow:
-        """A new API key, in clear, this once."""
+    def add_api_key(
+        self,
+        name: str,
+        expires_at: str | None,
+        scopes: Sequence[str] = DEFAULT_SCOPES,
+        devices: Sequence[int] | None = None,
+    ) -> TableRow:
+        """A new API key, in clear, this once. `devices` None: for every device."""
         key, digest = new_key("ak")
-        made = self.fetch("add_api_key", name=name, hash=digest, expires_at=expires_at)[0]
-        return {"key_id": made["id"], "name": name, "api_key": key}
+        arguments = {"expires_at": expires_at, "scopes": list(scopes), "all": devices is None}
+        with self._connection.transaction():
+            key_id = self.fetch("add_api_key", name=name, hash=digest, **arguments)[0]["id"]
+            for device in devices or ():
+                self.fetch("allow_api_key_device", key_id=key_id, device=device)
+        return {"key_id": key_id, "name": name, "api_key": key, "scopes": list(scopes)}
 
     def add_mqtt_account(self, name: str, role: str) -> TableRow:
         """An account of the MQTT broker that is no device; its password in clear, this once."""
@@ -158,6 +169,8 @@ class Admin:
             negative = self.fetch("negative_books")
             readings = _counted(self.fetch("recount_readings"), "readings", device_id)
             quarantined = _counted(self.fetch("recount_quarantine"), "rows", device_id)
+            thinned = _counted(self.fetch("recount_thinned"), "rows", device_id)
+            miscounted = self.fetch("miscounted_quarantine") if device_id is None else []
             gaps = self.fetch("sequence_gaps")
             gateways = self.fetch("gateway_balance") if device_id is None else []
         problems = [
@@ -170,17 +183,29 @@ class Admin:
             for what, book, table in (
                 ("stored", row["stored"], readings.pop(device, 0)),
                 ("quarantined", row["quarantined"], quarantined.pop(device, 0)),
+                ("thinned", row["thinned"], thinned.pop(device, 0)),
             ):
                 if book != table:
                     problems.append(f"device {device}: the ledger has {book} {what}, the tables have {table}")
         problems += [f"device {device}: {n} readings that no ledger line knows" for device, n in readings.items() if n]
         problems += [f"device {device}: {n} quarantined rows unknown to it" for device, n in quarantined.items() if n]
+        problems += [f"device {device}: {n} thinned rows unknown to it" for device, n in thinned.items() if n]
+        problems += [_miscounted(row) for row in miscounted]
         for row in gateways:
             if row["delivered"] > row["came"]:
                 problems.append(f"gateway {row['name']}: handed over {row['delivered']}, {row['came']} came")
             if row["kept"] > row["spooled"]:
                 problems.append(f"gateway {row['name']}: {row['kept']} came of the {row['spooled']} that it took in")
-        return problems, [gap for gap in gaps if device_id in (None, gap["device_id"])]
+        gaps = [gap | {"missing": int(gap["missing"])} for gap in gaps if device_id in (None, gap["device_id"])]
+        return problems, gaps
+
+
+def _miscounted(row: TableRow) -> str:
+    account = "in all" if row["account"] is None else f"of account {row['account']}"
+    return (
+        f"quarantine {account}: the running total is {row['rows']} rows and {row['bytes']} bytes,"
+        f" there are {row['found']} and {row['found_bytes']}"
+    )
 
 
 def _counted(rows: list[TableRow], column: str, device_id: int | None) -> Counter[int]:

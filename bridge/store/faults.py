@@ -1,4 +1,8 @@
-"""psycopg's errors, translated once, by SQLSTATE."""
+"""psycopg's errors, translated once, by SQLSTATE.
+
+Whose fault it is decides what follows: rows that the database will never take are set apart and nobody waits for
+them (StoreRefused); anything else passes, and its senders come again (StoreUnavailable).
+"""
 
 from __future__ import annotations
 
@@ -7,25 +11,47 @@ from psycopg.errors import CheckViolation
 
 from bridge.errors import StoreRefused, StoreUnavailable
 
-_REFUSED_CLASSES = ("22", "23")  # data exceptions, integrity violations: these rows are bad for good
-
+_REFUSED_CLASSES = ("21", "22", "23", "44", "54")
+"""Bad for good, by the class of the SQLSTATE: a row twice in one command, data exceptions, integrity violations, WITH
+CHECK OPTION, program limits (a text too long for an index).
+https://www.postgresql.org/docs/current/errcodes-appendix.html"""
+_RAISED = "P0001"  # RAISE EXCEPTION without a code: somebody's trigger
 _NO_SCHEMA = ("42P01", "42883", "42703", "3F000")  # no such table, function, column, schema
+UNSENDABLE = (UnicodeError, OverflowError)
+"""What psycopg raises, beside its own errors, for values that it cannot write down: nothing was sent."""
+_MOST_DETAIL = 300
 
 
-def translate(error: psycopg.Error, *, sent: bool) -> StoreUnavailable | StoreRefused:
+def translate(error: Exception, *, sent: bool) -> StoreUnavailable | StoreRefused:
     """Translate a driver's error into ours. `sent`: the statement had left, so a lost connection leaves it in doubt."""
+    if isinstance(error, UNSENDABLE):
+        return StoreRefused(_bounded(f"it cannot be sent to the database: {error}"))
     state = getattr(error, "sqlstate", None)
     if state is None:
+        if isinstance(error, psycopg.DataError):
+            return StoreRefused(_bounded(f"it cannot be sent to the database: {error}"))
         text = str(error) or type(error).__name__
         return StoreUnavailable(f"no answer from the database: {text.strip()}; see database.url", in_doubt=sent)
-    if state[:2] in _REFUSED_CLASSES and not _routed_astray(error):
-        return StoreRefused(str(error).strip())
+    if (state[:2] in _REFUSED_CLASSES or state == _RAISED) and not _routed_astray(error):
+        return StoreRefused(_said(error))
     # The server answered, so it has rolled back: deadlock, shutdown, no connections left, no schema …
     advice = "; run iot-bridge db migrate" if state in _NO_SCHEMA else ""
-    return StoreUnavailable(f"the database says {state}: {str(error).strip().splitlines()[0]}{advice}")
+    return StoreUnavailable(f"the database says {state}: {_said(error)}{advice}")
 
 
-def _routed_astray(error: psycopg.Error) -> bool:
+def _said(error: Exception) -> str:
+    """What the server says, without its context: that is the code of our procedures, kilobytes of it."""
+    diag = error.diag if isinstance(error, psycopg.Error) else None
+    text = (diag and diag.message_primary) or (str(error).strip().splitlines() or [type(error).__name__])[0]
+    name = diag and diag.constraint_name
+    return _bounded(text if not name or name in text else f"{text} ({name})")
+
+
+def _bounded(text: str) -> str:
+    return text if len(text) <= _MOST_DETAIL else f"{text[:_MOST_DETAIL]} …"
+
+
+def _routed_astray(error: Exception) -> bool:
     """A row waited for the default partition while its month was made: the next attempt finds the month.
 
     The constraint of a partition has no name, unlike a CHECK.

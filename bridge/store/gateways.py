@@ -9,8 +9,18 @@ import msgspec
 from psycopg.types.json import Jsonb
 
 from bridge.gateway_protocol.batches import GatewayLedger, GatewayState
-from bridge.gateway_protocol.snapshot import Snapshot, SnapshotDevice, SnapshotKey, SnapshotSensor, SnapshotThreshold
+from bridge.gateway_protocol.snapshot import (
+    IssueNumber,
+    Snapshot,
+    SnapshotDevice,
+    SnapshotKey,
+    SnapshotSensor,
+    SnapshotThreshold,
+    content_hash,
+    issued,
+)
 from bridge.store import queries
+from bridge.store.connection import TimedConnection
 from bridge.store.postgres import PostgresStore
 from bridge.store.registry import KeyRow
 from bridge.store.secret import code_hash, new_key
@@ -33,6 +43,11 @@ class Gateways:
     async def find_keys(self, hashes: Collection[str]) -> list[KeyRow]:
         """The gateway keys among `hashes`; `device_id` is the gateway's id, `disabled` that it was revoked."""
         return [KeyRow(*row) for row in await self._fetch("find_keys", hashes=list(hashes))]
+
+    async def key_index(self) -> bytes:
+        """Return the first 8 bytes of the hash of each key, and of each one-time code that can be used, sorted."""
+        rows = await self._fetch("key_index")
+        return bytes(rows[0][0])
 
     async def gateway(self, gateway_id: int) -> GatewayRow | None:
         """Return a gateway by id."""
@@ -58,31 +73,68 @@ class Gateways:
         """End the keys that are older than this one, which was used."""
         await self._fetch("settle_rotation", gateway=gateway_id, present=present_hash)
 
-    async def report(self, gateway_id: int, state: GatewayState | None, ledger: Sequence[GatewayLedger]) -> None:
-        """Keep what a gateway says of itself."""
+    async def report(self, gateway_id: int, state: GatewayState | None) -> None:
+        """Keep what a gateway says of itself. Raises StoreRefused too."""
         said = None if state is None else Jsonb(msgspec.to_builtins(state))
         await self._fetch("report", gateway=gateway_id, state=said)
-        if ledger:
-            await self._fetch("report_books", gateway=gateway_id, books=Jsonb(msgspec.to_builtins(list(ledger))))
+
+    async def report_books(self, gateway_id: int, books: Sequence[GatewayLedger]) -> int:
+        """Keep a gateway's books; returns how many lines are not of its devices. Raises StoreRefused too."""
+        rows = await self._fetch("report_books", gateway=gateway_id, books=Jsonb(msgspec.to_builtins(list(books))))
+        return int(rows[0][0])
 
     async def snapshot(self, gateway_id: int) -> Snapshot | None:
-        """Return the registry snapshot of a gateway; None where there is no such gateway."""
-        found = await self.gateway(gateway_id)
-        if found is None:
+        """Return the registry snapshot of a gateway, as issued last; None where there is no such gateway.
+
+        Its content is issued anew where it has changed. Several processes may come to that at once: each reads the
+        content again once it holds the gateway's row, so that what is issued later was read later.
+        """
+        async with self._store.pooled() as connection:
+            last = await self._rows(connection, "last_issue", gateway=gateway_id)
+            if not last:
+                return None
+            content = await self._content(connection, gateway_id)
+            epoch, issue, hashed = last[0]
+            if content is None or content_hash(content) == hashed:
+                return content and issued(content, IssueNumber(epoch, issue))
+            async with connection.connection.transaction():
+                await self._rows(connection, "lock_issue", gateway=gateway_id)
+                content = await self._content(connection, gateway_id)
+                if content is None:
+                    return None
+                arguments = {"gateway": gateway_id, "hash": content_hash(content)}
+                await self._rows(connection, "raise_issue", **arguments)
+                ((epoch, issue, _),) = await self._rows(connection, "last_issue", gateway=gateway_id)
+            return issued(content, IssueNumber(epoch, issue))
+
+    async def last_issue(self, gateway_id: int) -> IssueNumber | None:
+        """Return the number of the snapshot that was issued last; None where there is no such gateway."""
+        rows = await self._fetch("last_issue", gateway=gateway_id)
+        return IssueNumber(*rows[0][:2]) if rows else None
+
+    async def _content(self, connection: TimedConnection, gateway_id: int) -> Snapshot | None:
+        """Return what a gateway must know now, not yet issued."""
+        named = await self._rows(connection, "gateway", gateway=gateway_id)
+        if not named:
             return None
         devices = [
             SnapshotDevice(id, uuid, name, disabled, tuple(map(SnapshotKey, hashes, ends)))
-            for id, uuid, name, disabled, hashes, ends in await self._fetch("snapshot_devices", gateway=gateway_id)
+            for id, uuid, name, disabled, hashes, ends in await self._rows(
+                connection, "snapshot_devices", gateway=gateway_id
+            )
         ]
         ids = [device.device_id for device in devices]
         return Snapshot(
-            found.name,
+            named[0][0],
             tuple(devices),
-            tuple(SnapshotSensor(*row) for row in await self._fetch("snapshot_sensors", devices=ids)),
-            tuple(SnapshotThreshold(*row) for row in await self._fetch("snapshot_thresholds", devices=ids)),
+            tuple(SnapshotSensor(*row) for row in await self._rows(connection, "snapshot_sensors", devices=ids)),
+            tuple(SnapshotThreshold(*row) for row in await self._rows(connection, "snapshot_thresholds", devices=ids)),
         )
 
     async def _fetch(self, query: str, **arguments: Any) -> list[tuple[Any, ...]]:
         async with self._store.pooled() as connection:
-            cursor = await connection.execute(self._sql[query], arguments)
-            return await cursor.fetchall() if cursor.description else []
+            return await self._rows(connection, query, **arguments)
+
+    async def _rows(self, connection: TimedConnection, query: str, **arguments: Any) -> list[tuple[Any, ...]]:
+        cursor = await connection.execute(self._sql[query], arguments)
+        return await cursor.fetchall() if cursor.description else []

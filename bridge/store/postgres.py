@@ -23,7 +23,7 @@ from bridge.model.reading import AlertEvent, Batch, CommitResult, Sensor, TsQual
 from bridge.settings.stores import DatabaseSettings
 from bridge.store import queries
 from bridge.store.connection import Connection, TimedConnection, check_alive, connect_options
-from bridge.store.faults import translate
+from bridge.store.faults import UNSENDABLE, translate
 
 log = structlog.get_logger("store")
 
@@ -77,7 +77,7 @@ class PostgresStore:
     async def write(self, batch: Batch) -> CommitResult:
         """See `Store.write`."""
         writer = await self._connected_writer()
-        row = await self._ask_writer(writer, "ingest_batch", arguments(self.instance, batch))
+        row = await self._ask_writer(writer, "ingest_batch", arguments(self.instance, batch, self._settings))
         assert row is not None
         return _committed(row, self.instance)
 
@@ -92,7 +92,7 @@ class PostgresStore:
         try:
             cursor = await writer.execute(self._sql[query], given, prepare=True)
             return await cursor.fetchone()
-        except psycopg.Error as error:
+        except (psycopg.Error, *UNSENDABLE) as error:
             fault = translate(error, sent=True)
             if isinstance(fault, StoreUnavailable):
                 await self._drop_writer()
@@ -106,7 +106,10 @@ class PostgresStore:
         return [Sensor(*row) for row in rows]
 
     async def fetch(self, query: str, arguments: Any = None) -> list[tuple[Any, ...]]:
-        """All rows of a named query of `sql/service.sql`, on a pooled connection. Raises StoreUnavailable."""
+        """All rows of a named query of `sql/service.sql`, on a pooled connection.
+
+        Raises StoreUnavailable, and StoreRefused for arguments that the database cannot hold.
+        """
         async with self.pooled() as connection:
             cursor = await connection.execute(self._sql[query], arguments)
             return await cursor.fetchall() if cursor.description else []
@@ -126,7 +129,7 @@ class PostgresStore:
             async with self._pool.connection() as connection:
                 line = TimedConnection(connection, self._timeout_s)
                 yield line
-        except (psycopg.Error, PoolTimeout) as error:
+        except (psycopg.Error, PoolTimeout, *UNSENDABLE) as error:
             if line is not None and line.abandoned:
                 raise asyncio.CancelledError from error
             raise translate(error, sent=False) from error
@@ -176,8 +179,8 @@ class PostgresStore:
             await writer.close()
 
 
-def arguments(instance: int, batch: Batch) -> dict[str, Any]:
-    """What the query `ingest_batch` is given."""
+def arguments(instance: int, batch: Batch, quotas: DatabaseSettings) -> dict[str, Any]:
+    """What the query `ingest_batch` is given. Of `quotas`, those of quarantine count."""
     readings, rows, lines = batch.readings, batch.quarantined, batch.ledger
     return {
         "instance": instance,
@@ -210,6 +213,15 @@ def arguments(instance: int, batch: Batch) -> dict[str, Any]:
         "l_received": [line.received for line in lines],
         "l_returned": [line.returned for line in lines],
         "published": list(batch.published),
+        "q_senders": [q.sender for q in rows],
+        "q_account_uuids": [q.account_uuid for q in rows],
+        "q_remedies": [q.code.has_remedy for q in rows],
+        "q_quota": [
+            quotas.quarantine_device_max_rows,
+            quotas.quarantine_device_max_bytes,
+            quotas.quarantine_max_rows,
+            quotas.quarantine_max_bytes,
+        ],
     }
 
 
@@ -227,7 +239,7 @@ def _unless_all(values: list[Any], usual: Any) -> list[Any] | None:
 
 
 def _committed(row: Sequence[Any], instance: int) -> CommitResult:
-    outcomes, classes, stored_us, outbox_id, alerts, after_instance, after_outbox = row
+    outcomes, classes, stored_us, outbox_id, alerts, after_instance, after_outbox, thinned = row
     return CommitResult(
         outcomes or (),
         classes or (),
@@ -236,6 +248,7 @@ def _committed(row: Sequence[Any], instance: int) -> CommitResult:
         [alert_event(alert) for alert in alerts],
         list(zip(after_instance, after_outbox, strict=True)),
         instance,
+        thinned,
     )
 
 

@@ -21,6 +21,22 @@ class KeyRow(msgspec.Struct, frozen=True):
     device_uuid: str | None
     expires_at_us: int | None
     disabled: bool
+    scopes: frozenset[str] = frozenset()
+    devices: frozenset[str] | None = None  # None: every device
+
+
+def _key_row(
+    digest: str,
+    kind: str,
+    owner_id: int,
+    device_uuid: str | None,
+    expires_at_us: int | None,
+    disabled: bool,
+    scopes: Collection[str],
+    devices: Collection[str] | None,
+) -> KeyRow:
+    allowed = None if devices is None else frozenset(devices)
+    return KeyRow(digest, kind, owner_id, device_uuid, expires_at_us, disabled, frozenset(scopes), allowed)
 
 
 class PostgresRegistry:
@@ -31,7 +47,12 @@ class PostgresRegistry:
 
     async def find_keys(self, hashes: Collection[str]) -> list[KeyRow]:
         """Return the usable keys among `hashes` (SHA-256, hexadecimal), in one query."""
-        return [KeyRow(*row) for row in await self._store.fetch("find_keys", {"hashes": list(hashes)})]
+        return [_key_row(*row) for row in await self._store.fetch("find_keys", {"hashes": list(hashes)})]
+
+    async def key_index(self) -> bytes:
+        """Return the first 8 bytes of the hash of each usable key, sorted."""
+        row = await self._store.fetch_one("key_index")
+        return bytes(row[0]) if row else b""
 
     async def touch_keys(self, hashes: Collection[str]) -> None:
         """Set last_used_at."""
@@ -44,6 +65,10 @@ class PostgresRegistry:
     async def mqtt_accounts(self) -> list[tuple[str, str, str]]:
         """Return (name, role, SHA-256 of the password) of the broker's accounts that are no devices."""
         return [(name, role, digest) for name, role, digest in await self._store.fetch("mqtt_accounts")]
+
+    async def bridge_client_ids(self) -> list[str]:
+        """Return the client ids of all sessions that bridges on this database have, or had, with a broker."""
+        return [client_id for (client_id,) in await self._store.fetch("bridge_client_ids")]
 
     async def device_may_connect(self, device_uuid: str) -> bool:
         """Return whether the device is enabled and has a usable key."""
@@ -59,7 +84,7 @@ class PostgresRegistry:
         if row is None:
             return None
         alert, warning, prediction = (text and json.loads(text, parse_int=_number) for text in row[1:4])
-        operational_state, device_status = row[4:]
+        operational_state, device_status, device_uuid = row[4:]
         state = "alert" if alert else "warning" if warning else "prediction" if prediction else "unknown"
         return {
             "sensor_id": sensor_id,
@@ -69,6 +94,7 @@ class PostgresRegistry:
             "prediction_current": prediction,
             "operational_state": operational_state,
             "device_status": device_status,
+            "device_uuid": device_uuid,
         }
 
     async def fold_dead_instances(self) -> int:
@@ -84,6 +110,11 @@ class PostgresRegistry:
         """
         row = await self._store.fetch_one("ledger_imbalance", {"at_rest": at_rest})
         return int(row[0]) if row else 0
+
+    async def quarantine_total(self) -> tuple[int, int]:
+        """Return how many rows and bytes are in quarantine, by its running totals."""
+        row = await self._store.fetch_one("quarantine_total")
+        return (int(row[0]), int(row[1])) if row else (0, 0)
 
     async def maintain(self, settings: DatabaseSettings) -> None:
         """Make partitions ahead, apply retention, delete what has expired."""

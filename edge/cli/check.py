@@ -26,7 +26,7 @@ def check(
     listen: Annotated[float, typer.Option(min=0, help="Seconds to wait for a device.")] = 12,
     json: Json = False,
 ) -> None:
-    """Test, in order: configuration, disk, clock, broker, devices heard, DNS, TLS, service, key.
+    """Test, in order: configuration, disk, clock, broker, devices heard, DNS, TLS, service, key, registry.
 
     Exit code 1 where one of them fails; each says what to do.
 
@@ -64,6 +64,6 @@ async def _heard(settings: EdgeSettings) -> int | None:
 
 def _print(finding: CheckResult) -> None:
     mark = {True: "ok  ", False: "FAIL", None: "-   "}[finding.ok]
-    print(f"{mark} {finding.name:<14} {finding.detail}", flush=True)
+    console.say(f"{mark} {finding.name:<14} {finding.detail}")
     if finding.ok is False:
-        print(f"     {'':<14} → {finding.advice}", flush=True)
+        console.say(f"     {'':<14} → {finding.advice}")

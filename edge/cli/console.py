@@ -1,4 +1,8 @@
-"""What every command of the gateway shares: options, output, exit codes. As the service's, but light: no rich."""
+"""What every command of the gateway shares: options, output, exit codes. As the service's, but light: no rich.
+
+What the commands print goes through `show`, `say`, `lines` or `table`, where names and messages of devices, brokers and
+the service become text that does nothing to a terminal.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ import msgspec
 import typer
 
 from bridge.errors import BridgeError, ConfigError, Unavailable
+from bridge.model.visible_text import visible, visible_json
 
 if TYPE_CHECKING:
     from edge.settings import EdgeSettings
@@ -35,20 +40,25 @@ def load_settings(config: Path | None) -> EdgeSettings:
 
 def show(value: Any) -> None:
     """Print the one document of a command with --json."""
-    sys.stdout.buffer.write(msgspec.json.encode(value, enc_hook=str) + b"\n")
+    sys.stdout.buffer.write(visible_json(msgspec.json.encode(value, enc_hook=str)) + b"\n")
     sys.stdout.flush()
+
+
+def say(line: str) -> None:
+    """Print one line to standard output."""
+    print(visible(line), flush=True)
 
 
 def lines(facts: Mapping[str, object]) -> None:
     """Print names and what they stand for, in two columns."""
     width = max(map(len, facts))
     for name, text in facts.items():
-        print(f"{name:<{width}}  {text}")
+        say(f"{name:<{width}}  {text}")
 
 
 def table(rows: Sequence[Sequence[object]]) -> None:
     """Print rows in columns."""
-    texts = [[str(cell) for cell in row] for row in rows]
+    texts = [[visible(str(cell)) for cell in row] for row in rows]
     widths = [max(len(row[place]) for row in texts) for place in range(len(texts[0]))]
     for row in texts:
         print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -56,7 +66,7 @@ def table(rows: Sequence[Sequence[object]]) -> None:
 
 def fail(error: BridgeError, as_json: bool) -> NoReturn:
     """Say what is wrong on standard error, for scripts on standard output as well, and exit."""
-    problems = error.problems if isinstance(error, ConfigError) else [error.detail]
+    problems = [visible(line) for line in (error.problems if isinstance(error, ConfigError) else [error.detail])]
     for line in problems:
         print(f"error: {line}", file=sys.stderr)
     if as_json:

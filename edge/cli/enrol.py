@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from edge.cli.console import Config, Json, load_settings, show
+from edge.cli.console import Config, Json, load_settings, say, show
 
 
 def register(app: typer.Typer) -> None:
@@ -18,6 +18,9 @@ def register(app: typer.Typer) -> None:
 def enrol(
     url: Annotated[str, typer.Argument(help="The service, such as https://iot.example.com")],
     code: Annotated[str, typer.Argument(help="The code of iot-bridge gateway add, such as ABCD-EFGH-JKMN")],
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Take an http URL: code, key and readings can be read on the way.")
+    ] = False,
     config: Config = None,
     json: Json = False,
 ) -> None:
@@ -26,6 +29,7 @@ def enrol(
     Example: iot-edge enrol https://iot.example.com ABCD-EFGH-JKMN
     """
     from bridge.errors import ConfigError
+    from edge.host.private_files import make_folder
     from edge.service_api import enrolment
     from edge.service_api.http_client import ServiceClient, parse_url, tls_context
     from edge.service_api.transport import TransportDenied, TransportRejected
@@ -34,6 +38,9 @@ def enrol(
 
     settings = load_settings(config)
     address = parse_url(url)
+    if address.in_clear and not insecure:
+        advice = f"write https://{address.host}, or --insecure where nobody else is on the way"
+        raise ConfigError([f"{url}: http would send code, key and readings in clear: {advice}"])
     client = ServiceClient(address, tls_context(settings.uplink.ca_file) if address.tls else None, 30)
 
     async def asked() -> tuple[str, str]:
@@ -45,7 +52,7 @@ def enrol(
 
     folder = settings.gateway.data_dir
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         name, key = asyncio.run(asked())
         path = enrolment.write(folder, enrolment.Enrolment(url, name, key, time.time()))
     except OSError as error:
@@ -55,4 +62,4 @@ def enrol(
     if json:
         show({"gateway": name, "url": url, "file": str(path)})
     else:
-        print(f"this is gateway {name} of {url} now; its key stands in {path}")
+        say(f"this is gateway {name} of {url} now; its key stands in {path}")

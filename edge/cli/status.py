@@ -118,6 +118,7 @@ def _print(found: dict[str, Any]) -> None:
             "uplink": f"up, for {console.age(uplink['since_s'])}" if uplink["up"] else uplink["problem"],
             "backlog": backlog,
             "spool": spool["problem"] or f"{console.size(spool['used_bytes'])} of {console.size(spool['limit_bytes'])}",
+            "registry": found["registry"]["problem"] or "as the service has it",
             "mqtt": found["mqtt"]["problem"] or "connected",
             "clock": "set" if found["clock"]["set"] else "not set yet; times are corrected once it is",
             "disk free": console.size(found["disk_free_bytes"]),
@@ -133,4 +134,4 @@ def _print(found: dict[str, Any]) -> None:
             [("device", "last heard"), *((row["name"], console.age(row["heard_s"])) for row in found["devices"])]
         )
     for refused in uplink["refused"][-5:]:
-        print(f"the service refused record {refused['id']}: {refused['code']}: {refused['detail']}")
+        console.say(f"the service refused record {refused['id']}: {refused['code']}: {refused['detail']}")

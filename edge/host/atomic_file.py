@@ -9,13 +9,15 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from edge.host.private_files import FILE_MODE, make_folder
 
-def replace(path: Path, content: bytes, *, mode: int = 0o600, keep: Path | None = None) -> None:
+
+def replace(path: Path, content: bytes, *, mode: int = FILE_MODE, keep: Path | None = None) -> None:
     """Put `content` in the place of a file; what was there becomes `keep`. Raises OSError.
 
     The file belongs to whoever owns its folder: commands are run as root, the gateway is not.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     new = path.with_name(f"{path.name}.new")
     new.unlink(missing_ok=True)
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)

@@ -12,7 +12,8 @@ from typing import Protocol
 import structlog
 
 from bridge.errors import BridgeError, DecodeError
-from edge.registry.snapshot import LocalRegistry
+from bridge.gateway_protocol.snapshot import etag as etag_of
+from edge.registry.snapshot import LocalRegistry, SnapshotRefused
 from edge.service_api.enrolment import EnrolmentFile
 from edge.service_api.http_client import ServiceAway
 from edge.service_api.transport import TransportDenied, TransportRejected
@@ -54,12 +55,18 @@ class Refresher:
         self._rotate_s = rotate_days * DAY_S
         self._time_s = time_s
         self._wanted = asyncio.Event()
+        self._refused_etag = ""
         self.problem = ""
 
     def etag_seen(self, etag: str) -> None:
         """Note which snapshot the service has."""
-        if etag != self._registry.etag:
+        if etag not in (self._registry.etag, self._refused_etag):
             self._wanted.set()
+
+    @property
+    def wanted(self) -> bool:
+        """Return whether the service is said to have another snapshot than this gateway."""
+        return self._wanted.is_set()
 
     async def run(self) -> None:
         """Ask the service for ever. Ends by cancellation."""
@@ -82,7 +89,12 @@ class Refresher:
     async def _ask(self) -> None:
         found = await self._transport.registry(self._registry.etag)
         if found is not None:
-            self._registry.adopt(*found, self._transport.key_hash)
+            try:
+                self._registry.adopt(*found, self._transport.key_hash)
+            except SnapshotRefused:
+                self._refused_etag = etag_of(found[0])  # each answer to a batch names it; it is not fetched for each
+                raise
+        self._refused_etag = ""
 
     async def _rotate_by_need(self) -> None:
         """Rotate a key that is old. The new one is on the disk before it is used; until then the old one works."""

@@ -3,7 +3,8 @@
 Flows in: a snapshot's bytes with their signature, fetched by `edge/registry/refresh`, or from the disk after a boot
 without an uplink. Flows out: `Sensor`, keys, thresholds; no look-up waits for anything. Implements `SensorLookup`.
 
-The file is the signature, a line break, the snapshot's bytes; the one before it stands beside it.
+`edge/registry/file` keeps it. One that was issued earlier than the newest that this gateway has seen is refused: it may
+hold keys that are revoked since (docs/decisions/0024-order-of-snapshots.md).
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ import structlog
 
 from bridge.errors import DecodeError, StoreUnavailable
 from bridge.gateway_protocol import snapshot as form
-from bridge.gateway_protocol.snapshot import Snapshot, SnapshotDevice, SnapshotThreshold
+from bridge.gateway_protocol.snapshot import IssueNumber, Snapshot, SnapshotDevice, SnapshotThreshold
 from bridge.model.reading import Sensor
-from edge.host import atomic_file
+from edge.registry.file import RegistryFile
+from edge.telemetry import RegistryMetrics
 
 log = structlog.get_logger("registry")
+
+REGISTRY_FILE = "registry.json"
 
 
 class DeviceKey(msgspec.Struct, frozen=True):
@@ -32,6 +36,16 @@ class DeviceKey(msgspec.Struct, frozen=True):
     expires_at_us: int | None = None
     disabled: bool = False
     kind: str = "device"
+    scopes: frozenset[str] = frozenset()
+    devices: frozenset[str] | None = None
+
+
+class SnapshotRefused(DecodeError):
+    """Raised where a snapshot may not be believed. `why`: unsigned, malformed, older."""
+
+    def __init__(self, why: str, detail: str) -> None:
+        super().__init__("bad_form", detail)
+        self.why = why
 
 
 class LocalRegistry:
@@ -40,11 +54,14 @@ class LocalRegistry:
     `changed` is called after each change, to forget what is cached of the former one.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, metrics: RegistryMetrics | None = None) -> None:
+        self._file = RegistryFile(path)
+        self._metrics = metrics or RegistryMetrics()
         self._sensors: dict[int | str, Sensor] = {}
         self._keys: dict[str, DeviceKey] = {}
         self._body = b""
+        self._newest = IssueNumber()
+        self._newest_under = ""  # hash of the key that signed it: another key is another enrolment
         self.thresholds: Mapping[int, tuple[SnapshotThreshold, ...]] = {}
         self.devices: Mapping[int, SnapshotDevice] = {}
         self.names: Mapping[int, tuple[str, str]] = {}  # of sensors: name and unit
@@ -57,32 +74,53 @@ class LocalRegistry:
         return bool(self.etag)
 
     def load(self, key_hash: str) -> bool:
-        """Load the newest snapshot on the disk that is whole and signed with the gateway's key."""
-        for path in (self._path, self._previous):
+        """Load a snapshot from the disk: one that is whole, signed with the gateway's key, and the newest seen."""
+        self._newest, self._newest_under = self._file.newest(key_hash), key_hash
+        for path, body, signature in self._file.snapshots():
             try:
-                signed, _, body = path.read_bytes().partition(b"\n")
-            except OSError:
+                snapshot = self.examine(body, signature, key_hash)
+            except SnapshotRefused as error:
+                self._refused(error, file=str(path))
                 continue
-            try:
-                self._take(body, signed.decode("ascii", "replace"), key_hash)
-            except DecodeError as error:
-                log.error("registry_refused", file=str(path), detail=error.detail)
-                continue
+            self._take(snapshot, body, key_hash)
             return True
         return False
 
     def adopt(self, body: bytes, signature: str, key_hash: str) -> None:
-        """Take a snapshot of the service. Raises DecodeError where it is not signed with our key or not of the form.
+        """Take a snapshot of the service. Raises SnapshotRefused.
 
         A disk that does not take it is said, and costs only a boot without an uplink.
         """
-        self._take(body, signature, key_hash)
-        self._keep(signature)
+        try:
+            snapshot = self.examine(body, signature, key_hash)
+        except SnapshotRefused as error:
+            self._refused(error)
+            raise
+        self._take(snapshot, body, key_hash)
+        self._file.keep(body, signature, self._newest, key_hash)
+
+    def examine(self, body: bytes, signature: str, key_hash: str) -> Snapshot:
+        """Return what a snapshot holds, without taking it. Raises SnapshotRefused where it may not be believed."""
+        if not signature.isascii() or not form.is_signed(body, key_hash, signature):
+            raise SnapshotRefused("unsigned", "the registry snapshot is not signed with this gateway's key")
+        try:
+            snapshot = form.decode(body)
+        except DecodeError as error:
+            raise SnapshotRefused("malformed", error.detail) from None
+        newest = self._newest if key_hash == self._newest_under else IssueNumber()
+        if snapshot.issue_number < newest:
+            raise SnapshotRefused(
+                "older",
+                f"the registry snapshot ({_words(snapshot.issue_number)}) is older than one seen before "
+                f"({_words(newest)}); after a restore of the service's database, run there: iot-bridge db new-epoch",
+            )
+        return snapshot
 
     def sign_again(self, key_hash: str) -> None:
         """Sign the snapshot on the disk with another key: the gateway's has changed."""
+        self._newest_under = key_hash
         if self.known:
-            self._keep(form.signature(self._body, key_hash))
+            self._file.keep(self._body, form.signature(self._body, key_hash), self._newest, key_hash)
 
     async def find_sensors(
         self, ids: Collection[int], uuids: Collection[str], external_ids: Collection[str]
@@ -98,22 +136,14 @@ class LocalRegistry:
             raise StoreUnavailable("the gateway has no registry yet; it comes with the first contact to the service")
         return [self._keys[digest] for digest in hashes if digest in self._keys]
 
-    @property
-    def _previous(self) -> Path:
-        return self._path.with_name(f"{self._path.name}.previous")
+    def _refused(self, error: SnapshotRefused, **where: str) -> None:
+        self._metrics.refused.labels(error.why).inc()
+        log.error("registry_refused", reason=error.why, detail=error.detail, **where)
 
-    def _keep(self, signature: str) -> None:
-        try:
-            atomic_file.replace(self._path, signature.encode() + b"\n" + self._body, keep=self._previous)
-        except OSError as error:
-            log.error("registry_not_kept", file=str(self._path), detail=str(error))
-
-    def _take(self, body: bytes, signature: str, key_hash: str) -> None:
-        if not signature.isascii() or not form.is_signed(body, key_hash, signature):
-            raise DecodeError("bad_form", "the registry snapshot is not signed with this gateway's key")
-        snapshot = form.decode(body)
+    def _take(self, snapshot: Snapshot, body: bytes, key_hash: str) -> None:
         self._index(snapshot)
         self._body = body
+        self._newest, self._newest_under = snapshot.issue_number, key_hash
         self.etag = form.etag(body)
         log.info("registry_taken", devices=len(self.devices), sensors=len(self.names), keys=len(self._keys))
         self.changed()
@@ -154,3 +184,7 @@ class LocalRegistry:
         self.devices = devices
         self.thresholds = thresholds
         self.names = {row.sensor_id: (row.name, row.unit or "") for row in snapshot.sensors}
+
+
+def _words(number: IssueNumber) -> str:
+    return f"epoch {number.epoch}, issue {number.issue}" if number.epoch else "without an epoch"

@@ -12,6 +12,7 @@ import socket
 import ssl
 from collections.abc import Mapping
 from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -19,6 +20,7 @@ import h11
 import msgspec
 
 from bridge.errors import ConfigError, Unavailable
+from bridge.model.location import REDIRECTS, redirect_detail
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 """A registry of 100,000 sensors has about 20 MB."""
@@ -55,6 +57,11 @@ class Address(msgspec.Struct, frozen=True):
     path: str  # before every path of ours, without a slash at its end
 
     @property
+    def in_clear(self) -> bool:
+        """Return whether keys and readings can be read on the way."""
+        return not self.tls and not _is_loopback(self.host)
+
+    @property
     def authority(self) -> str:
         """Return the value of the Host header."""
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -72,6 +79,13 @@ def parse_url(url: str) -> Address:
         raise ConfigError([f"{url}: write https://host or https://host:8443, without user, query or fragment"])
     tls = parts.scheme == "https"
     return Address(parts.hostname, port or (443 if tls else 80), tls, parts.path.rstrip("/"))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower().rstrip(".") == "localhost"
 
 
 def tls_context(ca_file: Path | None) -> ssl.SSLContext:
@@ -99,12 +113,16 @@ class ServiceClient:
     async def request(
         self, method: str, path: str, *, headers: Mapping[str, str] | None = None, body: bytes = b""
     ) -> Answer:
-        """Send a request; return the answer. Raises ServiceAway.
+        """Send a request; return the answer. Raises ServiceAway, also where that is a redirect: nobody is followed.
 
         On a connection that was kept open and is found closed it is sent again: everything we send may come twice.
         """
         async with self._one_request:
-            return await self._request(method, path, headers or {}, body)
+            answer = await self._request(method, path, headers or {}, body)
+        if answer.status in REDIRECTS:
+            detail = redirect_detail(self._address.authority, answer.status, answer.headers.get("location"))
+            raise ServiceAway("redirect", detail)
+        return answer
 
     async def _request(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
         reused = self._writer is not None

@@ -70,6 +70,11 @@ def connect(path: str) -> sqlite3.Connection:
     return sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
 
 
+def _open_private(path: str, flags: int) -> int:
+    """Open a file that, where it is new, is for its owner alone: readings stand in it."""
+    return os.open(path, flags, 0o600)
+
+
 def any_text(data: bytes) -> str:
     """Decode whatever stands where text should: damage is for the row's CRC to find, not for the driver."""
     return data.decode(errors="replace")
@@ -126,6 +131,7 @@ class SpoolFile:
         self._check_access()
         self.log_found = self.log_bytes > 0
         try:
+            os.close(_open_private(str(self.path), os.O_RDWR | os.O_CREAT))  # SQLite gives its log the same mode
             connection = self._connection = self._connect(str(self.path))
             connection.text_factory = any_text
             connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")  # these two: of a new file only
@@ -139,6 +145,8 @@ class SpoolFile:
                 self._create(connection)
             self._check_form()
             self.keep_reserve()
+        except OSError as error:
+            raise StoreUnavailable(f"{self.path}: {error.strerror}") from error
         except (sqlite3.Error, UnicodeDecodeError) as error:
             self.close()
             raise translate(error) from error
@@ -150,7 +158,7 @@ class SpoolFile:
         """Tell apart what SQLite would report as one and the same "cannot open"."""
         folder = self.path.parent
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise StoreUnavailable(f"{folder}: {error.strerror}") from error
         if not os.access(folder, os.W_OK):
@@ -337,7 +345,7 @@ class SpoolFile:
         if self.reserve_bytes:
             return
         try:
-            with self._reserve_path.open("wb") as file:
+            with open(self._reserve_path, "wb", opener=_open_private) as file:
                 os.posix_fallocate(file.fileno(), 0, 2 * self._checkpoint_bytes)
         except OSError:
             self._reserve_path.unlink(missing_ok=True)

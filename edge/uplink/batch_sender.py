@@ -2,7 +2,8 @@
 
 Flows in: a lane and its next records, of one epoch. Flows out: requests over a `Transport`, and the settlements that
 let the records leave the spool. A batch that is rejected for good is halved until the record is found: that record goes
-to the service's quarantine, or where that is rejected too, to a file. So one bad record never holds up the others.
+to the service's quarantine, or where that is rejected too, to a file. So one bad record never holds up the others; nor
+does the ledger that goes with them, without which a rejected batch is tried first.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ log = structlog.get_logger("uplink")
 REJECTIONS_TO_BELIEVE = 3
 """So often a record alone must be rejected: a body that a bad link has garbled is rejected as well, once."""
 REJECTIONS_SHOWN = 50
+BOOKS_A_REPORT = 5_000
+"""Lines of the ledger in one request; the service takes `MAX_BOOKS`."""
 
 
 class Lane:
@@ -77,6 +80,7 @@ class BatchSender:
         self._etag_seen = etag_seen
         self._rejected_file = RejectedFile(rejected_file)
         self._now = now
+        self._ignored: Sequence[str] = ()
         self.rejected: deque[RejectedRecord] = deque(maxlen=REJECTIONS_SHOWN)
         """The last records that went to the service's quarantine, newest last."""
 
@@ -100,7 +104,10 @@ class BatchSender:
                 self._metrics.splits.inc()
                 if isinstance(error, BatchTooLarge):
                     lane.size.too_large(len(part))
-                if len(part) > 1:
+                if ledger and not isinstance(error, BatchTooLarge):
+                    ledger = []
+                    waiting.appendleft(part)
+                elif len(part) > 1:
                     waiting.extendleft(reversed(_halves(part)))
                 else:
                     await self._quarantine(lane, part[0], error)
@@ -122,11 +129,19 @@ class BatchSender:
         self._schedule.succeeded()
         if answer.registry_etag:
             self._etag_seen(answer.registry_etag)
+        if answer.ignored != self._ignored and answer.ignored:
+            log.warning("report_ignored_by_service", problems=answer.ignored)
+        self._ignored = answer.ignored
         return answer
 
     async def report(self, lane: Lane) -> None:
-        """Send state and ledger without records: a sign of life. Raises as `deliver` does."""
-        await self._send(lane, "-", (), await self._ledger_of(lambda _: True))
+        """Send state and ledger without records: a sign of life.
+
+        Raises StoreUnavailable, ServiceAway, TransportDenied, TransportRejected.
+        """
+        ledger = await self._ledger_of(lambda _: True)
+        for start in range(0, max(len(ledger), 1), BOOKS_A_REPORT):
+            await self._send(lane, "-", (), ledger[start : start + BOOKS_A_REPORT])
 
     async def _ledger_of(self, wanted: Callable[[tuple[int, Source]], bool]) -> list[GatewayLedger]:
         """Return the totals of the accounts that are `wanted`. Raises StoreUnavailable."""

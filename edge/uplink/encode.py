@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bridge.gateway_protocol.batches import UplinkRecord, body_of
+from bridge.gateway_protocol.batches import MAX_DETAIL, MAX_TOPIC, UplinkRecord, body_of
 from bridge.model.reading import Code, TsQuality
 from bridge.pipeline.decode import normal_uuid
 from edge.record import Record
@@ -30,9 +30,9 @@ def uplink_record(record: Record, gateway: str) -> UplinkRecord:
         updates_liveness=record.updates_liveness,
         redelivered=record.redelivered,
         code=record.code,
-        detail=record.detail,
+        detail=record.detail[:MAX_DETAIL],
         payload=record.payload,
-        topic=record.topic,
+        topic=record.topic[:MAX_TOPIC],
         index=record.index,
     )
 

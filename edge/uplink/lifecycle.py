@@ -106,6 +106,8 @@ class UplinkLifecycle:
 
     def _works(self, file: EnrolmentFile) -> tuple[Coroutine[Any, Any, None], Coroutine[Any, Any, None]]:
         https = self._https(file.current)
+        if parse_url(self._settings.url or file.current.url).in_clear:
+            log.warning("uplink_in_clear", detail="the service's URL is http: who is on the way reads key and readings")
         refresher = Refresher(
             self._registry,
             https,

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from edge.host.private_files import make_folder, open_private
 from edge.record import Record
 
 log = structlog.get_logger("uplink")
@@ -30,10 +31,10 @@ class RejectedFile:
         """Write a record down; returns whether it is on the disk."""
         line = msgspec.json.encode({"detail": detail, "record": record}) + b"\n"
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self._path.parent)
             if self._path.exists() and self._path.stat().st_size + len(line) > self._max_bytes:
                 self._path.replace(self._path.with_name(f"{self._path.name}.1"))
-            with self._path.open("ab") as file:
+            with open(self._path, "ab", opener=open_private) as file:
                 file.write(line)
                 file.flush()
                 os.fsync(file.fileno())

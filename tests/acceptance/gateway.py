@@ -58,6 +58,7 @@ class GatewayProcess(OwnProcess):
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
+                umask=0o022,  # as a shell has it
             )
         assert self._process.stdout is not None
         os.set_blocking(self._process.stdout.fileno(), False)

@@ -264,6 +264,34 @@ def test_go_auth_hooks_answer_by_status_and_by_body(service: Service, device: di
         assert ask("acl", username=uuid, clientid="c", topic=topic, acc=acc) == answer
 
 
+def test_hooks_refuse_a_client_id_of_somebody_else(service: Service, device: dict[str, Any]) -> None:
+    uuid, key = device["device_uuid"], device["device_key"]
+    other = service.command("device", "add", "other", "--sensor", "t:temperature")["device_uuid"]
+    hub = service.command("mqtt", "account", "add", "hub", "--role", "bridge")["password"]
+    service.command("mqtt", "account", "add", "iot-bridge-x", expect=2)
+    for client_id, allowed in (
+        ("esp32-c0ffee", True),
+        (uuid, True),
+        (other, False),
+        ("hub", False),
+        ("iot-bridge-bridge", False),
+        ("iot-edge-barn", False),
+    ):
+        login = {"username": uuid, "password": key, "clientid": client_id}
+        answer = hook(service, "emqx/authn", login)
+        assert answer.json()["result"] == ("allow" if allowed else "deny"), client_id
+        url = f"{service.http}/hooks/mosquitto/user?secret={SECRET}"
+        assert httpx.post(url, data=login, timeout=20).json()["Ok"] is allowed, client_id
+        login = {"username": "hub", "password": hub, "clientid": client_id}
+        assert hook(service, "emqx/authn", login).json()["result"] == "allow"
+    assert service.log.count("client_id_refused") == 8
+    assert "hook_without_client_id" not in service.log
+    for _ in range(2):
+        answer = hook(service, "emqx/authn", {"username": uuid, "password": key})
+        assert answer.json()["result"] == "allow"
+    assert service.log.count("hook_without_client_id") == 1
+
+
 def test_hooks_want_their_secret_and_survive_junk(service: Service, device: dict[str, Any]) -> None:
     assert httpx.post(f"{service.http}/hooks/emqx/authn", json={}).status_code == 401
     wrong = {b"Authorization": "Bearer \u00fcwrong".encode()}

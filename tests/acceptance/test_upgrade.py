@@ -235,7 +235,7 @@ async def test_processes_of_the_previous_release_go_on_while_a_new_one_migrates(
         await goes_on_undisturbed(load)
         assert await asyncio.to_thread(old.stop) == 0
 
-        both = await until(lambda: calls(connection, "ingest_batch_v1"))
+        both = await until(lambda: calls(connection, "ingest_batch_v2"))
         assert both > before
     load.finish()
     async with asyncio.timeout(30):

@@ -1,4 +1,4 @@
-"""Fixtures of what an uplink needs around it."""
+"""Fixtures of gateways: one as its service sees it, and what an uplink needs around it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 
 from edge.service_api.transport import Transport
+from tests.support.enrolled_gateway import EnrolledGateway, enrolled_gateway
 from tests.support.uplink_bench import Bench, NewBench
+
+
+@pytest.fixture
+async def site(postgres_url: str) -> AsyncIterator[EnrolledGateway]:
+    """A gateway with its service."""
+    async with enrolled_gateway(postgres_url) as made:
+        yield made
 
 
 @pytest.fixture

@@ -101,6 +101,7 @@ def test_balanced_books(books: Books, commands: Commands) -> None:
         "stored": 5,
         "duplicate": 0,
         "quarantined": 0,
+        "thinned": 0,
         "returned": 0,
         "pending": 0,
     }

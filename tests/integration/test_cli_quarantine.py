@@ -23,12 +23,28 @@ class Quarantine:
         self.device = device
         self.topic = f"/devices/{device['device_uuid']}/readings"
 
-    def add(self, payload: bytes, code: Code = Code.UNKNOWN_SENSOR, topic: str | None = None) -> str:
+    def add(
+        self, payload: bytes, code: Code = Code.UNKNOWN_SENSOR, topic: str | None = None, **brought_by: str | int | None
+    ) -> str:
+        given = {
+            "code": code,
+            "payload": payload,
+            "topic": topic or self.topic,
+            "device_id": self.device["device_id"],
+            "device_uuid": self.device["device_uuid"],
+            "gateway": None,
+            "gateway_id": None,
+            "sender": None,
+            "whole_bytes": None,
+            "account": 0,
+        }
         row = self._connection.execute(
             """INSERT INTO quarantine (code, detail, payload, source, topic, device_id, device_uuid, reading_index,
-                                       received_at)
-               VALUES (%s, 'why', %s, 'http', %s, %s, %s, 0, now()) RETURNING id""",
-            (code, payload, topic or self.topic, self.device["device_id"], self.device["device_uuid"]),
+                                       received_at, gateway, gateway_id, sender, whole_bytes, account)
+               VALUES (%(code)s, 'why', %(payload)s, 'http', %(topic)s, %(device_id)s, %(device_uuid)s, 0, now(),
+                       %(gateway)s, %(gateway_id)s, %(sender)s, %(whole_bytes)s, %(account)s)
+               RETURNING id""",
+            given | brought_by,
         ).fetchone()
         self._connection.execute(
             """INSERT INTO ingest_ledger (instance, device_id, source, received, quarantined)
@@ -107,6 +123,66 @@ def test_drop_deletes_and_the_ledger_remembers(commands: Commands, quarantine: Q
     assert [row["code"] for row in commands.json("quarantine", "list")] == ["unknown_sensor"]
     answer = commands.json("ledger", "--verify")
     assert (answer["balanced"], answer["total"]["quarantined"]) == (True, 4)
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["device named", "by its sensor"])
+def test_replay_judges_by_what_the_gateway_may_speak_for_now(
+    commands: Commands, quarantine: Quarantine, named: bool
+) -> None:
+    quarantine.register()
+    device = str(quarantine.device["device_id"])
+    other = commands.json("device", "add", "other")
+    commands.run("gateway", "add", "north", "--device", str(other["device_id"]))
+    brought_by = {"gateway": "north", "gateway_id": commands.json("gateway", "show", "north")["gateway_id"]}
+    forged = quarantine.add(packet(1), **brought_by if named else brought_by | {"device_uuid": None})
+    older = quarantine.add(packet(2), gateway="north")  # of a release that did not keep the id
+
+    def replay(*ids: str, refused: bool = True) -> list[tuple[str, str | None]]:
+        answer = commands.json("quarantine", "replay", *ids, expect=int(refused))
+        return [(row["outcome"], row["code"]) for row in answer]
+
+    assert replay(forged, older) == [("refused", "foreign_device")] * 2
+    detail = commands.json("quarantine", "replay", forged, expect=1)[0]["detail"]
+    assert "may not speak for" in detail
+    assert quarantine.device["device_uuid"] in detail
+    commands.run("gateway", "allow", "north", "--device", device)
+    assert replay(older, refused=False) == [("stored", None)]
+    commands.run("gateway", "revoke", "north")
+    assert replay(forged) == [("refused", "foreign_device")]
+    assert quarantine.values() == [2]
+    gone = quarantine.add(packet(3), gateway="south")
+    assert replay(gone) == [("refused", "foreign_device")]
+    assert commands.json("ledger", "--verify")["balanced"] is True
+
+
+def test_replay_stores_for_the_device_whose_key_it_was(commands: Commands, quarantine: Quarantine) -> None:
+    """Whatever topic, body, or row say."""
+    other = commands.json("device", "add", "other")
+    quarantine.register()
+    sender = f"device:{other['device_id']}"
+    forged = quarantine.add(packet(1), sender=sender)
+    (refused,) = commands.json("quarantine", "replay", forged, expect=1)
+    assert (refused["outcome"], refused["code"]) == ("refused", "unknown_sensor")
+    own = quarantine.add(packet(2), sender=f"device:{quarantine.device['device_id']}")
+    gone = quarantine.add(packet(3), sender="device:999")
+    assert commands.json("quarantine", "replay", own)[0]["outcome"] == "stored"
+    assert commands.json("quarantine", "replay", gone, expect=1)[0]["code"] == "unknown_device"
+    assert quarantine.values() == [2]
+
+
+def test_a_sample_that_is_cut_is_not_replayed(commands: Commands, quarantine: Quarantine) -> None:
+    quarantine.register()
+    cut = quarantine.add(packet(1), Code.RATE_LIMITED, whole_bytes=9_000)
+    (refused,) = commands.json("quarantine", "replay", cut, expect=1)
+    assert (refused["code"], quarantine.values()) == ("rate_limited", [])
+    assert "9000 bytes" in refused["detail"]
+
+
+def test_usage_says_who_has_how_much(commands: Commands, quarantine: Quarantine) -> None:
+    quarantine.add(b"12345", account=quarantine.device["device_id"])
+    (row,) = commands.json("quarantine", "usage")
+    assert (row["kind"], row["name"], row["rows"], row["bytes"], row["thinned"]) == ("device", "shed", 1, 5, 0)
+    assert "device" in commands.run("quarantine", "usage").out
 
 
 def test_quarantine_that_is_not_there(commands: Commands, quarantine: Quarantine) -> None:

@@ -12,6 +12,7 @@ import pytest
 from typer.main import get_command
 
 from bridge.cli import build, globals_last
+from bridge.model.scopes import DEFAULT_SCOPES, SCOPES
 from tests.support.commands import Commands
 
 NOWHERE = "00000000-0000-4000-8000-000000000000"
@@ -124,14 +125,54 @@ def test_expiry_that_makes_no_sense(commands: Commands, device: dict[str, Any], 
 def test_api_keys(commands: Commands, device: dict[str, Any]) -> None:
     tomorrow = datetime.now(UTC) + timedelta(days=1)
     made = commands.json("apikey", "add", "dashboard", "--expires", tomorrow.isoformat())
-    assert list(made) == ["key_id", "name", "api_key"]
+    assert list(made) == ["key_id", "name", "api_key", "scopes", "devices"]
     (row,) = commands.json("apikey", "list")
+    assert (row["scopes"], row["devices"]) == (list(DEFAULT_SCOPES), None)
     assert (row["name"], row["is_active"]) == ("dashboard", True)
     assert datetime.fromisoformat(row["expires_at"]) == tomorrow
     assert commands.json("apikey", "revoke", str(made["key_id"])) == {"revoked": [made["key_id"]]}
     for number in (str(made["key_id"]), "99", "9" * 30):
         assert "see iot-bridge apikey list" in commands.problems("apikey", "revoke", number, expect=4)[0]
     assert commands.json("apikey", "list")[0]["is_active"] is False
+
+
+def test_api_key_of_some_scopes_and_devices(commands: Commands, device: dict[str, Any]) -> None:
+    other = commands.json("device", "add", "other")
+    chosen = ["--scope", "status:read", "--scope", "readings:write", "--scope", "status:read"]
+    made = commands.json("apikey", "add", "dashboard", *chosen, "--device", device["device_uuid"], "--device", "1")
+    assert (made["scopes"], made["devices"]) == (["status:read", "readings:write"], [device["device_uuid"]])
+    commands.json("apikey", "add", "all", "--scope", "admin")
+    rows = commands.json("apikey", "list")
+    assert [(row["scopes"], row["devices"]) for row in rows] == [
+        (["status:read", "readings:write"], [device["device_uuid"]]),
+        (["admin"], None),
+    ]
+    shown = commands.run("apikey", "list").out.splitlines()
+    assert "status:read, readings:write" in shown[1]
+    assert device["device_uuid"] in shown[1]
+    assert shown[2].split()[-2:] == ["admin", "all"]
+    assert other["device_uuid"] not in str(rows)
+
+
+@pytest.mark.parametrize(
+    ("options", "said", "expect"),
+    [
+        (["--scope", "reading:write"], "--scope reading:write: allowed is one of readings:write, status:read", 2),
+        (["--device", "99"], "no device 99", 4),
+        (["--device", "shed"], "neither a device UUID nor a device id", 2),
+    ],
+)
+def test_api_key_refuses(
+    commands: Commands, device: dict[str, Any], options: list[str], said: str, expect: int
+) -> None:
+    assert said in commands.problems("apikey", "add", "x", *options, expect=expect)[0]
+    assert commands.json("apikey", "list") == []
+
+
+def test_help_says_what_each_scope_is(commands: Commands) -> None:
+    said = " ".join(commands.run("apikey", "add", "--help").out.replace("│", " ").split())
+    for name, what in SCOPES.items():
+        assert f"{name}: {what}" in said
 
 
 @pytest.mark.parametrize(
@@ -206,6 +247,7 @@ def test_sensor_status_in_its_states(commands: Commands, device: dict[str, Any],
         "prediction_current": None,
         "operational_state": "INITIALIZING",
         "device_status": "offline",
+        "device_uuid": device["device_uuid"],
     }
     commands.json("threshold", "set", sensor, "--max", "30", "--severity", "critical")
     with psycopg.connect(postgres_url, autocommit=True) as connection:

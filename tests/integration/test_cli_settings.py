@@ -64,6 +64,8 @@ def test_db_migrate_brings_an_empty_database_up_once(commands: Commands, postgre
         assert commands.json("db", "migrate") == {"applied": todo}
         assert commands.json("db", "migrate") == {"applied": []}
         assert commands.json("db", "status") == {"pending": []}
+        first, second = (commands.json("db", "new-epoch")["epoch"] for _ in range(2))
+        assert first < second
         assert commands.json("device", "list") == []
     finally:
         postgres_server.drop_database(name)

@@ -12,6 +12,7 @@ import paho.mqtt.client as mqtt
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
+from bridge.mqtt.mosquitto import PACKET_OVERHEAD_BYTES, protects_client_ids
 from bridge.settings.mqtt import MqttSettings
 from tests.support import needs
 from tests.support.certificates import Authority
@@ -42,14 +43,17 @@ class SecureBroker:
             ("/etc/mosquitto/certs/server.key", key),
             ("/etc/mosquitto/passwords", passwords),
             ("/etc/mosquitto/acl.conf", CONFIG / "mosquitto" / "acl.conf"),
-            ("/var/lib/mosquitto/", f"{folder}/"),
         ):
             assert placed in text
             text = text.replace(placed, str(here))
-        conf = folder / "mosquitto.conf"
+        conf = folder / "conf.d" / "iot-bridge.conf"
+        conf.parent.mkdir()
+        text = text.replace("listener 1883", f"listener {free_port()}")
         conf.write_text(text.replace("listener 8883", f"listener {self.port} 127.0.0.1") + "user root\n")
+        debian = folder / "mosquitto.conf"  # as Debian's, which includes ours
+        debian.write_text(f"persistence true\npersistence_location {folder}/\ninclude_dir {conf.parent}\n")
         self._log = (folder / "mosquitto.log").open("w")
-        self._process = subprocess.Popen([program, "-c", str(conf)], stdout=self._log, stderr=self._log)
+        self._process = subprocess.Popen([program, "-c", str(debian)], stdout=self._log, stderr=self._log)
         wait_until(lambda: listens(self.port), 20)
 
     def close(self) -> None:
@@ -122,7 +126,9 @@ def publish(broker: SecureBroker, topic: str) -> None:
 def test_mosquitto_example_fits_the_bridge() -> None:
     text = (CONFIG / "mosquitto" / "mosquitto.conf").read_text()
     limits = {name: int(value) for name, value in re.findall(r"^(\w+) (\d+)$", text, re.MULTILINE)}
-    assert limits["message_size_limit"] == MqttSettings().max_payload_bytes
+    assert "message_size_limit" not in limits, "it acknowledges what it drops"
+    assert limits["max_packet_size"] == MqttSettings().max_payload_bytes + PACKET_OVERHEAD_BYTES
+    assert protects_client_ids(text)
     assert limits["max_inflight_messages"] <= MqttSettings().max_inflight
 
 

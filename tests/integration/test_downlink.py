@@ -244,22 +244,22 @@ async def test_what_is_refused_over_http(registered: CommandedDevice) -> None:
         open_bridge(registered.url, f"mqtt://127.0.0.1:{free_port()}", commands=few, connected=False) as bridge,
         bridge.client(registered.api_key) as client,
     ):
-        for body in (
-            b"",
-            b"{}",
-            b"[]",
-            b'{"payload": NaN}',
-            b'{"payload": \xff}',
-            b'{"payload": "\xff"}',
-            b'{"payload": 1, "expire": 3}',
-            b'{"payload": 1, "expires_in_s": 0}',
-            b'{"payload": 1, "expires_in_s": 1e9}',
-            b'{"payload": 1, "expires_in_s": "9"}',
+        for body, code in (
+            (b"", "bad_json"),
+            (b"{}", "bad_form"),
+            (b"[]", "bad_form"),
+            (b'{"payload": NaN}', "bad_json"),
+            (b'{"payload": \xff}', "bad_json"),
+            (b'{"payload": "\xff"}', "bad_json"),
+            (b'{"payload": 1, "expire": 3}', "bad_form"),
+            (b'{"payload": 1, "expires_in_s": 0}', "bad_form"),
+            (b'{"payload": 1, "expires_in_s": 1e9}', "bad_form"),
+            (b'{"payload": 1, "expires_in_s": "9"}', "bad_form"),
             # Deeper than every Python goes: how deep C may recurse is 1,000 in 3.11 and 10,000 in 3.13.
-            b'{"payload": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+            (b'{"payload": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "bad_json"),
         ):
             answer = await client.post(registered.path, content=body)
-            assert (answer.status_code, answer.json()["code"]) == (422, "bad_form"), body
+            assert (answer.status_code, answer.json()["code"]) == (422, code), body
         assert (await client.post(registered.path, json={"payload": "x" * 100})).status_code == 413
         assert (await client.post("/devices/17/commands", json={"payload": 1})).status_code == 422
         assert (await client.post(f"/devices/{NOBODY}/commands", json={"payload": 1})).status_code == 404

@@ -14,11 +14,14 @@ import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
+from bridge.errors import ConfigError
 from edge import cli
+from edge.cli import console
 from edge.cli.size import seconds, written
 from edge.cli.status import problems
 from edge.service_api import enrolment
 from edge.service_api.enrolment import Enrolment
+from edge.service_api.http_client import parse_url
 from tests.support import needs
 from tests.support.commands import _logging_restored
 from tests.support.servers import free_port, listens, wait_until
@@ -132,6 +135,24 @@ def test_enrol_where_nothing_listens_is_an_error_to_try_again(edge: EdgeCommands
     assert not (edge.data_dir / enrolment.FILE).exists()
 
 
+@pytest.mark.parametrize("url", ["http://192.0.2.1", "http://iot.example.com:8000", "http://127.0.0.1.example.com"])
+def test_enrol_in_clear_is_refused(edge: EdgeCommands, url: str) -> None:
+    error = edge.json("enrol", url, "ABCD", expect=2)["error"]
+    assert "--insecure" in error["problems"][0]
+    assert not (edge.data_dir / enrolment.FILE).exists()
+
+
+def test_enrol_in_clear_goes_on_when_told_so(edge: EdgeCommands) -> None:
+    error = edge.json("enrol", "http://iot.invalid", "ABCD", "--insecure", expect=3)["error"]
+    assert error["code"] == "service_away"
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST.", "127.8.0.1", "[::1]"])
+def test_loopback_is_not_in_clear(host: str) -> None:
+    assert not parse_url(f"http://{host}:8000").in_clear
+    assert not parse_url(f"https://{host}").in_clear
+
+
 # -- check
 
 
@@ -146,7 +167,7 @@ def test_check_stops_at_a_configuration_that_is_none(edge: EdgeCommands) -> None
 
 
 def test_check_says_what_to_do_for_each_failure(edge: EdgeCommands) -> None:
-    edge.set(mqtt__url=f"mqtt://127.0.0.1:{free_port()}", spool__max_bytes=str(1 << 60))
+    edge.set(mqtt__url=f"mqtt://127.0.0.1:{free_port()}", spool__max_bytes=str(1 << 48))
     document = edge.json("check", "--listen", "0", expect=1)
     assert not document["ok"]
     for name, advice in (("disk", "iot-edge size"), ("broker", "mosquitto"), ("service", "iot-edge enrol")):
@@ -275,3 +296,16 @@ def test_installed_broker_lets_the_gateway_speak_for_the_site_and_devices_not(in
     for each in (gateway, device, forger):
         each.disconnect()
         each.loop_stop()
+
+
+def test_what_others_wrote_is_printed_as_visible_text(capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = "\x1b]0;owned\x07\nforged\u202e"
+    console.lines({hostile: hostile})
+    console.table([("device", "last heard"), (hostile, "1 s")])
+    console.say(f"the service refused record 1: {hostile}")
+    console.show({"detail": hostile})
+    with pytest.raises(SystemExit):
+        console.fail(ConfigError([hostile]), as_json=True)
+    out, err = capsys.readouterr()
+    assert all(line.isprintable() and not line.startswith("forged") for line in (out + err).split("\n"))
+    assert (out + err).count("owned") == 7

@@ -2,83 +2,19 @@
 
 from __future__ import annotations
 
-import gzip
-from collections.abc import AsyncIterator
+import asyncio
 from hashlib import sha256
-from typing import Any
 
-import httpx
 import msgspec
-import pytest
+import psycopg
 
 from bridge.gateway_protocol import snapshot
-from bridge.gateway_protocol.batches import BatchAnswer, GatewayLedger, UplinkBatch, UplinkRecord
+from bridge.gateway_protocol.batches import GatewayLedger, UplinkRecord
 from bridge.model.reading import Code, Source, TsQuality
 from bridge.store import admin
+from tests.support.enrolled_gateway import NOW_US, EnrolledGateway
 from tests.support.http_door import open_service
 from tests.support.servers import until
-
-NOW_US = 1_790_000_000_000_000
-"""Its clock's time of receipt: in the past, as of a backlog."""
-
-
-class EnrolledGateway:
-    """A gateway as the service sees it: its name, its key, its devices, and HTTP."""
-
-    def __init__(self, url: str, client: httpx.AsyncClient, database: str, devices: list[dict[str, Any]]) -> None:
-        self.url = url
-        self.client = client
-        self.database = database
-        self.devices = devices
-        self.key = ""
-
-    async def enrol(self, code: str) -> httpx.Response:
-        answer = await self.client.post(f"{self.url}/gateways/enrol", json={"code": code, "version": "0.1.0"})
-        if answer.status_code == 200:
-            self.key = answer.json()["gateway_key"]
-        return answer
-
-    async def get(self, path: str, **headers: str) -> httpx.Response:
-        return await self.client.get(f"{self.url}{path}", headers={"X-Gateway-Key": self.key, **headers})
-
-    async def post(self, path: str, body: bytes = b"", **headers: str) -> httpx.Response:
-        return await self.client.post(f"{self.url}{path}", content=body, headers={"X-Gateway-Key": self.key, **headers})
-
-    async def send_batch(self, *records: UplinkRecord, books: tuple[GatewayLedger, ...] = ()) -> BatchAnswer:
-        body = gzip.compress(msgspec.json.encode(UplinkBatch("e1", records, books=books)))
-        answer = await self.post("/gateways/north/batches", body, **{"Content-Encoding": "gzip"})
-        assert answer.status_code == 200, answer.text
-        return msgspec.json.decode(answer.content, type=BatchAnswer)
-
-    def reading(self, number: int, value: float = 20.0, device: int = 0, **more: Any) -> UplinkRecord:
-        owner = self.devices[device]
-        given = {"device_uuid": owner["device_uuid"], "sensor": owner["sensors"][0]["sensor_id"]} | more
-        return UplinkRecord(
-            number,
-            Source.MQTT,
-            NOW_US + number,
-            value=value,
-            ts_us=NOW_US + number,
-            ts_quality=TsQuality.DEVICE,
-            **given,
-        )
-
-
-@pytest.fixture
-async def site(postgres_url: str) -> AsyncIterator[EnrolledGateway]:
-    with admin.connect(postgres_url) as connection:
-        devices = [connection.add_device(name, [("t", "temperature", None)]) for name in ("pump", "fan", "foreign")]
-        made = connection.add_gateway("north", [d["device_id"] for d in devices[:2]], everything=False, code_minutes=10)
-    async with open_service(postgres_url) as service, httpx.AsyncClient(timeout=20) as client:
-        site = EnrolledGateway(service.url, client, postgres_url, devices)
-        assert (await site.enrol(made["code"].lower().replace("-", " "))).status_code == 200
-        assert (await site.enrol(made["code"])).json()["code"] == "bad_code", "a code works once"
-        yield site
-
-
-def verify(site: EnrolledGateway) -> list[str]:
-    with admin.connect(site.database) as connection:
-        return connection.verify()[0]
 
 
 async def test_batch_is_stored_once_however_often_it_is_sent(site: EnrolledGateway) -> None:
@@ -90,7 +26,7 @@ async def test_batch_is_stored_once_however_often_it_is_sent(site: EnrolledGatew
     with admin.connect(site.database) as connection:
         rows = connection.fetch("ledger", device_id=site.devices[0]["device_id"])
     assert (rows[0]["received"], rows[0]["stored"], rows[0]["duplicate"]) == (351, 201, 150)
-    assert verify(site) == []
+    assert site.verify() == []
 
 
 async def test_readings_of_the_gateways_clock_are_known_by_their_identity(site: EnrolledGateway) -> None:
@@ -117,7 +53,7 @@ async def test_gateway_speaks_for_its_own_devices_only(site: EnrolledGateway) ->
         (4, "unknown_sensor"),
         (5, "value_out_of_range"),
     ]
-    assert verify(site) == []
+    assert site.verify() == []
 
 
 async def test_quarantined_record_is_kept_once_with_its_bytes(site: EnrolledGateway) -> None:
@@ -132,7 +68,34 @@ async def test_quarantined_record_is_kept_once_with_its_bytes(site: EnrolledGate
         shown = connection.fetch("show_quarantine", id=rows[0]["id"])[0]
     assert len(rows) == 1
     assert (bytes(shown["payload"]), shown["gateway"], shown["topic"]) == (b"{\xff\0", "north", "devices/x/readings")
-    assert verify(site) == []
+    assert site.verify() == []
+
+
+async def test_gateway_uses_up_its_own_quota_with_what_it_brings_of_foreign_devices(site: EnrolledGateway) -> None:
+    own, foreign = (site.devices[place]["device_uuid"] for place in (0, 2))
+
+    def forged(number: int, device: str | None) -> UplinkRecord:
+        topic = f"/devices/{foreign}/readings"
+        return UplinkRecord(
+            number, Source.HTTP, NOW_US, device_uuid=device, code=Code.UNKNOWN_SENSOR, payload=b"{}", topic=topic
+        )
+
+    answer = await site.send_batch(forged(1, foreign), forged(2, own), forged(3, None), site.reading(4, device=2))
+    assert [(r.id, r.code) for r in answer.rejected] == [
+        (1, "foreign_device"),
+        (2, "unknown_sensor"),
+        (3, "unknown_sensor"),
+        (4, "unknown_sensor"),
+    ]
+    with admin.connect(site.database) as connection:
+        gateway = connection.fetch("find_gateway", name="north")[0]["gateway_id"]
+        used = {row["account"]: row["rows"] for row in connection.fetch("quarantine_usage", limit=10)}
+        rows = connection.fetch("list_quarantine", code=None, pending=None, limit=10)
+        shown = [connection.fetch("show_quarantine", id=row["id"])[0] for row in rows]
+    assert used == {-gateway: 3, site.devices[0]["device_id"]: 1}
+    assert {row["gateway_id"] for row in shown} == {gateway}
+    assert foreign in shown[-1]["detail"]
+    assert site.verify() == []
 
 
 async def test_a_backlog_is_judged_by_when_the_gateway_received_it(site: EnrolledGateway) -> None:
@@ -168,6 +131,50 @@ async def test_registry_has_what_a_gateway_needs_signed_and_tagged(site: Enrolle
 
     await until(changed, 20)
     assert snapshot.decode((await site.get("/gateways/north/registry")).content).devices[0].disabled
+
+
+async def issue_number(site: EnrolledGateway) -> snapshot.IssueNumber:
+    return snapshot.decode((await site.get("/gateways/north/registry")).content).issue_number
+
+
+async def test_registry_is_issued_anew_when_its_content_has_changed(site: EnrolledGateway) -> None:
+    first = await site.get("/gateways/north/registry")
+    async with open_service(site.database) as other:
+        site.url, own = other.url, site.url
+        assert (await site.get("/gateways/north/registry")).content == first.content, "the same of every process"
+        with admin.connect(site.database) as connection:
+            connection.set_threshold(site.devices[0]["sensors"][0]["sensor_id"], "greater_than", 30.0, None, "critical")
+        other.core.gateway_cache.forget()
+        second = await site.get("/gateways/north/registry")
+        site.url = own
+        assert (await site.get("/gateways/north/registry")).content == second.content
+    before, after = snapshot.decode(first.content), snapshot.decode(second.content)
+    assert (after.epoch, after.issue) == (before.epoch, before.issue + 1)
+
+
+async def test_registry_that_is_issued_later_was_read_later(site: EnrolledGateway) -> None:
+    """What changes while a process waits for its turn to issue is in what it issues."""
+    sensor = site.devices[0]["sensors"][0]["sensor_id"]
+    with admin.connect(site.database) as connection, psycopg.connect(site.database, autocommit=True) as other:
+        connection.set_threshold(sensor, "greater_than", 30.0, None, "critical")
+        other.execute("BEGIN; SELECT FROM gateways FOR UPDATE")
+        asked = asyncio.create_task(site.get("/gateways/north/registry"))
+
+        def waits() -> bool:
+            return bool(other.execute("SELECT FROM pg_locks WHERE NOT granted").fetchall())
+
+        await until(waits, 20)
+        connection.set_threshold(sensor, "less_than", 3.0, None, "critical")
+        other.execute("ROLLBACK")
+        assert [t.condition for t in snapshot.decode((await asked).content).thresholds] == ["less_than"]
+
+
+async def test_registry_of_a_restored_database_is_newer_after_a_new_epoch(site: EnrolledGateway) -> None:
+    before = await issue_number(site)
+    with admin.connect(site.database) as connection:
+        connection.fetch("begin_epoch")
+    after = await issue_number(site)
+    assert after.epoch > before.epoch
 
 
 async def test_revoked_gateway_is_told_so_and_may_be_enrolled_again(site: EnrolledGateway) -> None:
@@ -208,38 +215,14 @@ async def test_keys_and_names_of_others(site: EnrolledGateway) -> None:
     assert (await site.post("/gateways/north/batches", b'{"epoch":"e1"}')).status_code == 401
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b"[]",
-        b"\xff",
-        b"{" * 100_000,
-        b'{"epoch": ""}',
-        b'{"epoch": "e\\u0000"}',
-        b'{"epoch": "e1", "records": [{"id": 1, "source": "mqtt", "received_us": 1e99, "sensor": 1}]}',
-        b'{"epoch": "e1", "records": [{"id": 1, "source": "mqtt", "received_us": 1}]}',
-        b'{"epoch": "e1", "records": [{"id": 0, "source": "mqtt", "received_us": 1, "sensor": 1}]}',
-        b'{"epoch": "e1", "records": [{"id": 1, "source": "smoke", "received_us": 1, "sensor": 1}]}',
-        b'{"epoch": "e1", "records": [{"id": 1, "source": "mqtt", "received_us": 1, "sensor": "a\\u0000"}]}',
-        b'{"epoch": "e1", "records": [{"id": 1, "source": "mqtt", "received_us": 1, "sensor": 1, "device_uuid": "x"}]}',
-        b'{"epoch": "e1", "books": [{"device_id": 99999999999999999999, "source": "mqtt"}]}',
-    ],
-)
-async def test_hostile_batches_are_refused_whole(site: EnrolledGateway, body: bytes) -> None:
-    answer = await site.post("/gateways/north/batches", body)
-    assert answer.status_code == 422, answer.text
-    assert answer.json()["detail"]
-
-
 async def test_books_of_gateway_and_service_are_held_against_each_other(site: EnrolledGateway) -> None:
     books = GatewayLedger(site.devices[0]["device_id"], Source.MQTT, received=3, spooled=3)
     await site.send_batch(*(site.reading(i) for i in (1, 2, 3)), books=(books,))
     await site.send_batch(books=(msgspec.structs.replace(books, stored=3),))
-    assert verify(site) == []
+    assert site.verify() == []
     await site.send_batch(books=(msgspec.structs.replace(books, received=4, spooled=4, stored=4),))
-    assert verify(site) == ["gateway north: handed over 4, 3 came"]
+    assert site.verify() == ["gateway north: handed over 4, 3 came"]
     await site.send_batch(books=(msgspec.structs.replace(books, received=4, spooled=4, stored=3),))
-    assert verify(site) == []
+    assert site.verify() == []
     await site.send_batch(*(site.reading(i) for i in (4, 5)))
-    assert verify(site) == ["gateway north: 5 came of the 4 that it took in"]
+    assert site.verify() == ["gateway north: 5 came of the 4 that it took in"]

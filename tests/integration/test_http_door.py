@@ -337,13 +337,14 @@ async def test_key_that_does_not_fit(
         assert not pipeline.taken
 
 
-async def test_limit_of_an_address_comes_before_any_query(open_door: OpenDoor) -> None:
-    keys = FakeKeys(*KEYS)
-    async with open_door(keys=keys, limits=LimitSettings(ip_per_minute=3)) as door, door.client() as client:
-        for number in range(10):
-            answer = await client.post(READINGS, content=BODY, headers={"X-Device-Key": f"made up {number}"})
+async def test_limit_of_an_address_comes_before_the_body(open_door: OpenDoor) -> None:
+    pipeline = FakePipeline()
+    headers = {"X-Device-Key": "device-key"}
+    async with open_door(pipeline, limits=LimitSettings(ip_per_minute=3)) as door, door.client(**headers) as client:
+        for _ in range(10):
+            answer = await client.post(READINGS, content=BODY)
         assert answer.status_code == 429
-        assert (len(keys.queries), door.limited("ip")) == (3, 7)
+        assert (len(pipeline.taken), door.limited("ip")) == (3, 7)
         assert 1 <= int(answer.headers["Retry-After"]) <= 120
         assert answer.headers["RateLimit-Limit"] == "3"
         assert answer.headers["RateLimit-Remaining"] == "0"

@@ -270,7 +270,7 @@ async def test_status_has_the_documented_fields_and_the_worst_wins(site: Registe
             found: dict[str, Any] = answer.json()
             assert set(found) == {
                 *("sensor_id", "final_state", "alert_active", "warning_active", "prediction_current"),
-                *("operational_state", "device_status"),  # ours: fields may be added
+                *("operational_state", "device_status", "device_uuid"),  # ours: fields may be added
             }
             assert found["sensor_id"] == site.sensor_id
             return found
@@ -284,6 +284,7 @@ async def test_status_has_the_documented_fields_and_the_worst_wins(site: Registe
             "prediction_current": None,
             "operational_state": "INITIALIZING",
             "device_status": "offline",
+            "device_uuid": site.device,
         }
         predict = (
             "INSERT INTO predictions (sensor_id, model_id, predicted_value, confidence, predicted_at, target_timestamp)"

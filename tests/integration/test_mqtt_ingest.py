@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import select
 import socket
 import ssl
 import time
+import tracemalloc
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -20,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.model.reading import Code, Delivery, Outcome, Receipt
+from bridge.settings.http import LimitSettings
 from tests.acceptance.service import Service
 from tests.support.certificates import Authority
 from tests.support.mqtt_door import (
@@ -526,6 +529,89 @@ async def test_message_over_the_limit_is_refused_and_cut() -> None:
     assert [delivery.packet.rejections[0].code for delivery in pipeline.taken] == [Code.TOO_LARGE] * 2
     assert pipeline.payloads == [b"1" * 1_000] * 2
     assert pipeline.taken[0].key != pipeline.taken[1].key
+
+
+async def test_limit_is_the_devices_whatever_its_topics() -> None:
+    pipeline = FakePipeline()
+    limits = LimitSettings(mqtt_device_per_minute=20)
+    async with FakeBroker() as broker, open_door(broker.url, pipeline, limits=limits) as door:
+        await until(lambda: door.connected)
+        for number in range(1, 301):
+            broker.publish(f"devices/{DEVICE}/sensors/zz{number}", b"1", mid=number)
+        broker.publish(f"devices/{DEVICE}/" + "x" * 60_000, b"1", mid=301)
+        broker.publish(TOPIC, b"1", mid=302)
+        broker.publish(f"devices/{OTHER_DEVICE}/sensors/{SENSOR}", b"1", mid=303)
+        await until(lambda: len(broker.acknowledged) == 303)
+        codes = [rejection.code for delivery in pipeline.taken for rejection in delivery.packet.rejections]
+        assert (codes.count(Code.BAD_TOPIC), codes.count(Code.RATE_LIMITED)) == (20, 282)
+        assert [delivery.device_uuid for delivery in pipeline.taken] == [DEVICE] * 302 + [OTHER_DEVICE]
+        assert len(pipeline.taken[-1].packet.readings) == 1
+        assert door.sample("limited_total", limit="mqtt_device") == 282
+
+
+async def test_limit_of_messages_of_nobody_is_one_for_all() -> None:
+    pipeline = FakePipeline()
+    limits = LimitSettings(mqtt_device_per_minute=20)
+    async with FakeBroker() as broker, open_door(broker.url, pipeline, limits=limits) as door:
+        await until(lambda: door.connected)
+        for number in range(1, 31):
+            broker.publish(f"devices/nobody-{number}/readings", b"1", mid=number)
+        for number in range(31, 61):  # each of a sensor of its own
+            broker.publish(f"iot/sensors/{number}/readings", b'{"value": 1}', mid=number)
+        await until(lambda: len(broker.acknowledged) == 60)
+    codes = [rejection.code for delivery in pipeline.taken for rejection in delivery.packet.rejections]
+    assert (codes.count(Code.BAD_TOPIC), codes.count(Code.RATE_LIMITED)) == (20, 10)
+
+
+def all_acknowledged(broker: FakeBroker, count: int) -> bool:
+    return len(broker.acknowledged) == count
+
+
+async def test_topics_of_a_sender_are_not_held() -> None:
+    class Forgetful(FakePipeline):
+        """Keeps nothing of what it settles."""
+
+        def submit(self, delivery: Delivery) -> None:
+            assert len(delivery.topic) < 2_000
+            settle(delivery)
+
+    async with FakeBroker() as broker, open_door(broker.url, Forgetful()) as door:
+        await until(lambda: door.connected)
+        gc.collect()
+        tracemalloc.start()
+        try:
+            for number in range(1, 501):
+                text = f"{number}-".ljust(60_000, "x")
+                topic = (f"devices/{text}/readings", f"devices/{DEVICE}/{text}", f"iot/sensors/{text}/x")[number % 3]
+                broker.publish(topic, f'{{"sensor_uuid": "{text}", "value": 1}}'.encode(), mid=number)
+                await until(partial(all_acknowledged, broker, number))
+            gc.collect()
+            assert tracemalloc.get_traced_memory()[0] < 4 << 20
+        finally:
+            tracemalloc.stop()
+
+
+async def test_large_messages_unsettled_are_bounded_by_their_size() -> None:
+    pipeline = FakePipeline(None)
+    async with FakeBroker() as broker, open_door(broker.url, pipeline, max_inflight_bytes=1_000_000) as door:
+        await until(lambda: door.connected)
+        for number in range(1, 101):
+            broker.publish(TOPIC, b"1" * 200_000, mid=number)
+        await pipeline.wait_taken(5)
+        assert door.inflight == 5
+        pipeline.settle_held()
+        await until(lambda: len(broker.acknowledged) == 100)
+
+
+async def test_rejection_that_comes_back_to_us_is_not_told_again() -> None:
+    pipeline = FakePipeline()
+    async with FakeBroker() as broker, open_door(broker.url, pipeline) as door:
+        await until(lambda: door.connected)
+        before = len(broker.packets)
+        broker.publish(f"devices/{DEVICE}/rejected", b"{}", mid=1)
+        broker.publish(f"devices/{OTHER_DEVICE}/reading", b"{}", mid=2)
+        await until(lambda: any(OTHER_DEVICE.encode() in body for _, body in broker.packets[before:]))
+        assert not any(DEVICE.encode() in body for kind, body in broker.packets[before:] if kind == PUBLISH)
 
 
 async def test_topic_that_is_not_utf_8_is_one_refusal() -> None:

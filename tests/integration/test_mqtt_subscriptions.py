@@ -198,8 +198,10 @@ async def test_broker_that_says_that_the_session_is_taken_over_is_believed_the_f
         await until(lambda: door.connected)
         broker.send(packet(DISCONNECT, b"\x8e"))
         await until(lambda: contested(door))
-        assert door.ingest.problem.startswith("another process has connected with our client id; ")
+        assert door.ingest.problem.startswith("another client has connected with our client id; ")
         assert (broker.connections, door.sample("mqtt_taken_over_total")) == (1, 1)
+        assert door.ingest.contested == door.ingest.problem
+        assert door.sample("mqtt_contested") == 1
 
 
 async def test_process_that_was_taken_over_comes_back_when_the_other_is_gone(
@@ -211,6 +213,8 @@ async def test_process_that_was_taken_over_comes_back_when_the_other_is_gone(
         async with open_door(mosquitto.url, FakePipeline(), "same", **options) as two:
             await until(lambda: two.sample("mqtt_taken_over_total") + one.sample("mqtt_taken_over_total"), 20)
         await until(lambda: one.connected, 20)
+        if one.sample("mqtt_taken_over_total"):
+            assert one.ingest.contested, "connected again, and not for long: the other may be back any moment"
 
 
 # -- the bridge's status

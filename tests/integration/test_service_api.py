@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from bridge.errors import BridgeError, ConfigError, DecodeError
+from bridge.gateway_protocol import snapshot as form
 from bridge.gateway_protocol.batches import UplinkBatch, UplinkRecord
+from bridge.gateway_protocol.snapshot import IssueNumber, issued
 from bridge.model.reading import Source
 from edge.registry.refresh import Refresher
 from edge.registry.snapshot import LocalRegistry
@@ -196,6 +198,25 @@ async def test_registry_follows_the_service(tmp_path: Path) -> None:
     assert len(refresh.registry.names) == 5
     again = LocalRegistry(tmp_path / "registry.json")
     assert again.load(refresh.link.key_hash)
+
+
+async def test_registry_that_is_older_is_refused_and_not_fetched_for_each_batch(tmp_path: Path) -> None:
+    directory = FakeDirectory()
+    directory.given = issued(snapshot(sensors=5), IssueNumber(7, 5))
+    async with open_gateway_door(FakePipeline(), directory) as service:
+        refresh = Refresh(tmp_path, service.url)
+        async with refresh.running():
+            await until(lambda: refresh.registry.known, 20)
+            older = directory.given = issued(snapshot(), IssueNumber(7, 4))
+            service.forget()
+            await until(lambda: "new-epoch" in refresh.refresher.problem, 20)
+            refresh.refresher.etag_seen(form.etag(form.encode(older)))
+            assert not refresh.refresher.wanted
+            assert len(refresh.registry.names) == 5
+            directory.given = issued(snapshot(), IssueNumber(8, 4))
+            service.forget()
+            await until(lambda: not refresh.refresher.problem, 20)
+    assert len(refresh.registry.names) == 2
 
 
 async def test_registry_says_why_it_is_not_fresh(tmp_path: Path) -> None:

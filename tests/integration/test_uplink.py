@@ -224,6 +224,23 @@ async def test_uplink_splits_until_the_bad_record_is_found_and_hands_it_over_as_
     assert not (tmp_path / "refused.jsonl").exists()
 
 
+async def test_uplink_whose_books_are_rejected_hands_the_records_over_without_them(new_bench: NewBench) -> None:
+    """Or it would halve the batch down to each good record, and condemn them all."""
+
+    def answer(_: str, batch: UplinkBatch) -> BatchAnswer:
+        if batch.books and batch.records:
+            raise TransportRejected("the service answers 422: the books")
+        return BatchAnswer(stored=len(batch.records))
+
+    link = FakeTransport(answer)
+    bench = new_bench(link)
+    await bench.spool_readings(0, 20)
+    async with bench.running():
+        await bench.drained()
+    assert not bench.uplink.status().refused
+    assert len([records for _, records in link.sent if records]) <= 4
+
+
 async def test_uplink_keeps_in_a_file_what_the_service_refuses_in_every_form(
     new_bench: NewBench, tmp_path: Path
 ) -> None:

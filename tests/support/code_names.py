@@ -17,7 +17,7 @@ from bridge.settings.service import Settings
 from bridge.settings.sources import keys
 from bridge.telemetry import Metrics
 from edge.settings import EdgeSettings
-from edge.telemetry import SiteMetrics, SpoolMetrics, UplinkMetrics
+from edge.telemetry import RegistryMetrics, SiteMetrics, SpoolMetrics, UplinkMetrics
 from tests.support.reference import ROOT
 
 FOLDERS = ("bridge", "edge", "bench", "tests", "config", "docs", "scripts", ".ci")
@@ -82,7 +82,7 @@ def settings() -> frozenset[str]:
 def metrics() -> frozenset[str]:
     """Every metric of service, consumers and gateway, by the name that Prometheus sees."""
     registry = CollectorRegistry()
-    Metrics(registry), SpoolMetrics(registry), UplinkMetrics(registry), SiteMetrics(registry)
+    Metrics(registry), SpoolMetrics(registry), UplinkMetrics(registry), RegistryMetrics(registry), SiteMetrics(registry)
     return frozenset(
         f"{metric.name}_total" if metric.type == "counter" else metric.name for metric in registry.collect()
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,7 +41,7 @@ class Commands:
         self._monkeypatch.setattr(sys, "argv", ["iot-bridge", *arguments])
         self._capsys.readouterr()
         code = 0
-        with _logging_restored():
+        with _logging_restored(), _umask_restored():
             try:
                 main()
             except SystemExit as stop:
@@ -73,3 +74,12 @@ def _logging_restored() -> Iterator[None]:
     finally:
         root.handlers, root.level = handlers, level
         structlog.configure(**config)
+
+
+@contextmanager
+def _umask_restored() -> Iterator[None]:
+    before = os.umask(0o022)
+    try:
+        yield
+    finally:
+        os.umask(before)

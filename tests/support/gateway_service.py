@@ -9,10 +9,11 @@ from typing import Any
 
 import psycopg
 
+from bridge.auth.failed_logins import FailedLogins
 from bridge.auth.key_cache import KeyCache, KeyOwner
 from bridge.errors import StoreUnavailable
 from bridge.gateway_protocol.batches import GatewayLedger, GatewayState
-from bridge.gateway_protocol.snapshot import Snapshot
+from bridge.gateway_protocol.snapshot import IssueNumber, Snapshot
 from bridge.http.app import GatewayParts, ServiceDoorParts, build_app
 from bridge.http.gateway_cache import GatewayCache
 from bridge.http.server import HttpServer
@@ -62,14 +63,20 @@ class FakeDirectory:
     async def settle_rotation(self, gateway_id: int, present_hash: str) -> None:
         pass
 
-    async def report(self, gateway_id: int, state: GatewayState | None, books: Sequence[GatewayLedger]) -> None:
+    async def report(self, gateway_id: int, state: GatewayState | None) -> None:
         if self.away:
             raise StoreUnavailable("the database is away")
         self.states.append(state)
-        self.books = books or self.books
+
+    async def report_books(self, gateway_id: int, books: Sequence[GatewayLedger]) -> int:
+        self.books = books
+        return 0
 
     async def snapshot(self, gateway_id: int) -> Snapshot | None:
         return self.given
+
+    async def last_issue(self, gateway_id: int) -> IssueNumber | None:
+        return self.given.issue_number
 
 
 class GatewayService:
@@ -105,6 +112,7 @@ async def open_gateway_door(
         limits=LimitSettings(),
         pipeline=pipeline,
         keys=keys,
+        failed_logins=FailedLogins(0, metrics, time.monotonic, now_us),
         metrics=metrics,
         problems=list,
         sensor_status=nothing,

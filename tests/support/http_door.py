@@ -12,17 +12,19 @@ from typing import Any
 import httpx
 import msgspec
 
+from bridge.auth.failed_logins import FailedLogins
 from bridge.auth.key_cache import KeyCache
 from bridge.broker.deferred_outbox import DeferredOutbox
 from bridge.errors import StoreUnavailable
 from bridge.http.app import ServiceDoorParts, build_app
 from bridge.http.door import App
 from bridge.http.server import HttpServer
+from bridge.model.scopes import DEFAULT_SCOPES
 from bridge.service.app import http_door
 from bridge.service.core import ServiceCore
 from bridge.settings.http import HttpSettings, KeySettings, LimitSettings
 from bridge.settings.process import PipelineSettings
-from bridge.settings.service import Settings
+from bridge.settings.service import HookSettings, Settings
 from bridge.settings.stores import DatabaseSettings
 from bridge.store.postgres import PostgresStore
 from bridge.telemetry import Metrics
@@ -43,6 +45,8 @@ class Key(msgspec.Struct, frozen=True):
     device_uuid: str | None = DEVICE
     expires_at_us: int | None = None
     disabled: bool = False
+    scopes: frozenset[str] = frozenset()
+    devices: frozenset[str] | None = None
 
 
 def key_of(text: str, **fields: Any) -> Key:
@@ -71,7 +75,7 @@ KEYS = (
     key_of("device-key"),
     key_of("other-key", device_id=8, device_uuid=OTHER_DEVICE),
     key_of("disabled-key", device_id=9, device_uuid=OTHER_DEVICE, disabled=True),
-    key_of("api-key", kind="api", device_id=1, device_uuid=None),
+    key_of("api-key", kind="api", device_id=1, device_uuid=None, scopes=frozenset(DEFAULT_SCOPES)),
 )
 
 
@@ -142,13 +146,15 @@ async def open_door(
     """A door over fakes; `http` are its settings."""
     settings = HttpSettings(port=0, **http)
     metrics = Metrics()
+    limits = limits or LimitSettings()
     find = (keys or FakeKeys(*KEYS)).find
     app = make_app(
         ServiceDoorParts(
             http=settings,
-            limits=limits or LimitSettings(),
+            limits=limits,
             pipeline=pipeline or FakePipeline(),
             keys=KeyCache(find, KeySettings(), metrics, now, lambda: NOW_US, settings.ack_timeout_s),
+            failed_logins=FailedLogins(limits.failures_per_minute, metrics, now, lambda: NOW_US),
             metrics=metrics,
             problems=list,
             sensor_status=sensor_status,
@@ -173,11 +179,18 @@ class Service(Door):
 
 @asynccontextmanager
 async def open_service(
-    database: str, *, make_app: Callable[[ServiceDoorParts], App] = build_app, **http: Any
+    database: str,
+    *,
+    make_app: Callable[[ServiceDoorParts], App] = build_app,
+    limits: LimitSettings | None = None,
+    hooks: HookSettings | None = None,
+    **http: Any,
 ) -> AsyncIterator[Service]:
     """The service in this process, over a real database and without MQTT and Redis; `http` are its settings."""
     settings = Settings(
         http=HttpSettings(port=0, **http),
+        limits=limits or LimitSettings(),
+        hooks=hooks or HookSettings(),
         database=DatabaseSettings(url=database, connect_timeout_s=2, statement_timeout_s=4),
         pipeline=PipelineSettings(change_poll_s=0.05, retry_max_s=0.1),
     )

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from random import SystemRandom
 
-from bridge.embedded.stack import redis_program
+from bridge.embedded.redis import redis_program
 
 START_S = 10.0
 

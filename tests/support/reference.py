@@ -18,11 +18,12 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings
 
+from bridge.settings.section import MAX_COUNT
 from bridge.settings.service import ENV_PREFIX, Settings
 from bridge.settings.sources import keys
 from bridge.telemetry import Metrics
 from edge.settings import EdgeSettings
-from edge.telemetry import SiteMetrics, UplinkMetrics
+from edge.telemetry import RegistryMetrics, SiteMetrics, UplinkMetrics
 
 ROOT = Path(__file__).parents[2]
 CONFIGURATION = ROOT / "docs" / "configuration.md"
@@ -67,7 +68,7 @@ def _type(field: FieldInfo) -> str:
     plain = options[0] if options else annotation
     plain = _plain(plain)
     name = {bool: "true or false", int: "whole number", float: "number", str: "text", Path: "path"}[plain]
-    bounds = ", ".join(f"{sign} {bound:g}" for sign, bound in _bounds(field))
+    bounds = ", ".join(f"{sign} {_number(bound)}" for sign, bound in _bounds(field))
     return f"{name} {bounds}".strip()
 
 
@@ -80,8 +81,12 @@ def _bounds(field: FieldInfo) -> Iterator[tuple[str, float]]:
     for constraint in field.metadata:
         for name, sign in (("gt", ">"), ("ge", "≥"), ("lt", "<"), ("le", "≤")):
             bound = getattr(constraint, name, None)
-            if bound is not None:
+            if bound is not None and bound != MAX_COUNT:  # the page says it once
                 yield sign, bound
+
+
+def _number(bound: float) -> str:
+    return f"{bound:_.0f}" if abs(bound) >= 10_000 else f"{bound:g}"
 
 
 def _shown_default(field: FieldInfo) -> str:
@@ -195,7 +200,7 @@ def write() -> None:
 def edge_page(page: str) -> str:
     """docs/gateway-operations.md with the tables of the gateway's own settings and metrics."""
     page = with_part(page, "settings", settings_tables(EdgeSettings, EDGE_SECTIONS))
-    return with_part(page, "metrics", metrics_table(UplinkMetrics(), SiteMetrics()))
+    return with_part(page, "metrics", metrics_table(UplinkMetrics(), RegistryMetrics(), SiteMetrics()))
 
 
 def environment_name(key: str) -> str:

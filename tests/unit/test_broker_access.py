@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import msgspec
+import pytest
 
-from bridge.auth.broker_access import ACCOUNTS_TTL_S, DEVICE_TTL_S, Account, BrokerAccess
+from bridge.auth.broker_access import ACCOUNTS_TTL_S, CLIENT_IDS_KEPT, DEVICE_TTL_S, Account, BrokerAccess
 from bridge.auth.key_cache import KeyCache, hash_key
 from bridge.settings.http import KeySettings
 from bridge.telemetry import Metrics
 
 DEVICE = "5f0c1f5e-0000-4000-8000-00000000000a"
+OTHER = "5f0c1f5e-0000-4000-8000-00000000000b"
 
 
 class Owner(msgspec.Struct):
@@ -21,6 +23,8 @@ class Owner(msgspec.Struct):
     device_id: int = 1
     expires_at_us: int | None = None
     disabled: bool = False
+    scopes: frozenset[str] = frozenset()
+    devices: frozenset[str] | None = None
 
 
 class FakeAccounts:
@@ -44,7 +48,12 @@ class FakeAccounts:
 
     def access(self) -> BrokerAccess:
         ring = KeyCache(self.find, KeySettings(), Metrics(), lambda: self.now_s, lambda: 0)
-        return BrokerAccess(ring, self.mqtt_accounts, self.device_may_connect, lambda: self.now_s)
+        return BrokerAccess(
+            ring, self.mqtt_accounts, self.device_may_connect, lambda: self.now_s, self.bridge_client_ids
+        )
+
+    async def bridge_client_ids(self) -> list[str]:
+        return ["the south bridge"]
 
 
 async def test_login_with_the_right_key_of_the_right_device() -> None:
@@ -70,6 +79,52 @@ async def test_login_of_a_disabled_device_or_an_api_key_is_refused() -> None:
     access = registry.access()
     assert await access.login(DEVICE, "off") is None
     assert await access.login(DEVICE, "api") is None
+
+
+@pytest.mark.parametrize(
+    ("client_id", "allowed"),
+    [
+        ("", True),
+        (DEVICE, True),
+        (DEVICE.upper(), True),
+        ("esp32-c0ffee", True),
+        ("5f0c1f5e-9999-4000-8000-00000000000a", True),  # made up
+        ("x" * 60_000, True),
+        (OTHER, False),
+        (OTHER.replace("-", ""), False),
+        ("weather", False),
+        ("the south bridge", False),
+        ("iot-bridge-north", False),
+        ("iot-edge-barn", False),
+    ],
+)
+async def test_device_may_not_have_a_client_id_of_anybody_else(client_id: str, allowed: bool) -> None:
+    registry = FakeAccounts()
+    registry.devices.add(OTHER)
+    access = registry.access()
+    assert await access.may_have(Account("device", DEVICE), client_id) is allowed
+    assert await access.may_have(Account("bridge", "hub"), client_id)
+
+
+async def test_publisher_may_have_the_name_of_its_account_and_no_devices() -> None:
+    registry = FakeAccounts()
+    access = registry.access()
+    weather = Account("publisher", "weather")
+    assert await access.may_have(weather, "weather")
+    assert await access.may_have(weather, "weather-2")
+    assert not await access.may_have(weather, DEVICE)
+    assert not await access.may_have(weather, "iot-bridge-north")
+
+
+async def test_client_ids_that_are_asked_for_push_out_no_device() -> None:
+    registry = FakeAccounts()
+    access = registry.access()
+    await access.named(DEVICE)
+    for number in range(CLIENT_IDS_KEPT + 10):
+        await access.may_have(Account("device", DEVICE), f"5f0c1f5e-0000-4000-9000-{number:012}")
+    asked = registry.asked
+    await access.named(DEVICE)
+    assert registry.asked == asked
 
 
 async def test_named_asks_once_and_again_after_a_change() -> None:

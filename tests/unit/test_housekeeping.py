@@ -10,7 +10,7 @@ import pytest
 
 from bridge.auth.broker_access import BrokerAccess
 from bridge.auth.key_cache import KeyCache, KeyOwner
-from bridge.gateway_protocol.snapshot import Snapshot
+from bridge.gateway_protocol.snapshot import IssueNumber, Snapshot
 from bridge.http.gateway_cache import GatewayCache
 from bridge.model.reading import ExternalId, Sensor, SensorRef
 from bridge.pipeline.resolve import Resolver
@@ -83,6 +83,9 @@ class FakeRegistry:
     async def snapshot(self, gateway_id: int) -> Snapshot:
         self.asked.add(f"snapshot {gateway_id}")
         return snapshot()
+
+    async def last_issue(self, gateway_id: int) -> IssueNumber:
+        return snapshot().issue_number
 
 
 class Caches:

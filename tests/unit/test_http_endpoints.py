@@ -11,6 +11,7 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from bridge.auth.broker_access import BrokerAccess
+from bridge.auth.failed_logins import FailedLogins
 from bridge.auth.key_cache import KeyCache
 from bridge.http.app import GatewayParts, ServiceDoorParts, build_app, service_endpoints
 from bridge.http.authentication import KEY_HEADERS
@@ -76,6 +77,7 @@ def parts() -> ServiceDoorParts:
         limits=LimitSettings(),
         pipeline=FakePipeline(),
         keys=keys,
+        failed_logins=FailedLogins(0, metrics, lambda: 0.0, lambda: 0),
         metrics=metrics,
         problems=list,
         sensor_status=nothing,

@@ -22,6 +22,8 @@ class Owner(msgspec.Struct, frozen=True):
     device_uuid: str | None = None
     expires_at_us: int | None = None
     disabled: bool = False
+    scopes: frozenset[str] = frozenset()
+    devices: frozenset[str] | None = None
 
 
 async def test_look_up_is_not_waited_for_longer_than_an_answer_may_take() -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from bridge.auth.broker_access import Account, Action, may
 from bridge.errors import ConfigError
-from bridge.mqtt.mosquitto import Layout, User, acl, conf, passwords
+from bridge.mqtt.mosquitto import Layout, User, acl, conf, passwords, protects_client_ids
 from bridge.store.passwords import mosquitto_hash
 
 DEVICE = "5f0c1f5e-0000-4000-8000-00000000000a"
@@ -81,3 +82,53 @@ def test_conf_without_a_certificate_is_refused() -> None:
     layout = Layout(folder=Path("/a"), data_folder=Path("/b"), port=1883, tls_port=8883)
     with pytest.raises(ConfigError, match="--certificate and --key"):
         conf(layout)
+
+
+LAYOUT = Layout(
+    folder=Path("/a"), data_folder=Path("/b"), port=1883, tls_port=8883, certificate=Path("/c"), key=Path("/k")
+)
+
+
+def listeners(text: str) -> dict[str, list[str]]:
+    """The lines of each listener, by its own line."""
+    found: dict[str, list[str]] = {}
+    for part in text.split("\n\n"):
+        lines = [line for line in part.splitlines() if line and not line.startswith("#")]
+        if lines and lines[0].startswith("listener"):
+            found[lines[0]] = lines[1:]
+    return found
+
+
+def test_client_ids_are_user_names_where_devices_connect_and_there_alone() -> None:
+    text = conf(msgspec.structs.replace(LAYOUT, publisher_port=8884, publisher_ca=Path("/ca")))
+    found = listeners(text)
+    assert list(found) == ["listener 1883 127.0.0.1", "listener 8883", "listener 8884"]
+    option = "use_username_as_clientid true"
+    assert [option in lines for lines in found.values()] == [False, True, False]
+    assert all(any(line.startswith("max_connections ") for line in lines) for lines in found.values())
+    assert {"cafile /ca", "require_certificate true", "certfile /c"} <= set(found["listener 8884"])
+    assert "per_listener_settings true" not in text
+    assert "message_size_limit 2" not in text
+    assert protects_client_ids(text)
+    assert not protects_client_ids(text.replace(option, ""))
+
+
+def test_publishers_without_a_ca_are_on_loopback() -> None:
+    assert "listener 1884 127.0.0.1" in listeners(conf(msgspec.structs.replace(LAYOUT, publisher_port=1884)))
+
+
+def test_publishers_ca_that_devices_have_too_is_refused() -> None:
+    layout = msgspec.structs.replace(LAYOUT, publisher_port=1884, publisher_ca=Path("/ca"), client_ca=Path("/ca"))
+    with pytest.raises(ConfigError, match="a device could connect as a publisher"):
+        conf(layout)
+
+
+@pytest.mark.parametrize("included", [False, True])
+def test_conf_that_debians_own_includes_leaves_sessions_where_that_has_them(included: bool) -> None:
+    text = conf(msgspec.structs.replace(LAYOUT, included=included))
+    assert ("persistence_location" in text) is not included
+
+
+def test_listener_on_loopback_alone_needs_no_protection() -> None:
+    assert protects_client_ids(conf(msgspec.structs.replace(LAYOUT, tls_port=0)))
+    assert not protects_client_ids("listener 1883\n")

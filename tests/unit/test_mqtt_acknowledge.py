@@ -15,7 +15,7 @@ class Bench:
 
     def __init__(self, limit: int = 4) -> None:
         self.sent: list[int] = []
-        self.acknowledger = Acknowledger(limit, lambda mid, qos: self.sent.append(mid))
+        self.acknowledger = Acknowledger(limit, 1_000, lambda mid, qos: self.sent.append(mid))
 
 
 @pytest.fixture
@@ -63,6 +63,16 @@ def test_reading_begins_again_at_half_the_limit(limit: int) -> None:
     while not bench.acknowledger.has_capacity:
         bench.acknowledger.settle(held.pop())
     assert len(held) == limit // 2
+
+
+def test_large_messages_are_bounded_by_their_size(bench: Bench) -> None:
+    first, second = (bench.acknowledger.received(mid, 1, 600) for mid in (1, 2))
+    assert bench.acknowledger.full
+    bench.acknowledger.settle(first)
+    assert not bench.acknowledger.full
+    assert not bench.acknowledger.has_capacity
+    bench.acknowledger.fail(second)
+    assert (bench.acknowledger.has_capacity, bench.acknowledger.held_bytes) == (True, 0)
 
 
 def test_failed_message_is_released_and_holds_back_all_behind_it(bench: Bench) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from bridge.errors import ConfigError, DecodeError
 from bridge.model.reading import Code, DecodedReading
 from bridge.mqtt.address import parse_address, tls_context
-from bridge.mqtt.topics import Route, decode_message, parse_topic
+from bridge.mqtt.topics import Route, decode_message, device_of, parse_topic
 from bridge.settings.mqtt import MqttSettings
 
 DEVICE = "5f0c1f5e-0000-4000-8000-00000000000a"
@@ -43,6 +43,23 @@ def test_topic_of_each_form(topic: str, route: Route) -> None:
 @pytest.mark.parametrize("spelling", [DEVICE.upper(), DEVICE.replace("-", ""), f"{{{DEVICE}}}"])
 def test_topic_with_another_spelling_of_a_uuid(spelling: str) -> None:
     assert parse_topic(f"devices/{spelling}/readings") == Route(device_uuid=DEVICE)
+
+
+@pytest.mark.parametrize(
+    ("topic", "device"),
+    [
+        (f"devices/{DEVICE}/sensors/zz", DEVICE),
+        (f"devices/{DEVICE.upper()}/a/b/c", DEVICE),
+        (f"devices/{DEVICE}/" + "x" * 60_000, DEVICE),
+        (f"devices/{DEVICE}", None),
+        (f"devices/{DEVICE}x/readings", None),
+        (f"devices/{'-' * 60_000}{DEVICE}/readings", None),
+        (f"other/{DEVICE}/readings", None),
+        ("", None),
+    ],
+)
+def test_device_of_a_topic_is_known_whatever_its_rest(topic: str, device: str | None) -> None:
+    assert device_of(topic) == device
 
 
 @pytest.mark.parametrize("sensor_id", ["1", "007", str(2**63 - 1)])
@@ -158,8 +175,8 @@ def test_payload_of_each_form(topic: str, payload: bytes, draft: DecodedReading)
         (f"devices/{DEVICE}/readings", b"20.5", Code.BAD_FORM),
         (f"devices/{DEVICE}/readings", b"", Code.BAD_JSON),
         (f"devices/{DEVICE}/readings", b'{"readings": [%s]}' % b",".join([b"{}"] * 11), Code.TOO_LARGE),
-        (f"devices/{DEVICE}/sensors/{SENSOR}", b"NaN", Code.BAD_VALUE),
-        (f"devices/{DEVICE}/sensors/{SENSOR}", b"\xff", Code.BAD_VALUE),
+        (f"devices/{DEVICE}/sensors/{SENSOR}", b"NaN", Code.BAD_JSON),
+        (f"devices/{DEVICE}/sensors/{SENSOR}", b"\xff", Code.BAD_JSON),
         ("iot/sensors/42/readings", reading(sensorId="43"), Code.BAD_FORM),
         ("iot/sensors/42/readings", b'{"a":' * 100_000, Code.BAD_JSON),
     ],

@@ -11,6 +11,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "reason-codes.md"
 
 
 def test_every_code_stands_in_the_page_with_cause_and_remedy() -> None:
-    rows = re.findall(r"^\| `(\w+)` \| (.+?) \| (.+?) \|$", PAGE.read_text(), re.MULTILINE)
-    assert [code for code, _, _ in rows] == [code.value for code in Code]
-    assert all(len(cause) > 20 and len(remedy) > 10 for _, cause, remedy in rows)
+    rows = re.findall(r"^\| `(\w+)` \| (.+?) \| (.+?) \| (first|last) \|$", PAGE.read_text(), re.MULTILINE)
+    assert [code for code, *_ in rows] == [code.value for code in Code]
+    assert all(len(cause) > 20 and len(remedy) > 10 for _, cause, remedy, _ in rows)
+    assert {code: thinned == "last" for code, *_, thinned in rows} == {code.value: code.has_remedy for code in Code}

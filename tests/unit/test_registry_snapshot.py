@@ -9,7 +9,8 @@ import pytest
 
 from bridge.errors import DecodeError, StoreUnavailable
 from bridge.gateway_protocol import snapshot as form
-from edge.registry.snapshot import LocalRegistry
+from edge.registry.snapshot import LocalRegistry, SnapshotRefused
+from edge.telemetry import RegistryMetrics
 from tests.support.gateway_site import DEVICE_KEY, KEY_HASH, SENSOR_UUID, adopt, make_registry, snapshot
 from tests.support.spool_site import DEVICE_UUID
 
@@ -53,20 +54,20 @@ def test_registry_refuses_what_is_not_signed_with_its_key(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("damage", [b"", b"\n", b"\x00" * 500, b"not a snapshot"])
-def test_registry_damaged_on_disk_falls_back_to_the_one_before(tmp_path: Path, damage: bytes) -> None:
+def test_registry_damaged_on_disk_is_read_from_its_copy(tmp_path: Path, damage: bytes) -> None:
     registry = make_registry(tmp_path)
     adopt(registry, snapshot(sensors=5))
     (tmp_path / "registry.json").write_bytes(damage)
     again = LocalRegistry(tmp_path / "registry.json")
     assert again.load(KEY_HASH)
-    assert len(again.names) == 2
+    assert len(again.names) == 5
 
 
 def test_registry_changed_on_disk_is_noticed(tmp_path: Path) -> None:
     make_registry(tmp_path)
-    path = tmp_path / "registry.json"
-    path.write_bytes(path.read_bytes().replace(b'"disabled":false', b'"disabled":true ').replace(b"shed", b"barn"))
-    assert not LocalRegistry(path).load(KEY_HASH)
+    for path in (tmp_path / "registry.json", tmp_path / "registry.json.copy"):
+        path.write_bytes(path.read_bytes().replace(b'"disabled":false', b'"disabled":true ').replace(b"shed", b"barn"))
+    assert not LocalRegistry(tmp_path / "registry.json").load(KEY_HASH)
 
 
 def test_registry_signed_again_holds_under_the_new_key(tmp_path: Path) -> None:
@@ -90,3 +91,84 @@ def test_registry_on_a_disk_that_takes_nothing_works_all_the_same(tmp_path: Path
     registry = LocalRegistry(tmp_path / "file" / "registry.json")
     adopt(registry, snapshot())
     assert registry.known
+
+
+def counted(metrics: RegistryMetrics, reason: str) -> float:
+    (family,) = metrics.refused.collect()
+    totals = {sample.labels["reason"]: sample.value for sample in family.samples if sample.name.endswith("_total")}
+    return totals.get(reason, 0)
+
+
+def issued(epoch: int, issue: int, *, sensors: int = 2) -> form.Snapshot:
+    return form.issued(snapshot(sensors=sensors), form.IssueNumber(epoch, issue))
+
+
+@pytest.mark.parametrize("older", [(7, 4), (6, 9), (0, 0)])
+def test_registry_older_than_one_that_was_seen_is_refused(tmp_path: Path, older: tuple[int, int]) -> None:
+    metrics = RegistryMetrics()
+    registry = LocalRegistry(tmp_path / "registry.json", metrics)
+    adopt(registry, issued(7, 5, sensors=3))
+    with pytest.raises(SnapshotRefused, match=r"older.*iot-bridge db new-epoch"):
+        adopt(registry, issued(*older))
+    assert len(registry.names) == 3
+    assert counted(metrics, "older") == 1
+    adopt(registry, issued(7, 5, sensors=3))
+    adopt(registry, issued(8, 1, sensors=4))
+    assert len(registry.names) == 4
+
+
+def test_registry_knows_an_older_one_after_a_restart(tmp_path: Path) -> None:
+    adopt(LocalRegistry(tmp_path / "registry.json"), issued(7, 5))
+    again = LocalRegistry(tmp_path / "registry.json")
+    assert again.load(KEY_HASH)
+    with pytest.raises(SnapshotRefused):
+        adopt(again, issued(7, 4))
+
+
+def test_registry_knows_an_older_one_without_its_snapshot(tmp_path: Path) -> None:
+    registry = LocalRegistry(tmp_path / "registry.json")
+    older = form.encode(issued(7, 4))
+    adopt(registry, issued(7, 5))
+    for name in ("registry.json", "registry.json.copy"):
+        (tmp_path / name).write_bytes(form.signature(older, KEY_HASH).encode() + b"\n" + older)
+    again = LocalRegistry(tmp_path / "registry.json")
+    assert not again.load(KEY_HASH)
+    with pytest.raises(SnapshotRefused):
+        adopt(again, issued(7, 4))
+    adopt(again, issued(7, 5))
+
+
+def test_registry_without_its_mark_goes_by_its_snapshot(tmp_path: Path) -> None:
+    adopt(LocalRegistry(tmp_path / "registry.json"), issued(7, 5))
+    for damage in (b"", b"\n[9,9]", b"\xff\n\xff"):
+        (tmp_path / "registry.json.newest").write_bytes(damage)
+        again = LocalRegistry(tmp_path / "registry.json")
+        assert again.load(KEY_HASH)
+        with pytest.raises(SnapshotRefused):
+            adopt(again, issued(7, 4))
+
+
+def test_registry_keeps_the_order_under_a_rotated_key(tmp_path: Path) -> None:
+    registry = LocalRegistry(tmp_path / "registry.json")
+    adopt(registry, issued(7, 5))
+    registry.sign_again(OTHER_HASH)
+    for each in (registry, LocalRegistry(tmp_path / "registry.json")):
+        each.load(OTHER_HASH)
+        with pytest.raises(SnapshotRefused):
+            adopt(each, issued(7, 4), OTHER_HASH)
+
+
+def test_registry_of_another_enrolment_begins_anew(tmp_path: Path) -> None:
+    registry = LocalRegistry(tmp_path / "registry.json")
+    adopt(registry, issued(7, 5))
+    adopt(registry, issued(3, 1, sensors=4), OTHER_HASH)
+    assert len(registry.names) == 4
+
+
+def test_registry_of_the_release_before_is_read(tmp_path: Path) -> None:
+    body = form.encode(snapshot())
+    (tmp_path / "registry.json.previous").write_bytes(form.signature(body, KEY_HASH).encode() + b"\n" + body)
+    registry = LocalRegistry(tmp_path / "registry.json")
+    assert registry.load(KEY_HASH)
+    adopt(registry, snapshot(sensors=3))
+    assert not (tmp_path / "registry.json.previous").exists()

@@ -55,14 +55,14 @@ def test_every_mistake_of_file_and_environment_at_once(tmp_path: Path, monkeypat
             "IOT_BRIDGE_PIPELINE__LIMITS = 'not JSON': allowed is a table, each value 2 numbers",
             "http.prt: unknown key; did you mean http.port?",
             "http.port = 99999: allowed is a whole number from 0 to 65535",
-            "http.max_body_bytes = 'lots': allowed is a whole number, 1 or more",
+            "http.max_body_bytes = 'lots': allowed is a whole number from 1 to 2147483647",
             "http.trusted_proxies.1 = 'everyone': 'everyone' is no address or network; allowed are such as 10.0.0.0/8",
             "mqt: unknown key; did you mean mqtt?",
             "mqtt.enabled = 'perhaps': allowed is true or false",
             "mqtt.password = (hidden): allowed is text",
             "mqtt.keep_alive_s = 1: allowed is a whole number from 5 to 65535",
-            "broker.throttle_interval_s = -1: allowed is a number, 0 or more",
-            "database.connect_timeout_s = 0: allowed is a number above 0",
+            "broker.throttle_interval_s = -1: allowed is a number from 0 to 2000000",
+            "database.connect_timeout_s = 0: allowed is a number above 0, up to 2000000",
             "database.url = 'mysql://u:(hidden)@h/d': allowed is text (postgresql://…; empty with --embedded takes"
             " the embedded server)",
         ]

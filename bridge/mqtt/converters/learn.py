@@ -20,6 +20,9 @@ from bridge.settings.mqtt import ConverterSettings, MqttSettings
 
 MAX_CHANNELS = 20_000
 MAX_UNKNOWN = 1_000
+MAX_FINDINGS = 1_000
+MAX_TOPIC = 255
+"""Longer topics are counted as unknown, by their beginning."""
 SAMPLES = 5
 SAMPLE_BYTES = 16_384
 QUARTER_US = 900_000_000
@@ -92,13 +95,11 @@ class Learner:
         self.messages += 1
         if topic.startswith("$"):
             return
-        guess = recognise(topic, payload, self._bases)
-        if guess is None:
-            if topic in self.unknown or len(self.unknown) < MAX_UNKNOWN:
-                self.unknown[topic] += 1
-                self.examples.setdefault(topic, payload[:200])
+        guess = recognise(topic, payload, self._bases) if len(topic) <= MAX_TOPIC else None
+        finding = self._findings.get(guess) if guess is not None else None
+        if guess is None or (finding is None and len(self._findings) >= MAX_FINDINGS):
+            self._note_unknown(topic[:MAX_TOPIC], payload)
             return
-        finding = self._findings.get(guess)
         if finding is None:
             settings = (
                 None
@@ -107,6 +108,11 @@ class Learner:
             )
             finding = self._findings[guess] = TopicFinding(settings)
         self._add(finding, topic, payload, received_us, retained)
+
+    def _note_unknown(self, topic: str, payload: bytes) -> None:
+        if topic in self.unknown or len(self.unknown) < MAX_UNKNOWN:
+            self.unknown[topic] += 1
+            self.examples.setdefault(topic, payload[:200])
 
     def _add(self, finding: TopicFinding, topic: str, payload: bytes, received_us: int, retained: bool) -> None:
         conversion = finding.converters.convert(topic, payload, received_us=received_us, retained=retained)

@@ -13,6 +13,9 @@ from bridge.pipeline.decode import decode_any
 Guess = tuple[str, str]
 """Format and topic filter."""
 
+MAX_BASES = 100
+"""Base topics of Zigbee2MQTT that are remembered: a site has a few."""
+_BRIDGE_TOPICS = ("state", "info", "devices", "groups", "logging")
 _TELE_KINDS = re.compile(r"SENSOR|STATE|LWT|RESULT|INFO\d|STATUS\d*")
 _ESPHOME = ("sensor", "binary_sensor", "number", "switch")
 _COMPONENT = re.compile(r"[a-z0-9_]+:\d+")
@@ -27,7 +30,7 @@ def recognise(topic: str, payload: bytes, zigbee_bases: set[str] | None = None) 
         return "native", ""
     levels = topic.split("/")
     bases = {"zigbee2mqtt"} if zigbee_bases is None else zigbee_bases
-    if len(levels) > 2 and levels[1] == "bridge" and levels[2] in ("state", "info", "devices", "groups", "logging"):
+    if len(levels) > 2 and levels[1] == "bridge" and levels[2] in _BRIDGE_TOPICS and len(bases) < MAX_BASES:
         bases.add(levels[0])
     if levels[0] in bases and len(levels) > 1:
         return "zigbee2mqtt", f"{levels[0]}/#"

@@ -10,14 +10,15 @@ import msgspec
 
 from bridge.errors import DecodeError
 from bridge.model import topic_filter
-from bridge.model.reading import Code, Packet, Rejection
+from bridge.model.reading import Code, ExternalId, Packet, Rejection
 from bridge.mqtt.converters.formats import FORMATS, Decoder
 from bridge.mqtt.converters.message import IncomingMessage, OutgoingMessage
-from bridge.mqtt.topics import decode_message, is_ours, parse_topic
+from bridge.mqtt.topics import MAX_TOPIC, decode_message, device_of, is_ours, parse_topic
 from bridge.settings.mqtt import ConverterSettings, MqttSettings
 
 MAX_READINGS = 5_000
 REMEMBERED_TOPICS = 10_000
+"""Topics whose converter is remembered; each has at most MAX_TOPIC characters."""
 OURS = "native"
 
 
@@ -35,6 +36,20 @@ class Conversion(msgspec.Struct, frozen=True):
         if self.packet.readings:
             return "readings"
         return "refused" if self.packet.rejections else "nothing"
+
+    @property
+    def sender(self) -> str:
+        """Whose limit the message counts against, in at most 255 characters.
+
+        The device that the topic names, else the device or the sensor that the readings are of. What is of nobody
+        known counts together, for each format: a sender who makes up topics gains nothing by it.
+        """
+        if self.device_uuid is not None:
+            return self.device_uuid
+        if not self.packet.readings:
+            return self.format
+        sensor = self.packet.readings[0].sensor
+        return sensor.text.partition("#")[0] if isinstance(sensor, ExternalId) else f"sensor/{sensor}"
 
 
 class _Entry(msgspec.Struct, frozen=True):
@@ -60,6 +75,8 @@ class Converters:
         name = OURS
         outgoing: list[OutgoingMessage] = []
         try:
+            if len(topic) > MAX_TOPIC:
+                raise DecodeError(Code.BAD_TOPIC, f"the topic has more than {MAX_TOPIC} characters", where="topic")
             if len(payload) > self._max_payload_bytes:
                 raise DecodeError(Code.TOO_LARGE, f"{len(payload)} bytes, more than {self._max_payload_bytes}")
             if not self._entries or is_ours(topic):
@@ -73,6 +90,7 @@ class Converters:
                 packet = _timed(packet)
         except DecodeError as error:
             packet = Packet((), (Rejection(0, Code(error.reason), error.detail),))
+            device_uuid = device_of(topic)
         return Conversion(packet, device_uuid, name, tuple(outgoing))
 
     def is_foreign(self, topic: str) -> bool:

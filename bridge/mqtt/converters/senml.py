@@ -11,7 +11,7 @@ import msgspec
 
 from bridge.errors import DecodeError
 from bridge.model.reading import Code, Packet
-from bridge.mqtt.converters.message import IncomingMessage, PacketBuilder, finite
+from bridge.mqtt.converters.message import MAX_PATH, IncomingMessage, PacketBuilder, finite
 from bridge.pipeline.decode import decode_any
 
 VERSION = 10
@@ -72,6 +72,8 @@ def _add(
     base.time = _number(record, "bt", base.time, where)
     base.value = _number(record, "bv", base.value, where)
     name = base.name + _text(record, "n", "", where)
+    if len(name) > MAX_PATH:  # each record keeps it, base name and all
+        raise DecodeError(Code.TOO_LARGE, f"{where}: a name of more than {MAX_PATH} characters", where=where)
     seconds = base.time + _number(record, "t", 0.0, where)
     try:
         value = _value(record, base, where)

@@ -10,7 +10,7 @@ from functools import partial
 
 from bridge.errors import DecodeError
 from bridge.model.reading import Code, Packet
-from bridge.mqtt.converters.message import NOTHING, IncomingMessage, OutgoingMessage, PacketBuilder
+from bridge.mqtt.converters.message import MAX_ID, NOTHING, IncomingMessage, OutgoingMessage, PacketBuilder
 from bridge.mqtt.converters.sparkplug_nodes import Known, Nodes
 from bridge.mqtt.converters.sparkplug_payload import Metric, Payload, decode_payload, named, rebirth_request, signed
 
@@ -40,13 +40,15 @@ def _decode(message: IncomingMessage, nodes: Nodes) -> Packet:
             return NOTHING  # commands, and STATE of host applications
     if space != NAMESPACE:
         raise DecodeError(Code.BAD_TOPIC, f"the topic does not begin with {NAMESPACE}", where="topic")
+    name = f"{group}/{node}/{device}" if device else f"{group}/{node}"
+    if len(name) > MAX_ID:
+        raise DecodeError(Code.BAD_FORM, f"{name[:80]!r} is no name of a device", where="device")
     payload = decode_payload(message.payload)
     seen = nodes.see(kind, f"{group}/{node}", device, payload, message.received_us)
     if seen.ask:
         message.outgoing.append(
             OutgoingMessage(f"{space}/{group}/NCMD/{node}", rebirth_request(message.received_us // 1_000))
         )
-    name = f"{group}/{node}/{device}" if device else f"{group}/{node}"
     readings = PacketBuilder(message, name, leave_out=_LEAVE_OUT)
     for index, (metric, known) in enumerate(zip(payload.metrics, seen.metrics, strict=False)):
         _add(readings, message, payload, index, metric, known)

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from bridge.mqtt.converters.message import MAX_ID
 from bridge.mqtt.converters.sparkplug_payload import Metric, Payload
 
 REORDER_US = 2_000_000
@@ -24,7 +25,7 @@ ASK_EVERY_US = 30_000_000
 """A node that does not answer a rebirth request is not asked more often."""
 MAX_NODES = 10_000
 MAX_NAMES = 1_000_000
-"""Metric names kept, of all nodes; the node that was silent for longest is forgotten first, and asked again."""
+"""Names and aliases kept, of all nodes; the node that was silent for longest is forgotten first, and asked again."""
 SMALL = 128
 """Below, an integer is the same in every type, signed or not."""
 
@@ -61,7 +62,8 @@ class _Node:
 
     @property
     def size(self) -> int:
-        return sum(len(names) for names in self.names.values())
+        """Names of devices and metrics, or aliases, whichever are more: none costs more than MAX_ID characters."""
+        return max(len(self.aliases), sum(1 + len(names) for names in self.names.values()))
 
 
 class Nodes:
@@ -72,6 +74,11 @@ class Nodes:
         self._max_names = max_names
         self._nodes: OrderedDict[str, _Node] = OrderedDict()
         self._names = 0
+
+    @property
+    def names(self) -> int:
+        """Names and aliases that are kept."""
+        return self._names
 
     def see(self, kind: str, node_name: str, device: str, payload: Payload, now_us: int) -> Seen:
         """`kind` is the message type of the topic: NBIRTH, DBIRTH, NDATA, DDATA, NDEATH or DDEATH."""
@@ -91,7 +98,7 @@ class Nodes:
         elif kind == "DDEATH":
             _forget_device(node, device)
         self._names += node.size - before
-        self._shrink(node_name)
+        self._shrink()
         metrics = [_identify(node, device, metric) for metric in payload.metrics]
         lost = not node.born or node.stale or any(known.problem for known in metrics)
         return Seen(metrics, lost and kind != "NBIRTH" and _may_ask(node, now_us))
@@ -103,13 +110,10 @@ class Nodes:
         self._nodes.move_to_end(name)
         return node
 
-    def _shrink(self, keep: str) -> None:
-        while len(self._nodes) > self._max_nodes or (self._names > self._max_names and len(self._nodes) > 1):
-            oldest = next(iter(self._nodes))
-            if oldest == keep:
-                self._nodes.move_to_end(oldest)
-                continue
-            self._names -= self._nodes.pop(oldest).size
+    def _shrink(self) -> None:
+        """Forget the oldest; the node at hand is the newest, and goes last, where it is too large by itself."""
+        while len(self._nodes) > self._max_nodes or self._names > self._max_names:
+            self._names -= self._nodes.popitem(last=False)[1].size
 
 
 def _be_born(node: _Node, payload: Payload) -> None:
@@ -152,7 +156,7 @@ def _learn(node: _Node, device: str, payload: Payload) -> None:
     _forget_device(node, device)
     names = node.names[device] = {}
     for metric in payload.metrics:
-        if metric.name:
+        if metric.name and len(metric.name) <= MAX_ID:  # of a longer one there will never be a reading
             names[metric.name] = metric.datatype
             if metric.alias is not None:
                 node.aliases[metric.alias] = (device, metric.name)

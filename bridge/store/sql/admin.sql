@@ -49,11 +49,19 @@ UPDATE device_api_keys SET is_active = false, revoked_at = now()
 WHERE device_id = %(device_id)s AND is_active AND (%(key_id)s::bigint IS NULL OR id = %(key_id)s) RETURNING id
 
 -- name: add_api_key
-INSERT INTO api_keys (name, api_key_hash, expires_at) VALUES (%(name)s, %(hash)s, %(expires_at)s::timestamptz) RETURNING id
+INSERT INTO api_keys (name, api_key_hash, expires_at, scopes, all_devices)
+VALUES (%(name)s, %(hash)s, %(expires_at)s::timestamptz, %(scopes)s::text[], %(all)s) RETURNING id
+
+-- name: allow_api_key_device
+INSERT INTO api_key_devices (api_key_id, device_id) VALUES (%(key_id)s, %(device)s) ON CONFLICT DO NOTHING
 
 -- name: list_api_keys
-SELECT id AS key_id, name, is_active, created_at::text, expires_at::text, last_used_at::text, revoked_at::text
-FROM api_keys ORDER BY id
+-- `devices`: their UUIDs, NULL for every device.
+SELECT k.id AS key_id, k.name, k.is_active, k.created_at::text, k.expires_at::text, k.last_used_at::text, k.revoked_at::text,
+       k.scopes, CASE WHEN NOT k.all_devices THEN array(
+           SELECT d.device_uuid::text FROM api_key_devices x JOIN devices d ON d.id = x.device_id
+           WHERE x.api_key_id = k.id ORDER BY d.id) END AS devices
+FROM api_keys k ORDER BY k.id
 
 -- name: revoke_api_key
 UPDATE api_keys SET is_active = false, revoked_at = now() WHERE id = %(key_id)s AND is_active RETURNING id
@@ -134,15 +142,42 @@ UPDATE alert_thresholds SET is_active = false WHERE sensor_id = %(sensor_id)s AN
 
 -- name: list_quarantine
 SELECT id, code, detail, device_uuid::text, source, topic, reading_index, received_at::text, replayed_at::text,
-       length(payload) AS bytes
+       coalesce(whole_bytes, length(payload)) AS bytes, coalesce(sender, 'gateway:' || gateway) AS brought_by
 FROM quarantine
 WHERE (%(code)s::text IS NULL OR code = %(code)s) AND (%(pending)s::boolean IS NOT TRUE OR replayed_at IS NULL)
 ORDER BY id DESC LIMIT %(limit)s
 
 -- name: show_quarantine
-SELECT id, code, detail, device_id, device_uuid::text, source, topic, gateway, reading_index, received_at::text,
-       replayed_at::text, payload, to_us(received_at) AS received_us
-FROM quarantine WHERE id = %(id)s
+SELECT id, code, detail, device_id, device_uuid::text, source, topic, gateway, gateway_id, sender, account, reading_index,
+       received_at::text, replayed_at::text, whole_bytes, payload, to_us(received_at) AS received_us,
+       (SELECT d.device_uuid::text FROM devices d WHERE q.sender = 'device:' || d.id) AS sender_device
+FROM quarantine q WHERE id = %(id)s
+
+-- name: quarantine_usage
+-- What is held of each account, and what was thinned of it.
+SELECT account, CASE WHEN account > 0 THEN 'device' WHEN account < 0 THEN 'gateway' ELSE 'unknown' END AS kind,
+       coalesce(d.name, g.name) AS name, coalesce(h.rows, 0) AS rows, coalesce(h.bytes, 0) AS bytes,
+       coalesce(t.thinned, 0) AS thinned, t.codes AS thinned_codes, t.thinned_at::text
+FROM quarantine_held h
+FULL JOIN (SELECT account, sum(thinned)::bigint AS thinned, string_agg(DISTINCT code, ' ' ORDER BY code) AS codes,
+                  max(thinned_at) AS thinned_at FROM quarantine_thinned GROUP BY 1) t USING (account)
+LEFT JOIN devices d ON d.id = account LEFT JOIN gateways g ON g.id = -account
+WHERE h.rows > 0 OR t.thinned > 0
+ORDER BY h.bytes DESC NULLS LAST, account LIMIT %(limit)s
+
+-- name: speakers
+-- For which devices these gateways may speak now, by id, or by name where only that is known. Revoked: for none.
+SELECT g.id AS gateway_id, g.name, g.revoked_at IS NOT NULL AS revoked, g.all_devices,
+       coalesce((SELECT array_agg(d.device_uuid::text) FROM gateway_devices x JOIN devices d ON d.id = x.device_id
+                 WHERE x.gateway_id = g.id), '{}') AS devices
+FROM gateways g WHERE g.id = ANY (%(ids)s::bigint[]) OR g.name = ANY (%(names)s::text[])
+
+-- name: api_key_speakers
+-- For which devices these API keys may speak now.
+SELECT k.id AS key_id, k.all_devices, array(
+           SELECT d.device_uuid::text FROM api_key_devices x JOIN devices d ON d.id = x.device_id WHERE x.api_key_id = k.id
+       ) AS devices
+FROM api_keys k WHERE k.id = ANY (%(ids)s::bigint[])
 
 -- name: quarantine_sources
 SELECT id, source FROM quarantine WHERE id = ANY (%(ids)s::bigint[])
@@ -156,8 +191,9 @@ SELECT drop_quarantine_v1(%(ids)s::bigint[]) AS dropped
 -- name: ledger
 -- pending: received by a living process and not settled yet.
 SELECT l.device_id, d.device_uuid::text, d.name, sum(received)::bigint AS received, sum(stored)::bigint AS stored,
-       sum(duplicate)::bigint AS duplicate, sum(quarantined)::bigint AS quarantined, sum(returned)::bigint AS returned,
-       sum(received - stored - duplicate - quarantined - returned)::bigint AS pending
+       sum(duplicate)::bigint AS duplicate, sum(quarantined)::bigint AS quarantined,
+       sum(thinned)::bigint AS thinned, sum(returned)::bigint AS returned,
+       sum(received - stored - duplicate - quarantined - thinned - returned)::bigint AS pending
 FROM ingest_ledger l LEFT JOIN devices d ON d.id = l.device_id
 WHERE %(device_id)s::bigint IS NULL OR l.device_id = %(device_id)s
 GROUP BY l.device_id, d.device_uuid, d.name ORDER BY l.device_id
@@ -173,17 +209,38 @@ SELECT device_id, count(*) AS rows FROM quarantine GROUP BY 1
 UNION ALL
 SELECT device_id, dropped FROM quarantine_dropped
 
+-- name: recount_thinned
+SELECT device_id, sum(thinned)::bigint AS rows FROM quarantine_thinned GROUP BY 1
+
+-- name: miscounted_quarantine
+-- Accounts of which quarantine holds something else than its running totals say; account NULL: the total of all.
+SELECT account, coalesce(h.rows, 0) AS rows, coalesce(q.rows, 0) AS found, coalesce(h.bytes, 0) AS bytes,
+       coalesce(q.bytes, 0) AS found_bytes
+FROM quarantine_held h
+FULL JOIN (SELECT account, count(*) AS rows, sum(octet_length(payload)) AS bytes FROM quarantine
+           WHERE account IS NOT NULL GROUP BY 1) q USING (account)
+WHERE (coalesce(h.rows, 0), coalesce(h.bytes, 0)) <> (coalesce(q.rows, 0), coalesce(q.bytes, 0))
+UNION ALL
+SELECT NULL, t.rows, h.rows, t.bytes, h.bytes
+FROM (SELECT coalesce(sum(rows), 0) AS rows, coalesce(sum(bytes), 0) AS bytes FROM quarantine_total) t,
+     (SELECT coalesce(sum(rows), 0) AS rows, coalesce(sum(bytes), 0) AS bytes FROM quarantine_held) h
+WHERE (t.rows, t.bytes) <> (h.rows, h.bytes)
+
 -- name: negative_books
 SELECT instance, device_id, source FROM ingest_ledger
-WHERE received < stored + duplicate + quarantined + returned LIMIT 20
+WHERE received < stored + duplicate + quarantined + thinned + returned LIMIT 20
 
 -- name: sequence_gaps
 -- A device counts its packets, its readings, or the readings of each sensor: a number that none of its
 -- sensors has is missing in each of these ways of counting.
-SELECT s.device_id, (max(r.sequence) - min(r.sequence) + 1 - count(DISTINCT r.sequence))::bigint AS missing
-FROM sensor_readings r JOIN sensors s ON s.id = r.sensor_id WHERE r.sequence IS NOT NULL
-GROUP BY s.device_id HAVING max(r.sequence) - min(r.sequence) + 1 > count(DISTINCT r.sequence)
-ORDER BY s.device_id LIMIT 1000
+-- In numeric: a device chooses its sequence numbers, from one end of bigint to the other.
+SELECT device_id, span - seen AS missing
+FROM (
+    SELECT s.device_id, max(r.sequence)::numeric - min(r.sequence) + 1 AS span, count(DISTINCT r.sequence) AS seen
+    FROM sensor_readings r JOIN sensors s ON s.id = r.sensor_id WHERE r.sequence IS NOT NULL
+    GROUP BY s.device_id
+) g
+WHERE span > seen ORDER BY device_id LIMIT 1000
 
 -- name: readings_since
 -- Less what waits in the outbox: one statement, so one snapshot.
@@ -224,8 +281,11 @@ FROM gateways g WHERE g.name = %(name)s
 -- name: list_gateways
 SELECT g.name, CASE WHEN g.revoked_at IS NOT NULL THEN 'revoked' WHEN g.enrolled_at IS NULL THEN 'new' ELSE 'enrolled' END
        AS status, CASE WHEN g.all_devices THEN 'all' ELSE count(x.device_id)::text END AS devices, g.version,
-       g.last_seen_at::text, (g.state ->> 'backlog_records')::bigint AS backlog,
-       round(extract(epoch FROM now()) - (g.state ->> 'oldest_us')::bigint / 1000000)::bigint AS oldest_s
+       g.last_seen_at::text,
+       -- In numeric: a state may have been stored before its numbers had bounds.
+       least(greatest((g.state ->> 'backlog_records')::numeric, 0), 1e18)::bigint AS backlog,
+       least(greatest(round(extract(epoch FROM now()) - (g.state ->> 'oldest_us')::numeric / 1000000), -1e18), 1e18)::bigint
+       AS oldest_s
 FROM gateways g LEFT JOIN gateway_devices x ON x.gateway_id = g.id
 GROUP BY g.id ORDER BY g.name
 
@@ -254,14 +314,21 @@ UPDATE gateways SET revoked_at = now() WHERE id = %(gateway)s AND revoked_at IS 
 -- It was revoked and is to be enrolled again.
 UPDATE gateways SET revoked_at = NULL WHERE id = %(gateway)s AND revoked_at IS NOT NULL
 
+-- name: begin_epoch
+-- Greater than every epoch before it, also than those that a restored dump does not know of.
+UPDATE registry_epoch SET epoch = greatest(epoch + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint),
+       begun_at = now()
+RETURNING epoch, begun_at::text
+
 -- name: gateway_balance
 -- What each gateway says it handed over, beside what the doors booked as coming from it. What was sent twice
 -- was booked twice here, the second time as a duplicate, and once there.
 SELECT g.name, b.spooled, b.delivered, l.kept, l.kept + l.duplicate AS came
 FROM gateways g
-JOIN (SELECT gateway_id, sum(spooled + quarantined)::bigint AS spooled, sum(stored + known + refused)::bigint AS delivered
+JOIN (SELECT gateway_id, least(sum(spooled::numeric + quarantined), 1e18)::bigint AS spooled,
+             least(sum(stored::numeric + known + refused), 1e18)::bigint AS delivered
       FROM gateway_books GROUP BY 1) b ON b.gateway_id = g.id
 LEFT JOIN LATERAL (
-    SELECT coalesce(sum(i.stored + i.quarantined), 0)::bigint AS kept, coalesce(sum(i.duplicate), 0)::bigint AS duplicate
+    SELECT coalesce(sum(i.stored + i.quarantined + i.thinned), 0)::bigint AS kept, coalesce(sum(i.duplicate), 0)::bigint AS duplicate
     FROM ingest_ledger i WHERE i.source LIKE '%%@' || g.name) l ON true
 ORDER BY g.name

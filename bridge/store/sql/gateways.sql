@@ -5,6 +5,14 @@ SELECT k.key_hash, 'gateway', g.id, NULL, NULL::bigint, g.revoked_at IS NOT NULL
 FROM gateway_keys k JOIN gateways g ON g.id = k.gateway_id
 WHERE k.key_hash = ANY (%(hashes)s::text[])
 
+-- name: key_index
+-- Of keys, and of the one-time codes that can still be used; as the one of service.sql.
+SELECT coalesce(string_agg(decode(left(hash, 16), 'hex'), ''::bytea ORDER BY hash COLLATE "C"), ''::bytea)
+FROM (
+    SELECT key_hash FROM gateway_keys UNION ALL
+    SELECT code_hash FROM gateway_codes WHERE used_at IS NULL AND expires_at > now()
+) k (hash) WHERE hash ~ '^[0-9a-f]{64}$'
+
 -- name: gateway
 SELECT g.name, g.all_devices,
        coalesce((SELECT array_agg(d.device_uuid::text) FROM gateway_devices x JOIN devices d ON d.id = x.device_id
@@ -45,20 +53,30 @@ UPDATE gateways SET last_seen_at = now(), state_at = CASE WHEN %(state)s::jsonb 
 WHERE id = %(gateway)s
 
 -- name: report_books
-INSERT INTO gateway_books AS b (gateway_id, device_id, source, received, returned, spooled, duplicate, quarantined, stored,
-                                known, refused, shed, lost)
-SELECT %(gateway)s, r.device_id, r.source, r.received, r.returned, r.spooled, r.duplicate, r.quarantined, r.stored, r.known,
-       r.refused, r.shed, r.lost
-FROM jsonb_to_recordset(%(books)s::jsonb) AS r (
-    device_id bigint, source text, received bigint, returned bigint, spooled bigint, duplicate bigint, quarantined bigint,
-    stored bigint, known bigint, refused bigint, shed bigint, lost bigint)
-ORDER BY r.device_id, r.source
-ON CONFLICT (gateway_id, device_id, source) DO UPDATE
-SET received = excluded.received, returned = excluded.returned, spooled = excluded.spooled, duplicate = excluded.duplicate,
-    quarantined = excluded.quarantined, stored = excluded.stored, known = excluded.known, refused = excluded.refused,
-    shed = excluded.shed, lost = excluded.lost, reported_at = now()
--- Two of its processes in a crossfire: the books only ever grow.
-WHERE (excluded.received, excluded.spooled) >= (b.received, b.spooled)
+-- Keeps the lines of the gateway's own devices, of device 0, and of those that it once spoke for; returns how many are others'.
+WITH said AS (
+    SELECT r.*, r.device_id = 0 OR g.all_devices
+           OR EXISTS (SELECT 1 FROM gateway_devices x WHERE x.gateway_id = g.id AND x.device_id = r.device_id)
+           OR EXISTS (SELECT 1 FROM gateway_books k WHERE k.gateway_id = g.id AND k.device_id = r.device_id) AS is_own
+    FROM gateways g, jsonb_to_recordset(%(books)s::jsonb) AS r (
+        device_id bigint, source text, received bigint, returned bigint, spooled bigint, duplicate bigint, quarantined bigint,
+        stored bigint, known bigint, refused bigint, shed bigint, lost bigint)
+    WHERE g.id = %(gateway)s
+), kept AS (
+    INSERT INTO gateway_books AS b (gateway_id, device_id, source, received, returned, spooled, duplicate, quarantined,
+                                    stored, known, refused, shed, lost)
+    SELECT %(gateway)s, device_id, source, received, returned, spooled, duplicate, quarantined, stored, known, refused, shed,
+           lost
+    FROM said WHERE is_own
+    ORDER BY device_id, source
+    ON CONFLICT (gateway_id, device_id, source) DO UPDATE
+    SET received = excluded.received, returned = excluded.returned, spooled = excluded.spooled,
+        duplicate = excluded.duplicate, quarantined = excluded.quarantined, stored = excluded.stored,
+        known = excluded.known, refused = excluded.refused, shed = excluded.shed, lost = excluded.lost, reported_at = now()
+    -- Two of its processes in a crossfire: the books only ever grow.
+    WHERE (excluded.received, excluded.spooled) >= (b.received, b.spooled)
+)
+SELECT count(*) FROM said WHERE NOT is_own
 
 -- name: snapshot_devices
 SELECT d.id, d.device_uuid::text, d.name, d.status = 'disabled',
@@ -81,3 +99,13 @@ FROM sensors s WHERE s.device_id = ANY (%(devices)s::bigint[]) ORDER BY s.id
 SELECT t.id, t.sensor_id, t.condition_type, t.threshold_value_min, t.threshold_value_max, t.severity
 FROM alert_thresholds t JOIN sensors s ON s.id = t.sensor_id
 WHERE t.is_active AND s.device_id = ANY (%(devices)s::bigint[]) ORDER BY t.id
+
+-- name: last_issue
+SELECT e.epoch, g.snapshot_issue, g.snapshot_hash FROM gateways g, registry_epoch e WHERE g.id = %(gateway)s
+
+-- name: lock_issue
+SELECT 1 FROM gateways WHERE id = %(gateway)s FOR NO KEY UPDATE
+
+-- name: raise_issue
+UPDATE gateways SET snapshot_issue = snapshot_issue + 1, snapshot_hash = %(hash)s
+WHERE id = %(gateway)s AND snapshot_hash IS DISTINCT FROM %(hash)s

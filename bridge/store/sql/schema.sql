@@ -30,6 +30,15 @@ CREATE FUNCTION public.alert_event(p_prefix text, p_id bigint, p_kind text, p_se
 CREATE FUNCTION public.book_direct_calls(p_sensor_ids bigint[], p_sources text[], p_outcomes smallint[]) RETURNS void
     LANGUAGE sql;  -- functions/book_direct_calls.sql
 
+CREATE FUNCTION public.bounded_value(p_value double precision) RETURNS double precision
+    LANGUAGE sql IMMUTABLE;  -- functions/bounded_value.sql
+
+CREATE FUNCTION public.choose_samples(p_fates smallint[], p_accounts bigint[], p_device_ids bigint[], p_codes text[]) RETURNS smallint[]
+    LANGUAGE plpgsql;  -- functions/choose_samples.sql
+
+CREATE FUNCTION public.count_quarantine() RETURNS trigger
+    LANGUAGE plpgsql;  -- functions/count_quarantine.sql
+
 CREATE FUNCTION public.drop_partitions(p_before timestamp with time zone) RETURNS integer
     LANGUAGE plpgsql;  -- functions/drop_partitions.sql
 
@@ -54,11 +63,20 @@ CREATE FUNCTION public.fold_dead_instances_v1(p_grace interval DEFAULT '00:05:00
 CREATE FUNCTION public.from_us(p_us bigint) RETURNS timestamp with time zone
     LANGUAGE sql STABLE;  -- functions/from_us.sql
 
+CREATE FUNCTION public.hold_quota(p_fates smallint[], p_accounts bigint[], p_payloads bytea[], p_remedies boolean[], p_quota bigint[]) RETURNS smallint[]
+    LANGUAGE plpgsql;  -- functions/hold_quota.sql
+
 CREATE FUNCTION public.ingest_batch(p_instance integer, p_batch bigint, p_device_ids bigint[], p_sensor_ids bigint[], p_values double precision[], p_ts_us bigint[], p_sequences bigint[], p_received_us bigint[], p_device_time boolean[], p_keys text[], p_fresh boolean[], p_redelivered boolean[], p_sources text[], p_gateways text[], q_codes text[], q_details text[], q_payloads bytea[], q_sources text[], q_topics text[], q_gateways text[], q_device_ids bigint[], q_device_uuids uuid[], q_indexes integer[], q_received_us bigint[], q_identities text[], l_device_ids bigint[], l_sources text[], l_received bigint[], l_returned bigint[], p_published bigint[], OUT outcomes smallint[], OUT classes smallint[], OUT stored_us bigint, OUT outbox_id bigint, OUT alerts jsonb, OUT after_instance integer[], OUT after_outbox bigint[]) RETURNS record
     LANGUAGE plpgsql;  -- functions/ingest_batch.sql
 
 CREATE FUNCTION public.ingest_batch_v1(p_instance integer, p_batch bigint, p_device_ids bigint[], p_sensor_ids bigint[], p_values double precision[], p_ts_us bigint[], p_sequences bigint[], p_received_us bigint[], p_device_time boolean[], p_keys text[], p_fresh boolean[], p_redelivered boolean[], p_sources text[], p_gateways text[], q_codes text[], q_details text[], q_payloads bytea[], q_sources text[], q_topics text[], q_gateways text[], q_device_ids bigint[], q_device_uuids uuid[], q_indexes integer[], q_received_us bigint[], q_identities text[], l_device_ids bigint[], l_sources text[], l_received bigint[], l_returned bigint[], p_published bigint[], OUT outcomes smallint[], OUT classes smallint[], OUT stored_us bigint, OUT outbox_id bigint, OUT alerts jsonb, OUT after_instance integer[], OUT after_outbox bigint[]) RETURNS record
     LANGUAGE plpgsql;  -- functions/ingest_batch_v1.sql
+
+CREATE FUNCTION public.ingest_batch_v2(p_instance integer, p_batch bigint, p_device_ids bigint[], p_sensor_ids bigint[], p_values double precision[], p_ts_us bigint[], p_sequences bigint[], p_received_us bigint[], p_device_time boolean[], p_keys text[], p_fresh boolean[], p_redelivered boolean[], p_sources text[], p_gateways text[], q_codes text[], q_details text[], q_payloads bytea[], q_sources text[], q_topics text[], q_gateways text[], q_device_ids bigint[], q_device_uuids uuid[], q_indexes integer[], q_received_us bigint[], q_identities text[], l_device_ids bigint[], l_sources text[], l_received bigint[], l_returned bigint[], p_published bigint[], q_senders text[], q_account_uuids uuid[], q_remedies boolean[], q_quota bigint[], OUT outcomes smallint[], OUT classes smallint[], OUT stored_us bigint, OUT outbox_id bigint, OUT alerts jsonb, OUT after_instance integer[], OUT after_outbox bigint[], OUT thinned text[]) RETURNS record
+    LANGUAGE plpgsql;  -- functions/ingest_batch_v2.sql
+
+CREATE FUNCTION public.keep_quarantined(p_codes text[], p_details text[], p_payloads bytea[], p_sources text[], p_topics text[], p_gateways text[], p_device_ids bigint[], p_device_uuids uuid[], p_indexes integer[], p_received_us bigint[], p_identities text[], p_senders text[], p_account_uuids uuid[], p_remedies boolean[], p_quota bigint[]) RETURNS smallint[]
+    LANGUAGE plpgsql;  -- functions/keep_quarantined.sql
 
 CREATE FUNCTION public.keep_sensor_state(p_sensor bigint, p_state text, p_valid integer, p_changed_us bigint) RETURNS void
     LANGUAGE sql;  -- functions/keep_sensor_state.sql
@@ -74,6 +92,9 @@ CREATE FUNCTION public.mark_stale_sensors(p_before timestamp with time zone) RET
 
 CREATE FUNCTION public.note_account() RETURNS trigger
     LANGUAGE plpgsql;  -- functions/note_account.sql
+
+CREATE FUNCTION public.note_api_key_device() RETURNS trigger
+    LANGUAGE plpgsql;  -- functions/note_api_key_device.sql
 
 CREATE FUNCTION public.note_device_row() RETURNS trigger
     LANGUAGE plpgsql;  -- functions/note_device_row.sql
@@ -212,6 +233,11 @@ ALTER TABLE public.alerts ALTER COLUMN id ADD GENERATED BY DEFAULT AS IDENTITY (
     CACHE 1
 );
 
+CREATE TABLE public.api_key_devices (
+    api_key_id bigint NOT NULL,
+    device_id bigint NOT NULL
+);
+
 CREATE TABLE public.api_keys (
     id bigint NOT NULL,
     name text NOT NULL,
@@ -220,7 +246,9 @@ CREATE TABLE public.api_keys (
     revoked_at timestamp with time zone,
     expires_at timestamp with time zone,
     last_used_at timestamp with time zone,
-    created_at timestamp with time zone DEFAULT now() NOT NULL
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    scopes text[] DEFAULT '{readings:write,status:read,commands:write,commands:read}'::text[] NOT NULL,
+    all_devices boolean DEFAULT true NOT NULL
 );
 
 ALTER TABLE public.api_keys ALTER COLUMN id ADD GENERATED BY DEFAULT AS IDENTITY (
@@ -376,7 +404,9 @@ CREATE TABLE public.gateways (
     enrolled_at timestamp with time zone,
     version text,
     state jsonb,
-    state_at timestamp with time zone
+    state_at timestamp with time zone,
+    snapshot_issue bigint DEFAULT 0 NOT NULL,
+    snapshot_hash text
 );
 
 ALTER TABLE public.gateways ALTER COLUMN id ADD GENERATED BY DEFAULT AS IDENTITY (
@@ -419,7 +449,8 @@ CREATE TABLE public.ingest_ledger (
     returned bigint DEFAULT 0 NOT NULL,
     stored bigint DEFAULT 0 NOT NULL,
     duplicate bigint DEFAULT 0 NOT NULL,
-    quarantined bigint DEFAULT 0 NOT NULL
+    quarantined bigint DEFAULT 0 NOT NULL,
+    thinned bigint DEFAULT 0 NOT NULL
 )
 WITH (fillfactor='50');
 
@@ -533,13 +564,24 @@ CREATE TABLE public.quarantine (
     received_at timestamp with time zone NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     replayed_at timestamp with time zone,
-    identity text
+    identity text,
+    account bigint DEFAULT 0,
+    gateway_id bigint,
+    sender text,
+    whole_bytes integer
 );
 
 CREATE TABLE public.quarantine_dropped (
     device_id bigint NOT NULL,
     dropped bigint NOT NULL
 );
+
+CREATE TABLE public.quarantine_held (
+    account bigint NOT NULL,
+    rows bigint NOT NULL,
+    bytes bigint NOT NULL
+)
+WITH (fillfactor='50');
 
 ALTER TABLE public.quarantine ALTER COLUMN id ADD GENERATED BY DEFAULT AS IDENTITY (
     SEQUENCE NAME public.quarantine_id_seq
@@ -549,6 +591,24 @@ ALTER TABLE public.quarantine ALTER COLUMN id ADD GENERATED BY DEFAULT AS IDENTI
     NO MAXVALUE
     CACHE 1
 );
+
+CREATE TABLE public.quarantine_thinned (
+    account bigint NOT NULL,
+    device_id bigint NOT NULL,
+    code text NOT NULL,
+    thinned bigint DEFAULT 0 NOT NULL,
+    samples bigint DEFAULT 0 NOT NULL,
+    thinned_at timestamp with time zone DEFAULT now() NOT NULL,
+    sampled_at timestamp with time zone
+)
+WITH (fillfactor='50');
+
+CREATE TABLE public.quarantine_total (
+    part smallint NOT NULL,
+    rows bigint NOT NULL,
+    bytes bigint NOT NULL
+)
+WITH (fillfactor='50');
 
 CREATE TABLE public.readings_dropped (
     device_id bigint NOT NULL,
@@ -569,6 +629,13 @@ ALTER TABLE public.registry_changes ALTER COLUMN id ADD GENERATED BY DEFAULT AS 
     NO MINVALUE
     NO MAXVALUE
     CACHE 1
+);
+
+CREATE TABLE public.registry_epoch (
+    only_row boolean DEFAULT true NOT NULL,
+    epoch bigint DEFAULT ((EXTRACT(epoch FROM clock_timestamp()) * (1000000)::numeric))::bigint NOT NULL,
+    begun_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT registry_epoch_only_row_check CHECK (only_row)
 );
 
 CREATE TABLE public.schema_version (
@@ -656,6 +723,9 @@ ALTER TABLE ONLY public.alert_thresholds
 ALTER TABLE ONLY public.alerts
     ADD CONSTRAINT alerts_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY public.api_key_devices
+    ADD CONSTRAINT api_key_devices_pkey PRIMARY KEY (api_key_id, device_id);
+
 ALTER TABLE ONLY public.api_keys
     ADD CONSTRAINT api_keys_api_key_hash_key UNIQUE (api_key_hash);
 
@@ -734,14 +804,26 @@ ALTER TABLE ONLY public.predictions
 ALTER TABLE ONLY public.quarantine_dropped
     ADD CONSTRAINT quarantine_dropped_pkey PRIMARY KEY (device_id);
 
+ALTER TABLE ONLY public.quarantine_held
+    ADD CONSTRAINT quarantine_held_pkey PRIMARY KEY (account);
+
 ALTER TABLE ONLY public.quarantine
     ADD CONSTRAINT quarantine_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.quarantine_thinned
+    ADD CONSTRAINT quarantine_thinned_pkey PRIMARY KEY (account, device_id, code);
+
+ALTER TABLE ONLY public.quarantine_total
+    ADD CONSTRAINT quarantine_total_pkey PRIMARY KEY (part);
 
 ALTER TABLE ONLY public.readings_dropped
     ADD CONSTRAINT readings_dropped_pkey PRIMARY KEY (device_id);
 
 ALTER TABLE ONLY public.registry_changes
     ADD CONSTRAINT registry_changes_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.registry_epoch
+    ADD CONSTRAINT registry_epoch_pkey PRIMARY KEY (only_row);
 
 ALTER TABLE ONLY public.schema_version
     ADD CONSTRAINT schema_version_pkc PRIMARY KEY (version_num);
@@ -770,6 +852,8 @@ CREATE INDEX alert_thresholds_sensor ON public.alert_thresholds USING btree (sen
 CREATE UNIQUE INDEX alerts_one_open ON public.alerts USING btree (sensor_id) WHERE (status = ANY (ARRAY['active'::text, 'acknowledged'::text]));
 
 CREATE INDEX alerts_sensor ON public.alerts USING btree (sensor_id, triggered_at DESC);
+
+CREATE INDEX api_key_devices_device ON public.api_key_devices USING btree (device_id);
 
 CREATE INDEX commands_device ON public.commands USING btree (device_id, created_at DESC);
 
@@ -819,7 +903,9 @@ ALTER INDEX public.sensor_readings_ingested ATTACH PARTITION public.sensor_readi
 
 ALTER INDEX public.sensor_readings_identity ATTACH PARTITION public.sensor_readings_default_sensor_id_timestamp_sequence_idx;
 
-CREATE TRIGGER api_keys_updated AFTER UPDATE ON public.api_keys FOR EACH ROW WHEN (((((old.api_key_hash IS DISTINCT FROM new.api_key_hash) OR (old.is_active IS DISTINCT FROM new.is_active)) OR (old.revoked_at IS DISTINCT FROM new.revoked_at)) OR (old.expires_at IS DISTINCT FROM new.expires_at))) EXECUTE FUNCTION public.note_key_row();
+CREATE TRIGGER api_key_devices_written AFTER INSERT OR DELETE OR UPDATE ON public.api_key_devices FOR EACH ROW EXECUTE FUNCTION public.note_api_key_device();
+
+CREATE TRIGGER api_keys_updated AFTER UPDATE ON public.api_keys FOR EACH ROW WHEN (((((((old.api_key_hash IS DISTINCT FROM new.api_key_hash) OR (old.is_active IS DISTINCT FROM new.is_active)) OR (old.revoked_at IS DISTINCT FROM new.revoked_at)) OR (old.expires_at IS DISTINCT FROM new.expires_at)) OR (old.scopes IS DISTINCT FROM new.scopes)) OR (old.all_devices IS DISTINCT FROM new.all_devices))) EXECUTE FUNCTION public.note_key_row();
 
 CREATE TRIGGER api_keys_written AFTER INSERT OR DELETE ON public.api_keys FOR EACH ROW EXECUTE FUNCTION public.note_key_row();
 
@@ -839,6 +925,10 @@ CREATE TRIGGER gateways_revoked AFTER UPDATE OF revoked_at, all_devices ON publi
 
 CREATE TRIGGER mqtt_accounts_written AFTER INSERT OR DELETE OR UPDATE ON public.mqtt_accounts FOR EACH STATEMENT EXECUTE FUNCTION public.note_account();
 
+CREATE TRIGGER quarantine_added AFTER INSERT ON public.quarantine REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION public.count_quarantine();
+
+CREATE TRIGGER quarantine_deleted AFTER DELETE ON public.quarantine REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION public.count_quarantine();
+
 CREATE TRIGGER sensors_deleted AFTER DELETE ON public.sensors REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION public.note_sensor_rows();
 
 CREATE TRIGGER sensors_inserted AFTER INSERT ON public.sensors REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION public.note_sensor_rows();
@@ -853,6 +943,12 @@ ALTER TABLE ONLY public.alert_thresholds
 
 ALTER TABLE ONLY public.alerts
     ADD CONSTRAINT alerts_sensor_id_fkey FOREIGN KEY (sensor_id) REFERENCES public.sensors(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.api_key_devices
+    ADD CONSTRAINT api_key_devices_api_key_id_fkey FOREIGN KEY (api_key_id) REFERENCES public.api_keys(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.api_key_devices
+    ADD CONSTRAINT api_key_devices_device_id_fkey FOREIGN KEY (device_id) REFERENCES public.devices(id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY public.commands
     ADD CONSTRAINT commands_device_id_fkey FOREIGN KEY (device_id) REFERENCES public.devices(id) ON DELETE CASCADE;

@@ -15,13 +15,15 @@ BEGIN
         ORDER BY id
     LOOP
         CONTINUE WHEN NOT pg_try_advisory_xact_lock(7001, v_id);
-        INSERT INTO ingest_ledger AS l (instance, device_id, source, received, returned, stored, duplicate, quarantined)
-        SELECT 0, device_id, source, received, received - stored - duplicate - quarantined, stored, duplicate, quarantined
+        INSERT INTO ingest_ledger AS l (instance, device_id, source, received, returned, stored, duplicate, quarantined,
+                                        thinned)
+        SELECT 0, device_id, source, received, received - stored - duplicate - quarantined - thinned, stored, duplicate,
+               quarantined, thinned
         FROM ingest_ledger WHERE instance = v_id ORDER BY device_id, source
         ON CONFLICT (instance, device_id, source) DO UPDATE
         SET received = l.received + excluded.received, returned = l.returned + excluded.returned,
             stored = l.stored + excluded.stored, duplicate = l.duplicate + excluded.duplicate,
-            quarantined = l.quarantined + excluded.quarantined;
+            quarantined = l.quarantined + excluded.quarantined, thinned = l.thinned + excluded.thinned;
         DELETE FROM ingest_instances WHERE id = v_id;  -- its ledger lines go with it
         v_folded := v_folded + 1;
     END LOOP;

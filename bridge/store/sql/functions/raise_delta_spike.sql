@@ -2,8 +2,8 @@
 CREATE OR REPLACE FUNCTION raise_delta_spike(s reading_step) RETURNS ml_events LANGUAGE plpgsql AS $body$
 DECLARE
     d       delta_thresholds%ROWTYPE;
-    v_delta double precision := abs(s.value - s.prev_value);
-    v_rel   double precision := v_delta / greatest(abs(s.prev_value), 1e-6);
+    v_delta double precision := abs(bounded_value(s.value) - bounded_value(s.prev_value));
+    v_rel   double precision := v_delta / greatest(abs(bounded_value(s.prev_value)), 1e-6);
     v_s     double precision := nullif(s.ts_us - s.prev_us, 0) / 1e6::double precision;
     v_event ml_events%ROWTYPE;
 BEGIN

@@ -110,13 +110,14 @@ BEGIN
         ) t ON true
         LEFT JOIN LATERAL (
             SELECT x.id FROM delta_thresholds x
+            CROSS JOIN LATERAL (
+                SELECT abs(bounded_value(g.value) - bounded_value(g.prev_value)) AS jump,
+                       greatest(abs(bounded_value(g.prev_value)), 1e-6) AS base,
+                       (g.ts_us - g.prev_us) / 1e6::double precision AS seconds
+            ) m
             WHERE x.sensor_id = g.sensor_id AND x.is_active AND g.prev_value IS NOT NULL AND (
-                abs(g.value - g.prev_value) > x.abs_delta
-                OR abs(g.value - g.prev_value) / greatest(abs(g.prev_value), 1e-6) > x.rel_delta
-                OR (g.ts_us > g.prev_us AND (
-                    abs(g.value - g.prev_value) / ((g.ts_us - g.prev_us) / 1e6::double precision) > x.abs_slope
-                    OR abs(g.value - g.prev_value) / greatest(abs(g.prev_value), 1e-6)
-                        / ((g.ts_us - g.prev_us) / 1e6::double precision) > x.rel_slope)))
+                m.jump > x.abs_delta OR m.jump / m.base > x.rel_delta
+                OR (g.ts_us > g.prev_us AND (m.jump / m.seconds > x.abs_slope OR m.jump / m.base / m.seconds > x.rel_slope)))
             ORDER BY severity_rank(x.severity) DESC, x.id LIMIT 1
         ) d ON true
     ), newest AS (

@@ -1,0 +1,61 @@
+"""Files of a gateway are for its user alone: keys, hashes of keys and readings stand in them.
+
+`keep_new_files_private` sees to what this process and its children make; what makes a file names its mode as well, for
+commands. `narrow` sees to what an earlier release has left.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+import structlog
+
+log = structlog.get_logger("app")
+
+OTHERS = 0o077
+FILE_MODE, FOLDER_MODE = 0o600, 0o700
+
+
+def keep_new_files_private() -> None:
+    """Have nobody else read what this process makes from now on."""
+    os.umask(OTHERS)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder where there is none. Raises OSError."""
+    folder.mkdir(FOLDER_MODE, parents=True, exist_ok=True)
+
+
+def open_private(path: str, flags: int) -> int:
+    """Open a file as the `opener` of `open`: one that is new is for its owner alone."""
+    return os.open(path, flags, FILE_MODE)
+
+
+def narrow(data_dir: Path, spool: Path) -> None:
+    """Take from others what they may do with files that are there. The spool's folder may be shared, and stays."""
+    wide = [path for path in _own(data_dir, spool) if _narrowed(path)]
+    if wide:
+        log.warning("modes_narrowed", files=[str(path) for path in wide])
+
+
+def _own(data_dir: Path, spool: Path) -> Iterable[Path]:
+    yield data_dir
+    for name in ("enrolment.json*", "registry.json*", "alarms.json*", "refused.jsonl*", "running.json*"):
+        yield from data_dir.glob(name)
+    yield from spool.parent.glob(f"{spool.name}*")
+
+
+def _narrowed(path: Path) -> bool:
+    """Whether it was open to others, and is no more. Neither links nor what belongs to others is touched."""
+    try:
+        found = path.lstat()
+        if stat.S_ISLNK(found.st_mode) or found.st_uid != os.geteuid() or not found.st_mode & OTHERS:
+            return False
+        path.chmod(stat.S_IMODE(found.st_mode) & ~OTHERS)
+    except OSError as error:
+        log.error("mode_not_narrowed", file=str(path), detail=str(error))
+        return False
+    return True

@@ -64,8 +64,8 @@ class Campaign:
         for look in self._looks:
             found += await asyncio.to_thread(said, look)
         if any("is gone" in line for line in found):
-            unanswered = [outcome.name for outcome in outcomes if not outcome.status]
-            found += [f"the first that was not answered: {name}" for name in unanswered[:MANY]]
+            first = next((number for number, each in enumerate(outcomes) if not each.status), len(outcomes))
+            found += [f"sent about then: {each.name}" for each in outcomes[max(0, first - MANY) : first + MANY]]
         fresh = [f"{after}: {line}" for line in found if not any(line in known for known in self.breaches)]
         self.breaches += fresh
         print("\n".join(fresh))  # noqa: T201 - what is known before the end, with -s

@@ -79,7 +79,7 @@ class Mosquitto(OwnProcess):
     """The system's Mosquitto with the files that `iot-bridge mqtt config mosquitto` writes."""
 
     def __init__(self, service: Service, folder: Path) -> None:
-        self.port, self.tls_port = free_port(), free_port()
+        self.port, self.publisher_port, self.tls_port = free_port(), free_port(), free_port()
         authority = Authority(folder)
         certificate, key = authority.issue("IP:127.0.0.1")
         self.ca_file = str(authority.certificate)
@@ -88,6 +88,7 @@ class Mosquitto(OwnProcess):
         service.command(
             *("mqtt", "config", "mosquitto", "--out", str(self._files), "--persistence", str(folder), "--owner", ""),
             *("--port", str(self.port), "--tls-port", str(self.tls_port)),
+            *("--publisher-port", str(self.publisher_port)),
             *("--certificate", str(certificate), "--key", str(key)),
         )
 
@@ -167,7 +168,7 @@ def open_site(make_service: Callable[..., Service], folder: Path) -> Iterator[tu
             gateway_key=_enrol(service, captured),
             hook_secret=SECRET,
             mqtt_device_port=mosquitto.tls_port,
-            mqtt_publisher_port=mosquitto.port,
+            mqtt_publisher_port=mosquitto.publisher_port,
             ca_file=mosquitto.ca_file,
             publisher=accounts["weather"],
             formats=accounts["formats"],

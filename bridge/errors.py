@@ -34,7 +34,10 @@ class DecodeError(BridgeError):
 
 
 class Unavailable(BridgeError):
-    """A part we need is away for now; the sender should come again after `retry_after_s`."""
+    """A part we need is away for now; the sender should come again after `retry_after_s`.
+
+    `told` is what anybody may read of it, where `detail` may name hosts and users.
+    """
 
     retryable = True
     http_status = 503
@@ -42,6 +45,7 @@ class Unavailable(BridgeError):
 
     def __init__(self, detail: str, *, retry_after_s: float = 1.0) -> None:
         super().__init__(detail)
+        self.told = detail
         self.retry_after_s = retry_after_s
 
 
@@ -54,9 +58,10 @@ class StoreUnavailable(Unavailable):
 
     code = "store_unavailable"
 
-    def __init__(self, detail: str, *, in_doubt: bool = False) -> None:
+    def __init__(self, detail: str, *, in_doubt: bool = False, told: str = "") -> None:
         super().__init__(detail)
         self.in_doubt = in_doubt
+        self.told = told or detail
 
 
 class InstanceExpired(StoreUnavailable):

@@ -70,6 +70,12 @@ class Metrics:
             "iot_bridge_http_requests_total", "HTTP requests, by route and status.", ["route", "status"], registry=r
         )
         self.http_connections = Gauge("iot_bridge_http_connections", "Open HTTP connections.", registry=r)
+        self.http_held = Gauge(
+            "iot_bridge_http_held_bytes",
+            "Bytes held: of bodies until they are stored; of what came without a key (heads, unread answers).",
+            ["of"],
+            registry=r,
+        )
         self.mqtt_connected = Gauge("iot_bridge_mqtt_connected", "1 while the MQTT session is up.", registry=r)
         self.mqtt_inflight = Gauge("iot_bridge_mqtt_inflight", "MQTT messages held unacknowledged.", registry=r)
         self.mqtt_messages = Counter(

@@ -98,6 +98,10 @@ class DoorSettings(HttpSettings):
     # Classes of their own and no default objects: a section that is set in part keeps the other defaults.
     enabled: bool = False
     """Whether devices on the site may use the service's HTTP endpoints here."""
+    max_inflated_bytes: Count = 2_097_152
+    """Largest body after gzip inflation."""
+    max_bodies_bytes: Count = 8_388_608
+    """Bytes of all bodies together that are held, half received or inflated, until they are spooled; more is 503."""
 
 
 class LocalBrokerSettings(BrokerSettings):

@@ -24,6 +24,8 @@ ERROR_WEIGHT = 0.02
 INTERVAL_WEIGHT = 0.1
 SEASON_MEMORY = 5.0
 """Periods after which the usual rate of change is forgotten to a third."""
+MOST = 1e150
+"""A value beyond it is passed over: errors are squared, and one that overflowed would stay in the model for ever."""
 EXPECTED = 2.0
 """Within so many standard deviations a value counts as expected, for the confidence."""
 
@@ -97,6 +99,8 @@ class Baseline:
 
     def observe(self, sensor_id: int, value: float, ts_us: int, *, learn: bool) -> Judgement | None:
         """See `Predictor.observe`."""
+        if abs(value) > MOST:
+            return None
         model = self._models.get(sensor_id)
         if model is None:
             if learn:

@@ -17,6 +17,7 @@ from msgspec import Meta
 
 from bridge.errors import DecodeError
 from bridge.model.reading import (
+    MAX_DETAIL,
     MAX_TIME_US,
     MIN_TIME_US,
     Code,
@@ -35,9 +36,8 @@ from bridge.pipeline.decode import normal_uuid
 MAX_RECORDS = 5_000
 MAX_BOOKS = 20_000
 """Lines of books in a batch: one for each device and door that ever sent through the gateway."""
-MAX_DETAIL = 500
 MAX_TOPIC = 1_000
-"""Characters that are kept of what a gateway has quarantined: more is cut, as that says why and whence, not what."""
+"""Characters that are kept of the topic of what a gateway has quarantined; more is cut, as of its detail."""
 
 _WITHOUT_NUL = r"\A[^\0]*\Z"  # PostgreSQL's text cannot hold it
 BigInt = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]

@@ -22,7 +22,6 @@ from msgspec import Meta
 from bridge.errors import DecodeError
 from bridge.gateway_protocol.batches import (
     MAX_BOOKS,
-    MAX_DETAIL,
     MAX_RECORDS,
     GatewayLedger,
     GatewayState,
@@ -30,7 +29,7 @@ from bridge.gateway_protocol.batches import (
     UplinkBatch,
     UplinkRecord,
 )
-from bridge.model.reading import MAX_TIME_US, Code, Source
+from bridge.model.reading import MAX_DETAIL, MAX_TIME_US, Code, Source
 
 _MOST_BRACES = 2 * (MAX_RECORDS + MAX_BOOKS)
 """Of a whole batch. Twice what is taken: some may stand in texts."""

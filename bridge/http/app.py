@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -52,11 +52,12 @@ def build_app(parts: ServiceDoorParts) -> FastAPI:
         title="IoT edge bridge",
         version="1",
         docs_url=None,
+        openapi_url=None,  # an endpoint of the table, which makes it once
         redoc_url=None,
         redirect_slashes=False,
         exception_handlers=dict(EXCEPTION_HANDLERS),
     )
-    endpoints = service_endpoints(parts)
+    endpoints = [*service_endpoints(parts), Endpoint("GET", "/openapi.json", _openapi_of(app))]
     _add_routes(app, endpoints)
     _complete_openapi(app)
     app.add_middleware(FastPath, endpoints=endpoints)
@@ -86,6 +87,18 @@ def service_endpoints(parts: ServiceDoorParts) -> list[Endpoint]:
 
 async def _index(_: Request) -> Response:
     return HTMLResponse(INDEX)
+
+
+def _openapi_of(app: FastAPI) -> Callable[[Request], Awaitable[Response]]:
+    """The endpoint of the document, which nothing changes once the app is built."""
+    encoded = b""
+
+    async def openapi(_: Request) -> Response:
+        nonlocal encoded
+        encoded = encoded or msgspec.json.encode(app.openapi())
+        return Response(encoded, media_type="application/json")
+
+    return openapi
 
 
 def _add_routes(app: FastAPI, endpoints: Sequence[Endpoint]) -> None:

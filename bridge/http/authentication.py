@@ -79,7 +79,7 @@ class Authentication:
         Raises Problem (401, 403, 429) and Unavailable.
         """
         name = KEY_HEADERS[kind]
-        text = header(request, name.lower().encode()) or ""
+        text = (header(request, name.lower().encode()) or "").strip()
         address = self.client(request)
         attempt = LoginAttempt("http", address, key_id(text))
         too_many = self._failed.too_many(attempt)

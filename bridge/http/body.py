@@ -1,14 +1,15 @@
-"""Request bodies: received under a size limit and a deadline, inflated under a size limit."""
+"""Request bodies: received under a size limit and a deadline, inflated under a size limit, all within one budget."""
 
 from __future__ import annotations
 
 import asyncio
 import zlib
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from bridge.errors import DecodeError
-from bridge.http.headers import header
+from bridge.http.byte_budget import lease_of
+from bridge.http.headers import header, headers
 from bridge.http.problems import Problem
 from bridge.model.reading import Code
 from bridge.settings.http import HttpSettings
@@ -18,35 +19,47 @@ _MAX_MEMBERS = 200
 """Members of one gzip body (RFC 1952, section 2.2): 1 MiB holds 50,000 empty ones, each of which costs time."""
 
 
-async def receive_body(request: Request, settings: HttpSettings) -> bytes:
-    """The whole body as it was sent. Raises Problem (400, 408, 413)."""
-    limit = settings.max_body_bytes
+async def receive_body(request: Request, settings: HttpSettings, limit: int = 0) -> bytes:
+    """The whole body as it was sent, of at most `limit` bytes, or of `http.max_body_bytes` where that is 0.
+
+    Raises Problem (400, 408, 413, 503).
+    """
+    limit = min(limit, settings.max_body_bytes) if limit else settings.max_body_bytes
     declared = header(request, b"content-length") or ""
     if declared.isdecimal() and int(declared) > limit:
         raise _too_large(limit)
+    lease = lease_of(request.scope)
     body = bytearray()
+    more = True
     try:
         async with asyncio.timeout(settings.body_timeout_s):
-            async for chunk in request.stream():
-                if len(body) + len(chunk) > limit:
+            while more:
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise Problem(400, "disconnected", "the client went away in the middle of the body")
+                if lease.is_refused:
+                    raise _overloaded()
+                body += message.get("body", b"")
+                more = message.get("more_body", False)
+                if len(body) > limit:
                     raise _too_large(limit)
-                body += chunk
     except TimeoutError:
         close = {"Connection": "close"}
         raise Problem(408, "too_slow", f"no whole body in {settings.body_timeout_s:g} s", close) from None
-    except ClientDisconnect:
-        raise Problem(400, "disconnected", "the client went away in the middle of the body") from None
     return bytes(body)
 
 
 def inflate(request: Request, raw: bytes, limit: int) -> bytes:
-    """A body without its content encoding, at most `limit` bytes. Raises Problem (413, 415) and DecodeError."""
-    encoding = (header(request, b"content-encoding") or "identity").strip().lower()
+    """A body without its content encoding, at most `limit` bytes. Raises Problem (413, 415, 503) and DecodeError."""
+    encoding = ", ".join(headers(request, b"content-encoding")).strip().lower()  # RFC 9110, section 5.3
     if encoding in ("identity", ""):
         return raw
     if encoding not in ("gzip", "x-gzip"):
         raise Problem(415, "bad_encoding", f"content encoding {encoding[:40]!r} is not known; send gzip or none")
-    return _gunzip(raw, limit)
+    body = _gunzip(raw, limit)
+    if not lease_of(request.scope).take(len(body)):
+        raise _overloaded()
+    return body
 
 
 def _gunzip(raw: bytes, limit: int) -> bytes:
@@ -71,7 +84,12 @@ def _gunzip(raw: bytes, limit: int) -> bytes:
     raise DecodeError(Code.BAD_ENCODING, f"the gzip body has more than {_MAX_MEMBERS} members")
 
 
+def _overloaded() -> Problem:
+    detail = "too many bodies are held at the moment; send the same again"
+    return Problem(503, "overloaded", detail, {"Retry-After": "1"})
+
+
 def _too_large(limit: int) -> Problem:
-    # The connection stays open: `connection_limits` takes what is left of the body and drops it, within bounds. To
-    # close at once would reset the connection under a client that still sends, and lose the answer on its way.
+    # `connection_limits` takes what is left of the body and drops it, within bounds, whether the connection stays open
+    # or lingers on its way to be closed: to close at once would lose the answer (see `lingering_close`).
     return Problem(413, "too_large", f"the body is over {limit} bytes; send it in parts")

@@ -2,8 +2,9 @@
 
 uvicorn waits for ever for a request head, for the rest of a body that its application does not want, and for
 a client that does not read; and it takes 300 KB of headers. This protocol gives each of them a deadline,
-answers 431 to a head that is too large, and bounds the bytes of one request. Bodies that are wanted have
-their deadline, and their 413, in `body`. An `Upgrade` is declined by ignoring it (RFC 9110, section 7.8).
+answers 431 to a head that is too large, and bounds the bytes of one request, and those of all that are held together
+(`byte_budget`). Bodies that are wanted have their deadline, and their 413, in `body`. What two parsers could read in
+two ways is refused. An `Upgrade` is declined by ignoring it (RFC 9110, section 7.8).
 """
 
 from __future__ import annotations
@@ -15,29 +16,51 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from bridge.http.byte_budget import LEASE, ByteBudget, lease_of
+from bridge.http.lingering_close import LingeringTransport
 from bridge.settings.http import HttpSettings
 from bridge.telemetry import Metrics
 
 _RAW_PER_BODY = 8
 """Bytes on the wire for one byte of body: in chunks of one byte each costs six (RFC 9112, section 7.1)."""
 
+_MAX_HEADERS = 100
+"""Lines of a head; more are 431. A line of five bytes takes 130 in memory, and 32 KiB hold six thousand."""
+_BEFORE_A_KEY = 4
+"""Heads and unread answers, which cost no key, may hold together this part of what bodies may."""
+
 _ANSWER = (
-    b"HTTP/1.1 %d %s\r\ncontent-type: application/problem+json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%s"
+    b"HTTP/1.1 %d %s\r\ncontent-type: application/problem+json\r\ncontent-length: %d\r\nconnection: close\r\n%s\r\n%s"
 )
 _PROBLEM = b'{"type":"about:blank","title":"%s","status":%d,"code":"%s","detail":"%s"}'
 
 
-def _answer(status: int, title: bytes, code: bytes, detail: bytes) -> bytes:
+def _answer(status: int, title: bytes, code: bytes, detail: bytes, header: bytes = b"") -> bytes:
     body = _PROBLEM % (title, status, code, detail)
-    return _ANSWER % (status, title, len(body), body)
+    return _ANSWER % (status, title, len(body), header, body)
 
 
 _BAD_REQUEST = _answer(400, b"Bad Request", b"bad_request", b"this is not HTTP/1.1")
 _TOO_LARGE = _answer(431, b"Request Header Fields Too Large", b"too_large", b"the request head is too large")
+_TWO_HOSTS = _answer(400, b"Bad Request", b"bad_request", b"more than one Host header")
+_BAD_CODING = _answer(400, b"Bad Request", b"bad_request", b"a Transfer-Encoding other than chunked")
+_BUSY = _answer(
+    503, b"Service Unavailable", b"overloaded", b"too much is coming in; send the same again", b"retry-after: 1\r\n"
+)
 
 
-class _HeadTooLarge(Exception):
-    """Ends the parsing of a connection."""
+class _Refused(Exception):
+    """Ends the parsing of a connection, which has got its answer."""
+
+
+class HttpBudgets:
+    """What all connections of a server may hold together."""
+
+    def __init__(self, settings: HttpSettings, metrics: Metrics) -> None:
+        self.bodies = ByteBudget(settings.max_bodies_bytes)
+        self.before_a_key = ByteBudget(settings.max_bodies_bytes // _BEFORE_A_KEY)
+        metrics.http_held.labels("bodies").set_function(lambda: self.bodies.held)
+        metrics.http_held.labels("unauthenticated").set_function(lambda: self.before_a_key.held)
 
 
 class _Deadline:
@@ -67,16 +90,21 @@ class LimitedProtocol(HttpToolsProtocol):
     _head_bytes = 0  # of the present head, as far as the parser has it
     _raw_bytes = 0  # received since the present head began
     _counted = False
+    _is_stopping = False
 
-    def __init__(self, settings: HttpSettings, metrics: Metrics, **uvicorn: Any) -> None:
+    def __init__(self, settings: HttpSettings, metrics: Metrics, budgets: HttpBudgets, **uvicorn: Any) -> None:
         super().__init__(**uvicorn)
         self._settings = settings
+        self._budgets = budgets
+        self._unread = budgets.before_a_key.lease()  # answers that the client does not read
+        self._partial_head = budgets.before_a_key.lease()
+        self._lease = budgets.bodies.lease()  # of the request whose body is coming in
         self._metrics = metrics
         self._max_header_bytes = settings.max_header_bytes
         self._max_raw_bytes = settings.max_header_bytes + _RAW_PER_BODY * settings.max_body_bytes
 
     def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
+        super().connection_made(LingeringTransport(transport, self._may_come, self._begin_lingering))  # type: ignore[arg-type]
         self._head = _Deadline(self.loop, self._settings.header_timeout_s, lambda: self._cut("head_timeout"))
         self._rest = _Deadline(self.loop, self._settings.header_timeout_s, lambda: self._cut("rest_timeout"))
         self._write = _Deadline(self.loop, self._settings.body_timeout_s, lambda: self._cut("write_timeout"))
@@ -92,10 +120,17 @@ class LimitedProtocol(HttpToolsProtocol):
             deadline.clear()
         if self._counted:
             self._metrics.http_connections.dec()
+        self._unread.release()
+        self._partial_head.release()
+        for cycle, _ in self.pipeline:  # never begun
+            lease_of(cycle.scope).release()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():  # the parser has given up on it
+            self._raw_bytes += len(data)
+            if self._raw_bytes > self._max_raw_bytes:
+                self.transport.abort()
             return
         if self._in_head:
             self._head.set()  # also for empty lines before a head, which are not the beginning of one
@@ -111,6 +146,8 @@ class LimitedProtocol(HttpToolsProtocol):
         # What a parser holds of an unfinished header, of this head or of a trailer, it does not tell.
         if self._raw_bytes > (self._max_header_bytes if self._in_head else self._max_raw_bytes):
             self._too_large()
+        elif self._in_head and self._raw_bytes > self._partial_head.held:
+            self._hold_head()
 
     def on_message_begin(self) -> None:
         self._head.set()
@@ -122,15 +159,30 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._add_to_head(len(name) + len(value) + 4)  # with ": " and CRLF
+        self._add_to_head(len(name) + len(value) + 4 if len(self.headers) < _MAX_HEADERS else self._max_header_bytes)
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":  # of proxies (RFC 9110, section 9.3.6)
+                self._reject(_BAD_REQUEST)
             return
+        fault = _framing_fault(self.headers)
+        if fault:
+            self._reject(fault)
         super().on_headers_complete()
+        self.scope[LEASE] = self._lease = self._budgets.bodies.lease()  # type: ignore[literal-required]
         self._head.clear()
+        if self._partial_head.held:
+            self._partial_head.release()
+            self._partial_head = self._budgets.before_a_key.lease()
         self._in_head = False
+
+    def on_body(self, body: bytes) -> None:
+        if not self._in_head and not self.cycle.response_complete and not self._lease.take(len(body)):
+            self.cycle.message_event.set()  # `body` answers 503; what comes until then is dropped
+            return
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         if self._in_head:  # of a request with Upgrade, whose body the parser takes for another protocol
@@ -148,9 +200,13 @@ class LimitedProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         self._write.set()
         super().pause_writing()
+        if not self._unread.take(self.transport.get_write_buffer_size()):
+            self._cut("unread")
 
     def resume_writing(self) -> None:
         self._write.clear()
+        self._unread.release()
+        self._unread = self._budgets.before_a_key.lease()
         super().resume_writing()
 
     def _parse(self, data: bytes) -> None:
@@ -165,17 +221,46 @@ class LimitedProtocol(HttpToolsProtocol):
             self.parser = httptools.HttpRequestParser(self)
             self.parser.feed_data(head)
 
+    def shutdown(self) -> None:
+        """See uvicorn: a server that stops lingers with nobody."""
+        self._is_stopping = True
+        if self.transport.is_closing():
+            self.transport.abort()
+        else:
+            super().shutdown()
+
+    def _may_come(self) -> bool:
+        """Whether the client may be in the middle of a request."""
+        return not self._is_stopping and (not self._in_head or self._raw_bytes > 0)
+
+    def _begin_lingering(self) -> None:
+        self._raw_bytes = 0
+        self._head.clear()
+        self._rest.set()
+
+    def _hold_head(self) -> None:
+        """Count a head, or an end of a body, that has not come whole."""
+        if not self._partial_head.take(self._raw_bytes - self._partial_head.held):
+            self._metrics.limited.labels("heads").inc()
+            self._refuse(_BUSY)
+
     def _add_to_head(self, size: int) -> None:
         """Judges a head that comes in one segment before it becomes a request. Trailers count too."""
         self._head_bytes += size
         if self._head_bytes > self._max_header_bytes:
             self._too_large()
-            raise _HeadTooLarge
+            raise _Refused
 
     def _too_large(self) -> None:
         if not self.transport.is_closing():
             self._metrics.limited.labels("head_size" if self._in_head else "request_size").inc()
             self._refuse(_TOO_LARGE)
+
+    def _reject(self, answer: bytes) -> None:
+        """Refuse what no two parsers read alike."""
+        self._metrics.limited.labels("not_http").inc()
+        self._refuse(answer)
+        raise _Refused
 
     def _refuse(self, answer: bytes) -> None:
         """Close, with an answer where it cannot be taken for that of an earlier request."""
@@ -183,11 +268,28 @@ class LimitedProtocol(HttpToolsProtocol):
         begun = not self._in_head and self.cycle.response_started
         if not earlier and not begun and not self.pipeline:
             self.transport.write(answer)
+        if self.cycle is not None and not self.cycle.response_complete:  # its client has been told
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
         self.transport.close()
 
     def _cut(self, limit: str) -> None:
         self._metrics.limited.labels(limit).inc()
         self.transport.abort()
+
+
+def _framing_fault(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """The answer to a head that says in two ways whom it is for, or where its body ends; empty where it does not.
+
+    RFC 9112, sections 3.2 and 6.1. Lengths that contradict each other, or the coding, are refused by the parser.
+    """
+    hosts = 0
+    for name, value in headers:
+        if name == b"host":
+            hosts += 1
+        elif name == b"transfer-encoding" and value.strip().lower() != b"chunked":
+            return _BAD_CODING
+    return _TWO_HOSTS if hosts > 1 else b""
 
 
 def _without_upgrade(parser: Any, url: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:

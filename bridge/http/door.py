@@ -29,6 +29,7 @@ from bridge.http.endpoint import Endpoint
 from bridge.http.fast_path import FastPath
 from bridge.http.ingest import Ingest
 from bridge.http.problems import EXCEPTION_HANDLERS, Problem
+from bridge.http.rendered_answer import RenderedAnswer
 from bridge.http.request_counter import RequestCounter
 from bridge.http.schemas import Uuid
 from bridge.model.reading import Code, Packet
@@ -69,6 +70,7 @@ class Door:
         )
         self._parts = parts
         self._ingest = Ingest(parts.http, parts.pipeline, self.authentication, parts.now_us)
+        self._metrics = RenderedAnswer(partial(generate_latest, parts.metrics.registry))
         self._decode_bulk = partial(decode_api_bulk, max_readings=parts.http.max_readings_per_packet)
         self._decode_packet = partial(decode_packet, max_readings=parts.http.max_readings_per_packet)
 
@@ -137,7 +139,7 @@ class Door:
         return JSONResponse(body, status_code=503 if found else 200, headers={"Retry-After": "1"} if found else None)
 
     async def metrics(self, _: Request) -> Response:
-        return Response(generate_latest(self._parts.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(self._metrics.body(), media_type=CONTENT_TYPE_LATEST)
 
     def _decode_named_packet(self, body: bytes) -> Packet:
         packet = self._decode_packet(body)

@@ -36,7 +36,10 @@ class FastPath:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         endpoint, parameters = self._find(scope)
         if endpoint is None:
-            await self._app(scope, receive, send)
+            if scope["type"] == "http" and scope["path"].endswith("\n"):  # Starlette's patterns end before it, too
+                await problems.response(404, "not_found", "Not Found")(scope, receive, send)
+            else:
+                await self._app(scope, receive, send)
             return
         scope["route"] = endpoint  # whoever counts requests reads its path
         try:
@@ -53,7 +56,7 @@ class FastPath:
         if endpoint is not None:
             return endpoint, {}
         for pattern, endpoint in self._by_pattern.get(method, ()):
-            match = pattern.match(path)
+            match = pattern.fullmatch(path)
             if match is not None:
                 return endpoint, match.groupdict()
         return None, {}

@@ -35,8 +35,9 @@ from bridge.http.endpoint import Endpoint
 from bridge.http.gateway_cache import GatewayCache, GatewayInfo
 from bridge.http.headers import header
 from bridge.http.problems import Problem
-from bridge.model.reading import Code, Delivery, Outcome, Receipt
+from bridge.model.reading import Delivery, Outcome, Receipt
 from bridge.pipeline.isolate import offer_in_parts
+from bridge.pipeline.json_body import decode_json
 from bridge.pipeline.ports import DeliverySink
 from bridge.pipeline.receipt_collector import FAILED, ReceiptCollector
 from bridge.settings.http import HttpSettings
@@ -46,6 +47,11 @@ log = structlog.get_logger("gateways")
 
 MAX_BATCH_BYTES = 16 * 1_048_576
 """Of a batch after inflation: 5,000 records, some of them with quarantined bytes."""
+MAX_ENROLMENT_BYTES = 4_096
+"""Nobody has shown a key yet; code and version are 100 characters each."""
+
+
+_enrolment = msgspec.json.Decoder(EnrolmentRequest)
 
 
 class GatewayDirectory(Protocol):
@@ -105,12 +111,11 @@ class GatewayDoor:
 
     async def enrol(self, request: Request) -> Response:
         """A one-time code for a key. Raises Problem (403, 422, 429), Unavailable."""
-        body = await receive_body(request, self._http)
+        body = await receive_body(request, self._http, MAX_ENROLMENT_BYTES)
         try:
-            asked = msgspec.json.decode(body, type=EnrolmentRequest)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            reason = Code.BAD_FORM if isinstance(error, msgspec.ValidationError) else Code.BAD_JSON
-            raise DecodeError(reason, 'send {"code": "ABCD-EFGH-JKMN"}') from None
+            asked = decode_json(_enrolment, body)
+        except DecodeError as error:
+            raise DecodeError(error.reason, 'send {"code": "ABCD-EFGH-JKMN"}') from None
         await self._authentication.admit_code(request, code_hash(asked.code))
         made = await self._directory.enrol(asked.code, asked.version)
         if made is None:

@@ -10,13 +10,14 @@ from contextlib import suppress
 from typing import Any
 
 from bridge.errors import Unavailable
+from bridge.http.byte_budget import lease_of
 
 GRACE_S = 1.0
 """Writing the answers takes no longer."""
 
 
 class GracefulShutdown:
-    """Knows the requests under way, and can end them. Wraps the whole app."""
+    """Knows the requests under way, and can end them; gives back what each of them held. Wraps the whole app."""
 
     def __init__(self, app: Any) -> None:
         self._app = app
@@ -39,6 +40,7 @@ class GracefulShutdown:
                 await answer(scope, receive, send)
         finally:
             self._under_way.discard(task)
+            lease_of(scope).release()
 
     async def end_waiting(self) -> None:
         """Answer everything that is under way with 503."""

@@ -43,6 +43,10 @@ MAX_LOGGED = 100
 log = structlog.get_logger("hooks")
 
 
+MAX_BODY_BYTES = 65_536
+"""Of a hook's request, inflated too: names, a key, a topic. A client whose names are longer is denied."""
+
+
 class HookAuthentication:
     """Holds requests against the hooks' own secret and rate limit. `now` is a monotonic clock in seconds.
 
@@ -68,7 +72,7 @@ class HookAuthentication:
         verdict = check([(self._window, [("", 1)])], self._now())
         if not verdict.allowed:
             raise Problem(429, "rate_limited", "over hooks.per_minute", {"Retry-After": str(verdict.reset_s)})
-        body = inflate(request, await receive_body(request, self._http), self._http.max_inflated_bytes)
+        body = inflate(request, await receive_body(request, self._http, MAX_BODY_BYTES), MAX_BODY_BYTES)
         if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
             return dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=32))
         try:

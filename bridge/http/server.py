@@ -11,7 +11,7 @@ from typing import Any, cast
 import uvicorn
 
 from bridge.errors import ConfigError
-from bridge.http.connection_limits import LimitedProtocol
+from bridge.http.connection_limits import HttpBudgets, LimitedProtocol
 from bridge.http.graceful_shutdown import GracefulShutdown
 from bridge.settings.http import HttpSettings
 from bridge.telemetry import Metrics
@@ -32,7 +32,9 @@ class HttpServer:
         self._server = _Server(
             uvicorn.Config(
                 self._requests,
-                http=cast(Any, partial(LimitedProtocol, settings, metrics)),  # uvicorn calls it like a class
+                http=cast(
+                    Any, partial(LimitedProtocol, settings, metrics, HttpBudgets(settings, metrics))
+                ),  # uvicorn calls it like a class
                 ws="none",
                 lifespan="off",
                 access_log=False,

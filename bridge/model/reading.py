@@ -21,6 +21,9 @@ MIN_TIME_US = -2_208_988_800_000_000  # 1900-01-01
 MAX_TIME_US = 7_258_118_400_000_000  # 2200-01-01
 """Times that can be meant. PostgreSQL and `to_us` hold these and their sums and differences exactly."""
 
+MAX_DETAIL = 500
+"""Characters of a detail: it says why, and may quote what a sender has chosen."""
+
 UNITS = {
     "temperature": "°C",
     "humidity": "%",

@@ -14,7 +14,12 @@ import msgspec
 from bridge.errors import ConfigError
 
 CONF, ACL, PASSWORDS = "mosquitto.conf", "acl", "passwd"
-DEVICE_TOPICS = "devices/%u/#"
+_DEVICE_MAY = (
+    "pattern write devices/%u/#",
+    "pattern read devices/%u/rejected",
+    "pattern read devices/%u/commands/+",
+)
+"""Nothing that it has sent comes back: one that does not read would have the broker keep MAX_QUEUED_BYTES of it."""
 MAX_QUEUED_MESSAGES = 1_000_000
 MAX_QUEUED_BYTES = 256 * 1024 * 1024
 """What Mosquitto keeps for the bridge while it is away: about 1,000,000 readings."""
@@ -67,14 +72,18 @@ def passwords(users: Iterable[User]) -> str:
 
 
 def acl(users: Iterable[User]) -> str:
-    """The access list: what each account may do, and the one pattern for all devices."""
+    """The access list: what each account may do, and the patterns for all devices."""
     parts = ["# Written by iot-bridge mqtt config mosquitto: changes are lost.", ""]
     for user in users:
         if user.role == "bridge":
             parts += [f"user {user.name}", *_BRIDGE_MAY, ""]
         elif user.role == "publisher":
             parts += [f"user {user.name}", "topic write iot/sensors/+/readings", ""]
-    parts += ["# A device: below its own UUID, which is its user name.", f"pattern readwrite {DEVICE_TOPICS}", ""]
+    parts += [
+        "# A device: below its own UUID, which is its user name. It hears what is meant for it.",
+        *_DEVICE_MAY,
+        "",
+    ]
     return "\n".join(parts)
 
 

@@ -192,7 +192,7 @@ class MqttSession:
         try:
             await self._subscriptions.recall()
         except Unavailable as error:
-            self._report(f"what this session is subscribed to cannot be looked up: {error.detail}")
+            self._report(f"what this session is subscribed to cannot be looked up: {error.told}")
             await self._state.changes(STORE_RETRY_S)
         else:
             self._apply(SessionEvent.RECALLED)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import msgspec
 
 from bridge.model.reading import (
+    MAX_DETAIL,
     MAX_TIME_US,
     MIN_TIME_US,
     Code,
@@ -32,9 +33,8 @@ from bridge.pipeline.validate import Validator
 
 MAX_QUARANTINED_BYTES = 65_536
 """Bytes of a payload that quarantine keeps."""
-MAX_DETAIL = 500
 MAX_TOPIC = 65_535
-"""Characters of a row of quarantine. No topic has more (MQTT 5.0, section 1.5.4), and replay needs it whole."""
+"""Characters of a topic in quarantine. No topic has more (MQTT 5.0, section 1.5.4), and replay needs it whole."""
 NOT_STORED = "this reading cannot be stored; the operator sees why in the quarantine"
 """What the sender is told of it: the store's own words may name tables and quote code."""
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"

@@ -121,7 +121,7 @@ class Pipeline:
 
     @property
     def problem(self) -> str:
-        """Why nothing can be stored at the moment; empty when it can."""
+        """Why nothing can be stored at the moment, as anybody may read; empty when it can."""
         return self._failure or self._writer.problem
 
     @property
@@ -305,7 +305,7 @@ class Pipeline:
         if self._up.is_set():
             log.error("store_unavailable", detail=error.detail)
         self._up.clear()
-        self._failure = error.detail
+        self._failure = error.told
         self._metrics.store_up.set(0)
         kept = [entry for entry in self._ready if entry.delivery.retry_in_place]
         for entry in [entry for entry in self._ready if not entry.delivery.retry_in_place]:

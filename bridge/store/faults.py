@@ -31,12 +31,14 @@ def translate(error: Exception, *, sent: bool) -> StoreUnavailable | StoreRefuse
         if isinstance(error, psycopg.DataError):
             return StoreRefused(_bounded(f"it cannot be sent to the database: {error}"))
         text = str(error) or type(error).__name__
-        return StoreUnavailable(f"no answer from the database: {text.strip()}; see database.url", in_doubt=sent)
+        detail = f"no answer from the database: {text.strip()}; see database.url"
+        return StoreUnavailable(detail, in_doubt=sent, told="no answer from the database; the log says why")
     if (state[:2] in _REFUSED_CLASSES or state == _RAISED) and not _routed_astray(error):
         return StoreRefused(_said(error))
     # The server answered, so it has rolled back: deadlock, shutdown, no connections left, no schema …
     advice = "; run iot-bridge db migrate" if state in _NO_SCHEMA else ""
-    return StoreUnavailable(f"the database says {state}: {_said(error)}{advice}")
+    told = f"the database answers with the error {state}; the log has its words"
+    return StoreUnavailable(f"the database says {state}: {_said(error)}{advice}", told=told)
 
 
 def _said(error: Exception) -> str:

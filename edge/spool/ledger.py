@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from bridge.errors import StoreRefused
 from bridge.model.reading import LedgerLine, Outcome, Source
 from edge.record import LedgerTotals
 from edge.spool.rows import SOURCES, SqlRow, source_number
@@ -76,9 +77,13 @@ class LedgerChange:
         self.count(_HANDED_OVER[outcome], account, count)
 
     def doors(self, lines: Sequence[LedgerLine]) -> None:
-        """Enter the doors' own totals since this process started."""
+        """Enter the doors' own totals since this process started. Raises StoreRefused for a door that is none."""
         for line in lines:
-            row = self._row(account_of(line.device_id, source_number(Source(line.source))))
+            try:
+                source = Source(line.source)
+            except ValueError as error:
+                raise StoreRefused(f"the ledger cannot keep this: {error}") from error
+            row = self._row(account_of(line.device_id, source_number(source)))
             row[_INDEX["received"]] = line.received
             row[_INDEX["returned"]] = line.returned
 

@@ -143,7 +143,7 @@ def source_in(flags: object) -> int:
 
 
 def refused_row(row: QuarantineRow, row_id: int, mono_us: int, boot: int, *, clock_set: bool) -> SqlRow:
-    """The row of something quarantined."""
+    """The row of something quarantined. Raises StoreRefused where it can never be kept."""
     columns = (
         row_id,
         row.device_id,
@@ -158,7 +158,10 @@ def refused_row(row: QuarantineRow, row_id: int, mono_us: int, boot: int, *, clo
         row.payload,
         row.index,
     )
-    return (*columns, refused_crc(columns))
+    try:
+        return (*columns, refused_crc(columns))
+    except struct.error as error:
+        raise StoreRefused(f"a number is beyond 64 bits: {error}") from error
 
 
 def is_whole_refused(row: SqlRow) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bridge.gateway_protocol.batches import MAX_DETAIL, MAX_TOPIC, UplinkRecord, body_of
-from bridge.model.reading import Code, TsQuality
+from bridge.gateway_protocol.batches import MAX_TOPIC, UplinkRecord, body_of
+from bridge.model.reading import MAX_DETAIL, Code, TsQuality
 from bridge.pipeline.decode import normal_uuid
 from edge.record import Record
 

@@ -13,6 +13,8 @@ from typing import Any
 import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
+from bridge.http.rendered_answer import RenderedAnswer
+
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -26,8 +28,8 @@ class WebApp:
     def __init__(
         self, status: Callable[[], dict[str, Any]], registry: CollectorRegistry, *, page: bool, door: App | None
     ) -> None:
-        self._status = status
-        self._registry = registry
+        self._status = RenderedAnswer(lambda: msgspec.json.encode(status()))
+        self._metrics = RenderedAnswer(lambda: generate_latest(registry))
         self._page = page
         self._door = door
 
@@ -47,9 +49,9 @@ class WebApp:
         if self._page and path == "/":
             return "text/html; charset=utf-8", PAGE.encode()
         if self._page and path == "/status.json":
-            return "application/json", msgspec.json.encode(self._status())
+            return "application/json", self._status.body()
         if path == "/metrics":
-            return CONTENT_TYPE_LATEST, generate_latest(self._registry)
+            return CONTENT_TYPE_LATEST, self._metrics.body()
         if path == "/health":
             return "application/json", b'{"status":"ok"}'
         return None

@@ -211,6 +211,26 @@ def test_mosquitto_takes_the_common_name_of_a_client_certificate(
     assert [topic for topic, _ in bridge.got] == [f"devices/{device['device_uuid']}/readings"]
 
 
+def test_file_of_an_earlier_version_stays_and_is_said_to_lack_something(service: Service, tmp_path: Path) -> None:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    old = "listener 1883 127.0.0.1\n\nlistener 8883\ncertfile /b.pem\nkeyfile /b.key\n"
+    (folder / "mosquitto.conf").write_text(old)
+    service.command("device", "add", "pump", "--sensor", "t:temperature")
+
+    def run(*options: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "bridge", "mqtt", "config", "mosquitto", "--out", str(folder), *options]
+        return subprocess.run(command, env=service.environment, capture_output=True, text=True, timeout=60, check=True)
+
+    said = run().stderr
+    assert "a device can take the bridge's client id" in said
+    assert "--force" in said
+    assert (folder / "mosquitto.conf").read_text() == old
+    assert (folder / "passwd").read_text().count("\n") == 1
+    assert "client id" not in run("--force", "--certificate", "/b.pem", "--key", "/b.key", "--included").stderr
+    assert "use_username_as_clientid true" in (folder / "mosquitto.conf").read_text()
+
+
 def hook(service: Service, path: str, body: Any, **more: Any) -> httpx.Response:
     headers = {"Authorization": f"Bearer {SECRET}"}
     return httpx.post(f"{service.http}/hooks/{path}", json=body, headers=headers, timeout=20, **more)

@@ -127,6 +127,7 @@ async def test_database_stopped_is_503_quickly_on_every_route_and_passes(
             assert time.monotonic() - started_s < QUICK_S
         ready = await client.get("/health/ready")
         assert (ready.status_code, len(ready.json()["problems"])) == (503, 1)
+        assert str(postgres_server.socket_path) not in ready.text, "where it is, the log says"
         assert (await client.get("/health")).status_code == 200
         postgres_server.start()
         await until(lambda: not service.core.problem, 20)

@@ -25,7 +25,19 @@ from bridge.settings.mqtt import MqttSettings
 from bridge.store.passwords import mosquitto_hash
 from tests.support import needs
 from tests.support.certificates import Authority
-from tests.support.mqtt_door import CONNECT, DEVICE, OTHER_DEVICE, TOPIC, Door, FakePipeline, open_door, packet
+from tests.support.mqtt_door import (
+    CONNECT,
+    DEVICE,
+    DISCONNECT,
+    OTHER_DEVICE,
+    SUBSCRIBE,
+    TOPIC,
+    Door,
+    FakePipeline,
+    open_door,
+    packet,
+    publication,
+)
 from tests.support.servers import free_port, listens, until, wait_until
 
 CLIENT_ID = "iot-bridge-north"
@@ -299,6 +311,27 @@ def test_packet_that_is_too_large_costs_no_memory(broker: Broker) -> None:
     assert broker.resident_bytes - before < 8 << 20
 
 
+def test_device_that_does_not_read_has_nothing_kept_for_it(broker: Broker) -> None:
+    broker.start(conf(broker.layout))
+    before = broker.resident_bytes
+    login = text(DEVICE) + text(DEVICE)
+    with connected(broker.layout.port) as client:
+        client.sendall(packet(CONNECT, text("MQTT") + b"\4\xc0\0\x3c" + text("deaf") + login))
+        assert client.recv(4) == b"\x20\x02\x00\x00"
+        client.sendall(packet(SUBSCRIBE, b"\0\1" + text(f"devices/{DEVICE}/#") + b"\1", 2))
+        for number in range(1, 501):
+            client.sendall(publication(f"devices/{DEVICE}/echo", bytes(200_000), mid=number))
+        client.sendall(packet(DISCONNECT, b""))
+        while client.recv(65_536):
+            pass
+    assert broker.resident_bytes - before < 8 << 20
+
+
+def text(value: str) -> bytes:
+    """As MQTT writes it."""
+    return len(value).to_bytes(2, "big") + value.encode()
+
+
 async def test_payload_a_little_too_large_is_quarantined_and_not_dropped(broker: Broker) -> None:
     broker.start(conf(broker.layout))
     limit = MqttSettings().max_payload_bytes
@@ -318,8 +351,8 @@ async def test_payload_a_little_too_large_is_quarantined_and_not_dropped(broker:
 def test_connections_of_a_listener_are_bounded(broker: Broker) -> None:
     """Of Mosquitto 2.0.11 only roughly: it counts each connection that ends twice (mended in 2.0.12)."""
     broker.start(conf(msgspec.structs.replace(broker.layout, max_devices=3)))
-    text = (broker.folder / CONF).read_text()
-    assert text.count("max_connections") == text.count("\nlistener ") == 3
+    written = (broker.folder / CONF).read_text()
+    assert written.count("max_connections") == written.count("\nlistener ") == 3
     with ExitStack() as stack:
         clients = [stack.enter_context(connected(broker.layout.tls_port)) for _ in range(20)]
         wait_until(lambda: select.select(clients, [], [], 0)[0], 20)  # at least one is closed

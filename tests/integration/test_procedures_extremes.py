@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import permutations
 
 import pytest
+from psycopg.errors import DatetimeFieldOverflow
 
 from bridge.store import admin
 from tests.support.plant import Plant, connect
@@ -51,3 +52,10 @@ def test_sequence_at_the_ends_of_its_range_leaves_verify_with_an_answer(
         problems, gaps = connection.verify()
     assert problems == []
     assert gaps == [{"device_id": plant.device, "missing": (1 << 64) - len(SEQUENCES)}]
+
+
+@pytest.mark.parametrize("ts_us", [(1 << 63) - 1, -(1 << 63), 253_402_300_800_000_000])
+def test_time_beyond_the_calendar_is_refused_before_it_is_anybodys_latest(plant: Plant, ts_us: int) -> None:
+    with pytest.raises(DatetimeFieldOverflow):
+        plant.all("SELECT * FROM sp_insert_readings(%(s)s, %(v)s, %(t)s)", s=[plant.sensor], v=[20.0], t=[ts_us])
+    assert plant.store(20.0, 1).inserted

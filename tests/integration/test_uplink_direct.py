@@ -59,6 +59,40 @@ async def test_direct_uplink_stores_and_publishes_what_is_spooled(
         assert connection.verify()[0] == []
 
 
+async def test_direct_uplink_sets_apart_what_the_database_refuses(postgres_url: str, redis_server: RedisServer) -> None:
+    with admin.connect(postgres_url) as connection:
+        device = connection.add_device("shed", [("air", "temperature", None)])
+    with psycopg.connect(postgres_url, autocommit=True) as connection_:
+        connection_.execute("ALTER TABLE sensor_readings ADD CONSTRAINT evil CHECK (value <> 66)")
+    sensor, now_us = device["sensors"][0]["sensor_uuid"], wall_us()
+    records = tuple(
+        UplinkRecord(
+            number,
+            Source.HTTP,
+            -(1 << 63) if number == 3 else now_us,
+            device["device_uuid"],
+            sensor,
+            value=66.0 if number == 7 else 20.0,
+            ts_us=-(1 << 63) if number == 3 else now_us + number,
+        )
+        for number in range(1, 11)
+    )
+    refused = UplinkRecord(11, Source.MQTT, -(1 << 63), code=Code.BAD_JSON, detail="x" * 9_000)
+    transport = DirectTransport(settings(postgres_url, redis_server.url), "north", wall_us)
+    try:
+        answer = await transport.send_batch("live", UplinkBatch("epoch", (*records, refused)))
+    finally:
+        await transport.close()
+    assert answer.stored == 8
+    assert [(rejected.id, rejected.code) for rejected in answer.rejected] == [
+        (3, "store_refused"),
+        (7, "store_refused"),
+        (11, "bad_json"),
+    ]
+    with admin.connect(postgres_url) as connection:
+        assert connection.verify()[0] == []
+
+
 async def test_direct_uplink_waits_for_a_database_that_is_away(
     postgres_server: PostgresServer, postgres_url: str, redis_server: RedisServer, new_bench: NewBench
 ) -> None:

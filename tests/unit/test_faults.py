@@ -50,3 +50,10 @@ def test_code_of_procedures_stays_in_the_database(kind: type[psycopg.Error]) -> 
     fault = translate(kind(f"bigint out of range\n{CODE}"), sent=True)
     assert "WITH input" not in fault.detail
     assert len(translate(kind("long " * 1_000), sent=True).detail) < 400
+
+
+def test_hosts_and_users_are_for_the_log() -> None:
+    fault = translate(psycopg.OperationalError('connection to 10.0.0.5 failed for user "bridge"'), sent=True)
+    assert isinstance(fault, StoreUnavailable)
+    assert "10.0.0.5" in fault.detail
+    assert "10.0.0.5" not in fault.told

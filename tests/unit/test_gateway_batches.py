@@ -9,7 +9,6 @@ import pytest
 
 from bridge.errors import DecodeError
 from bridge.gateway_protocol.batches import (
-    MAX_DETAIL,
     MAX_TOPIC,
     GatewayLedger,
     GatewayState,
@@ -18,7 +17,7 @@ from bridge.gateway_protocol.batches import (
     delivery_of,
 )
 from bridge.gateway_protocol.decode import ReceivedBatch, decode_batch
-from bridge.model.reading import MAX_TIME_US, MIN_TIME_US, Code, ExternalId, Reading, Sensor, Source
+from bridge.model.reading import MAX_DETAIL, MAX_TIME_US, MIN_TIME_US, Code, ExternalId, Reading, Sensor, Source
 from bridge.pipeline.validate import Validator
 from bridge.settings.process import PipelineSettings
 from tests.support.hostile_values import HOSTILE, wire_fields

@@ -82,9 +82,9 @@ NOT_JSON = {
     "an unknown escape": b'{"value":"\\x41","readings":5}',
     "a line end in a text": b'{"value":"a\nb","readings":5}',
     "a zero before a number": b'{"value":01,"readings":5}',
+    "many values, then cut": b'{"readings":[' + b"1," * 200_000,
     "too deep": b"[" * 200_000,
     "too deep in a field": b'{"value":[],"readings":5,"x":' + b"[" * 200_000,
-    "many values, then cut": b'{"readings":[' + b"1," * 200_000,
 }
 
 
@@ -141,6 +141,13 @@ def test_what_text_functions_leave_around_the_json_is_taken_off(before: bytes, a
         (GOOD, message(f"devices/{DEVICE}/readings")),
     ):
         assert len(decode(before + body + after).readings) == 1
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_what_is_too_costly_is_too_large_on_both_doors(decoder: str) -> None:
+    with pytest.raises(DecodeError) as caught:
+        DECODERS[decoder](b'{"readings":[' + b"1," * 200_000 + b"1]}")
+    assert caught.value.reason == Code.TOO_LARGE
 
 
 LARGE = 4_000_000

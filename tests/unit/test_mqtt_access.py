@@ -68,12 +68,17 @@ def test_mosquitto_hash_is_of_the_form_that_mosquitto_writes() -> None:
     assert mosquitto_hash("secret") != mosquitto_hash("secret")
 
 
-def test_acl_lists_accounts_and_one_pattern_for_all_devices() -> None:
+def test_acl_lists_accounts_and_the_same_patterns_for_all_devices() -> None:
     users = [User("hub", "bridge", "$7$a"), User("weather", "publisher", "$7$b"), User(DEVICE, "device", "$7$c")]
     text = acl(users)
     assert "user hub\ntopic read #\n" in text
     assert "user weather\ntopic write iot/sensors/+/readings\n" in text
-    assert text.endswith("pattern readwrite devices/%u/#\n")
+    patterns = [line for line in text.splitlines() if line.startswith("pattern")]
+    assert patterns == [
+        "pattern write devices/%u/#",
+        "pattern read devices/%u/rejected",
+        "pattern read devices/%u/commands/+",
+    ]
     assert DEVICE not in text
     assert passwords(users).splitlines() == ["hub:$7$a", "weather:$7$b", f"{DEVICE}:$7$c"]
 

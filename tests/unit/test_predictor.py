@@ -170,3 +170,9 @@ def test_forgotten_sensor_is_learned_anew() -> None:
 def test_interval_longer_than_the_season_is_no_drift() -> None:
     predictor = fed(noise(30), step_us=400 * 24 * HOUR_US)
     assert value_at(predictor, START_US + 31 * 400 * 24 * HOUR_US) == pytest.approx(20.0, abs=1.0)
+
+
+def test_values_at_the_ends_of_a_double_mislead_for_a_while_and_never_for_good() -> None:
+    extremes = [1.7976931348623157e308, -1.7976931348623157e308, 1e155, 5e-324, -5e-324, -0.0]
+    predictor = fed(noise(100) + extremes * 5 + noise(2_000))
+    assert value_at(predictor, START_US + 30_000 * SECOND_US) == pytest.approx(20.0, abs=1.0)

@@ -4,7 +4,7 @@ from bridge.store.migrate import run_sql_file
 
 revision = "0015"
 down_revision = "0014"
-functions = "6b9fcb2aa1fea2df"
+functions = "995661eeefd8f1e5"
 
 
 def upgrade() -> None:

@@ -9,7 +9,8 @@
 --
 -- Outcomes: 0 stored, 1 duplicate. Classes: 0 clean, 1 warning, 2 alert. `alerts` are the events
 -- for iot:alerts, in the order of their readings.
--- Raises 22003 for a value that is not finite, 23503 for a sensor that does not exist.
+-- Raises 22003 for a value that is not finite, 22008 for a time of another program beyond the years 1 to 9999, 23503 for a
+-- sensor that does not exist.
 CREATE OR REPLACE FUNCTION store_readings_v1(
     p_sensor_ids   bigint[],
     p_values       double precision[],
@@ -47,6 +48,11 @@ BEGIN
     END IF;
     IF 'NaN' = ANY (p_values) OR 'Infinity' = ANY (p_values) OR '-Infinity' = ANY (p_values) THEN
         RAISE EXCEPTION 'a value is not finite' USING ERRCODE = '22003';
+    END IF;
+    -- What our processes send is bounded by their own rules; to_us holds no more than this, and is asked for every sensor.
+    IF p_instance = 0 AND EXISTS (SELECT 1 FROM unnest(p_ts_us) t (us)
+                                  WHERE t.us NOT BETWEEN -62135596800000000 AND 253402300799999999) THEN
+        RAISE EXCEPTION 'a time is not within the years 1 to 9999' USING ERRCODE = '22008';
     END IF;
     p_received_us := coalesce(p_received_us, array_fill(stored_us, ARRAY[v_count]));
     p_sources := coalesce(p_sources, array_fill('sql'::text, ARRAY[v_count]));

@@ -114,7 +114,8 @@ async def measure(folder: Path, total: int, size: int) -> list[Measured]:
     drain_s = perf_counter() - started
     drained = written() - before
     await spool.close()
-    assert count == total
+    if count != total:
+        raise RuntimeError(f"{count} of {total} records came back")
     name = "one by one" if size == 1 else f"by {size}"
     return [
         Measured(f"write {name}", total, total / busy_s, total / bare_in[0], spooled / total, bare_in[1] / total),

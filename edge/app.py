@@ -27,6 +27,7 @@ from bridge.broker.memory import MemoryBroker
 from bridge.embedded.children import Child
 from bridge.errors import ConfigError, StoreUnavailable
 from bridge.http.server import HttpServer
+from bridge.mqtt.address import parse_address
 from bridge.mqtt.ingest import MqttIngest
 from bridge.pipeline.resolve import Resolver
 from bridge.pipeline.run import Pipeline
@@ -38,6 +39,7 @@ from edge.host.systemd import SystemdNotifier
 from edge.local.alert_file import AlertFile
 from edge.local.alerts import LocalAlerts, LocalClassifier
 from edge.local.publisher import LocalPublisher
+from edge.registry.broker_passwords import BrokerPasswords
 from edge.registry.snapshot import REGISTRY_FILE, LocalRegistry
 from edge.settings import EdgeSettings
 from edge.spool import Spool
@@ -105,23 +107,34 @@ class Gateway:
             now_us=self.clock.now_us,
             keep_unknown=True,
         )
+        broker = parse_address(settings.mqtt) if settings.mqtt.enabled and settings.mqtt.url else None
+        self.broker_passwords: BrokerPasswords | None = None
+        if broker is not None and broker.username and broker.password:
+            self.broker_passwords = BrokerPasswords(
+                data_dir, self.registry, broker.username, broker.password, self.clock.now_us
+            )
         self.forget_keys: Callable[[], None] = lambda: None
         self.registry.changed = self._registry_changed
 
     def works(self) -> dict[str, Work]:
         """Return what runs beside the doors."""
-        return {
+        works: dict[str, Work] = {
             "clock": self._follow_clock,
             "spool": self.spool.run,
             "pipeline": self.pipeline.run,
             "site": self.local_publisher.run,
             "uplink": self.lifecycle.run,
         }
+        if self.broker_passwords is not None:
+            works["passwords"] = self.broker_passwords.run
+        return works
 
     def _registry_changed(self) -> None:
         self.resolver.clear()
         self.forget_keys()
         self.local_publisher.forget_unknown()
+        if self.broker_passwords is not None:
+            self.broker_passwords.changed()
 
     async def _follow_clock(self) -> None:
         while True:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from bridge.mqtt.address import parse_address
 from bridge.mqtt.address import tls_context as mqtt_tls
 from edge.host.clock import is_synchronised
 from edge.host.private_files import make_folder
+from edge.registry.broker_passwords import device_users
 from edge.registry.snapshot import REGISTRY_FILE, LocalRegistry, SnapshotRefused
 from edge.service_api.enrolment import Enrolment, EnrolmentFile
 from edge.service_api.http_client import CONNECT_TIMEOUT_S, Address, ServiceAway, ServiceClient, parse_url, tls_context
@@ -178,7 +180,7 @@ async def _service(settings: EdgeSettings) -> AsyncIterator[CheckResult]:
         yield finding
         if finding.ok is False:
             return
-    async for finding in _key(settings.gateway.data_dir / REGISTRY_FILE, enrolment, address, tls):
+    async for finding in _key(settings, enrolment, address, tls):
         yield finding
 
 
@@ -206,7 +208,7 @@ async def _contact(name: str, address: Address, tls: ssl.SSLContext | None) -> C
 
 
 async def _key(
-    registry_file: Path, enrolment: Enrolment, address: Address, tls: ssl.SSLContext | None
+    settings: EdgeSettings, enrolment: Enrolment, address: Address, tls: ssl.SSLContext | None
 ) -> AsyncIterator[CheckResult]:
     client = ServiceClient(address, tls, CONNECT_TIMEOUT_S)
     transport = HttpsTransport(enrolment.name, enrolment.key, {"registry": client})
@@ -224,16 +226,23 @@ async def _key(
         client.close()
     yield CheckResult("key", True, f"this is gateway {enrolment.name}")
     if found is not None:
-        yield _registry(registry_file, *found, transport.key_hash)
+        for finding in _registry(settings, *found, transport.key_hash):
+            yield finding
 
 
-def _registry(file: Path, body: bytes, signature: str, key_hash: str) -> CheckResult:
-    """Whether the gateway takes the snapshot that the service gives it now."""
-    registry = LocalRegistry(file)
+def _registry(settings: EdgeSettings, body: bytes, signature: str, key_hash: str) -> Iterator[CheckResult]:
+    """Whether the gateway takes the snapshot that the service gives it now, and devices are let in by it."""
+    registry = LocalRegistry(settings.gateway.data_dir / REGISTRY_FILE)
     registry.load(key_hash)
     try:
         found = registry.examine(body, signature, key_hash)
     except SnapshotRefused as error:
         advice = "is it the right service, and nothing in between? after a restore there: iot-bridge db new-epoch"
-        return CheckResult("registry", False, error.detail, advice)
-    return CheckResult("registry", True, f"{len(found.devices)} devices, {len(found.sensors)} sensors")
+        yield CheckResult("registry", False, error.detail, advice)
+        return
+    yield CheckResult("registry", True, f"{len(found.devices)} devices, {len(found.sensors)} sensors")
+    if settings.mqtt.url and parse_address(settings.mqtt).password:
+        count, total = len(device_users(found.devices, time.time_ns() // 1_000)), len(found.devices)
+        detail = f"{count} of {total} devices may connect to a broker that asks for them"
+        advice = "; the others' keys are older than their hashes: iot-bridge device key rotate" if count < total else ""
+        yield CheckResult("device keys", True if count == total else None, detail + advice)

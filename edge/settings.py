@@ -33,7 +33,9 @@ class SpoolSettings(Section):
     min_free_bytes: int = Field(default=256 * 1024 * 1024, ge=0, le=MAX_BYTES)
     """Disk space that is left to others: the spool gives way before it takes it."""
     quarantine_share: float = Field(default=0.1, gt=0, le=1)
-    """Share of max_bytes that quarantined payloads may take."""
+    """Share of max_bytes that quarantined rows may take."""
+    quarantine_device_share: float = Field(default=0.25, gt=0, le=1)
+    """Share of these of one device; over it what no remedy can store is shed."""
     recent_identities: Count = 50_000
     """Identities remembered of what was handed over last, and of what was spooled last under a key."""
     max_unknown_sensors: Count = 10_000

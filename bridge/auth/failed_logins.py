@@ -11,7 +11,7 @@ are answered 429, and a right key goes on being let in. Whatever is remembered h
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 import msgspec
@@ -29,7 +29,7 @@ an MQTT broker that asks the hooks."""
 
 TRACKED = 20_000
 """Addresses and accounts whose failures are counted; the least recent is forgotten first."""
-KEPT = 200
+KEPT = 50
 """Attempts told apart between two calls of `take`; what comes beyond is counted by door alone."""
 LINES_PER_MINUTE = 60
 """Lines of the log, of all addresses together."""
@@ -51,7 +51,9 @@ class LoginAttempt(msgspec.Struct, frozen=True):
 class FailedLogin(msgspec.Struct, frozen=True):
     """Attempts of one kind that were refused since the last time."""
 
-    attempt: LoginAttempt
+    door: LoginDoor
+    address: str
+    account: str
     count: int
     first_us: int
     last_us: int
@@ -67,7 +69,8 @@ class FailedLogins:
     """The failures of the last minute, by address and by account. `now` is monotonic, `now_us` the time of day."""
 
     def __init__(self, per_minute: int, metrics: Metrics, now: Callable[[], float], now_us: Callable[[], int]) -> None:
-        self._by_origin = SlidingWindow("failures", per_minute, TRACKED)
+        self._by_address = SlidingWindow("failures", per_minute, TRACKED)
+        self._by_account = SlidingWindow("failures", per_minute, TRACKED)
         self._of_all = SlidingWindow("failures", per_minute * EVERYBODY_TIMES, 1)
         self._lines = SlidingWindow("log", LINES_PER_MINUTE, 1)
         self._told: TtlCache[str, bool] = TtlCache(TRACKED, WINDOW_S)
@@ -79,11 +82,10 @@ class FailedLogins:
     def too_many(self, attempt: LoginAttempt) -> Verdict | None:
         """The limit that was passed, where somebody, or everybody together, failed too often in the last minute."""
         now_s = self._now()
-        for window, origin in ((self._of_all, ""), *((self._by_origin, each) for each in _origins(attempt))):
-            if window.limit:
-                verdict = window.verdict(origin, now_s)
-                if not verdict.allowed:
-                    return verdict
+        for window, origin in self._counted(attempt):
+            # First without a verdict, which costs more than the rest: each request comes this way.
+            if window.limit and window.used(origin, now_s) > window.limit - 1:
+                return window.verdict(origin, now_s)
         return None
 
     def note(self, attempt: LoginAttempt) -> None:
@@ -91,40 +93,49 @@ class FailedLogins:
         now_s, now_us = self._now(), self._now_us()
         attempt = msgspec.structs.replace(attempt, account=attempt.account[:MAX_NAME])
         self._metrics.login_failures.labels(attempt.door).inc()
-        for window, origin in ((self._of_all, ""), *((self._by_origin, each) for each in _origins(attempt))):
+        for window, origin in self._counted(attempt):
             window.used(origin, now_s)
             window.add(origin, now_s)
-        if attempt not in self._totals and len(self._totals) >= KEPT:
-            attempt = LoginAttempt(attempt.door)
-        total = self._totals.setdefault(attempt, [0, now_us, now_us])
-        total[0] += 1
-        total[2] = now_us
+        self._add(attempt, 1, now_us, now_us)
         self._tell(attempt, now_s)
 
     def take(self) -> list[FailedLogin]:
         """What was refused since the last call."""
         totals, self._totals = self._totals, {}
-        return [FailedLogin(attempt, *total) for attempt, total in totals.items()]
+        return [FailedLogin(each.door, each.address, each.account, *total) for each, total in totals.items()]
+
+    def put_back(self, failed: Iterable[FailedLogin]) -> None:
+        """Count again what was taken and could not be written down."""
+        for each in failed:
+            self._add(LoginAttempt(each.door, each.address, each.account), each.count, each.first_us, each.last_us)
+
+    def _add(self, attempt: LoginAttempt, count: int, first_us: int, last_us: int) -> None:
+        if attempt not in self._totals and len(self._totals) >= KEPT:
+            attempt = LoginAttempt(attempt.door)
+        total = self._totals.setdefault(attempt, [0, first_us, last_us])
+        total[0] += count
+        total[1], total[2] = min(total[1], first_us), max(total[2], last_us)
+
+    def _counted(self, attempt: LoginAttempt) -> list[tuple[SlidingWindow, str]]:
+        """The windows in which an attempt counts. A key's readable part is as made up as the rest: it is no account."""
+        found = [(self._of_all, "")]
+        if attempt.address:
+            found.append((self._by_address, attempt.address))
+        if attempt.door == "mqtt" and attempt.account:
+            found.append((self._by_account, attempt.account[:MAX_NAME]))
+        return found
 
     def _tell(self, attempt: LoginAttempt, now_s: float) -> None:
         """At most a line a minute for each address, or account where there is no address; and so many in all."""
         origin = attempt.address or attempt.account
+        window = self._by_address if attempt.address else self._by_account
         if self._told.get(origin, now_s) or not check([(self._lines, [("", 1)])], now_s).allowed:
             return
         self._told.put(origin, True, now_s)
-        failures = round(self._by_origin.used(_origins(attempt)[0], now_s)) if _origins(attempt) else None
         log.warning(
             "login_refused",
             door=attempt.door,
             address=attempt.address or None,
             account=attempt.account or None,
-            failures_in_a_minute=failures,
+            failures_in_a_minute=round(window.used(origin, now_s)),
         )
-
-
-def _origins(attempt: LoginAttempt) -> list[tuple[str, str]]:
-    """What failures are counted by. A key's readable part is made up as easily as the rest of it: it is no account."""
-    found = [("address", attempt.address)] if attempt.address else []
-    if attempt.door == "mqtt" and attempt.account:
-        found.append(("account", attempt.account[:MAX_NAME]))
-    return found

@@ -9,6 +9,7 @@ import typer
 
 from bridge.cli import (
     apikey,
+    audit,
     command,
     config,
     console,
@@ -54,6 +55,7 @@ def build() -> typer.Typer:
         threshold,
         quarantine,
         ledger,
+        audit,
         tail,
         simulate,
         importer,

@@ -20,12 +20,14 @@ def check(config: Config = None, data_dir: DataDir = None, json: Json = False) -
 
     Example: iot-bridge config check --config bridge.toml
     """
-    from bridge.service.preflight import check_settings
+    from bridge.mqtt.address import parse_address, tls_context
     from bridge.settings.service import load
 
     problems: list[str] = []
     try:
-        check_settings(load(config))
+        settings = load(config)
+        if settings.mqtt.url and parse_address(settings.mqtt).tls:
+            tls_context(settings.mqtt)
     except ConfigError as error:
         problems = error.problems
     for line in problems:

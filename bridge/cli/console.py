@@ -6,6 +6,7 @@ brokers wrote becomes text that does nothing to a terminal.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ OK, FAILED, USAGE, UNAVAILABLE, NOT_FOUND = 0, 1, 2, 3, 4
 Config = Annotated[Path | None, typer.Option("--config", help="TOML file with the settings.")]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Data folder of an embedded service, running or not.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+
+_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
 class NotFound(BridgeError):
@@ -165,3 +168,14 @@ def check_name(name: str) -> str:
     if not 0 < len(name.strip()) <= 200 or not name.isprintable():
         raise ConfigError([f"{name!r}: a name has 1 to 200 printable characters"])
     return name.strip()
+
+
+def moment_us(text: str, now_s: float) -> int:
+    """A time, ISO 8601 and UTC where it names no zone, or how long ago; in µs since the epoch. Raises ConfigError."""
+    if ago := re.fullmatch(r"(\d+)([smhd])", text):
+        return round((now_s - int(ago[1]) * _SECONDS[ago[2]]) * 1e6)
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ConfigError([f"{text!r} is no time: ISO 8601, or how long ago: 90m, 2h, 3d"]) from error
+    return round((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1e6)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 from rich.console import Group, RenderableType
 from rich.panel import Panel
@@ -57,11 +59,12 @@ def page(running: Demo, seconds: float | None, width: int, height: int) -> Rende
 
 
 def addresses(urls: dict[str, str]) -> str:
-    """The URLs to open."""
+    """The URLs to open, and how to look into Redis."""
     http = urls["http"]
-    return (
-        f"open {http}/   {http}/metrics   {http}/openapi.json\nMQTT {urls['mqtt']}   Redis {urls.get('redis', 'none')}"
-    )
+    redis = urls.get("redis", "none")
+    if redis.startswith("unix:"):  # which redis-cli takes in no URL
+        redis = f"redis-cli -s {shlex.quote(unquote(urlsplit(redis).path))}"
+    return f"open {http}/   {http}/metrics   {http}/openapi.json\nMQTT {urls['mqtt']}   Redis {redis}"
 
 
 def figures(running: Demo) -> list[tuple[str, str]]:

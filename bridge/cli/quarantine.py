@@ -94,7 +94,7 @@ def drop(
     """
     with admin(config, data_dir) as connection:
         chosen = _chosen(connection, ids, code, pending=False)
-        dropped = sum(connection.fetch("drop_quarantine", ids=some)[0]["dropped"] for some in _pages(chosen))
+        dropped = sum(connection.drop_quarantine(some) for some in _pages(chosen))
     if ids and not dropped:
         raise NotFound("nothing in quarantine has these ids; see iot-bridge quarantine list")
     show({"dropped": dropped}, json)
@@ -142,9 +142,7 @@ async def _replay_with(found: Settings, connection: Admin, ids: Sequence[int]) -
             speakers = Speakers(_gateways(connection, rows), _api_keys(connection, rows))
             replay = QuarantineReplay(core.pipeline, core.check, converters, speakers)
             done = await asyncio.gather(*(replay.replay(row) for row in rows))
-            for result in done:
-                if result["outcome"] in SETTLED:
-                    connection.fetch("mark_replayed", id=result["id"])
+            connection.mark_replayed([row["id"] for row in done if row["outcome"] in SETTLED])
             results += done
     return results
 

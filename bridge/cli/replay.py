@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import time
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from bridge.cli.console import Config, DataDir, Json, settings, show
+from bridge.cli.console import Config, DataDir, Json, moment_us, settings, show
 from bridge.errors import ConfigError
-
-_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
 class Stream(StrEnum):
@@ -46,7 +42,7 @@ def replay(
 
     now_s = time.time()
     plan = ReplayPlan(
-        f"iot:{stream.value}", group, _us(since, now_s), _us(until, now_s) if until else round(now_s * 1e6)
+        f"iot:{stream.value}", group, moment_us(since, now_s), moment_us(until, now_s) if until else round(now_s * 1e6)
     )
 
     def seen(progress: Progress) -> None:
@@ -61,14 +57,3 @@ def replay(
     if sys.stderr.isatty():
         print(file=sys.stderr)
     show({"stream": plan.stream, "group": group, "added": done.entries}, json)
-
-
-def _us(text: str, now_s: float) -> int:
-    """A time, or how long ago. Raises ConfigError."""
-    if ago := re.fullmatch(r"(\d+)([smhd])", text):
-        return round((now_s - int(ago[1]) * _SECONDS[ago[2]]) * 1e6)
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise ConfigError([f"{text!r} is no time: ISO 8601, or how long ago: 90m, 2h, 3d"]) from error
-    return round((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1e6)

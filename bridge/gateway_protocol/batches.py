@@ -157,9 +157,10 @@ def decode_answer(body: bytes) -> BatchAnswer:
 
 
 def decoded_of(record: UplinkRecord) -> DecodedReading:
-    """Return the reading in a record that is not quarantined."""
+    """Return the reading in a record that is not quarantined. Raises DecodeError where it names no sensor."""
     sensor = record.sensor
-    assert sensor is not None
+    if sensor is None:
+        raise DecodeError(Code.BAD_FORM, "a record without a sensor")
     # A text that is no UUID can only be a name in a foreign format.
     foreign = record.external or (isinstance(sensor, str) and normal_uuid(sensor) is None)
     named = ExternalId(str(sensor)) if foreign else sensor

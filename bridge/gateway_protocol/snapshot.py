@@ -33,6 +33,7 @@ class SnapshotKey(msgspec.Struct, frozen=True):
 
     hash: str
     expires_us: int = 0  # 0: never
+    mosquitto: str = ""  # `$7$…`, for the password file of a Mosquitto; empty for keys that have none
 
 
 class SnapshotDevice(msgspec.Struct, frozen=True):

@@ -36,7 +36,7 @@ from bridge.http.gateway_cache import GatewayCache, GatewayInfo
 from bridge.http.headers import header
 from bridge.http.problems import Problem
 from bridge.model.reading import Delivery, Outcome, Receipt
-from bridge.pipeline.isolate import offer_in_parts
+from bridge.pipeline.isolate import in_parts
 from bridge.pipeline.json_body import decode_json
 from bridge.pipeline.ports import DeliverySink
 from bridge.pipeline.receipt_collector import FAILED, ReceiptCollector
@@ -57,7 +57,7 @@ _enrolment = msgspec.json.Decoder(EnrolmentRequest)
 class GatewayDirectory(Protocol):
     """Where gateways are registered. All raise StoreUnavailable."""
 
-    async def enrol(self, code: str, version: str) -> tuple[str, str] | None: ...
+    async def enrol(self, code: str, version: str, address: str = "") -> tuple[str, str] | None: ...
     async def rotate(self, gateway_id: int, present_hash: str) -> str: ...
     async def settle_rotation(self, gateway_id: int, present_hash: str) -> None: ...
     async def report(self, gateway_id: int, state: GatewayState | None) -> None: ...
@@ -117,7 +117,7 @@ class GatewayDoor:
         except DecodeError as error:
             raise DecodeError(error.reason, 'send {"code": "ABCD-EFGH-JKMN"}') from None
         await self._authentication.admit_code(request, code_hash(asked.code))
-        made = await self._directory.enrol(asked.code, asked.version)
+        made = await self._directory.enrol(asked.code, asked.version, self._authentication.client(request))
         if made is None:
             why = "the code is wrong, was used, or has expired; make a new one on the service"
             raise self._authentication.note_failure(request, "enrol") or Problem(403, "bad_code", why)
@@ -150,7 +150,7 @@ class GatewayDoor:
         except StoreRefused as error:
             log.error("gateway_state_refused_by_store", gateway=gateway_id, detail=error.detail)
             ignored.append("state: it cannot be stored")
-        for line, refusal in await offer_in_parts(batch.books, keep):
+        for line, refusal in await in_parts(batch.books, keep):
             log.error("gateway_book_refused_by_store", gateway=gateway_id, device=line.device_id, detail=refusal.detail)
             ignored.append(f"books: the line of device {line.device_id}, {line.source} cannot be stored")
         if foreign:

@@ -26,7 +26,8 @@ class GracefulShutdown:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         task = asyncio.current_task()
-        assert task is not None
+        if task is None:
+            raise RuntimeError("a request runs in a task")
         self._under_way.add(task)
         try:
             await self._app(scope, receive, send)

@@ -53,13 +53,15 @@ def of_error(error: BridgeError) -> Response:
 
 
 async def _bridge_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, BridgeError)
+    if not isinstance(error, BridgeError):
+        raise error
     return of_error(error)
 
 
 async def _http_exception(_: Request, error: Exception) -> Response:
     """The framework's own: no such path, not with this method."""
-    assert isinstance(error, HTTPException)
+    if not isinstance(error, HTTPException):
+        raise error
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
     return response(error.status_code, code, str(error.detail), error.headers)
 

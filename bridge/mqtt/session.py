@@ -288,8 +288,7 @@ class MqttSession:
         if refused:
             self._report(f"the broker does not let us subscribe to {', '.join(refused)}; check its ACL")
             self._apply(SessionEvent.SUBSCRIPTION_REFUSED)
-        elif self._apply(SessionEvent.SUBSCRIBED):
-            assert self._connection is not None
+        elif self._apply(SessionEvent.SUBSCRIBED) and self._connection is not None:
             self.problem = ""
             self._connection.publish(self._status_topic, status.online(self._now_us()), retain=True)
 

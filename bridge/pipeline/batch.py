@@ -137,10 +137,9 @@ def _account_uuid(delivery: Delivery) -> str | None:
     return device_uuid if delivery.devices is None or device_uuid in delivery.devices else None
 
 
-def quarantine(row: BatchRow, detail: str) -> None:
-    """Turn a reading that the store refuses for good into a quarantine row. `detail`: what the store says of it."""
-    reading, delivery = row.content, row.entry.delivery
-    assert isinstance(reading, Reading)
+def quarantine(row: BatchRow, reading: Reading, detail: str) -> None:
+    """Turn a row's reading, which the store refuses for good, into a quarantine row. `detail`: what the store says."""
+    delivery = row.entry.delivery
     payload = _excerpts(delivery, [row.index])[row.index]
     row.content = _quarantine_row(
         delivery, Rejection(row.index, Code.STORE_REFUSED, detail), reading.device_id, payload

@@ -15,19 +15,17 @@ from bridge.errors import StoreRefused
 T = TypeVar("T")
 
 
-async def offer_in_parts(
-    items: Sequence[T], offer: Callable[[Sequence[T]], Awaitable[None]]
-) -> list[tuple[T, StoreRefused]]:
-    """Offer all items in order, in halves where they are refused; return those refused alone, with what was said.
+async def in_parts(items: Sequence[T], call: Callable[[Sequence[T]], Awaitable[None]]) -> list[tuple[T, StoreRefused]]:
+    """Call with all items in order, in halves where they are refused; return those refused alone, with what was said.
 
-    Raises what `offer` raises, StoreRefused apart; what came before is taken then.
+    Raises what `call` raises, StoreRefused apart; what came before is taken then.
     """
     refused: list[tuple[T, StoreRefused]] = []
     waiting = [items] if items else []
     while waiting:
         part = waiting.pop()
         try:
-            await offer(part)
+            await call(part)
         except StoreRefused as error:
             if len(part) == 1:
                 refused.append((part[0], error))

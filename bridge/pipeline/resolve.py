@@ -17,7 +17,7 @@ import structlog
 
 from bridge.model.reading import DecodedReading, ExternalId, Sensor, SensorRef
 from bridge.model.ttl_cache import TtlCache
-from bridge.pipeline.isolate import offer_in_parts
+from bridge.pipeline.isolate import in_parts
 from bridge.pipeline.ports import SensorLookup
 from bridge.settings.process import PipelineSettings
 from bridge.telemetry import Metrics
@@ -110,8 +110,8 @@ class Resolver:
         async def look_up(some: Sequence[SensorRef]) -> None:
             found.update(await self._look_up(some))
 
-        # A name that the registry cannot hold, such as one with a NUL, is that of no sensor.
-        for ref, error in await offer_in_parts(list(refs), look_up):
+        # What else the registry cannot hold is that of no sensor either.
+        for ref, error in await in_parts([ref for ref in refs if _is_name(ref)], look_up):
             log.warning("sensor_name_refused_by_store", name=str(ref)[:100], detail=error.detail)
         now_s = self._now()
         for ref in refs:
@@ -152,3 +152,10 @@ class Resolver:
         """Forget everything."""
         self._known.clear()
         self._unknown.clear()
+
+
+def _is_name(ref: SensorRef) -> bool:
+    """False for the names of no sensor that devices can write by the thousand: each would cost queries to be found."""
+    if isinstance(ref, ExternalId):
+        return "\0" not in ref.text  # PostgreSQL's text holds none
+    return not isinstance(ref, int) or 0 < ref < 1 << 63

@@ -37,7 +37,7 @@ from bridge.model.reading import (
 )
 from bridge.pipeline.batch import PLAINER_FORMS, BatchRow, accounts, quarantine
 from bridge.pipeline.in_doubt import InDoubtBatches
-from bridge.pipeline.isolate import offer_in_parts
+from bridge.pipeline.isolate import in_parts
 from bridge.pipeline.ledger import DoorLedger
 from bridge.pipeline.ports import Outbox, Store
 from bridge.telemetry import Metrics
@@ -104,10 +104,10 @@ class BatchWriter:
     async def _write_lines(self, lines: Sequence[LedgerLine]) -> None:
         """Write ledger lines without rows, and set aside those that the store refuses."""
 
-        async def offer(some: Sequence[LedgerLine]) -> None:
+        async def write_some(some: Sequence[LedgerLine]) -> None:
             await self._write_batch((), some)
 
-        for line, error in await offer_in_parts(lines, offer):
+        for line, error in await in_parts(lines, write_some):
             log.error("ledger_line_refused", device=line.device_id, source=line.source, detail=error.detail)
             self._metrics.unstorable.labels("ledger").inc()
             self._ledger.put_aside(line)
@@ -117,12 +117,12 @@ class BatchWriter:
         """Write all rows but those that are refused alone, and these as quarantine rows, in ever plainer forms."""
         forms: dict[BatchRow, int] = {}  # how many plainer forms of a row were tried
         while rows:
-            refused = await offer_in_parts(rows, self._write_batch)
+            refused = await in_parts(rows, self._write_batch)
             rows = []
             for row, error in refused:
                 if isinstance(row.content, Reading):
                     log.warning("reading_refused_by_store", detail=error.detail, device=row.content.device_id)
-                    quarantine(row, error.detail)
+                    quarantine(row, row.content, error.detail)
                 elif (tried := forms.get(row, 0)) < len(PLAINER_FORMS):
                     row.content = PLAINER_FORMS[tried](row.content, error.detail)
                     forms[row] = tried + 1

@@ -30,7 +30,6 @@ from bridge.http.server import HttpServer
 from bridge.mqtt.emqx import EmqxSessions
 from bridge.mqtt.ingest import MqttIngest
 from bridge.service.core import ServiceCore, now_us
-from bridge.service.preflight import check_settings
 from bridge.settings.service import Settings
 from bridge.store.migrate import migrate
 from bridge.store.outbox import PostgresOutbox
@@ -50,7 +49,6 @@ HTTP_SHARE, SETTLE_SHARE, MQTT_SHARE, DRAIN_SHARE, PUBLISH_SHARE, NOTE_SHARE = 0
 
 def serve(settings: Settings, *, embedded: bool) -> int:
     """Run the service until SIGTERM or SIGINT. Returns the exit code."""
-    check_settings(settings)
     logs.configure(settings.log)
     stack = EmbeddedStack(settings.service.data_dir) if embedded else None
     try:
@@ -118,7 +116,7 @@ async def _until_open(store: PostgresStore, stop: asyncio.Event) -> bool:
 
 
 async def _finish(core: ServiceCore, relay: Relay) -> None:
-    """What is left to do once the doors are closed: settle, publish, and write down which keys were used."""
+    """What is left to do once the doors are closed: settle, publish, and write down which keys were used or refused."""
     stop_s = core.settings.service.shutdown_s
     await core.drain(stop_s * DRAIN_SHARE)
     if not await relay.drain(stop_s * PUBLISH_SHARE):
@@ -126,6 +124,7 @@ async def _finish(core: ServiceCore, relay: Relay) -> None:
     with suppress(BridgeError, TimeoutError):
         async with asyncio.timeout(stop_s * NOTE_SHARE):
             await core.housekeeping.touch_keys()
+            await core.housekeeping.note_failed_logins()
 
 
 def _doors(core: ServiceCore, relay: Relay) -> Doors:

@@ -86,7 +86,7 @@ class ServiceCore:
         table = forget_table(self.resolver, self.keys, self.gateway_keys, self.access, self.gateway_cache)
         self.changes = ChangeFollower(self.registry.changes, table, time.monotonic)
         self.housekeeping = Housekeeping(
-            settings, store, self.registry, self.commands, self.keys, self.pipeline, metrics
+            settings, store, self.registry, self.commands, self.keys, self.failed_logins, self.pipeline, metrics
         )
 
     def _key_cache(self, owners: PostgresRegistry | Gateways) -> KeyCache:

@@ -11,7 +11,9 @@ from functools import partial
 import structlog
 
 from bridge.auth.broker_access import BrokerAccess
+from bridge.auth.failed_logins import FailedLogins
 from bridge.auth.key_cache import KeyCache
+from bridge.errors import StoreUnavailable
 from bridge.http.gateway_cache import GatewayCache
 from bridge.pipeline.resolve import Resolver
 from bridge.pipeline.run import Pipeline
@@ -27,6 +29,7 @@ log = structlog.get_logger("app")
 
 MAINTAIN_EVERY_S = 3_600.0
 TOUCH_KEYS_EVERY_S = 60.0
+NOTE_FAILED_LOGINS_EVERY_S = 60.0
 CHECK_LEDGER_EVERY_S = 60.0
 """How often the ledger is held against itself: one pass over a row for each device, door and process."""
 
@@ -78,6 +81,7 @@ class Housekeeping:
         registry: PostgresRegistry,
         commands: CommandTable,
         device_keys: KeyCache,
+        failed_logins: FailedLogins,
         pipeline: Pipeline,
         metrics: Metrics,
     ) -> None:
@@ -86,6 +90,7 @@ class Housekeeping:
         self._registry = registry
         self._commands = commands
         self._device_keys = device_keys
+        self._failed_logins = failed_logins
         self._pipeline = pipeline
         self._metrics = metrics
 
@@ -94,6 +99,7 @@ class Housekeeping:
         return {
             "maintenance": partial(every, MAINTAIN_EVERY_S, self.maintain),
             "keys-used": partial(every, TOUCH_KEYS_EVERY_S, self.touch_keys),
+            "failed-logins": partial(every, NOTE_FAILED_LOGINS_EVERY_S, self.note_failed_logins),
             "ledger": partial(every, CHECK_LEDGER_EVERY_S, self.check_ledger),
         }
 
@@ -124,3 +130,14 @@ class Housekeeping:
         used = self._device_keys.take_used()
         if used:
             await self._registry.touch_keys(used)
+
+    async def note_failed_logins(self) -> None:
+        """Add the logins that were refused since the last call to the audit trail."""
+        failed = self._failed_logins.take()
+        if not failed:
+            return
+        try:
+            await self._registry.note_failed_logins(failed)
+        except StoreUnavailable:
+            self._failed_logins.put_back(failed)
+            raise

@@ -100,12 +100,12 @@ class Section(BaseModel):
 _LINE_BREAKS = {ord(character): " " for character in "\t\r\n"}
 
 
-def _texts(value: Any) -> Iterator[str]:
-    """Every text of a value; tables in a list are sections, which judge themselves."""
+def _texts(value: Any, levels: int = 2) -> Iterator[str]:
+    """Every text of a value; tables in a list are sections, which judge themselves. No setting has more levels."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, list | tuple):
         yield from (item for item in value if isinstance(item, str))
-    elif isinstance(value, dict):
+    elif isinstance(value, dict) and levels:
         for key, inner in value.items():
-            yield from (key, *_texts(inner))
+            yield from (key, *_texts(inner, levels - 1))

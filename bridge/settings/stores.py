@@ -4,16 +4,49 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from bridge.settings.problems import hide_password
 from bridge.settings.section import CheckedUrl, Count, DaysOrNever, Delay, Positive, Section
 
 Quota = Annotated[int, Field(ge=1, le=10**12)]
 """Of rows or bytes."""
 
 
+def _checked_database(url: str) -> str:
+    """What libpq would say of the form of an address; it may have several hosts, or a folder of sockets."""
+    if not url:
+        return url  # and nothing is imported: a gateway counts its memory
+    try:
+        from psycopg import ProgrammingError
+        from psycopg.conninfo import conninfo_to_dict
+    except ImportError:  # a gateway's default; what needs it says what to install
+        return url
+    try:
+        conninfo_to_dict(url)
+    except ProgrammingError as error:
+        raise ValueError(hide_password(" ".join(str(error).split()))) from None
+    return url
+
+
+def _checked_redis(url: str) -> str:
+    """What the client would say of an address, which has its options behind the question mark."""
+    if not url:
+        return url
+    try:
+        from redis import ConnectionPool
+        from redis.exceptions import RedisError
+    except ImportError:
+        return url
+    try:
+        ConnectionPool.from_url(url).make_connection()  # made, not connected
+    except (ValueError, TypeError, RedisError) as error:
+        raise ValueError(hide_password(" ".join(str(error).split()))) from None
+    return url
+
+
 class DatabaseSettings(Section):
-    url: str = Field(default="", pattern=r"^$|^postgres(ql)?://")
+    url: Annotated[str, AfterValidator(_checked_database)] = Field(default="", pattern=r"^$|^postgres(ql)?://")
     """postgresql://…; empty with --embedded takes the embedded server."""
     pool_size: Annotated[int, Field(ge=1, le=1_000)] = 4
     """Connections for look-ups; the writer has one of its own."""
@@ -35,10 +68,14 @@ class DatabaseSettings(Section):
     """Rows that quarantine keeps in all; the last quarter is for devices within their own quota."""
     quarantine_max_bytes: Quota = 1_024 * 1_048_576
     """The same in bytes of what was sent."""
+    audit_days: DaysOrNever = 365
+    """Rows of the audit trail older than this are deleted; 0 keeps everything but refused logins beyond 100,000."""
 
 
 class RedisSettings(Section):
-    url: Annotated[str, CheckedUrl] = Field(default="", pattern=r"^$|^(redis|rediss|unix)://")
+    url: Annotated[str, CheckedUrl, AfterValidator(_checked_redis)] = Field(
+        default="", pattern=r"^$|^(redis|rediss|unix)://"
+    )
     """redis://… of the streams; empty with --embedded takes the embedded server."""
     timeout_s: Positive = 5.0
     """Time to connect, and for one command."""

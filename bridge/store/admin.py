@@ -5,13 +5,17 @@ Flows in: checked arguments. Flows out: rows as dictionaries. Raises StoreUnavai
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
+from getpass import getuser
 from typing import Any
 
 import psycopg
 from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
 
 from bridge.model.scopes import DEFAULT_SCOPES
 from bridge.store import queries
@@ -28,6 +32,35 @@ class Admin:
     def __init__(self, connection: psycopg.Connection[TableRow]) -> None:
         self._connection = connection
         self._sql = queries.load("admin") | queries.load("commands")
+
+    def act_as(self, actor: str, address: str) -> None:
+        """Say who makes the changes that follow, for the audit trail."""
+        self.fetch("act_as", actor=actor, address=address)
+
+    def audit(
+        self, since: datetime | None, actor: str | None, action: str | None, subject: str | None, limit: int
+    ) -> list[TableRow]:
+        """Return what was changed and who was refused, the newest first. `action` is one, or the beginning of some."""
+        return self.fetch("list_audit", since=since, actor=actor, action=action, subject=subject, limit=limit)
+
+    def drop_quarantine(self, ids: Sequence[int]) -> int:
+        """Delete quarantined rows, and return how many there were."""
+        with self._connection.transaction():
+            dropped = int(self.fetch("drop_quarantine", ids=list(ids))[0]["dropped"])
+            if dropped:
+                self._note("quarantine.drop", dropped, ids)
+        return dropped
+
+    def mark_replayed(self, ids: Sequence[int]) -> None:
+        """Note that quarantined rows are stored now."""
+        if ids:
+            with self._connection.transaction():
+                self.fetch("mark_replayed", ids=list(ids))
+                self._note("quarantine.replay", len(ids), ids)
+
+    def _note(self, action: str, count: int, ids: Sequence[int]) -> None:
+        after = Jsonb({"rows": count, "first": min(ids), "last": max(ids)})
+        self.fetch("note_action", action=action, subject="quarantine", after=after)
 
     def fetch(self, query: str, **arguments: Any) -> list[TableRow]:
         """All rows of a named query of `sql/admin.sql` or `sql/commands.sql`."""
@@ -216,11 +249,24 @@ def _counted(rows: list[TableRow], column: str, device_id: int | None) -> Counte
     return total
 
 
+def _operator() -> str:
+    """The user of the operating system, and who became it by sudo."""
+    try:
+        user = getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        user = str(os.getuid())
+    by = os.environ.get("SUDO_USER", "")
+    return f"user {user}, by sudo of {by}" if by and by != user else f"user {user}"
+
+
 @contextmanager
 def connect(url: str) -> Iterator[Admin]:
-    """Raises StoreUnavailable, or StoreRefused for what the database will not take."""
+    """Connect as whoever runs this process. Raises StoreUnavailable, or StoreRefused for what the database refuses."""
     try:
         with psycopg.connect(url, autocommit=True, row_factory=dict_row, connect_timeout=5) as connection:
-            yield Admin(connection)
+            admin = Admin(connection)
+            # The address of who sits at the other end of SSH, which says so in the environment (sshd(8)).
+            admin.act_as(_operator(), os.environ.get("SSH_CONNECTION", "").partition(" ")[0][:45])
+            yield admin
     except psycopg.Error as error:
         raise translate(error, sent=False) from error

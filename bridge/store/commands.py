@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from bridge.errors import StoreUnavailable
 from bridge.store.postgres import PostgresStore
 
 
@@ -46,7 +47,8 @@ class CommandTable:
         """Add a command, unless `most` of the device's are open; return the one of then where `key` was used before."""
         arguments = {"uuid": device_uuid, "payload": payload.decode(), "expires_s": expires_s, "key": key, "most": most}
         row = await self._store.fetch_one("add_command", arguments)
-        assert row is not None
+        if row is None:
+            raise StoreUnavailable("the database answered no row")
         return AddedCommandRow(row[0] or "", row[1], row[2] or "")
 
     async def show(self, device_uuid: str, command_id: str | None, limit: int) -> list[dict[str, Any]] | None:

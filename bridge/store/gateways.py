@@ -57,21 +57,25 @@ class Gateways:
         name, everything, devices = rows[0]
         return GatewayRow(name, None if everything else frozenset(devices))
 
-    async def enrol(self, code: str, version: str) -> tuple[str, str] | None:
-        """Return (name, key) for a one-time code; None where it is not one, was used, or has expired."""
+    async def enrol(self, code: str, version: str, address: str = "") -> tuple[str, str] | None:
+        """Return (name, key) for a one-time code; None where it is not one, was used, or has expired.
+
+        `address` is of who has the code, for the audit trail.
+        """
         key, digest = new_key("gk")
-        rows = await self._fetch("enrol", code=code_hash(code), hash=digest, version=version)
+        arguments = {"code": code_hash(code), "hash": digest, "version": version}
+        rows = await self._change(None, "enrol", address, **arguments)
         return (rows[0][0], key) if rows else None
 
     async def rotate(self, gateway_id: int, present_hash: str) -> str:
         """Make a new key. The present one works until the new one is used."""
         key, digest = new_key("gk")
-        await self._fetch("rotate", gateway=gateway_id, hash=digest, present=present_hash)
+        await self._change(gateway_id, "rotate", gateway=gateway_id, hash=digest, present=present_hash)
         return key
 
     async def settle_rotation(self, gateway_id: int, present_hash: str) -> None:
         """End the keys that are older than this one, which was used."""
-        await self._fetch("settle_rotation", gateway=gateway_id, present=present_hash)
+        await self._change(gateway_id, "settle_rotation", gateway=gateway_id, present=present_hash)
 
     async def report(self, gateway_id: int, state: GatewayState | None) -> None:
         """Keep what a gateway says of itself. Raises StoreRefused too."""
@@ -118,8 +122,8 @@ class Gateways:
         if not named:
             return None
         devices = [
-            SnapshotDevice(id, uuid, name, disabled, tuple(map(SnapshotKey, hashes, ends)))
-            for id, uuid, name, disabled, hashes, ends in await self._rows(
+            SnapshotDevice(id, uuid, name, disabled, tuple(map(SnapshotKey, hashes, ends, mosquitto)))
+            for id, uuid, name, disabled, hashes, ends, mosquitto in await self._rows(
                 connection, "snapshot_devices", gateway=gateway_id
             )
         ]
@@ -130,6 +134,15 @@ class Gateways:
             tuple(SnapshotSensor(*row) for row in await self._rows(connection, "snapshot_sensors", devices=ids)),
             tuple(SnapshotThreshold(*row) for row in await self._rows(connection, "snapshot_thresholds", devices=ids)),
         )
+
+    async def _change(
+        self, gateway_id: int | None, query: str, address: str = "", **arguments: Any
+    ) -> list[tuple[Any, ...]]:
+        """Run a query whose changes are audited as made by that gateway; None: by who has a one-time code."""
+        async with self._store.pooled() as connection, connection.connection.transaction():
+            await connection.execute(self._sql["act_as_gateway"], {"gateway": gateway_id, "address": address})
+            cursor = await connection.execute(self._sql[query], arguments)
+            return await cursor.fetchall() if cursor.description else []
 
     async def _fetch(self, query: str, **arguments: Any) -> list[tuple[Any, ...]]:
         async with self._store.pooled() as connection:

@@ -66,7 +66,8 @@ def _install_functions(connection: sa.Connection) -> None:
 def _execute(connection: sa.Connection, statements: str) -> None:
     """Execute by psycopg itself, without parameters: the text may hold many statements, colons and percent signs."""
     driver = connection.connection.driver_connection
-    assert driver is not None
+    if driver is None:
+        raise StoreUnavailable("the connection to the database is gone")
     driver.execute(statements)
 
 

@@ -78,7 +78,8 @@ class PostgresStore:
         """See `Store.write`."""
         writer = await self._connected_writer()
         row = await self._ask_writer(writer, "ingest_batch", arguments(self.instance, batch, self._settings))
-        assert row is not None
+        if row is None:
+            raise StoreUnavailable("the database answered no row")
         return _committed(row, self.instance)
 
     async def was_committed(self, number: int) -> bool:
@@ -159,7 +160,8 @@ class PostgresStore:
         if not self.instance:
             cursor = await writer.execute(self._sql["register_instance"], {"name": self._name})
             row = await cursor.fetchone()
-            assert row is not None
+            if row is None:
+                raise StoreUnavailable("the database answered no row")
             await writer.execute(self._sql["hold_instance"], {"instance": row[0]})
             self.instance = int(row[0])
             return

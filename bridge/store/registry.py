@@ -4,12 +4,32 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 from bridge.settings.stores import DatabaseSettings
 from bridge.store.postgres import PostgresStore
+
+REFUSED_LOGINS_KEPT = 100_000
+"""Rows of refused logins in the audit trail: about 20 MB."""
+
+
+class FailedLoginRow(Protocol):
+    """Attempts to get in that were refused: by which door, from where, as whom, how often, and from when to when."""
+
+    @property
+    def door(self) -> str: ...
+    @property
+    def address(self) -> str: ...
+    @property
+    def account(self) -> str: ...
+    @property
+    def count(self) -> int: ...
+    @property
+    def first_us(self) -> int: ...
+    @property
+    def last_us(self) -> int: ...
 
 
 class KeyRow(msgspec.Struct, frozen=True):
@@ -116,6 +136,18 @@ class PostgresRegistry:
         row = await self._store.fetch_one("quarantine_total")
         return (int(row[0]), int(row[1])) if row else (0, 0)
 
+    async def note_failed_logins(self, failed: Collection[FailedLoginRow]) -> None:
+        """Add refused logins to the audit trail."""
+        columns = {
+            "doors": [row.door for row in failed],
+            "addresses": [row.address.replace("\0", "") for row in failed],  # PostgreSQL text refuses NUL
+            "accounts": [row.account.replace("\0", "") for row in failed],
+            "counts": [row.count for row in failed],
+            "first_us": [row.first_us for row in failed],
+            "last_us": [row.last_us for row in failed],
+        }
+        await self._store.fetch("note_failed_logins", columns)
+
     async def maintain(self, settings: DatabaseSettings) -> None:
         """Make partitions ahead, apply retention, delete what has expired."""
         await self._store.fetch("make_partitions", {"days": settings.partition_days_ahead})
@@ -123,6 +155,9 @@ class PostgresRegistry:
             await self._store.fetch("drop_partitions", {"days": settings.retention_days})
         if settings.quarantine_days:
             await self._store.fetch("expire_quarantine", {"days": settings.quarantine_days})
+        if settings.audit_days:
+            await self._store.fetch("expire_audit", {"days": settings.audit_days})
+        await self._store.fetch("trim_refused_logins", {"kept": REFUSED_LOGINS_KEPT})
         await self._store.fetch("expire_event_keys", ())
         await self._store.fetch("expire_changes")
 

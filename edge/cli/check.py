@@ -26,7 +26,7 @@ def check(
     listen: Annotated[float, typer.Option(min=0, help="Seconds to wait for a device.")] = 12,
     json: Json = False,
 ) -> None:
-    """Test, in order: configuration, disk, clock, broker, devices heard, DNS, TLS, service, key, registry.
+    """Test, in order: configuration, disk, clock, broker, devices heard, DNS, TLS, service, key, registry, device keys.
 
     Exit code 1 where one of them fails; each says what to do.
 

@@ -14,13 +14,15 @@ from pathlib import Path
 import msgspec
 
 from bridge.errors import ConfigError
+from edge.host.broker_files import ACL, CONF, PASSWORDS, AdmittedDevices, make_own_account, present_access
 
 UNIT = Path("etc/systemd/system/iot-edge.service")
+PASSWORDS_UNIT = Path("etc/systemd/system/iot-edge-passwords.service")
+PASSWORDS_PATH = Path("etc/systemd/system/iot-edge-passwords.path")
 SETTINGS = Path("etc/iot-edge/edge.toml")
 CREDENTIALS = Path("etc/iot-edge/credentials")
-MOSQUITTO = Path("etc/mosquitto/conf.d/iot-edge.conf")
-ACL = Path("etc/mosquitto/iot-edge.acl")
 PLACEHOLDER = "/opt/iot-edge/bin/iot-edge"
+OWN_LISTENER = {AdmittedDevices.KEYS: "mqtt://127.0.0.1:1884", AdmittedDevices.ANYBODY: "mqtt://127.0.0.1:1883"}
 
 
 class Written(msgspec.Struct, frozen=True):
@@ -30,28 +32,61 @@ class Written(msgspec.Struct, frozen=True):
     written: bool
 
 
-def install(root: Path, command: Path, *, mosquitto: bool, overwrite: bool = False) -> list[Written]:
-    """Write every file that is not there, and with `overwrite` all but the settings. Raises ConfigError."""
+def access_to(root: Path, asked: AdmittedDevices | None, *, upgrade: bool) -> AdmittedDevices | None:
+    """Return whom the broker is to let in: what is asked for; else as it is now; else, a new one, devices with keys.
+
+    None on an upgrade where no broker of ours is installed: somebody else has set up the one that devices connect to.
+    """
+    present = present_access(root)
+    return asked or present or (None if upgrade else AdmittedDevices.KEYS)
+
+
+def install(root: Path, command: Path, access: AdmittedDevices | None, *, overwrite: bool = False) -> list[Written]:
+    """Write every file that is not there, and with `overwrite` all but the settings. Raises ConfigError.
+
+    `access` None leaves Mosquitto alone; one that differs from what is installed changes its files.
+    """
     if any(part in command.parts[1:2] for part in ("home", "root")):
         raise ConfigError([f"{command}: stands in a home folder, which the unit does not see; install it in /opt"])
-    files = [
-        (UNIT, template("iot-edge.service").replace(PLACEHOLDER, str(command)), overwrite),
-        (SETTINGS, template("edge.toml"), False),
-    ]
-    if mosquitto:
-        files += [(MOSQUITTO, template("mosquitto.conf"), overwrite), (ACL, template("mosquitto.acl"), overwrite)]
+    settings = template("edge.toml").replace(
+        OWN_LISTENER[AdmittedDevices.ANYBODY], OWN_LISTENER[access or AdmittedDevices.ANYBODY]
+    )
+    files = [(UNIT, template("iot-edge.service").replace(PLACEHOLDER, str(command)), overwrite)]
     try:
+        if access is not None:
+            files += _broker_files(command, access, overwrite or present_access(root) is not access)
+        files.append((SETTINGS, settings, False))
         (root / CREDENTIALS).mkdir(parents=True, exist_ok=True)
         (root / CREDENTIALS).chmod(0o700)
-        return [_write(root / path, text, over) for path, text, over in files]
+        written = [_write(root / path, text, over) for path, text, over in files]
+        if access is AdmittedDevices.KEYS:
+            written += [Written(path, True) for path in make_own_account(root)]
+        return written
     except OSError as error:
         raise ConfigError([f"{error.filename}: {error.strerror}; run this as root, or with --root DIR"]) from error
+
+
+def _broker_files(command: Path, access: AdmittedDevices, overwrite: bool) -> list[tuple[Path, str, bool]]:
+    if access is AdmittedDevices.ANYBODY:
+        return [(CONF, template("mosquitto.conf"), overwrite), (ACL, template("mosquitto.acl"), overwrite)]
+    unit = template("iot-edge-passwords.service").replace(PLACEHOLDER, str(command))
+    return [
+        (CONF, template("mosquitto-keys.conf"), overwrite),
+        (ACL, template("mosquitto-keys.acl"), overwrite),
+        (PASSWORDS_UNIT, unit, overwrite),
+        (PASSWORDS_PATH, template("iot-edge-passwords.path"), overwrite),
+    ]
+
+
+def units(root: Path) -> list[str]:
+    """Return the units that are installed and run by themselves."""
+    return [path.name for path in (UNIT, PASSWORDS_PATH) if (root / path).exists()]
 
 
 def uninstall(root: Path) -> list[Path]:
     """Remove the unit and the broker's files; settings, key and spool stay. Raises ConfigError."""
     gone = []
-    for path in (UNIT, MOSQUITTO, ACL):
+    for path in (UNIT, PASSWORDS_UNIT, PASSWORDS_PATH, CONF, ACL, PASSWORDS):
         try:
             (root / path).unlink()
         except FileNotFoundError:

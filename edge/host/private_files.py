@@ -43,7 +43,7 @@ def narrow(data_dir: Path, spool: Path) -> None:
 
 def _own(data_dir: Path, spool: Path) -> Iterable[Path]:
     yield data_dir
-    for name in ("enrolment.json*", "registry.json*", "alarms.json*", "refused.jsonl*", "running.json*"):
+    for name in ("enrolment.json*", "registry.json*", "alarms.json*", "refused.jsonl*", "running.json*", "mosquitto*"):
         yield from data_dir.glob(name)
     yield from spool.parent.glob(f"{spool.name}*")
 

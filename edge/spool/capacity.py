@@ -201,9 +201,12 @@ class Capacity:
         state.metrics.shed.labels(reason).inc(len(readings) + len(refused))
 
     def limit_quarantine(self) -> None:
-        """Evict the oldest quarantined rows where payloads take more than their share. Raises StoreUnavailable."""
+        """Evict the oldest quarantined rows where they take more than their share. Raises StoreUnavailable.
+
+        Only where the share has become smaller: what comes is held against it before it is written.
+        """
         share = self._settings.quarantine_share * self._settings.max_bytes
-        while self._state.memory.refused_bytes > share and self._evict_quarantined("quarantine"):
+        while self._state.memory.held.total > share and self._evict_quarantined("quarantine"):
             pass
 
     # -- age

@@ -9,6 +9,7 @@ anything fails before, the change is thrown away with its notes, and memory is a
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
@@ -17,7 +18,8 @@ from edge.spool.file import SpoolFile
 from edge.spool.identities import DeliveredRows
 from edge.spool.memory import Oldest, SpoolMemory
 from edge.spool.names import Boots
-from edge.spool.rows import PAYLOAD, SensorName, SqlRow, reading_record, refused_record
+from edge.spool.quarantine_quota import ROW_BYTES, HeldBytes, slot_of
+from edge.spool.rows import DEVICE_ID, DEVICE_UUID, PAYLOAD, SensorName, SqlRow, reading_record, refused_record
 
 RESERVED_IDS = 1_000
 """Ids are reserved by as many at a time, so that handing out one does not cost a page."""
@@ -27,7 +29,7 @@ class SpoolChange:
     """The unit of work. `ledger` and `names` are the changes of these, which are written and adopted with it."""
 
     # What most changes leave alone, so that it costs none of them anything.
-    _refused_bytes = 0
+    _refused: Counter[int] | None = None
     _keys: Sequence[int] = ()
     _delivered: Sequence[int] = ()
     _delivered_rows: DeliveredRows | None = None
@@ -63,10 +65,11 @@ class SpoolChange:
     def put_refused(self, rows: Sequence[SqlRow]) -> None:
         """Insert quarantined rows; those stay out whose id is there."""
         if self._file.insert("put_refused", rows) == len(rows):
-            self._refused_bytes += sum(len(row[PAYLOAD]) for row in rows)
+            for row in rows:
+                self._hold(row[DEVICE_UUID] or row[DEVICE_ID], len(row[PAYLOAD]) + ROW_BYTES)
         else:
-            (size,) = self._file.execute("refused_size").fetchone()
-            self._refused_bytes = size - self._memory.refused_bytes
+            self._refused = HeldBytes(self._file.execute("refused_sizes")).by_slot
+            self._refused.subtract(self._memory.held.by_slot)
 
     def give_ids(self, newest_id: int) -> None:
         """Note that ids up to `newest_id` are those of new records."""
@@ -83,8 +86,14 @@ class SpoolChange:
         if readings:
             self._file.execute("drop_records", (id_list(readings),))
         if refused:
-            self._refused_bytes -= sum(size for (size,) in self._file.execute("drop_refused", (id_list(refused),)))
+            for sender, size in self._file.execute("drop_refused", (id_list(refused),)):
+                self._hold(sender, -size)
         self._look_for_oldest = True
+
+    def _hold(self, sender: str | int, size: int) -> None:
+        if self._refused is None:
+            self._refused = Counter()
+        self._refused[slot_of(sender)] += size
 
     def pack(self, first_id: int, last_id: int, staying: Sequence[SqlRow]) -> None:
         """Delete the readings from `first_id` to `last_id`, and write those that stay again, without gaps."""
@@ -145,7 +154,8 @@ class SpoolChange:
         self.names.adopt()
         memory.recoveries = self.recoveries
         memory.reserved_id = self._reserved_id
-        memory.refused_bytes += self._refused_bytes
+        if self._refused is not None:
+            memory.held.add(self._refused)
         if self._newest_id > memory.newest_id:
             memory.newest_id = memory.last_id = self._newest_id
         if self._keys:

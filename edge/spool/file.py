@@ -208,27 +208,30 @@ class SpoolFile:
 
     # -- statements
 
+    def _open_connection(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise StoreUnavailable("the spool is not open")
+        return self._connection
+
     def execute(self, query: str, arguments: Sequence[Any] = ()) -> sqlite3.Cursor:
         """Run a named query. Raises sqlite3.Error; use inside `transaction` or `reading`."""
-        assert self._connection is not None
-        return self._connection.execute(self.sql[query], arguments)
+        return self._open_connection().execute(self.sql[query], arguments)
 
     def one(self, statement: str) -> SqlRow:
         """The one row of a literal statement."""
-        assert self._connection is not None
-        row: SqlRow = self._connection.execute(statement).fetchone()
+        row: SqlRow = self._open_connection().execute(statement).fetchone()
         return row
 
     def insert(self, query: str, rows: Sequence[Sequence[Any]]) -> int:
         """Insert rows by a query that ends in VALUES; returns how many were new."""
-        assert self._connection is not None
+        connection = self._open_connection()
         new = 0
         start = 0
         for size in VALUES_AT_ONCE:
             while len(rows) - start >= size:
                 chunk = rows[start : start + size]
                 flat = [value for row in chunk for value in row]
-                new += self._connection.execute(self._insertion(query, size, len(chunk[0])), flat).rowcount
+                new += connection.execute(self._insertion(query, size, len(chunk[0])), flat).rowcount
                 start += size
         return new
 
@@ -265,8 +268,7 @@ class SpoolFile:
     def _synchronise(self, how: str) -> None:
         """FULL: fsync at each commit. NORMAL: at checkpoints, and with the next commit that is FULL."""
         if how != self._synchronous:
-            assert self._connection is not None
-            self._connection.execute(f"PRAGMA synchronous = {how}")
+            self._open_connection().execute(f"PRAGMA synchronous = {how}")
             self._synchronous = how
 
     @contextmanager
@@ -325,10 +327,9 @@ class SpoolFile:
     def vacuum(self, pages: int) -> None:
         """Give up to `pages` free pages at the end back to the disk; takes effect at the next checkpoint."""
         with self.reading():
-            assert self._connection is not None
             self._synchronise("NORMAL")
             # The pragma frees one page a step, and `execute` makes only the first.
-            self._connection.executescript(f"PRAGMA incremental_vacuum({pages})")
+            self._open_connection().executescript(f"PRAGMA incremental_vacuum({pages})")
 
     # -- the reserve
 

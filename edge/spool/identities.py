@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from bridge.errors import StoreUnavailable
 from edge.spool.file import SpoolFile
 from edge.spool.hashes import RecentIdentities, hash_of, pack, unpack
 
@@ -44,7 +45,8 @@ class KnownIdentities:
         Returns the rows that are there then, for `add_delivered`.
         """
         cursor = self._file.execute("put_delivered", (pack(hashes),))
-        assert cursor.lastrowid is not None
+        if cursor.lastrowid is None:
+            raise StoreUnavailable("the spool gave a row no number")
         kept = [*self.delivered_rows, (cursor.lastrowid, len(hashes))]
         total = sum(count for _, count in kept)
         if total > 2 * self._limit:

@@ -13,6 +13,7 @@ from edge.spool.file import SpoolFile
 from edge.spool.identities import KnownIdentities
 from edge.spool.ledger import SpoolLedger, account_of
 from edge.spool.names import Boots, SensorNames
+from edge.spool.quarantine_quota import HeldBytes
 from edge.spool.rows import source_in
 
 LEDGER_CARRIED = 0  # the ledger was in memory, and is in the file that took its place
@@ -44,7 +45,7 @@ class SpoolMemory:
         self.newest_id = 0  # the highest id that may have been given
         self.last_id = 0  # of the newest record that came, or that the file has
         self.oldest = Oldest()
-        self.refused_bytes = 0  # payloads of quarantined rows
+        self.held = HeldBytes()  # what quarantined rows take
         self.ledger = SpoolLedger()
         self.names = SensorNames((), last_id=0, max_unknown=0)
         self.boots = Boots((), "")

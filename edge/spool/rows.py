@@ -31,7 +31,7 @@ CLOCK_UNSET = 1 << 8
 _HAS_SEQUENCE = 1 << 9  # in the CRC alone
 
 READING_COLUMNS = 11
-PAYLOAD = 10  # its column in a quarantined row
+DEVICE_ID, DEVICE_UUID, PAYLOAD = 1, 2, 10  # columns of a quarantined row
 
 SqlRow = tuple[Any, ...]
 """A row of any table of the spool, as SQLite gives and takes it."""

@@ -173,7 +173,8 @@ SELECT id, device_id, flags FROM refused WHERE id IN (SELECT value FROM json_eac
 DELETE FROM record WHERE id IN (SELECT value FROM json_each(?))
 
 -- name: drop_refused
-DELETE FROM refused WHERE id IN (SELECT value FROM json_each(?)) RETURNING coalesce(length(payload), 0)
+DELETE FROM refused WHERE id IN (SELECT value FROM json_each(?)) 
+RETURNING ifnull(device_uuid, device_id), coalesce(length(payload), 0) + 300
 
 -- name: oldest_record
 SELECT * FROM record ORDER BY id LIMIT 1
@@ -184,8 +185,9 @@ SELECT * FROM refused ORDER BY id LIMIT 1
 -- name: newest
 SELECT max(coalesce((SELECT max(id) FROM record), 0), coalesce((SELECT max(id) FROM refused), 0))
 
--- name: refused_size
-SELECT coalesce(sum(length(payload)), 0) FROM refused
+-- name: refused_sizes
+-- By sender; 300: see edge/spool/quarantine_quota.py.
+SELECT ifnull(device_uuid, device_id), sum(coalesce(length(payload), 0) + 300) FROM refused GROUP BY 1
 
 -- name: oldest_of_refused
 SELECT id, device_id, flags FROM refused ORDER BY id LIMIT ?

@@ -24,6 +24,7 @@ from edge.spool.file import Connect, Damaged, SpoolFile, connect, set_aside
 from edge.spool.ledger import SpoolLedger
 from edge.spool.memory import LEDGER_CARRIED, LEDGER_WANTED, RecoveryState, SpoolMemory
 from edge.spool.names import Boots, SensorNames
+from edge.spool.quarantine_quota import HeldBytes
 from edge.telemetry import SpoolMetrics
 
 log = structlog.get_logger("spool")
@@ -153,7 +154,7 @@ class SpoolState:
         )
         memory.boots = self._enter_boot()
         memory.identities.load()
-        (memory.refused_bytes,) = file.execute("refused_size").fetchone()
+        memory.held = HeldBytes(file.execute("refused_sizes"))
         memory.recoveries = self._find_set_aside()
         memory.oldest = find_oldest(file, memory.names.by_ref, memory.boots, memory.epoch)
         return memory

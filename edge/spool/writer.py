@@ -13,6 +13,7 @@ from edge.spool.change import SpoolChange
 from edge.spool.hashes import hash_of
 from edge.spool.identities import KnownIdentities
 from edge.spool.ledger import LedgerChange, account_of
+from edge.spool.quarantine_quota import hold_quota
 from edge.spool.rows import SqlRow, identity, reading_row, refused_row, sensor_name, source_number
 from edge.spool.state import SpoolState
 
@@ -27,10 +28,11 @@ class SpoolWriter:
         """See `Store.write`. `labels` are the classes of the readings."""
         state = self._state
         started = perf_counter()
+        kept, shed = hold_quota(batch.quarantined, state.memory.held, state.settings) if batch.quarantined else ((), ())
         with state.change(batch=batch.number) as change:
             rows, outcomes, keys = self._plan(batch.readings, labels, change)
             after_id = state.memory.newest_id + len(rows)
-            refused = self._refused_rows(batch.quarantined, after_id)
+            refused = self._refused_rows(kept, after_id)
             change.reserve(after_id + len(refused))
             newest_id = self._put_readings(rows, outcomes, change)
             stored = newest_id > state.memory.newest_id
@@ -41,6 +43,10 @@ class SpoolWriter:
             change.add_keys(keys)
             change.ledger.doors(batch.ledger)
             _enter(change.ledger, batch, outcomes)
+            for row in shed:
+                change.ledger.count("shed", account_of(row.device_id, source_number(row.source)))
+        if shed:
+            state.metrics.shed.labels("quarantine").inc(len(shed))
         state.metrics.commit.observe(perf_counter() - started)
         return CommitResult(outcomes, list(labels), state.time.now_us(), newest_id if stored else None)
 

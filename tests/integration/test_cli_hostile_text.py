@@ -20,6 +20,7 @@ COMMAND = "5f0c1f5e-0000-4000-8000-00000000000c"
 
 LISTINGS: dict[str, list[str]] = {
     "apikey list": [],
+    "audit": [],
     "command list": ["1"],
     "command show": ["1", COMMAND],
     "config show": [],

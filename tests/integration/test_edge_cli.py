@@ -15,6 +15,8 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from bridge.errors import ConfigError
+from bridge.mqtt.mosquitto import User, passwords
+from bridge.store.passwords import mosquitto_hash
 from edge import cli
 from edge.cli import console
 from edge.cli.size import seconds, written
@@ -24,7 +26,10 @@ from edge.service_api.enrolment import Enrolment
 from edge.service_api.http_client import parse_url
 from tests.support import needs
 from tests.support.commands import _logging_restored
+from tests.support.debian_broker import debian_broker
 from tests.support.servers import free_port, listens, wait_until
+
+ROOT = Path(__file__).parents[2]
 
 
 class EdgeCommands:
@@ -218,6 +223,7 @@ def test_install_writes_below_a_root_and_keeps_what_is_there(outside: EdgeComman
     written = outside.json("install", "--root", str(root))
     assert all(file["written"] for file in written["files"])
     assert "systemctl enable --now iot-edge" in written["to_do"]
+    assert written["devices"] == "keys"
     settings, unit = root / "etc/iot-edge/edge.toml", root / "etc/systemd/system/iot-edge.service"
     settings.write_text("# ours\n")
     unit.write_text("# ours\n")
@@ -235,33 +241,119 @@ def test_install_without_mosquitto_leaves_the_broker_alone(outside: EdgeCommands
     assert not (tmp_path / "etc/mosquitto").exists()
 
 
-def test_installed_unit_is_valid_and_hardened(outside: EdgeCommands, tmp_path: Path) -> None:
+def test_install_again_locks_nobody_out(outside: EdgeCommands, tmp_path: Path) -> None:
+    """An installation of the release before let anybody in."""
+    arguments = ("--root", str(tmp_path))
+    conf, settings = tmp_path / "etc/mosquitto/conf.d/iot-edge.conf", tmp_path / "etc/iot-edge/edge.toml"
+    outside.run("install", *arguments, "--anonymous-lan")
+    before = settings.read_text()
+    for command in ("install", "upgrade"):
+        said = outside.json(command, *arguments)
+        assert said["devices"] == "anybody"
+        assert "as before" in said["notes"][0]
+        assert "allow_anonymous true" in conf.read_text()
+        assert settings.read_text() == before
+    said = outside.json("install", *arguments, "--device-keys")
+    assert "locked out" in said["notes"][1]
+    assert "allow_anonymous false" in conf.read_text()
+    assert outside.json("upgrade", *arguments)["devices"] == "keys"
+    assert "anybody" in outside.run("install", *arguments, "--anonymous-lan")
+    assert "allow_anonymous true" in conf.read_text()
+
+
+def test_upgrade_leaves_a_broker_alone_that_is_not_ours(outside: EdgeCommands, tmp_path: Path) -> None:
+    outside.run("install", "--root", str(tmp_path), "--no-mosquitto")
+    outside.run("upgrade", "--root", str(tmp_path))
+    assert not (tmp_path / "etc/mosquitto").exists()
+
+
+def test_install_with_keys_makes_a_password_of_its_own_once(outside: EdgeCommands, tmp_path: Path) -> None:
+    outside.run("install", "--root", str(tmp_path))
+    own, first = tmp_path / "etc/iot-edge/credentials/mqtt.password", tmp_path / "etc/mosquitto/iot-edge.passwd"
+    before = (own.read_text(), first.read_text())
+    assert len(before[0].strip()) > 40
+    assert before[1].startswith("iot-edge:$7$")
+    assert own.stat().st_mode & 0o777 == first.stat().st_mode & 0o777 == 0o600
+    assert "127.0.0.1:1884" in (tmp_path / "etc/iot-edge/edge.toml").read_text()
+    outside.run("upgrade", "--root", str(tmp_path))
+    assert (own.read_text(), first.read_text()) == before
+
+
+def written_by_gateway(root: Path) -> Path:
+    path = root / "var/lib/private/iot-edge/mosquitto.passwd"
+    path.parent.mkdir(parents=True)
+    return path
+
+
+def test_passwords_that_the_gateway_wrote_are_brought_to_mosquitto(outside: EdgeCommands, tmp_path: Path) -> None:
+    outside.run("install", "--root", str(tmp_path))
+    content = passwords(
+        [User("iot-edge", "bridge", mosquitto_hash("a")), User("b" * 36, "device", mosquitto_hash("b"))]
+    )
+    written_by_gateway(tmp_path).write_text(content)
+    assert outside.json("broker-passwords", "--root", str(tmp_path)) == {"accounts": 2}
+    assert (tmp_path / "etc/mosquitto/iot-edge.passwd").read_text() == content
+
+
+@pytest.mark.parametrize("content", ["root:x:0:0\n", "a:$7$101$c2FsdA==$aGFzaA==\n\n", "a:$7$101$c2FsdA==$aGFzaA=="])
+def test_what_is_no_password_file_is_not_brought_to_mosquitto(
+    outside: EdgeCommands, tmp_path: Path, content: str
+) -> None:
+    outside.run("install", "--root", str(tmp_path))
+    before = (tmp_path / "etc/mosquitto/iot-edge.passwd").read_text()
+    source = written_by_gateway(tmp_path)
+    source.write_text(content)
+    outside.run("broker-passwords", "--root", str(tmp_path), expect=2)
+    source.unlink()
+    source.symlink_to(tmp_path / "etc/mosquitto/iot-edge.passwd")
+    outside.run("broker-passwords", "--root", str(tmp_path), expect=2)
+    assert (tmp_path / "etc/mosquitto/iot-edge.passwd").read_text() == before
+
+
+SERVICES = ("iot-edge.service", "iot-edge-passwords.service")
+UNITS = (*SERVICES, "iot-edge-passwords.path")
+
+
+def test_every_unit_that_is_shipped_is_looked_at() -> None:
+    shipped = [path.name for path in (ROOT / "edge/host/installed").iterdir() if path.suffix in {".service", ".path"}]
+    assert sorted(shipped) == sorted(UNITS)
+    assert [path.name for path in (ROOT / "config/systemd").iterdir()] == ["iot-bridge.service"]
+
+
+def test_installed_units_are_valid(outside: EdgeCommands, tmp_path: Path) -> None:
     needs.program(needs.SYSTEMD_ANALYZE)
     outside.run("install", "--root", str(tmp_path))
-    unit = tmp_path / "etc/systemd/system/iot-edge.service"
-    done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False)
+    units = [str(tmp_path / "etc/systemd/system" / each) for each in UNITS]
+    done = subprocess.run(["systemd-analyze", "verify", *units], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    rated = subprocess.run(
-        ["systemd-analyze", "security", "--offline=true", "--threshold=20", str(unit)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert rated.returncode == 0, rated.stdout[-300:]  # 20: 2.0 of 10, "OK"
+
+
+def exposed(unit: Path) -> bool:
+    """Whether systemd rates a unit at more than 2.0 of 10, which is the best grade that it gives, "OK"."""
+    program = needs.program(needs.SYSTEMD_ANALYZE)
+    command = [program, "security", "--offline=true", "--threshold=20", str(unit)]
+    return subprocess.run(command, capture_output=True, check=False).returncode != 0
+
+
+def test_units_are_hardened(tmp_path: Path) -> None:
+    folder = ROOT / "edge/host/installed"
+    for unit in (*(folder / name for name in SERVICES), ROOT / "config/systemd/iot-bridge.service"):
+        assert not exposed(unit), unit
+    bare = tmp_path / "bare.service"
+    bare.write_text("[Service]\nExecStart=/bin/true\n")
+    assert exposed(bare)
 
 
 @pytest.fixture
 def installed_broker(outside: EdgeCommands, tmp_path: Path) -> Iterator[int]:
     """Mosquitto by the files that install writes, on a port of its own."""
     program = needs.program(needs.MOSQUITTO)
-    outside.run("install", "--root", str(tmp_path))
+    outside.run("install", "--root", str(tmp_path), "--anonymous-lan")
     conf = tmp_path / "etc/mosquitto/conf.d/iot-edge.conf"
     port = free_port()
-    text = conf.read_text().replace("/etc/mosquitto/iot-edge.acl", str(tmp_path / "etc/mosquitto/iot-edge.acl"))
-    text = text.replace("/var/lib/mosquitto/", f"{tmp_path}/").replace("listener 1883", f"listener {port} 127.0.0.1")
-    conf.write_text(text + "user root\n")
+    conf.write_text(conf.read_text().replace("listener 1883", f"listener {port} 127.0.0.1"))
     with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen([program, "-c", str(conf)], stdout=log, stderr=log)
+        process = subprocess.Popen([program, "-c", str(debian_broker(tmp_path))], stdout=log, stderr=log)
     try:
         wait_until(lambda: listens(port), 20)
         yield port

@@ -6,6 +6,7 @@ gone, and CHECKs and triggers that an operator has added.
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Iterator
 from random import Random
 from typing import Any
@@ -14,10 +15,22 @@ import httpx
 import pytest
 import structlog
 
-from bridge.model.reading import Batch, CommitResult, LedgerLine, Outcome, QuarantineRow, Reading, Source
+from bridge.model.reading import (
+    Batch,
+    CommitResult,
+    ExternalId,
+    LedgerLine,
+    Outcome,
+    QuarantineRow,
+    Reading,
+    SensorRef,
+    Source,
+)
 from bridge.pipeline.batch import NOT_STORED, BatchRow
 from bridge.pipeline.ledger import DoorLedger
+from bridge.pipeline.resolve import Resolver
 from bridge.pipeline.write import BatchWriter
+from bridge.settings.process import PipelineSettings
 from bridge.settings.stores import DatabaseSettings
 from bridge.store import admin
 from bridge.store.postgres import PostgresStore
@@ -173,6 +186,24 @@ async def test_line_that_is_refused_is_written_once_its_cause_is_gone(store: Cou
     await writer.write([])
     assert plant.one("SELECT received FROM ingest_ledger WHERE source = %(s)s", s=BAD_ACCOUNT) == {"received": 1}
     assert LedgerLine(plant.device, BAD_ACCOUNT, 1, 0) not in ledger.take()
+
+
+async def test_name_that_no_registry_can_hold_is_of_no_sensor_and_spares_the_others(
+    store: CountedStore, plant: Plant
+) -> None:
+    resolver = Resolver(store, PipelineSettings(), Metrics(), time.monotonic)
+    bad: list[SensorRef] = [ExternalId("roof#a\0b"), ExternalId("\ud800"), "no UUID", 1 << 64]
+    good: list[SensorRef] = [plant.sensor, ExternalId("roof#t"), *range(1_000_000, 1_000_200)]
+    answers = await resolver.answers([*good, *bad])
+    assert [ref for ref, sensor in answers.items() if sensor is not None] == [plant.sensor]
+    assert answers.keys() == {*good, *bad}
+
+
+async def test_names_that_devices_make_up_by_the_thousand_cost_no_queries(store: CountedStore) -> None:
+    resolver = Resolver(store, PipelineSettings(), Metrics(), time.monotonic)
+    await store.close()
+    names: list[SensorRef] = [ExternalId(f"roof#\0{number}") for number in range(1_000)]
+    assert set((await resolver.answers([*names, 1 << 63])).values()) == {None}
 
 
 async def test_words_of_the_database_go_to_quarantine_and_not_to_the_device(plant: Plant, postgres_url: str) -> None:

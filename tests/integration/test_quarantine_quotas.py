@@ -18,9 +18,11 @@ from bridge.model.reading import Batch, Code, CommitResult, LedgerLine, Quaranti
 from bridge.settings.stores import DatabaseSettings
 from bridge.store import admin
 from bridge.store.postgres import PostgresStore
+from bridge.store.registry import PostgresRegistry
 from tests.support.commands import Commands
 from tests.support.http_door import open_service
 from tests.support.plant import Plant, connect
+from tests.support.servers import until
 
 NOW_US = 1_790_000_000_000_000
 MIB = 1_048_576
@@ -223,6 +225,40 @@ async def test_rows_from_before_there_were_quotas_are_not_counted(
     await sender.send(bad(7))
     plant.connection.execute("SELECT drop_quarantine_v1(array(SELECT id FROM quarantine))")
     assert plant.one("SELECT rows FROM quarantine_held WHERE account = 7") == {"rows": 0}
+    assert problems(postgres_url) == []
+
+
+async def test_books_of_a_process_that_is_gone_keep_what_was_thinned(
+    stack: AsyncExitStack, postgres_url: str, plant: Plant
+) -> None:
+    sender = await sender_of(stack, postgres_url, device_max_rows=1)
+    await sender.send(*(bad(7) for _ in range(9)))
+    registry = PostgresRegistry(sender.store)
+    assert await registry.ledger_imbalance(sender.store.instance) == 0
+    assert await registry.quarantine_total() == (5, 5)
+    await sender.store.close()
+    # The server lets go of its lock when it has noticed.
+    await until(lambda: plant.one("SELECT fold_dead_instances_v1(interval '0') AS folded")["folded"])
+    row = plant.one("SELECT instance, received, returned, quarantined, thinned FROM ingest_ledger")
+    assert row == {"instance": 0, "received": 9, "returned": 0, "quarantined": 5, "thinned": 4}
+    assert problems(postgres_url) == []
+
+
+def test_what_a_process_of_the_release_before_quarantines_is_kept_and_counted(postgres_url: str, plant: Plant) -> None:
+    """By the function that it knows; over every quota."""
+    rows = 10_100
+    instance = plant.one("INSERT INTO ingest_instances (name) VALUES ('old') RETURNING id")["id"]
+    plant.connection.execute(
+        """SELECT ingest_batch_v1(%(instance)s, 1, '{}', '{}', '{}', '{}', NULL, '{}', NULL, NULL, NULL, NULL, '{}',
+                  NULL, array_fill('bad_json'::text, n), array_fill('why'::text, n), array_fill('{'::bytea, n),
+                  array_fill('http'::text, n), array_fill('/'::text, n), array_fill(NULL::text, n),
+                  array_fill(7::bigint, n), array_fill(NULL::uuid, n), array_fill(0, n), array_fill(1::bigint, n),
+                  array_fill(NULL::text, n), '{7}', '{http}', ARRAY[%(rows)s]::bigint[], '{0}', '{}')
+           FROM (SELECT ARRAY[%(rows)s] AS n) size""",
+        {"instance": instance, "rows": rows},
+    )
+    assert kept(plant) == {(7, "bad_json"): rows}
+    assert ledger(plant, 7) == (rows, rows, 0)
     assert problems(postgres_url) == []
 
 

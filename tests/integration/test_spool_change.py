@@ -15,6 +15,7 @@ from bridge.model.reading import LedgerLine, Outcome, Source
 from edge.spool.hashes import hash_of
 from edge.spool.ledger import account_of
 from edge.spool.memory import LEDGER_CARRIED, LEDGER_TAKEN, LEDGER_WANTED, RecoveryState
+from edge.spool.quarantine_quota import ROW_BYTES
 from edge.spool.rows import SqlRow, reading_row, refused_row, sensor_name, source_number
 from edge.spool.state import SpoolState
 from edge.telemetry import SpoolMetrics
@@ -98,7 +99,7 @@ def known(state: SpoolState) -> dict[str, object]:
         "ids": (memory.epoch, memory.reserved_id, memory.newest_id, memory.last_id),
         "oldest": memory.oldest,
         "depth": memory.depth,
-        "refused_bytes": memory.refused_bytes,
+        "held": (memory.held.total, +memory.held.by_slot),
         "ledger": memory.ledger.totals(),
         "names": (dict(memory.names.by_ref), dict(memory.names.refs), memory.names.next_ref),
         "last_use": dict(memory.names.last_use),
@@ -124,7 +125,7 @@ def test_committed_change_is_in_memory_and_in_the_file(site: SpoolUnderTest) -> 
     after = known(site.state)
     memory = site.state.memory
     assert memory.newest_id == memory.last_id == site.last + 6
-    assert (memory.depth, memory.refused_bytes, memory.oldest.id) == (3, 12, site.last + 4)
+    assert (memory.depth, memory.held.total, memory.oldest.id) == (3, 12 + 2 * ROW_BYTES, site.last + 4)
     assert memory.names.by_ref[3].name == "unknown"
     assert memory.names.last_use == {3: 5}
     assert memory.boots.ref("another boot") == 2

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from bridge.errors import StoreUnavailable
-from bridge.model.reading import Outcome, Reading, ReadingClass
+from bridge.model.reading import Code, Outcome, Reading, ReadingClass
 from edge.record import Settlement
 from edge.spool import Spool
 from edge.spool.rows import label_of
@@ -136,6 +136,36 @@ async def test_quarantined_payloads_keep_to_their_share(tmp_path: Path) -> None:
     assert sum(len(record.payload) for record in records) <= 0.1 * LEAST_BYTES
     assert sum(not record.quarantined for record in records) == 1_000
     assert not imbalance(await spool.totals(), len(records))
+    await spool.close()
+
+
+async def test_device_that_floods_quarantine_takes_nothing_from_others(tmp_path: Path) -> None:
+    """Neither with what no remedy can store, nor with what one can; and a restart knows what is held."""
+    spool = make_spool(tmp_path, max_bytes=LEAST_BYTES)
+    sender = SpoolFeeder(spool)
+    await sender.send(junk=[junk(b"{}", device=8, code=Code.UNKNOWN_SENSOR)])
+    for _ in range(100):
+        await sender.send(junk=[junk(os.urandom(20_000))])
+        await spool.maintain()
+    bad = [record for record in await read_all(spool) if record.code == Code.BAD_JSON]
+    assert 0.2 < sum(len(record.payload) for record in bad) / (0.1 * LEAST_BYTES) <= 0.25
+    await spool.close()
+
+    spool = make_spool(tmp_path, max_bytes=LEAST_BYTES)
+    await spool.open()
+    sender = SpoolFeeder(spool)
+    for _ in range(100):
+        await sender.send(junk=[junk(os.urandom(20_000)), junk(os.urandom(20_000), code=Code.UNKNOWN_SENSOR)])
+        await spool.maintain()
+    await sender.send(junk=[junk(os.urandom(20_000), device=9), junk(b"{}", device=8, code=Code.UNKNOWN_SENSOR)])
+    records = await read_all(spool)
+    assert 0.7 < sum(len(record.payload) for record in records if record.device_id == 7) / (0.1 * LEAST_BYTES) <= 0.75
+    assert Counter(record.device_id for record in records if record.device_id != 7) == {8: 2, 9: 1}
+    assert not imbalance(await spool.totals(), len(records))
+
+    await spool.acknowledge([Settlement(record.id, Outcome.QUARANTINED) for record in records])
+    await sender.send(junk=[junk(os.urandom(20_000))])
+    assert len(await read_all(spool, above=records[-1].id)) == 1, "what was handed over makes room"
     await spool.close()
 
 

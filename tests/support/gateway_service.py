@@ -52,7 +52,7 @@ class FakeDirectory:
     async def gateway(self, gateway_id: int) -> Info | None:
         return Info()
 
-    async def enrol(self, code: str, version: str) -> tuple[str, str] | None:
+    async def enrol(self, code: str, version: str, address: str = "") -> tuple[str, str] | None:
         return (GATEWAY, GATEWAY_KEY) if code == self.code else None
 
     async def rotate(self, gateway_id: int, present_hash: str) -> str:

@@ -138,8 +138,8 @@ def reading(
     )
 
 
-def junk(payload: bytes = b"\xff", *, device: int = 7) -> QuarantineRow:
-    return QuarantineRow(Code.BAD_JSON, "no JSON", payload, Source.MQTT, "devices/x/readings", NOW_US, device)
+def junk(payload: bytes = b"\xff", *, device: int = 7, code: Code = Code.BAD_JSON) -> QuarantineRow:
+    return QuarantineRow(code, "why", payload, Source.MQTT, "devices/x/readings", NOW_US, device)
 
 
 class SpoolFeeder:

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from bridge.broker.events import ALERTS, READINGS
 from bridge.broker.message import StreamMessage
-from bridge.cli.demo_page import page
+from bridge.cli.demo_page import addresses, page
 from bridge.simulation.demo import Demo
 from bridge.simulation.scene import SAMPLES, Scene
 from bridge.simulation.watch import parse
@@ -93,3 +93,10 @@ async def test_page_shows_all_that_matters(tmp_path: Path, width: int, height: i
         assert "measured to published" in text
     if height >= 40:
         assert "40.0 °C  ▁█" in text
+
+
+def test_page_says_how_to_look_into_redis() -> None:
+    urls = {"http": "http://h:1", "mqtt": "mqtt://h:2"}
+    assert addresses(urls).endswith("Redis none")
+    shown = addresses(urls | {"redis": "unix:///srv/my%20demo/redis.sock?db=0"})
+    assert shown.endswith("Redis redis-cli -s '/srv/my demo/redis.sock'")

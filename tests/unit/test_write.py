@@ -9,7 +9,7 @@ import pytest
 from bridge.errors import StoreRefused, StoreUnavailable
 from bridge.model.reading import Batch, Code, CommitResult, LedgerLine, Outcome, Publication, Reading, Source
 from bridge.pipeline.batch import NOT_STORED
-from bridge.pipeline.isolate import offer_in_parts
+from bridge.pipeline.isolate import in_parts
 from bridge.pipeline.ledger import DoorLedger
 from bridge.pipeline.write import BatchWriter
 from bridge.telemetry import Metrics
@@ -66,17 +66,17 @@ def reading(number: int, value: float = 20.0) -> Reading:
 
 
 @pytest.mark.parametrize("bad", [[], [0], [999], [3, 4], [0, 500, 999], list(range(0, 1_000, 100))])
-async def test_offer_in_parts_finds_the_refused_in_few_calls(bad: list[int]) -> None:
+async def test_in_parts_finds_the_refused_in_few_calls(bad: list[int]) -> None:
     calls: list[Sequence[int]] = []
     taken: list[int] = []
 
-    async def offer(some: Sequence[int]) -> None:
+    async def take(some: Sequence[int]) -> None:
         calls.append(some)
         if set(bad) & set(some):
             raise StoreRefused("bad")
         taken.extend(some)
 
-    refused = await offer_in_parts(range(1_000), offer)
+    refused = await in_parts(range(1_000), take)
     assert [item for item, _ in refused] == bad
     assert taken == [n for n in range(1_000) if n not in bad], "in order"
     assert len(calls) <= 1 + 2 * 10 * len(bad)

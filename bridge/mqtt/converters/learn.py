@@ -174,8 +174,9 @@ def csv_rows(findings: list[TopicFinding]) -> list[tuple[str, str, str, str]]:
 
 
 def golden(finding: TopicFinding, source: str) -> dict[str, Any]:
-    """A golden sample, of the form that tests/support/golden has."""
-    assert finding.settings is not None
+    """A golden sample, of the form that tests/support/golden has, of a topic whose format is known."""
+    if finding.settings is None:
+        raise ValueError(f"{finding.samples[0].topic if finding.samples else 'a topic'}: of no known format")
     messages = []
     before_us = 0
     for sample in finding.samples:

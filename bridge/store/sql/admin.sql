@@ -1,5 +1,24 @@
 -- What operators ask, through the commands.
 
+-- name: act_as
+-- Who the rows of audit_log are of, for the rest of the session.
+SELECT set_config('iot_bridge.actor', %(actor)s, false), set_config('iot_bridge.door', 'cli', false),
+       set_config('iot_bridge.address', %(address)s, false)
+
+-- name: note_action
+-- What no trigger notes: changes of quarantine, which the storing of readings changes as well.
+INSERT INTO audit_log (actor, door, action, subject, after, address)
+VALUES (current_setting('iot_bridge.actor'), current_setting('iot_bridge.door'), %(action)s, %(subject)s, %(after)s,
+        nullif(current_setting('iot_bridge.address'), ''))
+
+-- name: list_audit
+SELECT at::text, actor, door, action, subject, before, after, address FROM audit_log
+WHERE (%(since)s::timestamptz IS NULL OR at >= %(since)s::timestamptz)
+  AND (%(actor)s::text IS NULL OR actor = %(actor)s)
+  AND (%(action)s::text IS NULL OR action = %(action)s OR starts_with(action, %(action)s || '.'))
+  AND (%(subject)s::text IS NULL OR subject = %(subject)s)
+ORDER BY id DESC LIMIT %(limit)s
+
 -- name: add_device
 INSERT INTO devices (name) VALUES (%(name)s) RETURNING id, device_uuid::text
 
@@ -183,7 +202,7 @@ FROM api_keys k WHERE k.id = ANY (%(ids)s::bigint[])
 SELECT id, source FROM quarantine WHERE id = ANY (%(ids)s::bigint[])
 
 -- name: mark_replayed
-UPDATE quarantine SET replayed_at = now() WHERE id = %(id)s
+UPDATE quarantine SET replayed_at = now() WHERE id = ANY (%(ids)s::bigint[])
 
 -- name: drop_quarantine
 SELECT drop_quarantine_v1(%(ids)s::bigint[]) AS dropped

@@ -19,6 +19,12 @@ SELECT g.name, g.all_devices,
                  WHERE x.gateway_id = g.id), '{}')
 FROM gateways g WHERE g.id = %(gateway)s
 
+-- name: act_as_gateway
+-- Who the rows of audit_log are of, for the rest of the transaction. Without an id: who has a one-time code.
+SELECT set_config('iot_bridge.actor', coalesce((SELECT 'gateway ' || g.name FROM gateways g WHERE g.id = %(gateway)s::bigint),
+                                               'one-time code'), true),
+       set_config('iot_bridge.door', 'http', true), set_config('iot_bridge.address', %(address)s, true)
+
 -- name: enrol
 -- A code works once. Asking with it again, within its time, replaces a key whose answer was lost and that was never used.
 WITH code AS (
@@ -84,6 +90,9 @@ SELECT d.id, d.device_uuid::text, d.name, d.status = 'disabled',
                  WHERE k.device_id = d.id AND k.is_active AND k.revoked_at IS NULL
                    AND (k.expires_at IS NULL OR k.expires_at > now())), '{}'),
        coalesce((SELECT array_agg(coalesce(to_us(k.expires_at), 0) ORDER BY k.id) FROM device_api_keys k
+                 WHERE k.device_id = d.id AND k.is_active AND k.revoked_at IS NULL
+                   AND (k.expires_at IS NULL OR k.expires_at > now())), '{}'),
+       coalesce((SELECT array_agg(coalesce(k.mosquitto_hash, '') ORDER BY k.id) FROM device_api_keys k
                  WHERE k.device_id = d.id AND k.is_active AND k.revoked_at IS NULL
                    AND (k.expires_at IS NULL OR k.expires_at > now())), '{}')
 FROM devices d JOIN gateways g ON g.id = %(gateway)s

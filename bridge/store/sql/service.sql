@@ -66,6 +66,22 @@ FROM (
     SELECT api_key_hash FROM device_api_keys WHERE is_active UNION ALL SELECT api_key_hash FROM api_keys WHERE is_active
 ) k (hash) WHERE hash ~ '^[0-9a-f]{64}$'
 
+-- name: note_failed_logins
+INSERT INTO audit_log (actor, door, action, after, address)
+SELECT l.account, l.door, 'login.refused', jsonb_build_object(
+           'count', l.count, 'first', from_us(l.first_us), 'last', from_us(l.last_us)), nullif(l.address, '')
+FROM unnest(%(doors)s::text[], %(addresses)s::text[], %(accounts)s::text[], %(counts)s::bigint[], %(first_us)s::bigint[],
+            %(last_us)s::bigint[]) AS l (door, address, account, count, first_us, last_us)
+
+-- name: expire_audit
+DELETE FROM audit_log WHERE id IN (
+    SELECT id FROM audit_log WHERE at < now() - %(days)s * interval '1 day' ORDER BY at LIMIT 10000)
+
+-- name: trim_refused_logins
+-- Whoever tries to get in may write these: the newest are kept, so many and no more.
+DELETE FROM audit_log WHERE action = 'login.refused' AND id <= (
+    SELECT id FROM audit_log WHERE action = 'login.refused' ORDER BY id DESC OFFSET %(kept)s LIMIT 1)
+
 -- name: mqtt_accounts
 SELECT name, role, password_hash FROM mqtt_accounts WHERE is_active
 

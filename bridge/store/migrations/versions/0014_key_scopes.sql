@@ -1,6 +1,9 @@
 -- What an API key may do, and for which devices. Keys that are there keep what they can do today, by the default; so do
 -- those that a process of the release before makes.
 
+-- In the order in which storing locks them, or it and a migration that comes to `devices` first would wait for each other.
+LOCK TABLE sensors, devices IN SHARE ROW EXCLUSIVE MODE;
+
 ALTER TABLE api_keys
     ADD COLUMN scopes text[] NOT NULL DEFAULT '{readings:write,status:read,commands:write,commands:read}',
     -- false: those in api_key_devices alone. Not by whether there are rows, or a key would widen when its last device goes.

@@ -102,8 +102,36 @@ class DoorSettings(HttpSettings):
     """Whether devices on the site may use the service's HTTP endpoints here."""
     max_inflated_bytes: Count = 2_097_152
     """Largest body after gzip inflation."""
-    max_bodies_bytes: Count = 8_388_608
+    max_bodies_bytes: Count = 4_194_304
     """Bytes of all bodies together that are held, half received or inflated, until they are spooled; more is 503."""
+    max_connections: Count = 250
+    """Open connections; more are closed at once."""
+    max_header_bytes: Count = 16_384
+    """Largest request head; more is 431."""
+
+
+class SiteLimitSettings(LimitSettings):
+    max_tracked: Count = 5_000
+    """Addresses, devices and sensors remembered; the least recent is forgotten first."""
+
+
+class SiteKeySettings(KeySettings):
+    cache_size: Count = 5_000
+    """Keys kept in memory."""
+
+
+class SitePipelineSettings(PipelineSettings):
+    max_queued: Count = 5_000
+    """Readings waiting for the store; beyond it senders are pushed back."""
+    sensor_cache_size: Count = 5_000
+    """Sensors kept in memory."""
+
+
+class SiteMqttSettings(MqttSettings):
+    max_inflight: Count = 500
+    """Messages held unacknowledged; beyond it nothing more is read from the broker."""
+    max_inflight_bytes: Count = 2_097_152
+    """Their size, likewise; what they decode to takes a few times as much."""
 
 
 class LocalBrokerSettings(BrokerSettings):
@@ -127,13 +155,13 @@ class EdgeSettings(SectionedSettings):
     gateway: GatewaySettings = GatewaySettings()
     uplink: UplinkSettings = UplinkSettings()
     spool: SpoolSettings = SpoolSettings()
-    mqtt: MqttSettings = MqttSettings()
+    mqtt: SiteMqttSettings = SiteMqttSettings()
     http: DoorSettings = DoorSettings()
     page: PageSettings = PageSettings()
     site: SiteSettings = SiteSettings()
-    limits: LimitSettings = LimitSettings()
-    keys: KeySettings = KeySettings()
-    pipeline: PipelineSettings = PipelineSettings()
+    limits: SiteLimitSettings = SiteLimitSettings()
+    keys: SiteKeySettings = SiteKeySettings()
+    pipeline: SitePipelineSettings = SitePipelineSettings()
     broker: LocalBrokerSettings = LocalBrokerSettings()
     database: DatabaseSettings = DatabaseSettings()
     redis: RedisSettings = RedisSettings()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import gzip
 import http.client
+import json
 import logging
 import socket
 import urllib.error
 import urllib.request
-from collections.abc import Callable
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import httpx
 import pytest
@@ -277,26 +278,48 @@ async def test_heads_that_do_not_end_have_a_limit_of_their_own(open_door: OpenDo
     await until(lambda: door.sample("http_held_bytes", of="unauthenticated") == 0)
 
 
-async def deaf(door: Door, stack: AsyncExitStack) -> None:
+BAD_PACKET = json.dumps({"readings": [{"sensor_uuid": "x", "value": "warm"}] * 5_000}).encode()
+
+
+@asynccontextmanager
+async def deaf(door: Door, raw: bytes) -> AsyncIterator[None]:
     """A client that asks for more than all buffers on its way hold, and reads nothing."""
-    client = stack.enter_context(socket.socket())
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
-    client.setblocking(False)
-    loop = asyncio.get_running_loop()
-    await loop.sock_connect(client, (door.host, door.port))
-    await loop.sock_sendall(client, b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n" * 2_000)
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        client.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(client, (door.host, door.port))
+        sending = asyncio.create_task(loop.sock_sendall(client, raw))
+        try:
+            yield
+        finally:
+            sending.cancel()
+            await asyncio.wait({sending})
+
+
+SCRAPES = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n" * 2_000
 
 
 @pytest.mark.parametrize(
-    ("settings", "clients", "limit"),
-    [({"max_bodies_bytes": 100_000}, 4, "unread"), ({"body_timeout_s": 0.3}, 1, "write_timeout")],
+    ("raw", "settings", "clients", "limit"),
+    [
+        (SCRAPES, {"max_bodies_bytes": 100_000}, 4, "unread"),
+        (SCRAPES, {"body_timeout_s": 0.3}, 1, "write_timeout"),
+        (post(BAD_PACKET) * 40, {"body_timeout_s": 0.3}, 1, "write_timeout"),
+    ],
+    ids=["scrapes-unread", "scrapes-late", "rejections-late"],
 )
 async def test_client_that_does_not_read_is_cut_without_a_traceback(
-    open_door: OpenDoor, caplog: pytest.LogCaptureFixture, settings: dict[str, float], clients: int, limit: str
+    open_door: OpenDoor,
+    caplog: pytest.LogCaptureFixture,
+    raw: bytes,
+    settings: dict[str, float],
+    clients: int,
+    limit: str,
 ) -> None:
     async with open_door(**settings) as door, AsyncExitStack() as stack, asyncio.timeout(60):
         for _ in range(clients):
-            await deaf(door, stack)
+            await stack.enter_async_context(deaf(door, raw))
         await until(lambda: door.limited(limit) > 0, 30)
         assert statuses(await door.exchange(post(BODY, "Connection: close"))) == [200]
     await until(lambda: door.sample("http_connections") == 0)

@@ -220,7 +220,7 @@ def test_files_that_take_time_or_memory(tmp_path: Path, text: str, said: str) ->
     tracemalloc.start()
     started_s = time.process_time()
     found = outcome(walked, tmp_path / "f")
-    assert time.process_time() - started_s < 10
+    assert time.process_time() - started_s < 30  # tracing allocations takes most of it
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 64 * 1024 * 1024

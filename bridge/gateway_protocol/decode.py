@@ -196,7 +196,8 @@ def _decoded(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
         field = found[1] if found else ""
         reason = _REASONS.get(field.rpartition(".")[2], Code.BAD_FORM)
         where = f"$.{field}" if field else "$"
-        raise DecodeError(reason, f"not of the form: {text}"[:MAX_DETAIL], where=where) from None
+        # The text holds the value that is wrong, of any length.
+        raise DecodeError(reason, f"not of the form: {text[:MAX_DETAIL]}"[:MAX_DETAIL], where=where) from None
     except RecursionError:
         raise DecodeError(Code.BAD_JSON, "the JSON is nested too deeply") from None
     except UnicodeDecodeError:

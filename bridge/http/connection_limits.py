@@ -124,7 +124,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._partial_head.release()
         for cycle, _ in self.pipeline:  # never begun
             lease_of(cycle.scope).release()
-            cycle.body = b""
+            cycle.body = bytearray()
         super().connection_lost(exc)
         self._drop_body()
 
@@ -204,7 +204,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """Let go of what nobody has read, up to 256 KiB. Its lease has ended, and uvicorn would keep it with the
         connection: until the next request, and after its end until Python looks for what refers to itself."""
         if self.cycle is not None and (self.cycle.response_complete or self.cycle.disconnected):
-            self.cycle.body = b""
+            self.cycle.body = bytearray()
 
     def pause_writing(self) -> None:
         self._write.set()

@@ -154,7 +154,8 @@ async def _ask(loot: Loot, request: Request) -> Outcome:
 
 async def _wire(loot: Loot, wire: Wire) -> Outcome:
     if wire.then == "read":
-        outcome = _judge(wire.name, await _exchange(loot.http_port, wire.make()))
+        answer = await _exchange(loot.http_port, wire.make(), one=bool(wire.expect))
+        outcome = _judge(wire.name, answer)
         if wire.expect and outcome.status != wire.expect:
             return outcome._replace(wrong=f"the answer is {outcome.status or 'lost'}, not {wire.expect}")
         return outcome

@@ -26,7 +26,7 @@ MIB = 1_024  # KiB
 SETTLED_S = 30.0
 COMMAND_S = 300.0
 STAYS = 0.6
-"""Part of what a process may grow by that may stay: caches, which have limits of their own, and the heap between them."""
+"""Part of what a process may grow by that may stay: caches, which have limits of their own, and the heap around."""
 MANY_IDS = 20_000
 """Of quarantined rows that are replayed by one command: what a command line takes."""
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")

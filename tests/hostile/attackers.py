@@ -22,11 +22,11 @@ from typing import Any, NamedTuple, TypeVar
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
+from tests.hostile.attacked import Account, Loot
+from tests.hostile.connections import Connection, connections
 from tests.hostile.handovers import Handovers
-from tests.hostile.messages import Message, Messages, Packet, Who, packets
+from tests.hostile.messages import HostileMessage, Messages, Packet, Who, packets
 from tests.hostile.requests import Request, Requests
-from tests.hostile.site import Account, Loot
-from tests.hostile.wire import Wire, wires
 
 AT_ONCE = 10
 """Requests under way."""
@@ -45,7 +45,7 @@ _STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 _LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
 _RETRY = re.compile(rb"retry-after: (\d+)", re.IGNORECASE)
 _LEAKS = re.compile(rb"Traceback|psycopg|sp_insert|ingest_batch|PL/pgSQL|INSERT INTO|CHECK \(|File \\?\"/")
-Input = TypeVar("Input", Request, Wire, Message, Packet)
+Input = TypeVar("Input", Request, Connection, HostileMessage, Packet)
 
 
 class Outcome(NamedTuple):
@@ -81,11 +81,12 @@ def _requests(plan: Plan, loot: Loot) -> Requests:
     return Requests(loot, plan.random, plan.share)
 
 
-async def _wires(plan: Plan, loot: Loot) -> list[Outcome]:
-    found = list(_wanted(plan, wires(loot)))
-    held = [wire for wire in found if wire.then != "read"]
-    read = await _each((wire for wire in found if wire.then == "read"), lambda wire: _wire(loot, wire), 2 * AT_ONCE)
-    return read + await _each(iter(held), lambda wire: _wire(loot, wire), len(held))
+async def _connections(plan: Plan, loot: Loot) -> list[Outcome]:
+    wanted = list(_wanted(plan, connections(loot)))
+    read = [each for each in wanted if each.then == "read"]
+    held = [each for each in wanted if each.then != "read"]
+    answered = await _each(iter(read), lambda found: _connect(loot, found), 2 * AT_ONCE)
+    return answered + await _each(iter(held), lambda found: _connect(loot, found), len(held))
 
 
 async def _packets(plan: Plan, loot: Loot) -> list[Outcome]:
@@ -111,7 +112,7 @@ _ATTACKS: dict[str, Callable[[Plan, Loot], Coroutine[Any, Any, list[Outcome]]]] 
     "bodies": lambda plan, loot: _over_http(plan, loot, _requests(plan, loot).bodies()),
     "heads": lambda plan, loot: _over_http(plan, loot, _requests(plan, loot).heads()),
     "bombs": lambda plan, loot: _over_http(plan, loot, _requests(plan, loot).bombs()),
-    "wires": _wires,
+    "connections": _connections,
     "handovers": lambda plan, loot: _over_http(plan, loot, Handovers(loot).all()),
     "messages": _messages,
     "packets": _packets,
@@ -152,26 +153,26 @@ async def _ask(loot: Loot, request: Request) -> Outcome:
     return outcome._replace(wrong=f"503 again and again: {_end(answer)}")
 
 
-async def _wire(loot: Loot, wire: Wire) -> Outcome:
-    if wire.then == "read":
-        answer = await _exchange(loot.http_port, wire.make(), one=bool(wire.expect))
-        outcome = _judge(wire.name, answer)
-        if wire.expect and outcome.status != wire.expect:
-            return outcome._replace(wrong=f"the answer is {outcome.status or 'lost'}, not {wire.expect}")
+async def _connect(loot: Loot, found: Connection) -> Outcome:
+    if found.then == "read":
+        answer = await _exchange(loot.http_port, found.make(), one=bool(found.expect))
+        outcome = _judge(found.name, answer)
+        if found.expect and outcome.status != found.expect:
+            return outcome._replace(wrong=f"the answer is {outcome.status or 'lost'}, not {found.expect}")
         return outcome
     try:
         _, writer = await asyncio.open_connection("127.0.0.1", loot.http_port, limit=1_024)
     except OSError:
-        return Outcome(wire.name, 0)
-    writer.write(wire.make())
+        return Outcome(found.name, 0)
+    writer.write(found.make())
     with suppress(OSError, TimeoutError):
         async with asyncio.timeout(HOLD_S):
             await writer.drain()
-            await asyncio.sleep(HOLD_S if wire.then == "hold" else 0)
-    if wire.then == "cut":  # linger of 0 s: a reset
+            await asyncio.sleep(HOLD_S if found.then == "hold" else 0)
+    if found.then == "cut":  # linger of 0 s: a reset
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
-    return Outcome(wire.name, 0)
+    return Outcome(found.name, 0)
 
 
 async def _exchange(port: int, raw: bytes, *, one: bool = False) -> bytes:
@@ -237,7 +238,7 @@ async def _packet(loot: Loot, found: Packet) -> Outcome:
     return Outcome(found.name, 0)
 
 
-def _publish_all(loot: Loot, who: Who, messages: list[Message]) -> list[Outcome]:
+def _publish_all(loot: Loot, who: Who, messages: list[HostileMessage]) -> list[Outcome]:
     """At QoS 1, some at a time. A broker that hangs up on one is told the next by a new connection."""
     outcomes: list[Outcome] = []
     client = _client(loot, who)
@@ -258,7 +259,7 @@ def _publish_all(loot: Loot, who: Who, messages: list[Message]) -> list[Outcome]
     return outcomes
 
 
-def _publish(client: paho.Client, message: Message) -> paho.MQTTMessageInfo | None:
+def _publish(client: paho.Client, message: HostileMessage) -> paho.MQTTMessageInfo | None:
     with suppress(ValueError):  # no topic to this client
         return client.publish(message.topic, message.make(), 1, message.retain)
     return None

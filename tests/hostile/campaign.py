@@ -1,6 +1,6 @@
 """Runs attacks one after the other beside the good senders, and looks at the invariants after each.
 
-Everything random comes from SEED, which is printed. KINDS="wires packets" runs these attacks alone, ONLY=<part of a
+Everything random comes from SEED, which is printed. KINDS="bombs packets" runs these attacks alone, ONLY=<part of a
 name> sends nothing but inputs with that in their name: with all three, a breach is narrowed down to its input.
 """
 
@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import Any
 
+from tests.hostile.attacked import Loot
 from tests.hostile.attackers import Outcome, Plan, attack
 from tests.hostile.good import GoodSenders
 from tests.hostile.invariants import said
-from tests.hostile.site import Loot
 
 MANY = 10
 WARMING = "good"

@@ -14,8 +14,8 @@ from typing import Any
 
 import msgspec
 
+from tests.hostile.attacked import Loot
 from tests.hostile.requests import Request, encode, keys_of, names_of, packet_of
-from tests.hostile.site import Loot
 from tests.hostile.sources import http_targets
 
 MANY = 500

@@ -17,8 +17,8 @@ import psycopg
 
 from bridge.errors import BridgeError
 from tests.acceptance.service import Service
+from tests.hostile.attacked import GATEWAY, AttackedService
 from tests.hostile.good import GoodSenders, Sent
-from tests.hostile.site import GATEWAY, Site
 from tests.support.process import OwnProcess
 from tests.support.servers import listens, wait_until
 
@@ -32,7 +32,7 @@ MANY_IDS = 20_000
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
-class Memory:
+class ResidentMemory:
     """Resident memory of a process: how far it has grown since `begin`, at its peak and now."""
 
     def __init__(self, name: str, process: OwnProcess, most_mib: int) -> None:
@@ -100,7 +100,7 @@ class Log:
                 yield f"in the log: {entry.get('event')} {entry.get('detail', '')} {end}"[:300]
 
 
-def ledger(site: Site) -> Iterator[str]:
+def ledger(site: AttackedService) -> Iterator[str]:
     """Everything that was taken in gets settled, and the recount finds no difference."""
     try:
         wait_until(lambda: site.find_pending() == 0, SETTLED_S)
@@ -116,7 +116,7 @@ def _of_liar(problem: str) -> bool:
     return problem.startswith(f"gateway {GATEWAY}:")
 
 
-def stored(site: Site, good: GoodSenders, wait_s: float = SETTLED_S) -> Iterator[str]:
+def stored(site: AttackedService, good: GoodSenders, wait_s: float = SETTLED_S) -> Iterator[str]:
     """What good devices have sent stands in the table, and nothing else stands at their sensors."""
 
     def there() -> list[Sent]:
@@ -131,7 +131,7 @@ def stored(site: Site, good: GoodSenders, wait_s: float = SETTLED_S) -> Iterator
     yield from good.wrong(there())
 
 
-def final(site: Site, good: GoodSenders, gateways: Sequence[str] = (GATEWAY,)) -> Iterator[str]:
+def final(site: AttackedService, good: GoodSenders, gateways: Sequence[str] = (GATEWAY,)) -> Iterator[str]:
     """At the end: everything is stored, and a replay of what was quarantined changes nothing of that."""
     yield from stored(site, good)
     yield from verified(site.service)
@@ -153,7 +153,7 @@ def verified(service: Service) -> Iterator[str]:
         yield f"ledger --verify answers {done.returncode}: {problems[:3]}"
 
 
-def replayed(site: Site) -> Iterator[str]:
+def replayed(site: AttackedService) -> Iterator[str]:
     """Everything in quarantine is replayed; some of it is refused again, which is right."""
     ids = [str(row_id) for (row_id,) in site.rows("SELECT id FROM quarantine ORDER BY 1")]
     for start in range(0, len(ids), MANY_IDS):

@@ -13,9 +13,9 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from tests.hostile.attacked import Loot
 from tests.hostile.documents import doubled, paths, replaced, text_of
 from tests.hostile.requests import names_of, packet_of
-from tests.hostile.site import Loot
 from tests.hostile.sources import MqttTarget, foreign_topics, own_documents, own_topics
 from tests.hostile.values import Value, light, texts
 
@@ -30,7 +30,7 @@ BOMB = 200_000
 """Bytes of a payload that is large, and small enough for the broker."""
 
 
-class Message(NamedTuple):
+class HostileMessage(NamedTuple):
     """A hostile message, and the account that publishes it."""
 
     name: str
@@ -49,7 +49,7 @@ class Messages:
         self._random = random
         self._share = share
 
-    def all(self) -> Iterator[Message]:
+    def all(self) -> Iterator[HostileMessage]:
         """Every one of them."""
         for target in own_topics():
             yield from self._documents(target)
@@ -58,26 +58,28 @@ class Messages:
             yield from self._foreign(target)
         yield from self._varying()
 
-    def _documents(self, target: MqttTarget) -> Iterator[Message]:
+    def _documents(self, target: MqttTarget) -> Iterator[HostileMessage]:
         who, topic = self._own(target)
         for form, document in own_documents(self._names).items():
             for at in paths(document):
                 for value in self._some():
                     name = f"{target.name}, {form} {text_of(at)} = {value.name}"
-                    yield Message(name, who, topic, partial(self._replaced, form, at, value.make))
+                    yield HostileMessage(name, who, topic, partial(self._replaced, form, at, value.make))
                 value = self._random.choice(light())
                 name = f"{target.name}, {form} {text_of(at)} twice, {value.name}"
-                yield Message(name, who, topic, partial(self._replaced, form, at, value.make, twice=True))
+                yield HostileMessage(name, who, topic, partial(self._replaced, form, at, value.make, twice=True))
 
-    def _levels(self, target: MqttTarget) -> Iterator[Message]:
+    def _levels(self, target: MqttTarget) -> Iterator[HostileMessage]:
         """Levels of the topic that are no names, as far as MQTT takes them for text."""
         who, _ = self._own(target)
         payload = packet_of(self._loot.sensor_uuid, 1)
         for what, raw in texts().items():
             text = raw.decode(errors="replace").translate({ord(c): "" for c in "\0+#/"})
-            yield Message(f"{target.name}, levels: {what}", who, self._filled(target, text), partial(bytes, payload))
+            yield HostileMessage(
+                f"{target.name}, levels: {what}", who, self._filled(target, text), partial(bytes, payload)
+            )
 
-    def _foreign(self, target: MqttTarget) -> Iterator[Message]:
+    def _foreign(self, target: MqttTarget) -> Iterator[HostileMessage]:
         """A message of another format: cut, garbled, with values in its fields, retained."""
         payload = target.payload or b""
         for name, make in {
@@ -88,9 +90,9 @@ class Messages:
             "deep": partial(bytes, b"[" * 100_000),
             "large": partial(bytes, payload + b" " * BOMB),
         }.items():
-            yield Message(f"{target.name}, {name}", "formats", target.topic, make)
+            yield HostileMessage(f"{target.name}, {name}", "formats", target.topic, make)
         for value in self._some():
-            yield Message(f"{target.name} = {value.name}", "formats", target.topic, value.make, retain=True)
+            yield HostileMessage(f"{target.name} = {value.name}", "formats", target.topic, value.make, retain=True)
         try:
             document = msgspec.json.decode(payload)
         except (msgspec.DecodeError, UnicodeDecodeError):
@@ -98,14 +100,14 @@ class Messages:
         for at in paths(document):
             for value in self._some():
                 make = partial(replaced, document, at, value.make())
-                yield Message(f"{target.name}, {text_of(at)} = {value.name}", "formats", target.topic, make)
+                yield HostileMessage(f"{target.name}, {text_of(at)} = {value.name}", "formats", target.topic, make)
 
-    def _varying(self) -> Iterator[Message]:
+    def _varying(self) -> Iterator[HostileMessage]:
         """Topics that are new each time: what is remembered by its topic grows with them."""
         loot = self._loot
         for number in range(VARYING):
             topic = f"devices/{loot.device.uuid}/sensors/zz{number}"
-            yield Message("a new topic each time", "device", topic, partial(bytes, b"21.5"))
+            yield HostileMessage("a new topic each time", "device", topic, partial(bytes, b"21.5"))
         for number in range(VARYING_LONG[self._share == 1]):
             level = f"{number}-" + "-" * LONG
             topics: dict[Who, str] = {
@@ -114,7 +116,7 @@ class Messages:
                 "formats": f"senml/{level}",
             }
             for who, topic in topics.items():
-                yield Message("a new topic of 60 KB each time", who, topic, partial(bytes, b"21.5"))
+                yield HostileMessage("a new topic of 60 KB each time", who, topic, partial(bytes, b"21.5"))
 
     def _own(self, target: MqttTarget) -> tuple[Who, str]:
         return ("publisher" if target.topic.startswith("iot/") else "device"), self._filled(target, None)

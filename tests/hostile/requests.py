@@ -18,8 +18,8 @@ from urllib.parse import quote
 
 import msgspec
 
+from tests.hostile.attacked import Loot
 from tests.hostile.documents import Names, doubled, paths, replaced, text_of
-from tests.hostile.site import Loot
 from tests.hostile.sources import HttpTarget, http_targets
 from tests.hostile.values import Value, heavy, light, texts
 

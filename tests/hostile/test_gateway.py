@@ -15,19 +15,19 @@ from tests.acceptance.gateway import GatewayProcess
 from tests.acceptance.senders import register
 from tests.acceptance.service import Service
 from tests.hostile import invariants
+from tests.hostile.attacked import GOOD_DEVICES, KEEP_ALIVE_S, TIMEOUT_S, AttackedService, Loot, device_id
 from tests.hostile.campaign import WARMING, Campaign, Look
 from tests.hostile.good import GoodSenders
-from tests.hostile.site import GOOD_DEVICES, KEEP_ALIVE_S, TIMEOUT_S, Loot, Site, device_id
 from tests.support.servers import until
 
 MOST_MIB = 16
 SHARE = 0.03
-KINDS = ("bodies", "heads", "bombs", "wires")
+KINDS = ("bodies", "heads", "bombs", "connections")
 NAME = "north"
 
 
 @asynccontextmanager
-async def open_gateway(service: Service, folder: Path) -> AsyncIterator[tuple[Site, GatewayProcess]]:
+async def open_gateway(service: Service, folder: Path) -> AsyncIterator[tuple[AttackedService, GatewayProcess]]:
     """A gateway that knows the registry, with its HTTP door open, and the service behind it."""
     good, _ = register(service.database, GOOD_DEVICES, "good")
     (captured,), api_key = register(service.database, 1, "captured")
@@ -54,7 +54,7 @@ async def open_gateway(service: Service, folder: Path) -> AsyncIterator[tuple[Si
             good_device_id=device_id(service.database, good[0]),
             of_gateway=True,
         )
-        yield Site(service, good, loot), gateway
+        yield AttackedService(service, good, loot), gateway
     finally:
         gateway.stop()
 
@@ -72,7 +72,7 @@ async def test_no_sender_on_a_site_hurts_another(
     service = make_service()
     async with open_gateway(service, tmp_path) as (site, gateway):
         good = GoodSenders(site.good, gateway.http)
-        memory = invariants.Memory("the gateway", gateway, MOST_MIB)
+        memory = invariants.ResidentMemory("the gateway", gateway, MOST_MIB)
         looks: list[Look] = [
             partial(invariants.alive, "the gateway", gateway, gateway.port, gateway.spawn),
             memory.breaches,

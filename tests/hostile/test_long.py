@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.service import Service
+from tests.hostile.attacked import open_attacked
 from tests.hostile.attackers import KINDS
 from tests.hostile.campaign import WARMING
-from tests.hostile.site import open_site
 from tests.hostile.test_service import Run
 
 QUIET_S = 30.0
@@ -22,7 +22,7 @@ P99_TIMES = 3
 @pytest.mark.soak
 @pytest.mark.timeout(3_600)
 async def test_every_value_at_every_place(make_service: Callable[..., Service], tmp_path: Path, seed: int) -> None:
-    with open_site(make_service, tmp_path) as (site, mosquitto):
+    with open_attacked(make_service, tmp_path) as (site, mosquitto):
         run = Run(site, mosquitto, seed, share=1)
         async with run.good.sending():
             await run.warm_up()

@@ -11,10 +11,10 @@ import pytest
 
 from tests.acceptance.service import Service
 from tests.hostile import invariants
+from tests.hostile.attacked import AttackedService, Mosquitto, open_attacked
 from tests.hostile.attackers import KINDS
 from tests.hostile.campaign import WARMING, Campaign, Look
 from tests.hostile.good import Broker, GoodSenders
-from tests.hostile.site import Mosquitto, Site, open_site
 
 MOST_MIB = 64
 WARM_UP_S = 3.0
@@ -26,11 +26,11 @@ P99_TIMES = 3
 class Run:
     """A site under attack: the good senders, and what is looked at."""
 
-    def __init__(self, site: Site, mosquitto: Mosquitto, seed: int, share: float) -> None:
+    def __init__(self, site: AttackedService, mosquitto: Mosquitto, seed: int, share: float) -> None:
         self.good = GoodSenders(site.good, site.service.http, Broker(mosquitto.tls_port, mosquitto.ca_file))
         self.memories = [
-            invariants.Memory("the service", site.service, MOST_MIB),
-            invariants.Memory("Mosquitto", mosquitto, MOST_MIB),
+            invariants.ResidentMemory("the service", site.service, MOST_MIB),
+            invariants.ResidentMemory("Mosquitto", mosquitto, MOST_MIB),
         ]
         looks: list[Look] = [
             partial(invariants.alive, "the service", site.service, site.service.port, site.service.start),
@@ -59,7 +59,7 @@ class Run:
 
 @pytest.mark.timeout(300)
 async def test_no_sender_hurts_another(make_service: Callable[..., Service], tmp_path: Path, seed: int) -> None:
-    with open_site(make_service, tmp_path) as (site, mosquitto):
+    with open_attacked(make_service, tmp_path) as (site, mosquitto):
         run = Run(site, mosquitto, seed, SHARE)
         async with run.good.sending():
             await run.warm_up()

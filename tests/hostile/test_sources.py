@@ -14,11 +14,11 @@ from bridge.mqtt.converters.formats import FORMATS
 from bridge.settings.mqtt import MqttSettings
 from tests.acceptance.senders import Registered
 from tests.hostile import sources
+from tests.hostile.attacked import Loot
 from tests.hostile.documents import doubled, example, paths, replaced, text_of
 from tests.hostile.handovers import Handovers
 from tests.hostile.messages import Messages
 from tests.hostile.requests import Requests, names_of
-from tests.hostile.site import Loot
 from tests.hostile.values import heavy, light
 from tests.unit.test_http_endpoints import parts
 

@@ -1,6 +1,6 @@
 """Hostile HTTP below the level of requests: heads that two read differently, bodies without end, slow readers.
 
-A `Wire` is a connection: what is sent on it, whether the answer is read, and what it must be where that matters.
+A `Connection` is a connection: what is sent on it, whether the answer is read, and what it must be where that matters.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Literal, NamedTuple
 
+from tests.hostile.attacked import Loot
 from tests.hostile.requests import encode, keys_of, packet_of
-from tests.hostile.site import Loot
 
 MIB = 1 << 20
 HALF_SENT = 100
@@ -20,7 +20,7 @@ Then = Literal["read", "hold", "cut"]
 """What is done once it is sent: read until the door closes; keep it open and unread; reset it."""
 
 
-class Wire(NamedTuple):
+class Connection(NamedTuple):
     """A hostile connection."""
 
     name: str
@@ -29,7 +29,7 @@ class Wire(NamedTuple):
     expect: int = 0  # the status of the answer, 0: whatever is no 5xx
 
 
-def wires(loot: Loot) -> Iterator[Wire]:
+def connections(loot: Loot) -> Iterator[Connection]:
     """Every one of them."""
     yield from _ambiguous(loot)
     yield from _malformed(loot)
@@ -43,7 +43,7 @@ def _post(loot: Loot, *lines: bytes, body: bytes = b"", path: bytes = b"") -> by
     return b"POST %s HTTP/1.1\r\n%s%s\r\n\r\n%s" % (path, keys, b"\r\n".join(lines), body)
 
 
-def _ambiguous(loot: Loot) -> Iterator[Wire]:
+def _ambiguous(loot: Loot) -> Iterator[Connection]:
     packet = packet_of(loot.sensor_uuid, 1)
     length, chunked = b"Content-Length: %d" % len(packet), b"Transfer-Encoding: chunked"
     chunks = b"%x\r\n%s\r\n0\r\n\r\n" % (len(packet), packet)
@@ -80,10 +80,10 @@ def _ambiguous(loot: Loot) -> Iterator[Wire]:
         ),
     }
     for name, (lines, body) in heads.items():
-        yield Wire(name, partial(_post, loot, *lines, b"Connection: close", body=body))
+        yield Connection(name, partial(_post, loot, *lines, b"Connection: close", body=body))
 
 
-def _malformed(loot: Loot) -> Iterator[Wire]:
+def _malformed(loot: Loot) -> Iterator[Connection]:
     host = b"\r\nHost: a\r\n"
     raws = {
         "CONNECT": b"CONNECT a:443 HTTP/1.1" + host + b"\r\n",
@@ -112,12 +112,12 @@ def _malformed(loot: Loot) -> Iterator[Wire]:
     }
     for name, raw in raws.items():
         closing = b"GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
-        yield Wire(name, partial(bytes, raw + closing))
+        yield Connection(name, partial(bytes, raw + closing))
     two = _post(loot, b"Host: a", b"Content-Length: %d" % (2 * MIB), body=b" " * 2 * MIB)
-    yield Wire("2 MiB at once", partial(bytes, two), expect=413)
+    yield Connection("2 MiB at once", partial(bytes, two), expect=413)
 
 
-def _half_sent(loot: Loot) -> Iterator[Wire]:
+def _half_sent(loot: Loot) -> Iterator[Connection]:
     keys = keys_of(loot)
     paths = {
         "/gateways/enrol": {},
@@ -128,14 +128,14 @@ def _half_sent(loot: Loot) -> Iterator[Wire]:
     for path, own in paths.items():
         whole = encode("POST", path.encode(), {**own, "Content-Length": b"%d" % MIB, "Connection": b"keep-alive"}, b"")
         for number in range(HALF_SENT):
-            yield Wire(f"POST {path}, half sent", partial(_padded, whole, MIB - 1 - number), "hold")
+            yield Connection(f"POST {path}, half sent", partial(_padded, whole, MIB - 1 - number), "hold")
 
 
 def _padded(head: bytes, size: int) -> bytes:
     return head + b" " * size
 
 
-def _unread(loot: Loot) -> Iterator[Wire]:
+def _unread(loot: Loot) -> Iterator[Connection]:
     status = encode("GET", b"/sensors/%d/status" % loot.sensor_id, {**keys_of(loot), "Connection": b"keep-alive"}, b"")
     for name, raw, then in (
         ("answers that are not read", b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n" * 200, "hold"),
@@ -148,4 +148,4 @@ def _unread(loot: Loot) -> Iterator[Wire]:
         ("nothing", b"", "hold"),
     ):
         for _ in range(8):
-            yield Wire(name, partial(bytes, raw), "cut" if then == "cut" else "hold")
+            yield Connection(name, partial(bytes, raw), "cut" if then == "cut" else "hold")

@@ -108,7 +108,7 @@ class Mosquitto(OwnProcess):
         wait_until(lambda: listens(self.port) and listens(self.tls_port), 20)
 
 
-class Site:
+class AttackedService:
     """A service that runs, and the registered."""
 
     def __init__(self, service: Service, good: list[Registered], loot: Loot) -> None:
@@ -132,7 +132,7 @@ class Site:
 
 
 @contextmanager
-def open_site(make_service: Callable[..., Service], folder: Path) -> Iterator[tuple[Site, Mosquitto]]:
+def open_attacked(make_service: Callable[..., Service], folder: Path) -> Iterator[tuple[AttackedService, Mosquitto]]:
     """Everything started, and stopped afterwards."""
     service = make_service(
         hooks__enabled="true",
@@ -175,7 +175,7 @@ def open_site(make_service: Callable[..., Service], folder: Path) -> Iterator[tu
             client_ids=("iot-bridge-bridge", "hub", good[1].uuid, good[3].uuid),
         )
         _await_mqtt(service)
-        yield Site(service, good, loot), mosquitto
+        yield AttackedService(service, good, loot), mosquitto
     finally:
         service.stop()
         mosquitto.stop()

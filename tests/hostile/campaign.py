@@ -46,13 +46,14 @@ class Campaign:
         wanted = os.environ.get("KINDS", " ".join(kinds)).split()
         with _pool() as pool:
             for kind in [kind for kind in kinds if kind in wanted or kind == WARMING]:
-                started_s = time.monotonic()
+                started_s, answers = time.monotonic(), len(self._good.answers_s)
                 plan = Plan(kind, self._seed, self._share, os.environ.get("ONLY", ""))
                 loop = asyncio.get_running_loop()
                 outcomes = await loop.run_in_executor(pool, attack, plan, self._loot)
                 self.figures[kind] = dict(sorted(Counter(outcome.status for outcome in outcomes).items()))
                 await self.look(kind, outcomes)
-                print(f"{time.monotonic() - started_s:5.1f} s  {kind}: {self.figures[kind]}")  # noqa: T201
+                told = f"{time.monotonic() - started_s:5.1f} s  {kind}: {self.figures[kind]}"
+                print(f"{told}; good devices' p99 {self._good.p99_s(answers) * 1e3:.0f} ms")  # noqa: T201
 
     async def look(self, after: str, outcomes: Sequence[Outcome] = ()) -> None:
         """Note what is broken by now and was not before."""

@@ -13,7 +13,7 @@ BENCH := $(VENV)/.has-bench
 CHECK := $(VENV)/.has-check
 DOCS := $(VENV)/.has-docs
 
-.PHONY: install demo test soak fleet chaos bench check docs wheel fresh clean
+.PHONY: install demo test soak fleet chaos hostile bench check docs wheel fresh clean
 
 install: $(DEMO)  ## only makes .venv, with what the demo needs
 
@@ -47,6 +47,10 @@ fleet: $(TEST)  ## 1,000 simulated devices for 5 minutes on Mosquitto: balanced 
 chaos: $(TEST)  ## CHAOS_SECONDS of a bad link between gateway and service, and a plug pulled 100 times
 	@scripts/servers
 	CHAOS_SECONDS=$(CHAOS_SECONDS) $(BIN)/python -m pytest -q -m soak tests/acceptance/test_gateway_chaos.py tests/acceptance/test_gateway.py
+
+hostile: $(TEST)  ## every hostile input beside 99 good devices, whose p99 is held to 3 times that without; prints figures
+	@scripts/servers
+	$(BIN)/python -m pytest -q -s -m soak tests/hostile
 
 bench: $(TEST) $(BENCH)  ## readings per second, as ratios to ceilings of the same run
 	@scripts/servers

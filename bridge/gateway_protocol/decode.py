@@ -191,15 +191,19 @@ def _decoded(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        text = str(error)
-        found = _WHERE.search(text)
-        field = found[1] if found else ""
-        reason = _REASONS.get(field.rpartition(".")[2], Code.BAD_FORM)
-        where = f"$.{field}" if field else "$"
-        raise DecodeError(reason, f"not of the form: {text}"[:MAX_DETAIL], where=where) from None
+        problem = _form_error(str(error))
     except RecursionError:
-        raise DecodeError(Code.BAD_JSON, "the JSON is nested too deeply") from None
+        problem = DecodeError(Code.BAD_JSON, "the JSON is nested too deeply")
     except UnicodeDecodeError:
-        raise DecodeError(Code.BAD_ENCODING, "the text is not UTF-8") from None
+        problem = DecodeError(Code.BAD_ENCODING, "the text is not UTF-8")
     except msgspec.DecodeError as error:
-        raise DecodeError(Code.BAD_JSON, f"not JSON: {error}"[:MAX_DETAIL]) from None
+        problem = DecodeError(Code.BAD_JSON, f"not JSON: {error}"[:MAX_DETAIL])
+    raise problem  # here, or it would keep the error as its context, and with it the value that is wrong, of any length
+
+
+def _form_error(text: str) -> DecodeError:
+    found = _WHERE.search(text)
+    field = found[1] if found else ""
+    reason = _REASONS.get(field.rpartition(".")[2], Code.BAD_FORM)
+    where = f"$.{field}" if field else "$"
+    return DecodeError(reason, f"not of the form: {text[:MAX_DETAIL]}"[:MAX_DETAIL], where=where)

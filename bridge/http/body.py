@@ -29,7 +29,8 @@ async def receive_body(request: Request, settings: HttpSettings, limit: int = 0)
     if declared.isdecimal() and int(declared) > limit:
         raise _too_large(limit)
     lease = lease_of(request.scope)
-    body = bytearray()
+    parts: list[bytes] = []
+    size = 0
     more = True
     try:
         async with asyncio.timeout(settings.body_timeout_s):
@@ -39,14 +40,16 @@ async def receive_body(request: Request, settings: HttpSettings, limit: int = 0)
                     raise Problem(400, "disconnected", "the client went away in the middle of the body")
                 if lease.is_refused:
                     raise _overloaded()
-                body += message.get("body", b"")
+                part = message.get("body", b"")
+                size += len(part)
+                parts.append(part)
                 more = message.get("more_body", False)
-                if len(body) > limit:
+                if size > limit:
                     raise _too_large(limit)
     except TimeoutError:
         close = {"Connection": "close"}
         raise Problem(408, "too_slow", f"no whole body in {settings.body_timeout_s:g} s", close) from None
-    return bytes(body)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def inflate(request: Request, raw: bytes, limit: int) -> bytes:

@@ -38,10 +38,13 @@ class ByteLease:
     def take(self, size: int) -> bool:
         """Hold more bytes; False where there is no place for them.
 
-        Who is alone always finds place: it has limits of its own, and would otherwise be refused for ever.
+        Nobody may hold more than it leaves free for the others, so that who holds little finds a place beside a hundred
+        who hold as much as they may. Who is alone always finds one: it has limits of its own, and would be refused for
+        ever.
         """
         budget = self._budget
-        if self.is_refused or (budget.held + size > budget.limit and budget.held > self.held):
+        mine = self.held + size
+        if self.is_refused or (budget.held + size + mine > budget.limit and budget.held > self.held):
             self.is_refused = True
             return False
         if self._keepers:

@@ -124,7 +124,9 @@ class LimitedProtocol(HttpToolsProtocol):
         self._partial_head.release()
         for cycle, _ in self.pipeline:  # never begun
             lease_of(cycle.scope).release()
+            cycle.body = bytearray()
         super().connection_lost(exc)
+        self._drop_body()
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():  # the parser has given up on it
@@ -194,8 +196,15 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        self._drop_body()
         if not self._in_head and self.cycle.response_complete:
             self._rest.set()
+
+    def _drop_body(self) -> None:
+        """Let go of what nobody has read, up to 256 KiB. Its lease has ended, and uvicorn would keep it with the
+        connection: until the next request, and after its end until Python looks for what refers to itself."""
+        if self.cycle is not None and (self.cycle.response_complete or self.cycle.disconnected):
+            self.cycle.body = bytearray()
 
     def pause_writing(self) -> None:
         self._write.set()

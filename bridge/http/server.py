@@ -13,6 +13,7 @@ import uvicorn
 from bridge.errors import ConfigError
 from bridge.http.connection_limits import HttpBudgets, LimitedProtocol
 from bridge.http.graceful_shutdown import GracefulShutdown
+from bridge.http.heap import give_back_large_blocks
 from bridge.settings.http import HttpSettings
 from bridge.telemetry import Metrics
 
@@ -51,6 +52,7 @@ class HttpServer:
 
     async def start(self) -> str:
         """Listen. Returns the URL. Raises ConfigError where the address cannot be used."""
+        give_back_large_blocks()
         host, port = self._settings.host, self._settings.port
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_STREAM)

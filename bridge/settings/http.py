@@ -32,7 +32,7 @@ class HttpSettings(Section):
     """Largest body as sent; more is 413 while it streams."""
     max_inflated_bytes: Count = 8_388_608
     """Largest body after gzip inflation."""
-    max_bodies_bytes: Count = 67_108_864
+    max_bodies_bytes: Count = 25_165_824
     """Bytes of all bodies together that are held, half received or inflated, until they are stored; more is 503."""
     max_header_bytes: Count = 32_768
     """Largest request head; more is 431."""

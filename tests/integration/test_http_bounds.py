@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import http.client
 import json
@@ -16,6 +17,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 import httpx
 import pytest
 import requests
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from bridge.model.reading import Code
 from tests.integration.test_http_door import BODY, OpenDoor, chunked, open_door, post, problem, statuses
@@ -262,6 +264,18 @@ async def test_body_that_is_larger_than_all_together_is_taken_when_alone(open_do
     async with open_door(max_bodies_bytes=1_000) as door:
         assert statuses(await door.exchange(post(BODY + b" " * 200_000, "Connection: close"))) == [200]
         assert door.sample("http_held_bytes", of="bodies") == 0
+
+
+async def test_body_that_nobody_has_read_is_not_kept_with_its_connection(open_door: OpenDoor) -> None:
+    """A wrong key is told before the body is looked at, and the connection stays open."""
+    request = post(b"x" * 60_000).replace(KEY["X-Device-Key"].encode(), b"wrong-key")
+    async with open_door() as door, door.connection() as (reader, writer), asyncio.timeout(20):
+        writer.write(request)
+        assert b" 401 " in await reader.readline()
+        await until(lambda: door.sample("http_held_bytes", of="bodies") == 0)
+        cycles = [each for each in gc.get_objects() if isinstance(each, RequestResponseCycle)]
+        assert cycles
+        assert sum(len(cycle.body) for cycle in cycles) == 0
 
 
 async def test_heads_that_do_not_end_have_a_limit_of_their_own(open_door: OpenDoor) -> None:

@@ -12,13 +12,22 @@ def test_lease_is_refused_where_others_hold_the_rest() -> None:
     budget = ByteBudget(100)
     first, second = budget.lease(), budget.lease()
     assert first.take(60)
-    assert second.take(40)
+    assert second.take(20)
     assert not second.take(1)
     first.release()
     assert second.is_refused
     assert not second.take(1), "a part of it is missing"
     second.release()
     assert budget.held == 0
+
+
+def test_small_lease_finds_place_beside_many_that_hold_all_they_may() -> None:
+    budget = ByteBudget(100_000)
+    many = [budget.lease() for _ in range(99)]
+    for _ in range(1_000):
+        for lease in many:
+            lease.take(100)
+    assert budget.lease().take(500)
 
 
 def test_lease_that_is_alone_may_go_beyond() -> None:

@@ -116,3 +116,13 @@ def test_what_is_no_batch_at_all_is_refused_whole(body: bytes, reason: Code) -> 
     with pytest.raises(DecodeError) as refused:
         decode_batch(body)
     assert refused.value.reason == reason
+
+
+def test_error_does_not_keep_the_value_that_is_wrong() -> None:
+    with pytest.raises(DecodeError) as caught:
+        decode_batch(b'{"epoch":"e","records":[{"id":"%s"}]}' % (b"x" * 100_000))
+    assert len(caught.value.detail) < 1_000
+    context = caught.value.__context__
+    while context is not None:
+        assert isinstance(context, DecodeError)
+        context = context.__context__

@@ -107,9 +107,9 @@ async def _over_http(plan: Plan, loot: Loot, requests: Iterator[Request]) -> lis
     """What the attack itself has made too much is sent again alone, once it is over."""
     too_much: list[Request] = []
     outcomes = await _each(_wanted(plan, requests), lambda request: _ask(loot, request, too_much), AT_ONCE)
-    alone: list[Request] = []
-    outcomes += [await _ask(loot, request, alone) for request in too_much]
-    return outcomes + [Outcome(request.name, 503, "503 again and again, also alone") for request in alone]
+    still_too_much: list[Request] = []
+    outcomes += [await _ask(loot, request, still_too_much) for request in too_much]
+    return outcomes + [Outcome(request.name, 503, "503 again and again, also alone") for request in still_too_much]
 
 
 _ATTACKS: dict[str, Callable[[Plan, Loot], Coroutine[Any, Any, list[Outcome]]]] = {

@@ -104,7 +104,12 @@ async def _messages(plan: Plan, loot: Loot) -> list[Outcome]:
 
 
 async def _over_http(plan: Plan, loot: Loot, requests: Iterator[Request]) -> list[Outcome]:
-    return await _each(_wanted(plan, requests), lambda request: _ask(loot, request), AT_ONCE)
+    """What the attack itself has made too much is sent again alone, once it is over."""
+    too_much: list[Request] = []
+    outcomes = await _each(_wanted(plan, requests), lambda request: _ask(loot, request, too_much), AT_ONCE)
+    still_too_much: list[Request] = []
+    outcomes += [await _ask(loot, request, still_too_much) for request in too_much]
+    return outcomes + [Outcome(request.name, 503, "503 again and again, also alone") for request in still_too_much]
 
 
 _ATTACKS: dict[str, Callable[[Plan, Loot], Coroutine[Any, Any, list[Outcome]]]] = {
@@ -141,8 +146,8 @@ async def _each(inputs: Iterator[Input], send: Callable[[Input], Awaitable[Outco
 # -- HTTP
 
 
-async def _ask(loot: Loot, request: Request) -> Outcome:
-    """Send a request, and again after a 503: only a fault of its content stays."""
+async def _ask(loot: Loot, request: Request, too_much: list[Request]) -> Outcome:
+    """Send a request, and again after a 503: only a fault of its content stays. One that stays is noted."""
     for _ in range(AGAIN):
         answer = await _exchange(loot.http_port, request.make(), one=True)
         outcome = _judge(request.name, answer)
@@ -150,7 +155,8 @@ async def _ask(loot: Loot, request: Request) -> Outcome:
         if outcome.status != 503 or retry is None:
             return outcome
         await asyncio.sleep(min(LONGEST_WAIT_S, int(retry[1])))
-    return outcome._replace(wrong=f"503 again and again: {_end(answer)}")
+    too_much.append(request)
+    return outcome
 
 
 async def _connect(loot: Loot, found: Connection) -> Outcome:

@@ -27,8 +27,8 @@ pytestmark = pytest.mark.timeout(180)
 MOST_KIB = 16 * 1024
 """Of growth: MemoryMax of the unit is 200 MB, on a board of 1 GB."""
 MOST_KIB_OF_NAMES = 26 * 1024
-"""Of a flood of sensors that nobody knows: it fills the caches, the limits and the spool's table of names. Twice as many
-take no more."""
+"""Of a flood of sensors that nobody knows: it fills the caches, the limits and the spool's table of names. Twice as
+many take no more."""
 
 
 class AttackedGateway:

@@ -140,7 +140,9 @@ async def _replay_with(found: Settings, connection: Admin, ids: Sequence[int]) -
             rows = [_row(connection, row_id) for row_id in some]
             # Asked anew for each page: a replay may take a while.
             speakers = Speakers(_gateways(connection, rows), _api_keys(connection, rows))
-            replay = QuarantineReplay(core.pipeline, core.check, converters, speakers)
+            replay = QuarantineReplay(
+                core.pipeline, core.check, converters, speakers, found.http.max_readings_per_packet
+            )
             done = await asyncio.gather(*(replay.replay(row) for row in rows))
             connection.mark_replayed([row["id"] for row in done if row["outcome"] in SETTLED])
             results += done

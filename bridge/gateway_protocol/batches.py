@@ -218,9 +218,9 @@ def delivery_of(
 def _rejection(record: UplinkRecord, code: Code, devices: Container[str] | None) -> Rejection:
     """Why the gateway has refused it; or that it had no say in it."""
     if devices is None or record.device_uuid is None or record.device_uuid in devices:
-        return Rejection(0, code, record.detail[:MAX_DETAIL])
+        return Rejection(0, code, record.detail[:MAX_DETAIL], whole=True)
     detail = f"the gateway may not speak for {record.device_uuid}; it says {code}: {record.detail}"
-    return Rejection(0, Code.FOREIGN_DEVICE, detail[:MAX_DETAIL])
+    return Rejection(0, Code.FOREIGN_DEVICE, detail[:MAX_DETAIL], whole=True)
 
 
 def answer_of(

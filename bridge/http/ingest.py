@@ -24,6 +24,7 @@ from bridge.http.headers import header
 from bridge.http.problems import Problem
 from bridge.http.turns import Turns
 from bridge.model.reading import Code, Delivery, Outcome, Packet, Receipt, Rejection, Source
+from bridge.pipeline.batch import MAX_QUARANTINED_BYTES
 from bridge.pipeline.ports import DeliverySink
 from bridge.rate_limit import Verdict
 from bridge.settings.http import HttpSettings
@@ -127,14 +128,14 @@ class Ingest:
 
     async def _quarantine(self, request: Request, sender: AuthenticatedSender, body: bytes, error: DecodeError) -> None:
         """Keep what could not be decoded. If even that cannot be stored, the sender is told 503."""
-        packet = Packet((), (Rejection(0, Code(error.reason), error.detail),))
+        packet = Packet((), (Rejection(0, Code(error.reason), error.detail, whole=True),))
         receipts = await self._settled(
             request,
             partial(
                 Delivery,
                 packet,
                 Source.HTTP,
-                body,
+                body[:MAX_QUARANTINED_BYTES],
                 self._now_us(),
                 device_uuid=sender.key.device_uuid,
                 device_id=sender.device_id,

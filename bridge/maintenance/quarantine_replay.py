@@ -79,11 +79,14 @@ class Speakers:
 class QuarantineReplay:
     """Replays rows through a pipeline that runs."""
 
-    def __init__(self, pipeline: DeliverySink, check: Check, converters: Converters, speakers: Speakers) -> None:
+    def __init__(
+        self, pipeline: DeliverySink, check: Check, converters: Converters, speakers: Speakers, max_readings: int
+    ) -> None:
         self._pipeline = pipeline
         self._check = check
         self._converters = converters
         self._speakers = speakers
+        self._max_readings = max_readings
 
     async def replay(self, row: QuarantinedRow) -> dict[str, Any]:
         """What became of a row: its id, outcome, code and detail. Raises StoreUnavailable."""
@@ -141,11 +144,13 @@ class QuarantineReplay:
         """Decode by where it came from: an HTTP path or an MQTT topic. Raises DecodeError."""
         topic, payload = row["topic"], bytes(row["payload"])
         if topic.startswith("/") and row["source"] != "mqtt":  # a topic may begin so, too
+            # One reading of a body, or all of one that was refused as a whole.
+            most = 1 if row["reading_index"] else self._max_readings
             if topic == "/ingest/readings":
                 return decode_api_reading(payload)
             if topic == "/ingest/readings/bulk":
-                return decode_api_bulk(payload, max_readings=1)
-            return decode_packet(payload, max_readings=1)
+                return decode_api_bulk(payload, max_readings=most)
+            return decode_packet(payload, max_readings=most)
         packet = self._converters.convert(topic, payload, received_us=row["received_us"]).packet
         # What quarantine keeps of one reading among others: the whole message with its index, or an excerpt.
         if row["reading_index"] and packet.excerpts is None and self._converters.is_foreign(topic):

@@ -167,7 +167,7 @@ class Rejection(msgspec.Struct, frozen=True):
     index: int
     code: Code
     detail: str
-    raw: bytes = b""  # its own bytes where they can be told from the packet's
+    whole: bool = False  # of all that was sent, however many readings it holds: quarantine keeps it as it is
 
 
 class Packet(msgspec.Struct, frozen=True):

@@ -202,7 +202,7 @@ class MqttIngest:
             return packet
         self._metrics.limited.labels("mqtt_device").inc()
         detail = f"over {verdict.limit} messages a minute; send again in {verdict.reset_s} s"
-        return Packet((), (Rejection(0, Code.RATE_LIMITED, detail),))
+        return Packet((), (Rejection(0, Code.RATE_LIMITED, detail, whole=True),))
 
     def _identity(self, message: Any, topic: str, payload: bytes, packet: Packet) -> str | None:
         """What tells a reading without a time of its own from the same one sent again."""

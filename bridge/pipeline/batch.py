@@ -93,9 +93,11 @@ def make_entry(delivery: Delivery, sensor_of: Callable[[DecodedReading], Sensor 
         else:
             rejected.append((checked, decoded.sensor))
     if rejected:
-        payloads = _excerpts(delivery, [rejection.index for rejection, _ in rejected])
+        parts = [rejection.index for rejection, _ in rejected if not rejection.whole]
+        payloads = _excerpts(delivery, parts) if parts else {}
         for rejection, sensor in rejected:
-            row = _quarantine_row(delivery, rejection, device_id, payloads[rejection.index])
+            payload = delivery.payload if rejection.whole else payloads[rejection.index]
+            row = _quarantine_row(delivery, rejection, device_id, payload)
             detail = rejection.detail[:MAX_DETAIL]
             receipt = Receipt(rejection.index, Outcome.QUARANTINED, rejection.code, detail, sensor)
             entry.todo.append(BatchRow(entry, rejection.index, row, receipt))

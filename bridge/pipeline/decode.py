@@ -293,7 +293,7 @@ def _all(
         try:
             readings.append(make(index, item))
         except DecodeError as error:
-            rejections.append(Rejection(index, Code(error.reason), error.detail, msgspec.json.encode(item)))
+            rejections.append(Rejection(index, Code(error.reason), error.detail))
     return tuple(readings), tuple(rejections)
 
 
@@ -307,11 +307,10 @@ def _one_by_one(
     rejections: list[Rejection] = []
     for index, raw in enumerate(raws):
         _check_count(index + 1, max_readings)
-        raw_bytes = bytes(raw)
         try:
-            readings.append(make(index, decode_json(decoder, raw_bytes)))
+            readings.append(make(index, decode_json(decoder, bytes(raw))))
         except DecodeError as error:
-            rejections.append(Rejection(index, Code(error.reason), error.detail, raw_bytes))
+            rejections.append(Rejection(index, Code(error.reason), error.detail))
     return tuple(readings), tuple(rejections)
 
 

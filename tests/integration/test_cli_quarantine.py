@@ -114,6 +114,18 @@ def test_replay_of_many(commands: Commands, quarantine: Quarantine) -> None:
     assert len(quarantine.values()) == 501
 
 
+@pytest.mark.parametrize("topic", ["/devices/{}/readings", "devices/{}/readings"], ids=["http", "mqtt"])
+def test_replay_of_a_body_that_was_refused_as_a_whole_stores_all_of_it(
+    commands: Commands, quarantine: Quarantine, topic: str
+) -> None:
+    quarantine.register()
+    items = [{"sensor_uuid": MISSING, "value": value, "sequence": value} for value in (1, 2, 3)]
+    payload = json.dumps({"readings": items}).encode()
+    quarantine.add(payload, Code.RATE_LIMITED, topic=topic.format(quarantine.device["device_uuid"]))
+    (replayed,) = commands.json("quarantine", "replay", "--code", "rate_limited")
+    assert (replayed["outcome"], quarantine.values()) == ("stored", [1, 2, 3])
+
+
 def test_drop_deletes_and_the_ledger_remembers(commands: Commands, quarantine: Quarantine) -> None:
     ids = [quarantine.add(b"{", Code.BAD_JSON) for _ in range(3)]
     quarantine.add(packet(1))

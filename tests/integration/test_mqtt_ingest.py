@@ -546,6 +546,7 @@ async def test_limit_is_the_devices_whatever_its_topics() -> None:
         assert (codes.count(Code.BAD_TOPIC), codes.count(Code.RATE_LIMITED)) == (20, 282)
         assert [delivery.device_uuid for delivery in pipeline.taken] == [DEVICE] * 302 + [OTHER_DEVICE]
         assert len(pipeline.taken[-1].packet.readings) == 1
+        assert all(r.whole for delivery in pipeline.taken for r in delivery.packet.rejections)
         assert door.sample("limited_total", limit="mqtt_device") == 282
 
 

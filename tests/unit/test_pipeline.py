@@ -18,6 +18,7 @@ from bridge.model.reading import (
     Packet,
     Publication,
     Receipt,
+    Rejection,
     Sensor,
     Source,
 )
@@ -203,6 +204,17 @@ async def test_refused_readings_are_quarantined_beside_stored_ones(bench: Bench)
     ]
     assert [q.index for q in bench.store.batches[0].quarantined] == [1, 2, 3, 4]
     assert bench.store.ledger == {(7, Source.HTTP): (5, 0)}
+
+
+@pytest.mark.parametrize("whole", [True, False])
+async def test_quarantine_keeps_all_of_what_is_refused_as_a_whole(bench: Bench, whole: bool) -> None:
+    body = b'{"readings":[{"sensor_uuid":"a","value":1},{"sensor_uuid":"b","value":2}]}'
+    packet = Packet((), (Rejection(0, Code.RATE_LIMITED, "", whole=whole),))
+    settled = asyncio.get_running_loop().create_future()
+    bench.pipeline.submit(Delivery(packet, Source.MQTT, body, NOW_US, settled.set_result))
+    await settled
+    (row,) = bench.store.batches[0].quarantined
+    assert row.payload == (body if whole else b'{"readings":[{"sensor_uuid":"a","value":1}]}')
 
 
 async def test_poisonous_reading_is_found_and_its_neighbours_stored(bench: Bench) -> None:

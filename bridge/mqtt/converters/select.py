@@ -89,7 +89,7 @@ class Converters:
             if retained and entry.settings.retained == "skip":
                 packet = _timed(packet)
         except DecodeError as error:
-            packet = Packet((), (Rejection(0, Code(error.reason), error.detail),))
+            packet = Packet((), (Rejection(0, Code(error.reason), error.detail, whole=True),))
             device_uuid = device_of(topic)
         return Conversion(packet, device_uuid, name, tuple(outgoing))
 

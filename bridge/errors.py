@@ -32,6 +32,11 @@ class DecodeError(BridgeError):
         self.reason = reason  # a value of reading.Code
         self.where = where  # JSON path of the offending field, "$" for the whole
 
+    def bare(self) -> DecodeError:
+        """The same, to be kept for a while: without the frames and errors that hold the bytes and what came of them."""
+        self.__traceback__ = self.__context__ = self.__cause__ = None
+        return self
+
 
 class Unavailable(BridgeError):
     """A part we need is away for now; the sender should come again after `retry_after_s`.

@@ -80,7 +80,7 @@ def service_endpoints(parts: ServiceDoorParts) -> list[Endpoint]:
     if parts.gateways is not None:
         directory, cache, keys = parts.gateways.directory, parts.gateways.cache, parts.gateways.keys
         authentication = Authentication(parts.http, parts.limits, keys, parts.failed_logins, parts.metrics, parts.now)
-        gateways = GatewayDoor(directory, cache, authentication, parts.pipeline, parts.http, parts.now_us)
+        gateways = GatewayDoor(directory, cache, authentication, parts.pipeline, parts.http, door.turns, parts.now_us)
         endpoints += gateways.endpoints
     return endpoints
 

@@ -78,6 +78,7 @@ class GatewayDoor:
         authentication: Authentication,
         pipeline: DeliverySink,
         http: HttpSettings,
+        turns: Turns,
         now_us: Callable[[], int],
     ) -> None:
         self._directory = directory
@@ -87,7 +88,7 @@ class GatewayDoor:
         self._http = http
         self._now_us = now_us
         self._settled_keys: set[str] = set()
-        self._turns = Turns()  # of batches to be decoded: the largest takes a tenth of a second
+        self._turns = turns
 
     @property
     def endpoints(self) -> list[Endpoint]:

@@ -43,28 +43,27 @@ class Ingest:
     """Takes one request to the pipeline and its receipts back: what all ingest endpoints share."""
 
     def __init__(
-        self, http: HttpSettings, pipeline: DeliverySink, authentication: Authentication, now_us: Callable[[], int]
+        self,
+        http: HttpSettings,
+        pipeline: DeliverySink,
+        authentication: Authentication,
+        turns: Turns,
+        now_us: Callable[[], int],
     ) -> None:
         self._http = http
         self._pipeline = pipeline
         self._authentication = authentication
         self._now_us = now_us
-        self._turns = Turns()  # of large bodies, so that small ones come in between
+        self._turns = turns
 
     async def run(self, request: Request, sender: AuthenticatedSender, decode: Decoder) -> Response:
         """Body to answer, for an authenticated sender."""
         key = idempotency_key(request, sender)
         device = sender.key.device_uuid
-        body = b""
-        try:
-            body = raw = await receive_body(request, self._http)
-            received_us = self._now_us()
-            async with self._turns if _may_be_large(request, raw) else nullcontext():
-                body = inflate(request, raw, self._http.max_inflated_bytes)
-                packet = decode(body)
-        except DecodeError as error:
-            await self._quarantine(request, sender, body, error)
-            raise
+        body, packet, received_us = await self._received(request, decode)
+        if isinstance(packet, DecodeError):
+            await self._quarantine(request, sender, body, packet)
+            raise packet
         if device is not None and packet.device_uuid not in (None, device):
             raise Problem(403, "foreign_device", "the key belongs to another device than the packet names")
         verdict = self._authentication.limit_sensors(sender, packet)
@@ -85,6 +84,18 @@ class Ingest:
             ),
         )
         return self._answer(receipts, device is not None, received_us, verdict)
+
+    async def _received(self, request: Request, decode: Decoder) -> tuple[bytes, Packet | DecodeError, int]:
+        """A body, what it is or why it is nothing, and when it was here. Of the latter, what quarantine keeps."""
+        body = b""
+        try:
+            body = raw = await receive_body(request, self._http)
+            received_us = self._now_us()
+            async with self._turns if _may_be_large(request, raw) else nullcontext():
+                body = inflate(request, raw, self._http.max_inflated_bytes)
+                return body, decode(body), received_us
+        except DecodeError as error:
+            return body[:MAX_QUARANTINED_BYTES], error.bare(), self._now_us()
 
     def _answer(self, receipts: Sequence[Receipt], is_device: bool, received_us: int, verdict: Verdict) -> Response:
         counts = [0] * len(Outcome)
@@ -135,7 +146,7 @@ class Ingest:
                 Delivery,
                 packet,
                 Source.HTTP,
-                body[:MAX_QUARANTINED_BYTES],
+                body,
                 self._now_us(),
                 device_uuid=sender.key.device_uuid,
                 device_id=sender.device_id,

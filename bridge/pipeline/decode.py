@@ -233,7 +233,7 @@ def excerpts(payload: bytes, indexes: Collection[int]) -> dict[int, bytes]:
         for name, raw in ((b"ts", envelope.ts), (b"device_uuid", envelope.device_uuid))
         if 0 < len(value := bytes(raw)) <= _MAX_ID_OR_TIME
     )
-    return {index: b'{%s"readings":[%s]}' % (head, bytes(envelope.readings[index])) for index in indexes}
+    return {index: b'{%s"readings":[%s]}' % (head, memoryview(envelope.readings[index])) for index in indexes}
 
 
 def decode_any(body: bytes) -> Any:
@@ -308,7 +308,7 @@ def _one_by_one(
     for index, raw in enumerate(raws):
         _check_count(index + 1, max_readings)
         try:
-            readings.append(make(index, decode_json(decoder, bytes(raw))))
+            readings.append(make(index, decode_json(decoder, memoryview(raw))))
         except DecodeError as error:
             rejections.append(Rejection(index, Code(error.reason), error.detail))
     return tuple(readings), tuple(rejections)

@@ -70,7 +70,7 @@ def bounded(body: bytes, readings: int = MIN_READINGS) -> bytes:
     return body
 
 
-def decode_json(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+def decode_json(decoder: msgspec.json.Decoder[T], body: bytes | memoryview) -> T:
     """A body as the decoder's type. Raises DecodeError."""
     try:
         return decoder.decode(body)
@@ -78,7 +78,7 @@ def decode_json(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
         raise (_syntax_fault(body) or _form_fault(error)) from None
 
 
-def _syntax_fault(body: bytes) -> DecodeError | None:
+def _syntax_fault(body: bytes | memoryview) -> DecodeError | None:
     """Why a body is not JSON; None where it is."""
     try:
         _whole.decode(body)
@@ -89,7 +89,7 @@ def _syntax_fault(body: bytes) -> DecodeError | None:
     return None if _is_utf8(body) else DecodeError(Code.BAD_JSON, "the text is not UTF-8")
 
 
-def _is_utf8(body: bytes) -> bool:
+def _is_utf8(body: bytes | memoryview) -> bool:
     """In pieces: the text of a whole body may take four times its bytes."""
     decoder = getincrementaldecoder("utf-8")()
     try:

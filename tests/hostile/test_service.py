@@ -51,6 +51,10 @@ class Run:
         for memory in self.memories:
             memory.begin()
 
+    def grown(self) -> str:
+        """By how much each process was larger than before, at its peak."""
+        return ", ".join(f"{memory.name} {memory.worst_mib:.0f} MiB" for memory in self.memories)
+
     async def finish(self) -> None:
         """Raises AssertionError with every breach."""
         self.campaign.breaches += await asyncio.to_thread(list, invariants.final(self._site, self.good))
@@ -64,4 +68,5 @@ async def test_no_sender_hurts_another(make_service: Callable[..., Service], tmp
         async with run.good.sending():
             await run.warm_up()
             await run.campaign.run([kind for kind in KINDS if kind != WARMING])
+        print(f"grown: {run.grown()}")  # noqa: T201
         await run.finish()

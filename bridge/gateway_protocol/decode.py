@@ -33,6 +33,8 @@ from bridge.model.reading import MAX_DETAIL, MAX_TIME_US, Code, Source
 
 _MOST_BRACES = 2 * (MAX_RECORDS + MAX_BOOKS)
 """Of a whole batch. Twice what is taken: some may stand in texts."""
+_MAX_KEPT = 65_536
+"""Bytes of a record that is not of the form: as many as quarantine keeps."""
 _NO_BOOKS = msgspec.Raw(b"[]")
 _NO_STATE = msgspec.Raw(b"null")
 _WHERE = re.compile(r" - at `\$\.?([^`]*)`")
@@ -115,18 +117,18 @@ def _piece_by_piece(body: bytes) -> ReceivedBatch:
     envelope = _decoded(_envelope, body)
     if len(envelope.records) > MAX_RECORDS:
         raise DecodeError(Code.TOO_LARGE, f"more than {MAX_RECORDS} records", where="$.records")
-    records = tuple(_record_of(place, bytes(raw)) for place, raw in enumerate(envelope.records))
+    records = tuple(_record_of(place, memoryview(raw)) for place, raw in enumerate(envelope.records))
     ignored: list[str] = []
     state = None
     try:
-        state = _decoded(_state, bytes(envelope.state))
+        state = _decoded(_state, memoryview(envelope.state))
     except DecodeError as error:
         ignored.append(f"state: {error.detail}")
-    books = _books_of(bytes(envelope.books), ignored)
+    books = _books_of(memoryview(envelope.books), ignored)
     return ReceivedBatch(UplinkBatch(envelope.epoch, records, state, books), ignored)
 
 
-def _books_of(raw: bytes, ignored: list[str]) -> tuple[GatewayLedger, ...]:
+def _books_of(raw: memoryview, ignored: list[str]) -> tuple[GatewayLedger, ...]:
     """The lines that are of the form; of the others, the first is said."""
     lines: list[GatewayLedger] = []
     problem = ""
@@ -138,7 +140,7 @@ def _books_of(raw: bytes, ignored: list[str]) -> tuple[GatewayLedger, ...]:
     pieces: tuple[msgspec.Raw, ...] = _decoded(_lines, raw)
     for place, line in enumerate(pieces):
         try:
-            lines.append(_decoded(_line, bytes(line)))
+            lines.append(_decoded(_line, memoryview(line)))
         except DecodeError as error:
             problem = problem or f"books: line {place} is {error.detail}"
     if problem:
@@ -146,7 +148,7 @@ def _books_of(raw: bytes, ignored: list[str]) -> tuple[GatewayLedger, ...]:
     return tuple(lines)
 
 
-def _record_of(place: int, raw: bytes) -> UplinkRecord:
+def _record_of(place: int, raw: memoryview) -> UplinkRecord:
     """A record, or one for quarantine. Raises DecodeError where its id cannot be read."""
     try:
         return _decoded(_record, raw)
@@ -160,7 +162,7 @@ def _record_of(place: int, raw: bytes) -> UplinkRecord:
             source = _decoded(_door, raw).source
         except DecodeError:
             source = Source.MQTT
-        return _for_quarantine(record_id, source, raw, Code(error.reason), error.detail)
+        return _for_quarantine(record_id, source, bytes(raw[:_MAX_KEPT]), Code(error.reason), error.detail)
 
 
 def _with_sensor(record: UplinkRecord) -> UplinkRecord:
@@ -186,7 +188,7 @@ def _one_a_device(books: Sequence[GatewayLedger]) -> tuple[tuple[GatewayLedger, 
     return kept, f"books: {len(books) - len(kept)} lines are not the only one of their device and door"
 
 
-def _decoded(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+def _decoded(decoder: msgspec.json.Decoder[T], body: bytes | memoryview) -> T:
     """Raises DecodeError: BAD_JSON, or BAD_FORM and the like with the place."""
     try:
         return decoder.decode(body)

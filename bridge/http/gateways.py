@@ -46,7 +46,7 @@ from bridge.store.secret import code_hash
 
 log = structlog.get_logger("gateways")
 
-MAX_BATCH_BYTES = 16 * 1_048_576
+MAX_BATCH_BYTES = 8 * 1_048_576
 """Of a batch after inflation: 5,000 records, some of them with quarantined bytes."""
 MAX_ENROLMENT_BYTES = 4_096
 """Nobody has shown a key yet; code and version are 100 characters each."""

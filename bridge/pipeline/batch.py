@@ -54,9 +54,12 @@ class BatchRow:
 
 
 class Entry:
-    """An admitted delivery. `todo` are the rows that the store has not taken yet."""
+    """An admitted delivery. `todo` are the rows that the store has not taken yet.
 
-    __slots__ = ("delivery", "receipts", "todo")
+    `refused_bytes`: what quarantine keeps of one that has no reading; 0 where there is one.
+    """
+
+    __slots__ = ("delivery", "receipts", "refused_bytes", "todo")
 
     def __init__(self, delivery: Delivery) -> None:
         self.delivery = delivery
@@ -64,6 +67,7 @@ class Entry:
         indexes = [decoded.index for decoded in packet.readings] + [rejection.index for rejection in packet.rejections]
         self.receipts: list[Receipt | None] = [None] * (1 + max(indexes, default=-1))
         self.todo: list[BatchRow] = []
+        self.refused_bytes = 0
 
     def settle_if_done(self) -> bool:
         """Settle the delivery once every receipt is in."""
@@ -93,6 +97,7 @@ def make_entry(delivery: Delivery, sensor_of: Callable[[DecodedReading], Sensor 
         else:
             rejected.append((checked, decoded.sensor))
     if rejected:
+        has_readings = bool(entry.todo)
         parts = [rejection.index for rejection, _ in rejected if not rejection.whole]
         payloads = _excerpts(delivery, parts) if parts else {}
         for rejection, sensor in rejected:
@@ -101,6 +106,7 @@ def make_entry(delivery: Delivery, sensor_of: Callable[[DecodedReading], Sensor 
             detail = rejection.detail[:MAX_DETAIL]
             receipt = Receipt(rejection.index, Outcome.QUARANTINED, rejection.code, detail, sensor)
             entry.todo.append(BatchRow(entry, rejection.index, row, receipt))
+            entry.refused_bytes += 0 if has_readings else 1 + len(row.payload)
     return entry
 
 

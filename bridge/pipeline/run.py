@@ -15,6 +15,7 @@ sensor reach the database, and the streams, in the order they came:
 - *waiting* (`_waiting`): a sensor is not in the cache. While any delivery waits, those behind it wait, too.
 - *ready* (`_ready`): validated, and counted as received in the ledger. One call of the store runs at a time; whatever
   becomes ready meanwhile is the next batch, which leaves as soon as the database is free. Nothing waits for a timer.
+  What is refused as a whole goes beside the readings, a bounded number of bytes a batch (`ReadyEntries`).
 - *in the batch*: its rows are with the store (`BatchWriter`), which enters a receipt for each row once it is committed.
   With the last receipt the delivery is settled; nowhere else does a receipt come from that says stored.
 
@@ -49,9 +50,10 @@ import structlog
 
 from bridge.errors import Backpressure, InstanceExpired, StoreUnavailable
 from bridge.model.reading import Delivery, Outcome, Receipt, Source
-from bridge.pipeline.batch import BatchRow, Entry, accounts, make_entry
+from bridge.pipeline.batch import Entry, accounts, make_entry
 from bridge.pipeline.ledger import DoorLedger
 from bridge.pipeline.ports import Outbox, Store
+from bridge.pipeline.ready import ReadyEntries
 from bridge.pipeline.resolve import Resolver, SensorsByRef
 from bridge.pipeline.validate import Validator
 from bridge.pipeline.write import BatchWriter
@@ -101,7 +103,7 @@ class Pipeline:
         self._ledger = DoorLedger()
         self._writer = BatchWriter(store, outbox, self._ledger, instance, metrics, stalled_s=stalled_s)
         self._waiting: deque[Delivery] = deque()
-        self._ready: deque[Entry] = deque()
+        self._ready = ReadyEntries()
         self._wake_resolver = asyncio.Event()
         self._wake_writer = asyncio.Event()
         self._drained = asyncio.Event()
@@ -241,12 +243,8 @@ class Pipeline:
 
     async def _write_next(self) -> None:
         """Write the next batch, and settle what it completes."""
-        entries: list[Entry] = []
-        rows: list[BatchRow] = []
-        while self._ready and len(rows) < self._settings.max_batch:
-            entry = self._ready.popleft()
-            entries.append(entry)
-            rows.extend(entry.todo)
+        entries = self._ready.take(self._settings.max_batch)
+        rows = [row for entry in entries for row in entry.todo]
         is_heartbeat_due = not self._up.is_set() or perf_counter() - self._writer.asked_s >= self._heartbeat_s
         if not rows and not self._ledger.dirty and not is_heartbeat_due:
             return
@@ -275,7 +273,7 @@ class Pipeline:
             entry.todo = [row for row in entry.todo if entry.receipts[row.index] is None]
             self._queued -= before - len(entry.todo)
             if entry.delivery.retry_in_place and entry.todo:
-                self._ready.appendleft(entry)
+                self._ready.put_back(entry)
             else:
                 self._fail(entry)
 
@@ -307,10 +305,8 @@ class Pipeline:
         self._up.clear()
         self._failure = error.told
         self._metrics.store_up.set(0)
-        kept = [entry for entry in self._ready if entry.delivery.retry_in_place]
-        for entry in [entry for entry in self._ready if not entry.delivery.retry_in_place]:
+        for entry in self._ready.remove_where(lambda entry: not entry.delivery.retry_in_place):
             self._fail(entry)
-        self._ready = deque(kept)
         waiting = list(self._waiting)
         self._waiting = deque(delivery for delivery in waiting if delivery.retry_in_place)
         for delivery in waiting:

@@ -60,6 +60,12 @@ def _is_one_of(patterns: Sequence[str], topic: str) -> bool:
     return any(topic_filter.match(tuple(pattern.split("/")), levels) is not None for pattern in patterns)
 
 
+class _Standing(msgspec.Struct, frozen=True):
+    """What the registry says of a UUID."""
+
+    may_connect: bool | None  # None: no device has it
+
+
 class BrokerAccess:
     """Finds out whose an account is: from memory, or in a query each. `now` is a monotonic clock in seconds."""
 
@@ -67,7 +73,7 @@ class BrokerAccess:
         self,
         keys: KeyCache,
         accounts: Callable[[], Awaitable[Sequence[tuple[str, str, str]]]],
-        device_may_connect: Callable[[str], Awaitable[bool]],
+        device_may_connect: Callable[[str], Awaitable[bool | None]],
         now: Callable[[], float],
         bridge_client_ids: Callable[[], Awaitable[Collection[str]]] | None = None,
     ) -> None:
@@ -79,8 +85,8 @@ class BrokerAccess:
         self._client_ids: Collection[str] = ()
         self._accounts: dict[str, tuple[Role, str]] = {}
         self._accounts_until_s = 0.0
-        self._devices: TtlCache[str, bool] = TtlCache(DEVICES_KEPT, DEVICE_TTL_S)
-        self._ids_of_devices: TtlCache[str, bool] = TtlCache(CLIENT_IDS_KEPT, DEVICE_TTL_S)
+        self._devices: TtlCache[str, _Standing] = TtlCache(DEVICES_KEPT, DEVICE_TTL_S)
+        self._ids_of_devices: TtlCache[str, _Standing] = TtlCache(CLIENT_IDS_KEPT, DEVICE_TTL_S)
 
     async def login(self, username: str, password: str, *, doubted: bool = False) -> Account | None:
         """Who connects with a password; None for nobody. `doubted` as in `KeyCache.owner`. Raises StoreUnavailable."""
@@ -100,7 +106,7 @@ class BrokerAccess:
         if device is None:
             found = (await self._known_accounts()).get(username)
             return Account(found[0], username) if found else None
-        return Account("device", device) if await self._is_known(self._devices, device) else None
+        return Account("device", device) if (await self._standing(self._devices, device)).may_connect else None
 
     async def may_have(self, account: Account, client_id: str) -> bool:
         """Whether an account may connect with a client id: no device takes another's session. Raises StoreUnavailable.
@@ -114,7 +120,10 @@ class BrokerAccess:
         if client_id in self._client_ids:
             return False
         device = normal_uuid(client_id) if len(client_id) <= MAX_UUID_TEXT else None
-        return device in (None, account.name) or not await self._is_known(self._ids_of_devices, str(device))
+        if device is None or device == account.name:
+            return True
+        # Of a device that is disabled or has no key, too: its session and its commands wait for it.
+        return (await self._standing(self._ids_of_devices, device)).may_connect is None
 
     def forget(self) -> None:
         """Something has changed in the registry."""
@@ -133,9 +142,9 @@ class BrokerAccess:
             self._accounts_until_s = self._now() + ACCOUNTS_TTL_S
         return self._accounts
 
-    async def _is_known(self, known: TtlCache[str, bool], device_uuid: str) -> bool:
+    async def _standing(self, known: TtlCache[str, _Standing], device_uuid: str) -> _Standing:
         answer = known.get(device_uuid, self._now())
         if answer is None:
-            answer = await self._find_device(device_uuid)
+            answer = _Standing(await self._find_device(device_uuid))
             known.put(device_uuid, answer, self._now())
         return answer

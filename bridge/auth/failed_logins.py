@@ -30,7 +30,7 @@ an MQTT broker that asks the hooks."""
 TRACKED = 20_000
 """Addresses and accounts whose failures are counted; the least recent is forgotten first."""
 KEPT = 50
-"""Attempts told apart between two calls of `take`; what comes beyond is counted by door alone."""
+"""Attempts told apart between two calls of `take`, half of them with a name. Others count by address, or door alone."""
 LINES_PER_MINUTE = 60
 """Lines of the log, of all addresses together."""
 EVERYBODY_TIMES = 10
@@ -110,8 +110,11 @@ class FailedLogins:
             self._add(LoginAttempt(each.door, each.address, each.account), each.count, each.first_us, each.last_us)
 
     def _add(self, attempt: LoginAttempt, count: int, first_us: int, last_us: int) -> None:
-        if attempt not in self._totals and len(self._totals) >= KEPT:
-            attempt = LoginAttempt(attempt.door)
+        for plainer in (attempt, LoginAttempt(attempt.door, attempt.address), LoginAttempt(attempt.door)):
+            # Made-up names fill their half, and then count with their address; made-up addresses fill the other.
+            attempt, most = plainer, KEPT // 2 if plainer.account else KEPT
+            if attempt in self._totals or len(self._totals) < most:
+                break
         total = self._totals.setdefault(attempt, [0, first_us, last_us])
         total[0] += count
         total[1], total[2] = min(total[1], first_us), max(total[2], last_us)
@@ -126,16 +129,21 @@ class FailedLogins:
         return found
 
     def _tell(self, attempt: LoginAttempt, now_s: float) -> None:
-        """At most a line a minute for each address, or account where there is no address; and so many in all."""
+        """A line a minute for each address, or account where there is no address, and one more at its limit; at most so
+        many in all.
+        """
         origin = attempt.address or attempt.account
         window = self._by_address if attempt.address else self._by_account
-        if self._told.get(origin, now_s) or not check([(self._lines, [("", 1)])], now_s).allowed:
+        failures = round(window.used(origin, now_s)) or 1
+        is_at_limit = 0 < window.limit <= failures
+        told = self._told.get(origin, now_s)
+        if told is is_at_limit or told or not check([(self._lines, [("", 1)])], now_s).allowed:
             return
-        self._told.put(origin, True, now_s)
+        self._told.put(origin, is_at_limit, now_s)
         log.warning(
             "login_refused",
             door=attempt.door,
             address=attempt.address or None,
             account=attempt.account or None,
-            failures_in_a_minute=round(window.used(origin, now_s)),
+            failures_in_a_minute=failures,
         )

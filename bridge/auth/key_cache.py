@@ -85,6 +85,18 @@ class KeyCache:
         self._misses = metrics.cache.labels("key", "miss")
         metrics.cache_size.labels("key").set_function(lambda: len(self._known))
 
+    def remembered(self, text: str) -> KeyOwner | None:
+        """Whose key this is, where it is known without asking and has not expired."""
+        if len(text) > MAX_KEY_LENGTH:
+            return None
+        digest = hash_key(text)
+        owner = self._known.get(digest, self._now())
+        if owner is None or (owner.expires_at_us is not None and owner.expires_at_us <= self._now_us()):
+            return None
+        self._hits.inc()
+        self._used.add(digest)
+        return owner
+
     async def owner(self, text: str, *, doubted: bool = False) -> KeyOwner | None:
         """Whose key this is; None for no usable key. Raises StoreUnavailable if that cannot be known now.
 
@@ -116,10 +128,16 @@ class KeyCache:
         return self._index is None or await self._index.may_hold(digest)
 
     def invalidate(self, hashes: Iterable[str]) -> None:
-        """Forget these keys, known or unknown."""
+        """Forget these keys, known or unknown. What is new among them is let in at once."""
+        self.expect_new()
         for digest in hashes:
             self._known.discard(digest)
             self._unknown.discard(digest)
+
+    def expect_new(self) -> None:
+        """A key was made."""
+        if self._index is not None:
+            self._index.expire()
 
     def invalidate_devices(self, device_uuids: Collection[str]) -> None:
         """Forget the keys of these devices."""

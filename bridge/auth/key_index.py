@@ -29,6 +29,10 @@ class KeyIndex:
         self._until_s = 0.0
         self._loading = asyncio.Lock()
 
+    def expire(self) -> None:
+        """A key was made: load it again before the next answer."""
+        self._until_s = 0.0
+
     async def may_hold(self, digest: str) -> bool:
         """Whether a hash (hexadecimal) may be that of a usable key. Raises StoreUnavailable before the first answer."""
         if self._prefixes is None or (self._until_s <= self._now() and not self._loading.locked()):

@@ -81,14 +81,9 @@ class Authentication:
         name = KEY_HEADERS[kind]
         text = (header(request, name.lower().encode()) or "").strip()
         address = self.client(request)
-        attempt = LoginAttempt("http", address, key_id(text))
-        too_many = self._failed.too_many(attempt)
-        owner = await self._keys.owner(text, doubted=too_many is not None)
+        owner = self._keys.remembered(text)  # most requests: the limit of wrong keys costs them nothing
         if owner is None or owner.kind != kind:
-            self._failed.note(attempt)
-            if too_many is not None:
-                raise self.too_many(too_many)
-            raise Problem(401, "bad_key", f"send a usable key in the {name} header", {"WWW-Authenticate": name})
+            owner = await self._looked_up(text, kind, address)
         verdict = self._limited(check([(self._by_ip, [(address, 1)])], self._now()))
         if owner.disabled and kind == "gateway":
             raise Problem(403, "gateway_revoked", "the gateway is revoked; enrol it again to go on")
@@ -98,6 +93,23 @@ class Authentication:
             raise Problem(403, "missing_scope", f"the key lacks the scope {scope}; ask the operator for one with it")
         own = self._limited(check([(self._by_sender, [((kind, owner.device_id), 1)])], self._now()))
         return AuthenticatedSender(owner, verdict.tighter(own))
+
+    async def _looked_up(self, text: str, kind: KeyKind, address: str) -> KeyOwner:
+        """The owner of a key that is not remembered. Raises Problem (401, 429) and Unavailable."""
+        attempt = LoginAttempt("http", address, key_id(text))
+        too_many = self._failed.too_many(attempt)
+        owner = await self._keys.owner(text, doubted=too_many is not None)
+        if owner is not None and owner.kind == kind:
+            return owner
+        self._failed.note(attempt)
+        if too_many is not None:
+            raise self.too_many(too_many)
+        name = KEY_HEADERS[kind]
+        raise Problem(401, "bad_key", f"send a usable key in the {name} header", {"WWW-Authenticate": name})
+
+    def expect_new_key(self) -> None:
+        """A key was made: it is let in at once, however many wrong ones came before."""
+        self._keys.expect_new()
 
     async def admit_code(self, request: Request, digest: str) -> None:
         """Let a one-time code go on to the database, by its hash, unless it is wrong and too many were before it.

@@ -89,6 +89,7 @@ class LimitedProtocol(HttpToolsProtocol):
     _in_head = True
     _head_bytes = 0  # of the present head, as far as the parser has it
     _raw_bytes = 0  # received since the present head began
+    _no_more_comes = False  # the client has closed its side, and answers are due
     _counted = False
     _is_stopping = False
 
@@ -151,6 +152,12 @@ class LimitedProtocol(HttpToolsProtocol):
         elif self._in_head and self._raw_bytes > self._partial_head.held:
             self._hold_head()
 
+    def eof_received(self) -> bool:  # type: ignore[override] # asyncio's own; uvicorn's returns nothing
+        """The client sends no more, and may still read: whoever has sent a whole request waits for its answer."""
+        answer_is_due = self._in_head and self.cycle is not None and not self.cycle.response_complete
+        self._no_more_comes = answer_is_due and not self.transport.is_closing()
+        return self._no_more_comes
+
     def on_message_begin(self) -> None:
         self._head.set()
         self._head_bytes = 0
@@ -199,6 +206,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._drop_body()
         if not self._in_head and self.cycle.response_complete:
             self._rest.set()
+        if self._no_more_comes and self.cycle.response_complete and not self.pipeline:
+            self.transport.close()
 
     def _drop_body(self) -> None:
         """Let go of what nobody has read, up to 256 KiB. Its lease has ended, and uvicorn would keep it with the

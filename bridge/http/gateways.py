@@ -124,6 +124,7 @@ class GatewayDoor:
         if made is None:
             why = "the code is wrong, was used, or has expired; make a new one on the service"
             raise self._authentication.note_failure(request, "enrol") or Problem(403, "bad_code", why)
+        self._authentication.expect_new_key()
         return _json(Enrolled(*made))
 
     async def batch(self, request: Request, name: str) -> Response:
@@ -175,7 +176,9 @@ class GatewayDoor:
     async def rotate(self, request: Request, name: str) -> Response:
         """A new key; the present one works until the new one is used."""
         sender, gateway = await self.sender(request, name)
-        return _json(Enrolled(gateway.name, await self._directory.rotate(sender.key.device_id, sender.key.hash)))
+        key = await self._directory.rotate(sender.key.device_id, sender.key.hash)
+        self._authentication.expect_new_key()
+        return _json(Enrolled(gateway.name, key))
 
     async def _settled(self, epoch: str, records: Sequence[UplinkRecord], gateway: GatewayInfo) -> Sequence[Receipt]:
         """One receipt a record. Raises Unavailable where any of them could not be settled."""

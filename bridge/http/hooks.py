@@ -74,7 +74,10 @@ class HookAuthentication:
             raise Problem(429, "rate_limited", "over hooks.per_minute", {"Retry-After": str(verdict.reset_s)})
         body = inflate(request, await receive_body(request, self._http, MAX_BODY_BYTES), MAX_BODY_BYTES)
         if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
-            return dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=32))
+            try:
+                return dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=32))
+            except ValueError as error:
+                raise Problem(422, "bad_form", f"no form: {error}") from None
         try:
             found = msgspec.json.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

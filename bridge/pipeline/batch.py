@@ -8,6 +8,7 @@ several calls of the store; it is settled when its last receipt is in.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 
 import msgspec
 
@@ -84,30 +85,45 @@ class Entry:
         self.settle_if_done()
 
 
+_Refused = tuple[Rejection, SensorRef | None, int]
+"""Why a reading is refused, the sensor that it names, and the id of that sensor's device where it is known."""
+
+
 def make_entry(delivery: Delivery, sensor_of: Callable[[DecodedReading], Sensor | None], validator: Validator) -> Entry:
     """Admit a delivery: each decoded reading becomes a reading, or a quarantine row like the rejections."""
     entry = Entry(delivery)
-    rejected: list[tuple[Rejection, SensorRef | None]] = [(rejection, None) for rejection in delivery.packet.rejections]
-    device_id = delivery.device_id
+    refused: list[_Refused] = [(rejection, None, 0) for rejection in delivery.packet.rejections]
     for decoded in delivery.packet.readings:
-        checked = validator.check(decoded, sensor_of(decoded), delivery)
+        sensor = sensor_of(decoded)
+        checked = validator.check(decoded, sensor, delivery)
         if isinstance(checked, Reading):
             entry.todo.append(BatchRow(entry, decoded.index, checked, None))
-            device_id = device_id or checked.device_id
         else:
-            rejected.append((checked, decoded.sensor))
-    if rejected:
-        has_readings = bool(entry.todo)
-        parts = [rejection.index for rejection, _ in rejected if not rejection.whole]
-        payloads = _excerpts(delivery, parts) if parts else {}
-        for rejection, sensor in rejected:
-            payload = delivery.payload if rejection.whole else payloads[rejection.index]
-            row = _quarantine_row(delivery, rejection, device_id, payload)
-            detail = rejection.detail[:MAX_DETAIL]
-            receipt = Receipt(rejection.index, Outcome.QUARANTINED, rejection.code, detail, sensor)
-            entry.todo.append(BatchRow(entry, rejection.index, row, receipt))
-            entry.refused_bytes += 0 if has_readings else 1 + len(row.payload)
+            # A sensor of another device is unknown: what its sender makes of it is not its device's.
+            is_known = sensor is not None and checked.code is not Code.UNKNOWN_SENSOR
+            refused.append((checked, decoded.sensor, sensor.device_id if sensor is not None and is_known else 0))
+    if refused:
+        _add_refused(entry, refused)
     return entry
+
+
+def _add_refused(entry: Entry, refused: Sequence[_Refused]) -> None:
+    """Add a quarantine row for each. Of a delivery of one device all are its own, whichever sensor told its id."""
+    delivery = entry.delivery
+    own_id = delivery.device_id
+    if delivery.device_uuid is not None or delivery.packet.device_uuid is not None:
+        of_readings = (row.content.device_id for row in entry.todo)
+        own_id = own_id or next(chain(of_readings, (device_id for _, _, device_id in refused if device_id)), 0)
+    has_readings = bool(entry.todo)
+    parts = [rejection.index for rejection, _, _ in refused if not rejection.whole]
+    payloads = _excerpts(delivery, parts) if parts else {}
+    for rejection, sensor, device_id in refused:
+        payload = delivery.payload if rejection.whole else payloads[rejection.index]
+        row = _quarantine_row(delivery, rejection, own_id or device_id, payload)
+        detail = rejection.detail[:MAX_DETAIL]
+        receipt = Receipt(rejection.index, Outcome.QUARANTINED, rejection.code, detail, sensor)
+        entry.todo.append(BatchRow(entry, rejection.index, row, receipt))
+        entry.refused_bytes += 0 if has_readings else 1 + len(row.payload)
 
 
 def _excerpts(delivery: Delivery, indexes: Sequence[int]) -> Mapping[int, bytes]:

@@ -90,9 +90,10 @@ class PostgresRegistry:
         """Return the client ids of all sessions that bridges on this database have, or had, with a broker."""
         return [client_id for (client_id,) in await self._store.fetch("bridge_client_ids")]
 
-    async def device_may_connect(self, device_uuid: str) -> bool:
-        """Return whether the device is enabled and has a usable key."""
-        return await self._store.fetch_one("device_may_connect", {"uuid": device_uuid}) is not None
+    async def device_may_connect(self, device_uuid: str) -> bool | None:
+        """Return whether the device is enabled and has a usable key; None where it is not registered."""
+        row = await self._store.fetch_one("device_may_connect", {"uuid": device_uuid})
+        return None if row is None else bool(row[0])
 
     async def cut_off(self, seconds: float) -> list[tuple[int, str]]:
         """Return (change, device UUID) of devices that lost a key or were disabled in the last `seconds`."""

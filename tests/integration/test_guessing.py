@@ -54,6 +54,23 @@ def packet_of(device: dict[str, Any]) -> dict[str, Any]:
     return {"readings": [{"sensor_uuid": sensor, "value": 1.5, "sensor_ts": time.time()}]}
 
 
+async def test_key_that_is_made_while_somebody_guesses_is_let_in_at_once(service: Service, admin: Admin) -> None:
+    await guess(service, LIMIT + 20)
+    code = admin.add_gateway("north", [], everything=True, code_minutes=10)["code"]
+    async with service.client() as client:
+        enrolled = await client.post("/gateways/enrol", json={"code": code, "version": "1"})
+        key = enrolled.json()["gateway_key"]
+        answer = await client.get("/gateways/north/registry", headers={"X-Gateway-Key": key})
+        assert (enrolled.status_code, answer.status_code) == (200, 200)
+
+
+async def test_form_of_a_hook_with_too_many_fields_is_refused(service: Service) -> None:
+    form = {f"field{number}": "x" for number in range(100)}
+    async with service.client(Authorization=f"Bearer {SECRET}") as client:
+        assert (await client.post("/hooks/mosquitto/user", data=form)).status_code == 422
+        assert (await client.post("/hooks/emqx/authn", data=form)).json() == {"result": "deny"}
+
+
 async def test_wrong_keys_are_limited_and_a_right_one_is_let_in(service: Service, admin: Admin) -> None:
     """Though it was never used before, and is of the same address."""
     device = admin.add_device("shed", [("air", "temperature", None)])

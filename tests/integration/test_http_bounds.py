@@ -131,6 +131,24 @@ async def test_server_that_stops_lingers_with_nobody(open_door: OpenDoor) -> Non
         await door.server.stop(60)
 
 
+@pytest.mark.parametrize("requests_sent", [1, 3])
+async def test_client_that_closes_its_side_reads_its_answers(open_door: OpenDoor, requests_sent: int) -> None:
+    async with open_door() as door, asyncio.timeout(20), door.connection() as (reader, writer):
+        writer.write(post(BODY) * requests_sent)
+        writer.write_eof()
+        assert statuses(await until_closed(reader)) == [200] * requests_sent
+        await until(lambda: door.sample("http_connections") == 0)
+
+
+@pytest.mark.parametrize("raw", [b"", b"GET /hea", post(BODY)[:-1]], ids=["nothing", "a part of a head", "of a body"])
+async def test_client_that_closes_its_side_too_early_is_let_go(open_door: OpenDoor, raw: bytes) -> None:
+    async with open_door() as door, asyncio.timeout(20), door.connection() as (reader, writer):
+        writer.write(raw)
+        writer.write_eof()
+        assert await until_closed(reader) == b""
+        await until(lambda: door.sample("http_connections") == 0)
+
+
 # -- what could be read in two ways
 
 

@@ -32,6 +32,7 @@ class FakeAccounts:
         self.keys = {hash_key("good"): Owner(hash_key("good"))}
         self.accounts = [("weather", "publisher", hash_key("rain"))]
         self.devices = {DEVICE}
+        self.disabled: set[str] = set()
         self.asked = 0
         self.now_s = 1000.0
 
@@ -42,9 +43,9 @@ class FakeAccounts:
         self.asked += 1
         return self.accounts
 
-    async def device_may_connect(self, uuid: str) -> bool:
+    async def device_may_connect(self, uuid: str) -> bool | None:
         self.asked += 1
-        return uuid in self.devices
+        return uuid in self.devices or (False if uuid in self.disabled else None)
 
     def access(self) -> BrokerAccess:
         ring = KeyCache(self.find, KeySettings(), Metrics(), lambda: self.now_s, lambda: 0)
@@ -104,6 +105,13 @@ async def test_device_may_not_have_a_client_id_of_anybody_else(client_id: str, a
     access = registry.access()
     assert await access.may_have(Account("device", DEVICE), client_id) is allowed
     assert await access.may_have(Account("bridge", "hub"), client_id)
+
+
+async def test_client_id_of_a_device_that_may_not_connect_is_its_own_all_the_same() -> None:
+    registry = FakeAccounts()
+    registry.disabled.add(OTHER)
+    assert not await registry.access().may_have(Account("device", DEVICE), OTHER)
+    assert await registry.access().named(OTHER) is None
 
 
 async def test_publisher_may_have_the_name_of_its_account_and_no_devices() -> None:

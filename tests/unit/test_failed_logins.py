@@ -73,17 +73,21 @@ def test_limit_0_is_no_limit() -> None:
     assert failed.too_many(LoginAttempt("http", "192.0.2.1")) is None
 
 
-def test_flood_of_failures_is_a_line_for_each_address_and_minute() -> None:
+def test_flood_of_failures_is_two_lines_for_each_address_and_minute() -> None:
     failed, clock, metrics = bench(10)
     with capture_logs() as lines:
         for _ in range(5_000):
             failed.note(LoginAttempt("http", "192.0.2.1", "dk_1a2b3c4d"))
         failed.note(LoginAttempt("hook", "192.0.2.2"))
-        assert [(line["address"], line["door"]) for line in lines] == [("192.0.2.1", "http"), ("192.0.2.2", "hook")]
+        assert [(line["address"], line["failures_in_a_minute"]) for line in lines] == [
+            ("192.0.2.1", 1),
+            ("192.0.2.1", 10),
+            ("192.0.2.2", 1),
+        ]
         clock.now_s += 60
         failed.note(LoginAttempt("http", "192.0.2.1"))
-    assert len(lines) == 3
-    assert lines[2]["failures_in_a_minute"] > 1_000
+    assert len(lines) == 4
+    assert lines[3]["failures_in_a_minute"] > 1_000
     sample = metrics.registry.get_sample_value
     assert sample("iot_bridge_login_failures_total", {"door": "http"}) == 5_001
 
@@ -99,6 +103,15 @@ def test_flood_from_many_addresses_floods_neither_memory_nor_log() -> None:
     assert sum(each.count for each in taken) == TRACKED + 1_000
     assert max(len(each.account) for each in taken) <= 64
     assert failed.take() == []
+
+
+def test_made_up_names_do_not_hide_the_address() -> None:
+    failed, _, _ = bench(10)
+    for number in range(2_500):
+        failed.note(LoginAttempt("http", "192.0.2.1", f"dk_{number:08x}"))
+    taken = failed.take()
+    assert {each.address for each in taken} == {"192.0.2.1"}
+    assert max(taken, key=lambda each: each.count).account == ""
 
 
 def test_totals_say_how_often_and_from_when_to_when() -> None:

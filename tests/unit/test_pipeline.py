@@ -203,7 +203,7 @@ async def test_refused_readings_are_quarantined_beside_stored_ones(bench: Bench)
         Code.TIME_BEHIND,
     ]
     assert [q.index for q in bench.store.batches[0].quarantined] == [1, 2, 3, 4]
-    assert bench.store.ledger == {(7, Source.HTTP): (5, 0)}
+    assert bench.store.ledger == {(7, Source.HTTP): (4, 0), (0, Source.HTTP): (1, 0)}
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -215,6 +215,19 @@ async def test_quarantine_keeps_all_of_what_is_refused_as_a_whole(bench: Bench, 
     await settled
     (row,) = bench.store.batches[0].quarantined
     assert row.payload == (body if whole else b'{"readings":[{"sensor_uuid":"a","value":1}]}')
+
+
+async def test_refused_reading_of_a_known_sensor_is_its_devices(bench: Bench) -> None:
+    """Also where no reading of its packet is good, and its door knows the device by its UUID alone."""
+    for packet, expected in (
+        (Packet((draft(0, value=1e6), draft(1, sensor=999)), device_uuid="dev"), [7, 7]),
+        (Packet((draft(0, value=1e6), draft(1, sensor=999))), [7, 0]),  # of an API key, say: of several devices
+        (Packet((), (Rejection(0, Code.BAD_JSON, "", whole=True),)), [0]),
+    ):
+        settled = asyncio.get_running_loop().create_future()
+        bench.pipeline.submit(Delivery(packet, Source.MQTT, b"{}", NOW_US, settled.set_result))
+        await settled
+        assert [row.device_id for row in bench.store.batches[-1].quarantined] == expected
 
 
 async def test_poisonous_reading_is_found_and_its_neighbours_stored(bench: Bench) -> None:

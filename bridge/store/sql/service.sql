@@ -89,10 +89,11 @@ SELECT name, role, password_hash FROM mqtt_accounts WHERE is_active
 SELECT DISTINCT client_id FROM mqtt_subscriptions
 
 -- name: device_may_connect
-SELECT 1 FROM devices d
-WHERE d.device_uuid = %(uuid)s::uuid AND d.status <> 'disabled' AND EXISTS (
+-- No row: it is not registered.
+SELECT d.status <> 'disabled' AND EXISTS (
     SELECT 1 FROM device_api_keys k
     WHERE k.device_id = d.id AND k.is_active AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now()))
+FROM devices d WHERE d.device_uuid = %(uuid)s::uuid
 
 -- name: cut_off
 -- Devices that lost a key, or were disabled, in the last seconds; each with the id of the change.

@@ -238,8 +238,12 @@ def _make_folder(folder: Path, group: int | None) -> None:
     """Make the folder, for us and the broker's group; one that is there already stays as it is."""
     try:
         if not folder.exists():
+            above = [parent for parent in folder.parents if not parent.exists()]
             folder.mkdir(parents=True)
             _hand_to(folder, group, 0o750)
+            if group is not None:  # and a way to it, which our umask would close
+                for parent in above:
+                    parent.chmod(0o755)
     except OSError as error:
         raise ConfigError([f"--out {folder}: {error.strerror}"]) from error
 

@@ -16,6 +16,7 @@ import pytest
 from redis import Redis
 
 from bridge.embedded.stack import running_urls
+from tests.support import needs
 from tests.support.file_modes import open_to_others
 from tests.support.servers import wait_until
 
@@ -111,3 +112,13 @@ def test_files_of_commands(service: Path, home: Path) -> None:
     assert {path.name for path in out.iterdir()} == {"mosquitto.conf", "acl", "passwd"}
     assert open_to_others(out) == []
     assert open_to_others(kept) == []
+
+
+def test_files_for_the_broker_can_be_reached_by_its_group(service: Path, home: Path) -> None:
+    if os.geteuid() != 0:
+        needs.leave_out(needs.ROOT)
+    out = home / "new" / "mosquitto"
+    run(service, "mqtt", "config", "mosquitto", "--out", str(out), "--tls-port", "0", "--owner", "daemon")
+    assert stat.S_IMODE(out.parent.stat().st_mode) == 0o755
+    assert (stat.S_IMODE(out.stat().st_mode), out.group()) == (0o750, "daemon")
+    assert {(path.group(), stat.S_IMODE(path.stat().st_mode)) for path in out.iterdir()} == {("daemon", 0o640)}

@@ -162,3 +162,35 @@ def test_places_of_a_database_that_are_none(tmp_path: Path, place: str) -> None:
 def test_places_of_a_database(tmp_path: Path, place: str) -> None:
     (tmp_path / "f").write_text(f'[database]\nurl = "postgresql://u:p@{place}"\n')
     assert load(tmp_path / "f").database.url.endswith(place)
+
+
+@pytest.mark.parametrize(
+    ("variable", "hint"),
+    [
+        ("IOT_BRIDGE_NOPE", ""),
+        ("IOT_BRIDGE_FOO__BAR", ""),
+        ("IOT_BRIDGE_LOG__FOO", ""),
+        ("IOT_BRIDGE_MQT__URL", "IOT_BRIDGE_MQTT__URL"),
+        ("IOT_BRIDGE_MQQT", "IOT_BRIDGE_MQTT"),
+        ("IOT_BRIDGE_DATABASE_URL", "IOT_BRIDGE_DATABASE__URL"),
+        ("IOT_BRIDGE_LOG_LEVLE", "IOT_BRIDGE_LOG__LEVEL"),
+    ],
+)
+def test_hint_for_a_variable_is_something_like_it(monkeypatch: pytest.MonkeyPatch, variable: str, hint: str) -> None:
+    monkeypatch.setenv(variable, "1")
+    (line,) = problems(None)
+    assert line == f"{variable}: unknown variable" + (f"; did you mean {hint}?" if hint else "")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[redis]\nfoo = 1", "redis.foo: unknown key"),
+        ("[nope]\nurl = 1", "nope: unknown key"),
+        ("[redis]\nulr = 1", "redis.ulr: unknown key; did you mean redis.url?"),
+        ("[http]\nbody_timeout = 1", "http.body_timeout: unknown key; did you mean http.body_timeout_s?"),
+        ("log_level = 1", "log_level: unknown key; did you mean log.level?"),
+    ],
+)
+def test_hint_for_a_key_is_something_like_it(tmp_path: Path, text: str, said: str) -> None:
+    assert problems(tmp_path / "f", text) == [said]

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bridge.cli.console import Config, DataDir, Json, admin, moment_us, show
+from bridge.cli.console import Config, DataDir, Json, Rows, admin, moment_us, show
 
 COLUMNS = ("at", "actor", "action", "subject", "change")
 OBVIOUS = ("created_at", "is_active")
@@ -24,7 +24,7 @@ def audit(
     actor: Annotated[str | None, typer.Option(help="Of this actor alone, as the list names it: 'user alice'.")] = None,
     action: Annotated[str | None, typer.Option(help="Of this action, or all below it: device.key, gateway.")] = None,
     subject: Annotated[str | None, typer.Option(help="Of this subject, as the list names it: 'device 7'.")] = None,
-    limit: Annotated[int, typer.Option(min=1)] = 100,
+    limit: Rows = 100,
     config: Config = None,
     data_dir: DataDir = None,
     json: Json = False,

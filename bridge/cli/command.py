@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from bridge.cli.console import Config, DataDir, Json, NotFound, connect_admin, settings, show
+from bridge.cli.console import Config, DataDir, Json, NotFound, Rows, connect_admin, settings, show
 from bridge.cli.console import admin as open_admin
 from bridge.cli.device import Device, find
 from bridge.errors import ConfigError
@@ -69,7 +69,7 @@ def as_json(payload: str) -> bytes:
 
 def list_commands(
     device: Device,
-    limit: Annotated[int, typer.Option(min=1)] = 100,
+    limit: Rows = 100,
     config: Config = None,
     data_dir: DataDir = None,
     json: Json = False,

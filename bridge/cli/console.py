@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -26,10 +27,24 @@ if TYPE_CHECKING:
 
 OK, FAILED, USAGE, UNAVAILABLE, NOT_FOUND = 0, 1, 2, 3, 4
 
+MAX_ID = 2**63 - 1
+"""Largest id that a column of PostgreSQL holds."""
+MAX_ROWS = 10_000_000
+"""Most rows of a list; all of them are in memory together."""
+MAX_WAIT_S = 2_000_000
+"""About 23 days, as the settings have it: poll(2) counts milliseconds in 31 bits."""
+MAX_DAYS = 36_500
+"""A hundred years: what is so long ago is a date that PostgreSQL and Python know."""
+
 Config = Annotated[Path | None, typer.Option("--config", help="TOML file with the settings.")]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Data folder of an embedded service, running or not.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 
+Rows = Annotated[int, typer.Option("--limit", min=1, max=MAX_ROWS, help="At most so many.")]
+
+_EARLIEST = datetime.min.replace(tzinfo=UTC)
+_LATEST = datetime(9999, 12, 30, tzinfo=UTC)
+"""A day before the last that Python has: in whatever zone it is shown, it is not in the year 10000."""
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
@@ -153,11 +168,9 @@ def check_expiry(text: str | None) -> str | None:
     """When a key ends: ISO 8601, in UTC where it names no zone, and still to come. Raises ConfigError."""
     if text is None:
         return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise ConfigError([f"--expires {text}: write a date or time such as 2027-01-31 or 2027-01-31T12:00Z"]) from None
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    moment = _moment(text)
+    if moment is None:
+        raise ConfigError([f"--expires {text[:80]}: write a date or time such as 2027-01-31 or 2027-01-31T12:00Z"])
     if moment <= datetime.now(UTC):
         raise ConfigError([f"--expires {text}: is over already; to end a key now, revoke it"])
     return moment.isoformat()
@@ -172,10 +185,27 @@ def check_name(name: str) -> str:
 
 def moment_us(text: str, now_s: float) -> int:
     """A time, ISO 8601 and UTC where it names no zone, or how long ago; in µs since the epoch. Raises ConfigError."""
-    if ago := re.fullmatch(r"(\d+)([smhd])", text):
-        return round((now_s - int(ago[1]) * _SECONDS[ago[2]]) * 1e6)
+    if ago := re.fullmatch(r"([0-9]{1,12})([smhd])", text):
+        at_s = now_s - int(ago[1]) * _SECONDS[ago[2]]
+        if at_s >= _EARLIEST.timestamp():
+            return round(at_s * 1e6)
+    elif (at := _moment(text)) is not None:
+        return round(at.timestamp() * 1e6)
+    raise ConfigError([f"{text[:80]!r} is no time of the years 1 to 9999: ISO 8601, or how long ago: 90m, 2h, 3d"])
+
+
+def _moment(text: str) -> datetime | None:
+    """A time, ISO 8601, in UTC; None for what is none, or is beyond the years that Python and people write."""
     try:
-        at = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise ConfigError([f"{text!r} is no time: ISO 8601, or how long ago: 90m, 2h, 3d"]) from error
-    return round((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1e6)
+        read = datetime.fromisoformat(text)
+        moment = read.astimezone(UTC) if read.tzinfo else read.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        return None
+    return moment if _EARLIEST <= moment <= _LATEST else None
+
+
+def finite(number: float | None) -> float | None:
+    """Callback of an option: click takes nan for a number within any bounds."""
+    if number is not None and not isfinite(number):
+        raise typer.BadParameter("is a finite number")
+    return number

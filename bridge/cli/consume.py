@@ -16,7 +16,7 @@ def register(app: typer.Typer) -> None:
 def consume(
     name: Annotated[str | None, typer.Argument(help="Which consumer; without it, the names of all.")] = None,
     metrics_port: Annotated[
-        int | None, typer.Option(help="Serve Prometheus metrics here; 0 takes a free port.")
+        int | None, typer.Option(min=0, max=65_535, help="Serve Prometheus metrics here; 0 takes a free port.")
     ] = None,
     config: Config = None,
     data_dir: DataDir = None,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bridge.cli.console import FAILED, Json, show
+from bridge.cli.console import FAILED, MAX_WAIT_S, Json, finite, show
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -28,8 +28,13 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    seconds: Annotated[float | None, typer.Option(min=1, help="Stop after so long; without it, on Ctrl-C.")] = None,
-    rate: Annotated[float, typer.Option(min=1, max=2_000, help="Readings per second of all devices.")] = 60.0,
+    seconds: Annotated[
+        float | None,
+        typer.Option(min=1, max=MAX_WAIT_S, callback=finite, help="Stop after so long; without it, on Ctrl-C."),
+    ] = None,
+    rate: Annotated[
+        float, typer.Option(min=1, max=2_000, callback=finite, help="Readings per second of all devices.")
+    ] = 60.0,
     data_dir: Annotated[Path, typer.Option("--data-dir", help="Folder of the service and its servers.")] = Path(
         "var/demo"
     ),

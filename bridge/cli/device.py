@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bridge.cli.console import Config, DataDir, Json, NotFound, admin, check_expiry, check_name, show, warn
+from bridge.cli.console import (
+    MAX_ID,
+    Config,
+    DataDir,
+    Json,
+    NotFound,
+    Rows,
+    admin,
+    check_expiry,
+    check_name,
+    show,
+    warn,
+)
 from bridge.errors import ConfigError
 from bridge.model.reading import UNITS
 
@@ -66,7 +78,7 @@ def parse_sensor(text: str) -> tuple[str, str, str | None]:
 
 
 def list_devices(
-    limit: Annotated[int, typer.Option(min=1)] = 1000,
+    limit: Rows = 1000,
     config: Config = None,
     data_dir: DataDir = None,
     json: Json = False,
@@ -129,7 +141,7 @@ def rotate(
 
 def revoke(
     device: Device,
-    key_id: Annotated[int | None, typer.Option("--key", help="Id of one key; without it, all of them.")] = None,
+    key_id: Annotated[int | None, typer.Option("--key", min=1, help="Id of one key; without it, all of them.")] = None,
     config: Config = None,
     data_dir: DataDir = None,
     json: Json = False,
@@ -140,7 +152,8 @@ def revoke(
     """
     with admin(config, data_dir) as connection:
         found = find(connection, device)
-        gone = connection.fetch("revoke_device_keys", device_id=found["device_id"], key_id=key_id)
+        is_beyond = key_id is not None and key_id > MAX_ID
+        gone = [] if is_beyond else connection.fetch("revoke_device_keys", device_id=found["device_id"], key_id=key_id)
         if not gone:
             raise NotFound("no such active key; see iot-bridge device show")
         show({"revoked": [row["id"] for row in gone]}, json)
@@ -150,9 +163,10 @@ def find(connection: Admin, device: str) -> dict[str, Any]:
     """A device by UUID or id. Raises NotFound, ConfigError."""
     from bridge.pipeline.decode import normal_uuid
 
-    number = int(device) if device.isascii() and device.isdecimal() else None
-    if number is not None and number >= 1 << 63:
-        raise NotFound(f"no device {device}; see iot-bridge device list")
+    # Of what is longer no id is made: Python reads 4,300 digits at most.
+    number = (int(device) if len(device) < 20 else MAX_ID + 1) if device.isascii() and device.isdecimal() else None
+    if number is not None and number > MAX_ID:
+        raise NotFound(f"no device {device[:80]}; see iot-bridge device list")
     uuid = normal_uuid(device) if number is None else None
     if number is None and uuid is None:
         raise ConfigError([f"{device}: neither a device UUID nor a device id"])

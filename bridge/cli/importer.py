@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bridge.cli.console import FAILED, Config, DataDir, Json, connect_admin, settings, show, warn
+from bridge.cli.console import FAILED, MAX_DAYS, Config, DataDir, Json, connect_admin, finite, settings, show, warn
 from bridge.cli.device import find
 from bridge.errors import ConfigError, Unavailable
 
@@ -44,7 +44,8 @@ def import_file(
         str | None, typer.Option("--time-format", help="Of times that are not ISO 8601, e.g. '%d.%m.%Y %H:%M'.")
     ] = None,
     max_age_days: Annotated[
-        float | None, typer.Option(min=0, help="Refuse readings older than this; without it, none.")
+        float | None,
+        typer.Option(min=0, max=MAX_DAYS, callback=finite, help="Refuse readings older than this; without it, none."),
     ] = None,
     bookmark: Annotated[
         Path | None, typer.Option(help="Where to remember how far it came; without it, FILE.bookmark.")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bridge.cli.console import Config, DataDir, Json, settings, show
+from bridge.cli.console import MAX_DAYS, MAX_ROWS, Config, DataDir, Json, finite, settings, show
 from bridge.errors import ConfigError
 
 
@@ -19,7 +19,10 @@ def register(app: typer.Typer) -> None:
 
 
 def predictions(
-    hours: Annotated[float, typer.Option(min=0.1, help="Readings of how many hours are learned from.")] = 24.0,
+    hours: Annotated[
+        float,
+        typer.Option(min=0.1, max=24 * MAX_DAYS, callback=finite, help="Readings of how many hours are learned from."),
+    ] = 24.0,
     config: Config = None,
     data_dir: DataDir = None,
     json: Json = False,
@@ -37,7 +40,7 @@ def predictions(
 
 
 def explain(
-    limit: Annotated[int, typer.Option(min=1, help="At most so many anomalies.")] = 1_000,
+    limit: Annotated[int, typer.Option(min=1, max=MAX_ROWS, help="At most so many anomalies.")] = 1_000,
     config: Config = None,
     data_dir: DataDir = None,
     json: Json = False,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bridge.cli.console import Config, DataDir, Json, say, show
+from bridge.cli.console import MAX_WAIT_S, Config, DataDir, Json, finite, say, show
 from bridge.errors import ConfigError, Unavailable
 
 if TYPE_CHECKING:
@@ -33,7 +33,9 @@ def register(app: typer.Typer) -> None:
 
 def learn(
     url: Annotated[str | None, typer.Option(help="Broker; without it, the one of the settings.")] = None,
-    seconds: Annotated[float, typer.Option(min=0.1, help="How long to listen.")] = 60.0,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, max=MAX_WAIT_S, callback=finite, help="How long to listen.")
+    ] = 60.0,
     topic_filter: Annotated[str, typer.Option("--filter", help="What to listen to.")] = "#",
     out: Annotated[
         Path | None, typer.Option(help="Folder to write to: converters.toml, sensors.csv and golden samples.")

@@ -123,7 +123,7 @@ def mosquitto(
     publisher_ca: Annotated[
         Path | None, typer.Option(help="CA of their certificates; without it, the listener is on loopback.")
     ] = None,
-    max_devices: Annotated[int, typer.Option(min=1, help="Connections of devices.")] = 900,
+    max_devices: Annotated[int, typer.Option(min=1, max=1_000_000, help="Connections of devices.")] = 900,
     persistence: Annotated[Path, typer.Option(help="Where Mosquitto keeps sessions.")] = Path("/var/lib/mosquitto"),
     included: Annotated[
         bool, typer.Option("--included", help="It goes into Debian's conf.d, which says where sessions are kept.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bridge.cli.console import FAILED, Config, DataDir, Json, NotFound, admin, connect_admin, settings, show
+from bridge.cli.console import FAILED, Config, DataDir, Json, NotFound, Rows, admin, connect_admin, settings, show
 from bridge.errors import ConfigError
 from bridge.model.reading import Source
 
@@ -36,7 +36,7 @@ def register(app: typer.Typer) -> None:
 
 def list_rows(
     code: CodeOption = None,
-    limit: Annotated[int, typer.Option(min=1)] = 100,
+    limit: Rows = 100,
     config: Config = None,
     data_dir: DataDir = None,
     json: Json = False,
@@ -51,7 +51,7 @@ def list_rows(
 
 
 def usage(
-    limit: Annotated[int, typer.Option(min=1)] = 100,
+    limit: Rows = 100,
     config: Config = None,
     data_dir: DataDir = None,
     json: Json = False,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bridge.cli.console import FAILED, Config, DataDir, Json, settings, show
+from bridge.cli.console import FAILED, MAX_DAYS, MAX_WAIT_S, Config, DataDir, Json, finite, settings, show
 from bridge.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,11 +32,19 @@ def register(app: typer.Typer) -> None:
 
 def simulate(
     devices: Annotated[int, typer.Option(min=1, max=5_000, help="How many devices.")] = 10,
-    rate: Annotated[float, typer.Option(min=0.01, help="Readings per second of all devices together.")] = 50.0,
+    rate: Annotated[
+        float,
+        typer.Option(min=0.01, max=1_000_000, callback=finite, help="Readings per second of all devices together."),
+    ] = 50.0,
     http: Annotated[str, typer.Option(help="URL of the HTTP door.")] = "",
     mqtt: Annotated[str, typer.Option(help="URL of the MQTT broker.")] = "",
-    seconds: Annotated[float | None, typer.Option(min=0.1, help="Stop after so long; without it, on Ctrl-C.")] = None,
-    day: Annotated[float, typer.Option(min=1, help="Seconds in a simulated day.")] = 86_400.0,
+    seconds: Annotated[
+        float | None,
+        typer.Option(min=0.1, max=MAX_WAIT_S, callback=finite, help="Stop after so long; without it, on Ctrl-C."),
+    ] = None,
+    day: Annotated[
+        float, typer.Option(min=1, max=86_400 * MAX_DAYS, callback=finite, help="Seconds in a simulated day.")
+    ] = 86_400.0,
     seed: Annotated[int, typer.Option(help="The same seed gives the same values.")] = 1,
     prefix: Annotated[str, typer.Option(help="Names of the devices begin with it.")] = "sim",
     registered: Annotated[

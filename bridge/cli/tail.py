@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bridge.cli.console import Config, DataDir, Json, say, settings, show
+from bridge.cli.console import MAX_ROWS, Config, DataDir, Json, say, settings, show
 from bridge.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,7 +28,9 @@ def register(app: typer.Typer) -> None:
 
 def tail(
     stream: Annotated[Stream, typer.Argument(help="Which stream.")],
-    count: Annotated[int | None, typer.Option(min=1, help="The newest N and stop; without it, follow.")] = None,
+    count: Annotated[
+        int | None, typer.Option(min=1, max=MAX_ROWS, help="The newest N and stop; without it, follow.")
+    ] = None,
     config: Config = None,
     data_dir: DataDir = None,
     json: Json = False,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bridge.cli.console import Config, DataDir, Json, NotFound, admin, show
+from bridge.cli.console import MAX_ID, Config, DataDir, Json, NotFound, admin, show
 from bridge.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -90,7 +90,8 @@ def list_thresholds(
     Example: iot-bridge threshold list 42
     """
     with admin(config, data_dir) as connection:
-        show(connection.fetch("list_thresholds", sensor_id=sensor_id), json)
+        is_beyond = sensor_id is not None and sensor_id > MAX_ID
+        show([] if is_beyond else connection.fetch("list_thresholds", sensor_id=sensor_id), json)
 
 
 def clear(sensor_id: SensorId, config: Config = None, data_dir: DataDir = None, json: Json = False) -> None:
@@ -105,5 +106,5 @@ def clear(sensor_id: SensorId, config: Config = None, data_dir: DataDir = None, 
 
 
 def _known(connection: Admin, sensor_id: int) -> None:
-    if sensor_id >= 1 << 63 or not connection.fetch("sensor_exists", sensor_id=sensor_id):
+    if sensor_id > MAX_ID or not connection.fetch("sensor_exists", sensor_id=sensor_id):
         raise NotFound(f"no sensor {sensor_id}; see iot-bridge device show")

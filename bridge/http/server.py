@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
@@ -61,7 +62,13 @@ class HttpServer:
             sock.bind((host, port))
         except OSError as error:
             sock.close()
-            raise ConfigError([f"http.port = {port}: cannot listen on {host}: {error.strerror}"]) from error
+            of_host = isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
+            wrong = (
+                f"http.host = {host!r}: cannot listen there"
+                if of_host
+                else f"http.port = {port}: cannot listen on {host}"
+            )
+            raise ConfigError([f"{wrong}: {error.strerror}"]) from error
         self._task = asyncio.create_task(self._server.serve([sock]), name="http")
         while not self._server.started and not self._task.done():  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.005)

@@ -9,6 +9,7 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from bridge.errors import ConfigError
+from bridge.model import host_name
 from bridge.settings.mqtt import MqttSettings
 
 
@@ -42,10 +43,8 @@ def parse_address(settings: MqttSettings) -> BrokerAddress:
         raise ConfigError(["mqtt.url: the port is not a number from 1 to 65535"])
     if not parts.hostname:
         raise ConfigError(["mqtt.url: names no host; write mqtt://host:1883"])
-    try:
-        parts.hostname.encode("idna")
-    except UnicodeError:
-        raise ConfigError(["mqtt.url: the host name is none that can be looked up"]) from None
+    if host_name.problem(parts.hostname) is not None:
+        raise ConfigError(["mqtt.url: the host name is none that can be looked up"])
     tls = parts.scheme == "mqtts"
     return BrokerAddress(
         host=parts.hostname,

@@ -18,6 +18,8 @@ def _checked_filter(text: str) -> str:
     return text
 
 
+TopicFilter = Annotated[str, AfterValidator(_checked_filter)]
+
 _EXPRESSIONS = ("each", "device", "sensor", "value", "time")
 MAX_EXPRESSION_DEPTH = 64
 """Of what is in what; it is evaluated by recursion, for every message."""
@@ -47,7 +49,7 @@ class ConverterSettings(Section):
 
     of_lines = frozenset(_EXPRESSIONS)
 
-    filter: Annotated[str, AfterValidator(_checked_filter)]
+    filter: TopicFilter
     """Topic filter; it is subscribed to. Our own topics never come to a converter."""
     format: Literal[
         "packet",
@@ -151,7 +153,7 @@ class MqttSettings(Section):
     """First reconnect delay; doubles, with jitter."""
     reconnect_max_s: Positive = 30.0
     """Longest reconnect delay."""
-    topics: tuple[str, ...] = Field(
+    topics: tuple[TopicFilter, ...] = Field(
         default=(
             "devices/+/readings",
             "devices/+/sensors/+",

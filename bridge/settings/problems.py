@@ -17,6 +17,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 MAX_NAME = 200
+LIKENESS = 0.66
+"""Least `difflib` ratio of a mistake and what was meant: two letters of three that are swapped (lgo, log) have it."""
 _PASSWORD = re.compile(r"(?<=:)(?!//)[^:@]*(?=@)")
 
 
@@ -40,8 +42,8 @@ def describe(
         if _is_of_unknown_variable(".".join(place), fields, by_key):
             continue  # `unknown_variables` says it
         if error["type"] == "extra_forbidden":
-            near = did_you_mean(key, [*fields, *sections]) if len(place) <= 2 else ""
-            lines.append(f"{name}: unknown key{near}")
+            near = nearest(key, fields) if len(place) <= 2 else None
+            lines.append(f"{name}: unknown key{_hint(near)}")
             continue
         if error["type"] == "value_error":  # of a validator of ours, which says it all
             # A whole table explains nothing, and may hold secrets.
@@ -76,7 +78,8 @@ def unknown_variables(environment: Iterable[str], prefix: str, fields: Mapping[s
         # Deeper levels belong to a key that holds a table, such as pipeline.limits.
         if any(upper.startswith(f"{_variable(prefix, key)}__") for key, field in fields.items() if _is_table(field)):
             continue
-        lines.append(_plain(f"{_cut(name)}: unknown variable{did_you_mean(upper, known)}"))
+        near = nearest(upper[len(prefix) :].lower().replace("__", "."), fields)
+        lines.append(_plain(f"{_cut(name)}: unknown variable{_hint(near and _variable(prefix, near))}"))
     return lines
 
 
@@ -92,10 +95,34 @@ def hide_password(url: str) -> str:
     return _PASSWORD.sub("(hidden)", url)
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A hint, where something near is known."""
-    near = get_close_matches(word, list(known), n=1) if len(word) <= MAX_NAME else []
-    return f"; did you mean {near[0]}?" if near else ""
+def nearest(word: str, keys: Iterable[str]) -> str | None:
+    """The "section.key", or the section, that `word` is likely to be a mistake for; None where nothing is like it.
+
+    Parts are compared with parts: what two names have in common because both begin with the section says nothing.
+    """
+    if len(word) > MAX_NAME:
+        return None
+    by_section: dict[str, list[str]] = {}
+    for key in keys:
+        section, _, name = key.partition(".")
+        by_section.setdefault(section, []).append(name)
+    section, dot, name = word.partition(".")
+    if not dot:  # a section; or LOG_LEVEL for LOG__LEVEL
+        joined = {f"{one}_{each}": f"{one}.{each}" for one, names in by_section.items() for each in names}
+        found = _closest(word, [*by_section, *joined])
+        return found and (joined.get(found) or found)
+    found = section if section in by_section else _closest(section, by_section)
+    near = _closest(name, by_section[found]) if found is not None else None
+    return near and f"{found}.{near}"
+
+
+def _closest(word: str, known: Iterable[str]) -> str | None:
+    found = get_close_matches(word, list(known), n=1, cutoff=LIKENESS)
+    return found[0] if found else None
+
+
+def _hint(near: str | None) -> str:
+    return f"; did you mean {near}?" if near else ""
 
 
 def _is_of_unknown_variable(place: str, fields: Mapping[str, FieldInfo], by_key: Mapping[str, str]) -> bool:

@@ -7,12 +7,13 @@ overflows at, a text nothing that a terminal, a header or the C library takes fo
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import ip_address
 from typing import Annotated, Any, ClassVar
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+from bridge.model import host_name
 
 MAX_WAIT_S = 2_000_000
 """About 23 days: poll(2) and PostgreSQL's statement_timeout count milliseconds in 31 bits."""
@@ -48,13 +49,9 @@ def _checked_zone(name: str) -> str:
 
 
 def _checked_host(name: str) -> str:
-    try:
-        ip_address(name)
-    except ValueError:
-        try:
-            name.encode("idna")
-        except UnicodeError:
-            raise ValueError("no address, and no name that can be looked up") from None
+    wrong = host_name.problem(name)
+    if wrong is not None:
+        raise ValueError(wrong)
     return name
 
 
@@ -62,7 +59,8 @@ def _checked_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         wrong = parts.port == 0 or (bool(url) and parts.scheme != "unix" and not parts.hostname)
-        _checked_host(parts.hostname or "")
+        if parts.hostname:
+            _checked_host(parts.hostname)
     except ValueError:
         wrong = True
     if wrong:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from bridge.model import host_name
 from bridge.settings.problems import hide_password
 from bridge.settings.section import CheckedUrl, Count, DaysOrNever, Delay, Positive, Section
 
@@ -23,10 +24,25 @@ def _checked_database(url: str) -> str:
     except ImportError:  # a gateway's default; what needs it says what to install
         return url
     try:
-        conninfo_to_dict(url)
+        found = conninfo_to_dict(url)
     except ProgrammingError as error:
         raise ValueError(hide_password(" ".join(str(error).split()))) from None
+    _check_places([str(found.get(name) or "") for name in ("host", "hostaddr", "port")])
     return url
+
+
+def _check_places(lists: list[str]) -> None:
+    """Judge hosts, addresses and ports, each a list with commas, which libpq looks at as it connects."""
+    hosts, addresses, ports = (each.split(",") for each in lists)
+    for port in ports:
+        if port and not (port.isascii() and port.isdecimal() and len(port) <= 5 and 1 <= int(port) <= 65_535):
+            raise ValueError("a port is a number from 1 to 65535")
+    if len(ports) not in (1, max(len(hosts), len(addresses))):
+        raise ValueError("there is one port for all hosts, or one for each")
+    for host in (*hosts, *addresses):
+        # A folder of sockets, or (with @) a socket in the abstract namespace.
+        if host and not host.startswith(("/", "@")) and host_name.problem(host) is not None:
+            raise ValueError("a host is no address, and no name that can be looked up")
 
 
 def _checked_redis(url: str) -> str:

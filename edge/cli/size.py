@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from math import isnan
 from typing import Annotated
 
 import typer
@@ -19,6 +20,7 @@ WRITTEN_TOGETHER = 209
 """And for one of many in a commit."""
 LOG_BYTES = 8 * 1024 * 1024
 SPARE = 1.25
+MAX_EVERY_S = 366 * 86_400.0
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3_600.0}
 
 
@@ -27,9 +29,11 @@ def register(app: typer.Typer) -> None:
 
 
 def size(
-    devices: Annotated[int, typer.Option(min=1, help="Sensors that send on their own; for packets, sensors in all.")],
+    devices: Annotated[
+        int, typer.Option(min=1, max=1_000_000_000, help="Sensors that send on their own; for packets, sensors in all.")
+    ],
     every: Annotated[str, typer.Option(help="How often each sends, such as 10s, 500ms, 5min.")] = "10s",
-    days: Annotated[float, typer.Option(min=0.01, help="How long the uplink may be away.")] = 14,
+    days: Annotated[float, typer.Option(min=0.01, max=36_500, help="How long the uplink may be away.")] = 14,
     json: Json = False,
 ) -> None:
     """Say what disk the spool takes while the uplink is away.
@@ -37,6 +41,8 @@ def size(
     Example: iot-edge size --devices 40 --every 10s --days 14
     """
     every_s = seconds(every)
+    if isnan(days):  # which click takes for a number within any bounds
+        raise ConfigError(["--days nan: is a number"])
     readings = round(devices / every_s * 86_400 * days)
     disk = readings * DISK_BYTES_A_READING + LOG_BYTES
     found = {
@@ -71,6 +77,7 @@ def written(per_s: float, commit_interval_s: float) -> int:
 def seconds(text: str) -> float:
     """Return the seconds of a span such as 10s. Raises ConfigError."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|min|m|h)", text.strip())
-    if match is None or not float(match[1]):
-        raise ConfigError([f"--every {text}: write a number with ms, s, min or h, such as 10s"])
-    return float(match[1]) * _UNITS[match[2]]
+    found = float(match[1]) * _UNITS[match[2]] if match is not None else 0.0
+    if not 0.001 <= found <= MAX_EVERY_S:
+        raise ConfigError([f"--every {text[:80]}: write a number with ms, s, min or h, such as 10s; from 1ms to 8784h"])
+    return found

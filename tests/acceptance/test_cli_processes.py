@@ -136,3 +136,8 @@ def test_serve_says_all_that_is_missing() -> None:
         "error: database.url is not set; set it, or use --embedded",
         'error: redis.url is not set; set it, use --embedded, or broker.kind = "memory"',
     ]
+
+
+def test_serve_on_an_address_of_another_machine(postgres_url: str) -> None:
+    done = run("serve", expect=2, database__url=postgres_url, broker__kind="memory", http__host="192.0.2.1")
+    assert "error: http.host = '192.0.2.1': cannot listen there: Cannot assign requested address" in done.stderr

@@ -92,11 +92,17 @@ def test_size_knows_units(text: str, expected: float) -> None:
 
 
 def test_size_of_nonsense_is_a_mistake(edge: EdgeCommands) -> None:
-    for every in ("ten", "10", "0s", "-1s"):
+    for every in ("ten", "10", "0s", "-1s", f"0.{'0' * 320}1ms", f"{'9' * 400}h"):
         assert (
             "write a number"
             in edge.json("size", "--devices", "1", f"--every={every}", expect=2)["error"]["problems"][0]
         )
+
+
+@pytest.mark.parametrize("arguments", [("9" * 400, "1"), ("1", "1e308"), ("1", "nan")])
+def test_size_of_numbers_beyond_all_sites_is_a_mistake(edge: EdgeCommands, arguments: tuple[str, str]) -> None:
+    devices, days = arguments
+    edge.run("size", "--devices", devices, "--days", days, expect=2)
 
 
 def test_size_of_writes_is_less_with_an_interval() -> None:

@@ -77,3 +77,11 @@ def test_installed_settings_are_settings(tmp_path: Path) -> None:
     settings = load(tmp_path / "edge.toml")
     assert settings.mqtt.username == "iot-edge"
     assert settings.http.enabled is False
+
+
+def test_key_that_is_like_none_gets_no_hint(tmp_path: Path) -> None:
+    (tmp_path / "edge.toml").write_text('[spool]\nfoo = 1\n[http]\nhost = ""\n')
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path / "edge.toml")
+    assert sorted(caught.value.problems)[1] == "spool.foo: unknown key"
+    assert sorted(caught.value.problems)[0].startswith("http.host = '': ")

@@ -126,3 +126,71 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 )
 def test_passwords_stay_hidden(url: str, shown: str) -> None:
     assert hide_password(url) == shown
+
+
+@pytest.mark.parametrize("key", ["http.host", "consumers.metrics_host"])
+@pytest.mark.parametrize("host", ["", " ", "a b", "127.0.0.1:80", "999.1.1.1"])
+def test_hosts_that_are_none(tmp_path: Path, key: str, host: str) -> None:
+    section, _, name = key.partition(".")
+    (line,) = problems(tmp_path / "f", f'[{section}]\n{name} = "{host}"\n')
+    assert line.startswith(f"{key} = {host!r}: ")
+
+
+@pytest.mark.parametrize(
+    "topic", ["", "a/#/b", "a#", "devices/+x/readings", "$share/g/a", r"a\u0000b", "ü" * 4_000 + "/#/a"]
+)
+def test_topic_filters_that_are_none(tmp_path: Path, topic: str) -> None:
+    (line,) = problems(tmp_path / "f", f'[mqtt]\ntopics = ["a/+", "{topic}"]\n')
+    assert line.startswith("mqtt.topics")
+    (line,) = problems(tmp_path / "f", f'[[mqtt.converters]]\nformat = "value"\nfilter = "{topic}"\n')
+    assert line.startswith("mqtt.converters.0.filter")
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["h:99999999", "h:0", "a:1,b:65536", "a,b/d?port=1,2,3", "a%20b", "h:5432/d?hostaddr=x%20y", "/d?host=h&port=-1"],
+)
+def test_places_of_a_database_that_are_none(tmp_path: Path, place: str) -> None:
+    (line,) = problems(tmp_path / "f", f'[database]\nurl = "postgresql://u:geheim@{place}"\n')
+    assert line.startswith("database.url = ")
+    assert "geheim" not in line
+
+
+@pytest.mark.parametrize(
+    "place", ["/d", "h/d", "a:1,b:2/d", "a,b/d", "[::1]:5432/d", "/d?host=/run/postgresql", "%2Frun%2Fpostgresql/d"]
+)
+def test_places_of_a_database(tmp_path: Path, place: str) -> None:
+    (tmp_path / "f").write_text(f'[database]\nurl = "postgresql://u:p@{place}"\n')
+    assert load(tmp_path / "f").database.url.endswith(place)
+
+
+@pytest.mark.parametrize(
+    ("variable", "hint"),
+    [
+        ("IOT_BRIDGE_NOPE", ""),
+        ("IOT_BRIDGE_FOO__BAR", ""),
+        ("IOT_BRIDGE_LOG__FOO", ""),
+        ("IOT_BRIDGE_MQT__URL", "IOT_BRIDGE_MQTT__URL"),
+        ("IOT_BRIDGE_MQQT", "IOT_BRIDGE_MQTT"),
+        ("IOT_BRIDGE_DATABASE_URL", "IOT_BRIDGE_DATABASE__URL"),
+        ("IOT_BRIDGE_LOG_LEVLE", "IOT_BRIDGE_LOG__LEVEL"),
+    ],
+)
+def test_hint_for_a_variable_is_something_like_it(monkeypatch: pytest.MonkeyPatch, variable: str, hint: str) -> None:
+    monkeypatch.setenv(variable, "1")
+    (line,) = problems(None)
+    assert line == f"{variable}: unknown variable" + (f"; did you mean {hint}?" if hint else "")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[redis]\nfoo = 1", "redis.foo: unknown key"),
+        ("[nope]\nurl = 1", "nope: unknown key"),
+        ("[redis]\nulr = 1", "redis.ulr: unknown key; did you mean redis.url?"),
+        ("[http]\nbody_timeout = 1", "http.body_timeout: unknown key; did you mean http.body_timeout_s?"),
+        ("log_level = 1", "log_level: unknown key; did you mean log.level?"),
+    ],
+)
+def test_hint_for_a_key_is_something_like_it(tmp_path: Path, text: str, said: str) -> None:
+    assert problems(tmp_path / "f", text) == [said]

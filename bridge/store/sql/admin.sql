@@ -301,10 +301,13 @@ FROM gateways g WHERE g.name = %(name)s
 SELECT g.name, CASE WHEN g.revoked_at IS NOT NULL THEN 'revoked' WHEN g.enrolled_at IS NULL THEN 'new' ELSE 'enrolled' END
        AS status, CASE WHEN g.all_devices THEN 'all' ELSE count(x.device_id)::text END AS devices, g.version,
        g.last_seen_at::text,
-       -- In numeric: a state may have been stored before its numbers had bounds.
-       least(greatest((g.state ->> 'backlog_records')::numeric, 0), 1e18)::bigint AS backlog,
-       least(greatest(round(extract(epoch FROM now()) - (g.state ->> 'oldest_us')::numeric / 1000000), -1e18), 1e18)::bigint
-       AS oldest_s
+       -- In numeric: a state may have been stored before its numbers had bounds. What was not reported is unknown, and
+       -- an empty backlog has no oldest: greatest and least pass over nulls.
+       CASE WHEN g.state ->> 'backlog_records' IS NOT NULL
+            THEN least(greatest((g.state ->> 'backlog_records')::numeric, 0), 1e18)::bigint END AS backlog,
+       CASE WHEN g.state ->> 'oldest_us' IS NOT NULL
+            THEN least(greatest(round(extract(epoch FROM now()) - (g.state ->> 'oldest_us')::numeric / 1000000), -1e18),
+                       1e18)::bigint END AS oldest_s
 FROM gateways g LEFT JOIN gateway_devices x ON x.gateway_id = g.id
 GROUP BY g.id ORDER BY g.name
 

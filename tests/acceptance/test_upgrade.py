@@ -33,7 +33,7 @@ commit that it follows."""
 ROOT = Path(__file__).parents[2]
 
 ANSWER_S = 6.0
-"""Longest an answer may take: twice as long as a migration waits for a lock before it gives up. The machine may be busy."""
+"""Longest an answer may take, on a busy machine: twice what a migration waits for a lock before it gives up."""
 
 CALLED = "SELECT coalesce(sum(calls), 0)::bigint AS n FROM pg_stat_user_functions WHERE funcname = %(name)s"
 

@@ -128,6 +128,13 @@ def test_learning_from_anything(topic: str, payload: bytes, retained: bool) -> N
             msgspec.json.encode(golden(finding, "learned"))
 
 
+@pytest.mark.parametrize("topic", ["", "a\x1b/b"])
+def test_topic_that_no_settings_can_name_is_unknown(topic: str) -> None:
+    learner = Learner()
+    learner.hear(topic, b"1", received_us=RECEIVED_US, retained=False)
+    assert (learner.findings, list(learner.unknown)) == ([], [topic])
+
+
 def test_learning_is_bounded() -> None:
     learner = Learner()
     for number in range(MAX_UNKNOWN + 100):

@@ -10,11 +10,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+from pydantic import ValidationError
 
 from bridge.model.reading import ExternalId
 from bridge.mqtt.converters.formats import FORMATS
 from bridge.mqtt.converters.message import NOTHING
-from bridge.mqtt.converters.recognise import recognise
+from bridge.mqtt.converters.recognise import Guess, recognise
 from bridge.mqtt.converters.select import Conversion, Converters
 from bridge.settings.mqtt import ConverterSettings, MqttSettings
 
@@ -96,18 +97,27 @@ class Learner:
         if topic.startswith("$"):
             return
         guess = recognise(topic, payload, self._bases) if len(topic) <= MAX_TOPIC else None
-        finding = self._findings.get(guess) if guess is not None else None
-        if guess is None or (finding is None and len(self._findings) >= MAX_FINDINGS):
-            self._note_unknown(topic[:MAX_TOPIC], payload)
-            return
+        finding = self._finding_of(guess) if guess is not None else None
         if finding is None:
-            settings = (
-                None
-                if guess[0] == "native"
-                else ConverterSettings.model_validate(dict(zip(("format", "filter"), guess, strict=True)))
-            )
+            self._note_unknown(topic[:MAX_TOPIC], payload)
+        else:
+            self._add(finding, topic, payload, received_us, retained)
+
+    def _finding_of(self, guess: Guess) -> TopicFinding | None:
+        """What was found of this kind, or will be; None where there are too many, or no settings can name it."""
+        finding = self._findings.get(guess)
+        if finding is None and len(self._findings) < MAX_FINDINGS:
+            name, of_topics = guess
+            try:
+                settings = (
+                    None
+                    if name == "native"
+                    else ConverterSettings.model_validate({"format": name, "filter": of_topics})
+                )
+            except ValidationError:  # a topic that is empty, or has control characters
+                return None
             finding = self._findings[guess] = TopicFinding(settings)
-        self._add(finding, topic, payload, received_us, retained)
+        return finding
 
     def _note_unknown(self, topic: str, payload: bytes) -> None:
         if topic in self.unknown or len(self.unknown) < MAX_UNKNOWN:

@@ -26,7 +26,6 @@ DEVICE_TTL_S = 60.0
 ACCOUNTS_TTL_S = 5.0
 CLIENT_IDS_KEPT = 10_000
 """UUIDs that clients use as client ids and that may be another device's; apart, so that they push out no device."""
-MAX_UUID_TEXT = 64
 OUR_CLIENT_IDS = ("iot-bridge-", "iot-edge-")
 """How client ids of bridges and gateways begin that were given no other (mqtt.client_id)."""
 
@@ -119,7 +118,7 @@ class BrokerAccess:
             return False
         if client_id in self._client_ids:
             return False
-        device = normal_uuid(client_id) if len(client_id) <= MAX_UUID_TEXT else None
+        device = normal_uuid(client_id)
         if device is None or device == account.name:
             return True
         # Of a device that is disabled or has no key, too: its session and its commands wait for it.

@@ -30,11 +30,10 @@ from bridge.gateway_protocol.batches import (
     UplinkRecord,
 )
 from bridge.model.reading import MAX_DETAIL, MAX_TIME_US, Code, Source
+from bridge.pipeline.batch import MAX_QUARANTINED_BYTES
 
 _MOST_BRACES = 2 * (MAX_RECORDS + MAX_BOOKS)
 """Of a whole batch. Twice what is taken: some may stand in texts."""
-_MAX_KEPT = 65_536
-"""Bytes of a record that is not of the form: as many as quarantine keeps."""
 _NO_BOOKS = msgspec.Raw(b"[]")
 _NO_STATE = msgspec.Raw(b"null")
 _WHERE = re.compile(r" - at `\$\.?([^`]*)`")
@@ -162,7 +161,7 @@ def _record_of(place: int, raw: memoryview) -> UplinkRecord:
             source = _decoded(_door, raw).source
         except DecodeError:
             source = Source.MQTT
-        return _for_quarantine(record_id, source, bytes(raw[:_MAX_KEPT]), Code(error.reason), error.detail)
+        return _for_quarantine(record_id, source, bytes(raw[:MAX_QUARANTINED_BYTES]), Code(error.reason), error.detail)
 
 
 def _with_sensor(record: UplinkRecord) -> UplinkRecord:

@@ -10,8 +10,6 @@ from bridge.pipeline.decode import decode_bare, decode_legacy, decode_mqtt_packe
 
 MAX_TOPIC = 1_024
 """Longest topic that is looked at, in characters: an external id has 255 at most, so none that is of use is longer."""
-MAX_UUID_TEXT = 64
-"""Longest text that may be a UUID, with braces and "urn:uuid:": what is longer is not parsed, and not remembered."""
 _BIGINT = 1 << 63
 
 
@@ -45,7 +43,7 @@ def is_ours(topic: str) -> bool:
 def device_of(topic: str) -> str | None:
     """The device whose topic it is, also where the rest of the topic is none of ours; None where it names none."""
     levels = topic.split("/", 2)
-    return _normal(levels[1]) if levels[0] == "devices" and len(levels) > 2 else None
+    return normal_uuid(levels[1]) if levels[0] == "devices" and len(levels) > 2 else None
 
 
 def is_rejection(topic: str) -> bool:
@@ -69,21 +67,17 @@ def parse_result(topic: str) -> tuple[str, str] | None:
     """(device UUID, command id) of `devices/{device_uuid}/commands/{id}/result`; None for any other topic."""
     match topic.split("/"):
         case ["devices", device, "commands", command, "result"]:
-            device_uuid, command_id = _normal(device), _normal(command)
+            device_uuid, command_id = normal_uuid(device), normal_uuid(command)
             if device_uuid is not None and command_id is not None:
                 return device_uuid, command_id
     return None
 
 
 def _uuid(level: str, topic: str) -> str:
-    uuid = _normal(level)
+    uuid = normal_uuid(level)
     if uuid is None:
         raise _bad_topic(topic)
     return uuid
-
-
-def _normal(level: str) -> str | None:
-    return normal_uuid(level) if len(level) <= MAX_UUID_TEXT else None
 
 
 def _bad_topic(topic: str) -> DecodeError:

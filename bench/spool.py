@@ -42,7 +42,8 @@ BARE_PRAGMAS = (
 BARE_TABLE = """
     CREATE TABLE record (id INTEGER PRIMARY KEY, sensor INTEGER, value REAL, ts_us INTEGER, sequence INTEGER,
                          delay_us INTEGER, mono_us INTEGER, boot INTEGER, flags INTEGER, key TEXT, crc INTEGER);
-    CREATE UNIQUE INDEX record_identity ON record (ts_us, sensor, ifnull(sequence, '')) WHERE key IS NULL;
+    CREATE UNIQUE INDEX record_identity ON record (ts_us, sensor, ifnull(sequence, ''), value)
+        WHERE key IS NULL AND NOT flags & 8;
 """
 BARE_INSERT = "INSERT INTO record VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 

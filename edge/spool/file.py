@@ -144,6 +144,7 @@ class SpoolFile:
             if self.is_new:
                 self._create(connection)
             self._check_form()
+            self._renew_index(connection)
             self.keep_reserve()
         except OSError as error:
             raise StoreUnavailable(f"{self.path}: {error.strerror}") from error
@@ -193,6 +194,24 @@ class SpoolFile:
         (version,) = self.one("PRAGMA user_version")
         if (application, version) != (APPLICATION_ID, SCHEMA_VERSION):
             raise Damaged(f"schema version {version} of application {application:#x} is not this software's")
+
+    def _renew_index(self, connection: sqlite3.Connection) -> None:
+        """Make the index of identities again where a former release made it, which took no account of values.
+
+        The form of the file stays: a former release works on with this index. Where there is no room for it, the old
+        one stays until the next start.
+        """
+        found = connection.execute(self.sql["identity_index"]).fetchone()
+        wanted = next(text for text in self.sql["schema"].split(";") if "INDEX record_identity" in text)
+        wanted = wanted[wanted.index("CREATE") :]
+        if found is not None and found[0] != wanted:
+            try:
+                for statement in ("BEGIN IMMEDIATE", "DROP INDEX record_identity", wanted, "COMMIT"):
+                    connection.execute(statement)
+            except sqlite3.Error as error:
+                self._roll_back()
+                if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
+                    raise
 
     def close(self) -> None:
         """Close the connection; the next `open` recovers what the log holds."""

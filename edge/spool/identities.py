@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from bridge.errors import StoreUnavailable
 from edge.spool.file import SpoolFile
 from edge.spool.hashes import RecentIdentities, hash_of, pack, unpack
+from edge.spool.rows import keyed_identity
 
 DeliveredRows = list[tuple[int, int]]
 """Number and count of hashes of each row of the table `delivered`."""
@@ -29,7 +30,7 @@ class KnownIdentities:
 
     def load(self) -> None:
         """Within a transaction: take what the file has. To be called once."""
-        self._keys.add(hash_of(key) for (key,) in self._file.execute("recent_keys", (self._limit - 1,)))
+        self._keys.add(hash_of(keyed_identity(*row)) for row in self._file.execute("recent_keys", (self._limit - 1,)))
         for n, data in self._file.execute("all_delivered"):
             hashes = unpack(data)
             self._delivered.add(hashes)

@@ -20,11 +20,11 @@ from edge.spool.rows import (
     PAYLOAD,
     READING_COLUMNS,
     SqlRow,
-    identity,
     is_whole,
     reading_record,
     refused_identity,
     refused_record,
+    row_identity,
     source_in,
 )
 from edge.spool.state import SpoolState
@@ -144,7 +144,7 @@ class SpoolReader:
         for row in readings:
             name = names.get(row[1])
             if name is not None and is_whole(row):
-                hashes.append(hash_of(identity(name, row[3], row[4], row[9])))
+                hashes.append(hash_of(row_identity(name, row)))
         hashes += [hash_of(refused_identity(row_id)) for row_id in refused]
         return hashes
 

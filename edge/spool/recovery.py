@@ -27,12 +27,12 @@ from edge.spool.rows import (
     Boot,
     SensorName,
     SqlRow,
-    identity,
     is_whole,
     is_whole_refused,
     reading_crc,
     refused_crc,
     refused_identity,
+    row_identity,
     source_in,
 )
 from edge.spool.state import SpoolState
@@ -144,7 +144,7 @@ class Recovery:
             if name is None or boot is None or not is_whole(row):
                 continue
             account = account_of(name.device_id, source_in(row[8]))
-            hashed = hash_of(identity(name, row[3], row[4], row[9]))
+            hashed = hash_of(row_identity(name, row))
             if memory.identities.has(hashed, keyed=row[9] is not None and not row[8] & FIRST_DELIVERY):
                 known[account] += 1
                 continue

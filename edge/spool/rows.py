@@ -64,12 +64,26 @@ def sensor_name(reading: Reading) -> SensorName:
     return SensorName(reading.unresolved, reading.device_uuid, reading.device_id, False)
 
 
-def identity(name: SensorName, ts_us: int, sequence: int | None, key: str | None) -> str:
-    """What tells a reading from others: `Reading.event_id`, also where the sensor is not resolved."""
-    if key is not None:
-        return key
+def identity(name: SensorName, value: float, ts_us: int, sequence: int | None) -> str:
+    """What tells a reading from others by the device's time: only one that is equal in all of it is the same.
+
+    Another value at one time is the service's to judge: it has all that was ever stored.
+    """
     known = f"{name.name}" if name.resolved else f"{name.device_uuid}/{name.name}"
-    return f"{known}-{ts_us}-{'' if sequence is None else sequence}"
+    return f"{known}-{ts_us}-{'' if sequence is None else sequence}={value!r}"
+
+
+def keyed_identity(key: str, value: float) -> str:
+    """What tells a reading from others by the key that its sender gave."""
+    return f"{key}={value!r}"
+
+
+def row_identity(name: SensorName, row: SqlRow) -> str:
+    """What tells a written reading from others. With neither a time nor a key of its sender's it is like no other."""
+    row_id, _, value, ts_us, sequence, _, _, _, flags, key = row[:10]
+    if key is not None:
+        return keyed_identity(key, value)
+    return f"untimed-{row_id}" if flags & TIME_OURS else identity(name, value, ts_us, sequence)
 
 
 def refused_identity(row_id: int) -> str:
@@ -195,7 +209,7 @@ def reading_record(
     if not clock_set and boot.anchor_us is not None:
         received_us, clock_set = mono_us + boot.anchor_us, True
         if flags & TIME_OURS:
-            ts_us = received_us
+            ts_us = received_us - delay_us  # readings of one packet stay apart
     return Record(
         row_id,
         epoch,

@@ -43,9 +43,10 @@ CREATE TABLE record (
     key      TEXT,
     crc      INTEGER NOT NULL
 );
--- Identity of readings with a time of the device's. Led by the time, so that new entries go to one
--- page: an index in any other order would write a page for each reading.
-CREATE UNIQUE INDEX record_identity ON record (ts_us, sensor, ifnull(sequence, '')) WHERE key IS NULL;
+-- Identity of readings with a time of the device's (flag 8 says that it is ours). What is not equal in all of it, the
+-- service judges. Led by the time, so that new entries go to one page: an index in any other order would write a page
+-- for each reading.
+CREATE UNIQUE INDEX record_identity ON record (ts_us, sensor, ifnull(sequence, ''), value) WHERE key IS NULL AND NOT flags & 8;
 CREATE TABLE refused (
     id          INTEGER PRIMARY KEY,
     device_id   INTEGER NOT NULL,
@@ -195,9 +196,12 @@ SELECT id, device_id, flags FROM refused ORDER BY id LIMIT ?
 -- name: drop_range
 DELETE FROM record WHERE id BETWEEN ? AND ?
 
+-- name: identity_index
+SELECT sql FROM sqlite_schema WHERE name = 'record_identity'
+
 -- name: recent_keys
 -- Of the last so many rows: ids have gaps.
-SELECT key FROM record
+SELECT key, value FROM record
 WHERE id >= coalesce((SELECT id FROM record ORDER BY id DESC LIMIT 1 OFFSET ?), 0) AND key IS NOT NULL ORDER BY id
 
 -- name: put_delivered

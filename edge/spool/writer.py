@@ -8,13 +8,22 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 from time import perf_counter
 
-from bridge.model.reading import Batch, CommitResult, Outcome, QuarantineRow, Reading
+from bridge.model.reading import Batch, CommitResult, Outcome, QuarantineRow, Reading, TsQuality
 from edge.spool.change import SpoolChange
 from edge.spool.hashes import hash_of
 from edge.spool.identities import KnownIdentities
 from edge.spool.ledger import LedgerChange, account_of
 from edge.spool.quarantine_quota import hold_quota
-from edge.spool.rows import SqlRow, identity, reading_row, refused_row, sensor_name, source_number
+from edge.spool.rows import (
+    SensorName,
+    SqlRow,
+    identity,
+    keyed_identity,
+    reading_row,
+    refused_row,
+    sensor_name,
+    source_number,
+)
 from edge.spool.state import SpoolState
 
 
@@ -61,8 +70,8 @@ class SpoolWriter:
         boot, row_id = memory.boots.current, memory.newest_id
         for reading, label in zip(readings, labels, strict=True):
             name = sensor_name(reading)
-            hashed = hash_of(identity(name, reading.ts_us, reading.sequence, reading.key))
-            if _is_known(memory.identities, reading, hashed, keys):
+            hashed = _hash_of(reading, name)
+            if hashed is not None and _is_known(memory.identities, reading, hashed, keys):
                 outcomes.append(Outcome.DUPLICATE)
                 continue
             outcomes.append(Outcome.STORED)
@@ -70,7 +79,7 @@ class SpoolWriter:
             stamp = stamp_of(reading.received_us)
             ref = names.ref(name, row_id)
             rows.append(reading_row(reading, row_id, ref, stamp.monotonic_us, boot, label, clock_set=stamp.is_set))
-            if reading.key is not None:
+            if reading.key is not None and hashed is not None:
                 keys[hashed] = None
         return rows, outcomes, list(keys)
 
@@ -99,6 +108,16 @@ class SpoolWriter:
         with self._state.guarded(), self._state.file.reading():
             (last,) = self._state.file.execute("last_batch").fetchone()
             return bool(last >= number)
+
+
+def _hash_of(reading: Reading, name: SensorName) -> int | None:
+    """The hash of its identity; None where its sender gave none."""
+    value = reading.value + 0.0  # as SQLite keeps it
+    if reading.key is not None:
+        return hash_of(keyed_identity(reading.key, value))
+    if reading.ts_quality != TsQuality.DEVICE:
+        return None
+    return hash_of(identity(name, value, reading.ts_us, reading.sequence))
 
 
 def _is_known(identities: KnownIdentities, reading: Reading, hashed: int, keys: Container[int]) -> bool:

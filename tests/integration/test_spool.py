@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from bridge.errors import StoreRefused, StoreUnavailable
@@ -100,6 +101,92 @@ async def test_reading_sent_again_after_the_uplink_took_it_is_duplicate(tmp_path
     spool = make_spool(tmp_path)
     assert (await SpoolFeeder(spool).send(reading(1, key=key))).outcomes == [DUPLICATE]
     assert spool.backlog().depth == 0
+    await spool.close()
+
+
+@pytest.mark.parametrize("key", [None, "k-1"])
+@pytest.mark.parametrize("sequence", [None, 5])
+async def test_another_value_under_one_identity_is_for_the_service_to_judge(
+    tmp_path: Path, key: str | None, sequence: int | None
+) -> None:
+    """Two pulses within a second of the device's clock; or a retry whose body has changed."""
+    spool = make_spool(tmp_path)
+    values = [19.0, 1830.0, 19.0, -0.0, 0.0]
+    sent = [reading(1, value=value, sequence=sequence, key=key) for value in values]
+    assert (await SpoolFeeder(spool).send(*sent)).outcomes == [STORED, STORED, DUPLICATE, STORED, DUPLICATE]
+    records = await read_all(spool)
+    assert [record.value for record in records] == [19.0, 1830.0, 0.0]
+    assert {record.ts_us for record in records} == {sent[0].ts_us}  # as the device gave it
+    await settle_all(spool)
+    await spool.close()
+    spool = make_spool(tmp_path)
+    assert set((await SpoolFeeder(spool).send(*sent)).outcomes) == {DUPLICATE}
+    assert (await SpoolFeeder(spool).send(reading(1, value=7.0, sequence=sequence, key=key))).outcomes == [STORED]
+    await spool.close()
+
+
+async def test_readings_without_time_and_key_are_always_new(tmp_path: Path) -> None:
+    spool = make_spool(tmp_path)
+    sender = SpoolFeeder(spool)
+    untimed = msgspec.structs.replace(reading(1), ts_quality=TsQuality.SERVER)
+    assert (await sender.send(untimed, untimed)).outcomes == [STORED, STORED]
+    await settle_all(spool)
+    assert (await sender.send(untimed)).outcomes == [STORED]
+    await spool.close()
+
+
+async def test_readings_of_a_clock_that_was_set_later_keep_their_spacing(tmp_path: Path) -> None:
+    time = SteadyTime()
+    time.known = False
+    spool = make_spool(tmp_path, time)
+    untimed = msgspec.structs.replace(reading(1), ts_quality=TsQuality.SERVER)
+    received_us = untimed.received_us
+    await SpoolFeeder(spool).send(*(msgspec.structs.replace(untimed, ts_us=received_us + place) for place in range(3)))
+    time.known = True
+    time.booted_us += 86_400_000_000
+    await spool.maintain()
+    records = await read_all(spool)
+    assert [record.ts_us - record.received_us for record in records] == [0, 1, 2]
+    assert records[0].received_us == received_us + 86_400_000_000
+    await spool.close()
+
+
+async def test_file_of_a_former_release_takes_values_into_account(tmp_path: Path) -> None:
+    spool = make_spool(tmp_path)
+    assert (await SpoolFeeder(spool).send(reading(1, value=19.0))).outcomes == [STORED]
+    await spool.close()
+    with sqlite3.connect(tmp_path / "spool.db") as file:
+        file.executescript(
+            "DROP INDEX record_identity; CREATE UNIQUE INDEX record_identity"
+            " ON record (ts_us, sensor, ifnull(sequence, '')) WHERE key IS NULL"
+        )
+    file.close()
+    spool = make_spool(tmp_path)
+    again = (await SpoolFeeder(spool).send(reading(1, value=19.0), reading(1, value=1830.0))).outcomes
+    assert again == [DUPLICATE, STORED]
+    await spool.close()
+    disk = FaultyDisk()
+    disk.faults.append(Fault("DROP INDEX", sqlite3.SQLITE_IOERR))
+    spool = make_spool(tmp_path, disk=disk)
+    assert (await SpoolFeeder(spool).send(reading(1, value=1830.0))).outcomes == [DUPLICATE]
+    assert disk.faults  # it is made once
+    await spool.close()
+
+
+async def test_old_index_stays_where_there_is_no_room_for_another(tmp_path: Path) -> None:
+    spool = make_spool(tmp_path)
+    await SpoolFeeder(spool).send(reading(1))
+    await spool.close()
+    with sqlite3.connect(tmp_path / "spool.db") as file:
+        file.executescript(
+            "DROP INDEX record_identity;CREATE UNIQUE INDEX record_identity ON record (ts_us, sensor) WHERE key IS NULL"
+        )
+    file.close()
+    disk = FaultyDisk()
+    disk.faults.append(Fault("CREATE UNIQUE INDEX", sqlite3.SQLITE_FULL))
+    spool = make_spool(tmp_path, disk=disk)
+    assert (await SpoolFeeder(spool).send(reading(1), reading(2))).outcomes == [DUPLICATE, STORED]
+    assert not disk.faults
     await spool.close()
 
 

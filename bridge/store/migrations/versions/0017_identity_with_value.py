@@ -1,0 +1,11 @@
+"""A value belongs to the identity of a reading: the SQL file beside this one."""
+
+from bridge.store.migrate import run_sql_file
+
+revision = "0017"
+down_revision = "0016"
+functions = "1daff45ad22d8575"
+
+
+def upgrade() -> None:
+    run_sql_file(__file__)

@@ -4,7 +4,7 @@ from bridge.store.migrate import run_sql_file
 
 revision = "0017"
 down_revision = "0016"
-functions = "1daff45ad22d8575"
+functions = "61f163474eb7d35f"
 
 
 def upgrade() -> None:

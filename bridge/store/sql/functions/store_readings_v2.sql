@@ -20,7 +20,7 @@ CREATE OR REPLACE FUNCTION store_readings_v2(
     p_sequences    bigint[],
     p_received_us  bigint[],
     p_clocks       text[],     -- whose ts is: device, gateway, server
-    p_keys         text[],
+    p_keys         text[],     -- identity where ts is not the device's; else without meaning
     p_fresh        boolean[],  -- false: says nothing of the device being alive
     p_redelivered  boolean[],  -- false: a known key belongs to an older reading
     p_sources      text[],
@@ -81,6 +81,8 @@ BEGIN
     v_now_us := to_us(clock_timestamp());  -- after the wait: nobody's later
 
     IF p_keys IS NOT NULL THEN
+        SELECT array_agg(CASE WHEN i.clock <> 'device' THEN i.key END ORDER BY i.ord) INTO p_keys
+        FROM unnest(p_keys, p_clocks, outcomes) WITH ORDINALITY AS i (key, clock, outcome, ord) WHERE i.outcome IS NOT NULL;
         r := compare_event_keys(p_keys, p_redelivered, p_sensor_ids, p_values, outcomes, v_now);
         FOR i IN 1 .. coalesce(cardinality(r.duplicates), 0) LOOP
             outcomes[r.duplicates[i]] := 1;

@@ -21,6 +21,7 @@ def _checked_filter(text: str) -> str:
 TopicFilter = Annotated[str, AfterValidator(_checked_filter)]
 
 _EXPRESSIONS = ("each", "device", "sensor", "value", "time")
+_OURS = ("packet", "legacy")
 MAX_EXPRESSION_DEPTH = 64
 """Of what is in what; it is evaluated by recursion, for every message."""
 MAX_FILTERS = 1_000
@@ -74,6 +75,8 @@ class ConverterSettings(Section):
     """First part of the external ids; empty: the format's name."""
     zone: TimeZone = "UTC"
     """Time zone of times that name none."""
+    time_unit: Literal["", "s", "ms", "us", "ns"] = ""
+    """Unit of times that are numbers; empty: as the format defines it, else by their size."""
     clock: Literal["device", "receipt"] = "device"
     """receipt: the times in the messages are not believed, the time of receipt stands in."""
     retained: Literal["skip", "take"] = "skip"
@@ -99,6 +102,8 @@ class ConverterSettings(Section):
     def _check_mapping(self) -> Self:
         """Expressions are there where they are needed, and are JMESPath."""
         given = {name: getattr(self, name) for name in _EXPRESSIONS}
+        if self.time_unit and self.format in _OURS:
+            raise ValueError(f"time_unit: not for format = {self.format!r}, which takes numbers by their size")
         if self.format != "mapping":
             extra = [name for name, text in given.items() if text]
             if extra:

@@ -43,6 +43,8 @@ BOUNDED = {
     "bridge/http/request_counter.py RequestCounter._children": "paths of endpoints and statuses: ours",
     "bridge/http/gateways.py GatewayDoor._settled_keys": "SHA-256 of gateways' keys that were looked up",
     "bridge/mqtt/converters/select.py Converters._of_topic": "topics up to MAX_TOPIC; REMEMBERED_TOPICS",
+    "bridge/mqtt/converters/local_times.py LocalTimes._channels": "digests of topics and channels; REMEMBERED",
+    "bridge/mqtt/converters/local_times.py LocalClock._readings": "names up to MAX_ID; no more than one message has",
     "bridge/mqtt/converters/sparkplug_nodes.py Nodes._nodes": "names up to MAX_ID; MAX_NODES",
     "bridge/mqtt/converters/sparkplug_nodes.py _Node.names": "names up to MAX_ID; MAX_NAMES of all nodes",
     "bridge/mqtt/ingest.py MqttIngest._messages": "formats and outcomes: ours; 64",

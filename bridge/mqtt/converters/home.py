@@ -82,12 +82,8 @@ def zigbee2mqtt(message: IncomingMessage) -> Packet:
         add_text(readings, captured[-1], message, number=_ZIGBEE_NUMBER.fullmatch(captured[-1]) is not None)
         return readings.packet()
     document = message.document()
-    seen = document.get("last_seen")
-    if isinstance(seen, int | float) and not isinstance(seen, bool):
-        seen = seen / 1000  # advanced.last_seen: epoch is in milliseconds
-    readings = PacketBuilder(
-        message, "/".join(captured), ts_us=message.time(seen, "$.last_seen"), leave_out=_ZIGBEE_LEAVE_OUT
-    )
+    seen_us = message.time(document.get("last_seen"), "$.last_seen", unit="ms")  # advanced.last_seen: epoch
+    readings = PacketBuilder(message, "/".join(captured), ts_us=seen_us, leave_out=_ZIGBEE_LEAVE_OUT)
     for channel, leaf, value in walk(document):
         readings.add(
             channel,

@@ -19,7 +19,9 @@ import msgspec
 
 from bridge.errors import DecodeError
 from bridge.model.reading import Code, DecodedReading, ExternalId, Packet, Rejection
-from bridge.pipeline.decode import decode_any, parse_time
+from bridge.mqtt.converters.local_times import LocalClock, choose
+from bridge.pipeline.decode import decode_any
+from bridge.pipeline.timestamps import TimeUnit, candidates
 from bridge.settings.mqtt import ConverterSettings
 
 NOTHING = Packet(())
@@ -54,6 +56,7 @@ class IncomingMessage(msgspec.Struct, frozen=True):
     received_us: int
     settings: ConverterSettings
     outgoing: list[OutgoingMessage] = []
+    clock: LocalClock | None = None  # of a zone that may repeat an hour; None: nothing is remembered
 
     @property
     def levels(self) -> list[str]:
@@ -73,16 +76,20 @@ class IncomingMessage(msgspec.Struct, frozen=True):
             raise DecodeError(Code.BAD_FORM, "the payload is not a JSON object")
         return document
 
-    def time(self, value: object, where: str) -> int | None:
+    def time(self, value: object, where: str, *, unit: TimeUnit = "", channel: str = "") -> int | None:
         """A time of the message, in microseconds; None where there is none, or it is not believed.
 
-        Raises DecodeError.
+        `unit`: of numbers, as the format has it; unless `time_unit` says another. `channel`: whose time it is, where
+        that is not the whole message. Raises DecodeError.
         """
         if value is None or self.settings.clock == "receipt":
             return None
         if isinstance(value, bool) or not isinstance(value, int | float | str):
             raise DecodeError(Code.BAD_TIME, f"{where} is no time", where=where)
-        return parse_time(value, where, zone_of(self.settings.zone))
+        found = candidates(value, where, zone_of(self.settings.zone), self.settings.time_unit or unit)
+        if self.clock is not None:
+            return self.clock.instant(channel, found)
+        return choose(found, self.received_us, None)
 
 
 class PacketBuilder:

@@ -86,7 +86,9 @@ class ConverterSettings(Section):
     take: tuple[str, ...] = ()
     """Channels to take, as patterns with * and ?; none: whatever is a number. What is named here must be one."""
     skip: tuple[str, ...] | None = None
-    """Channels to leave out, as patterns; unset: the format's own list of what says nothing of the world."""
+    """Channels to leave out, as patterns, instead of the format's own list of what says nothing of the world."""
+    skip_also: tuple[str, ...] = ()
+    """Channels to leave out beside those of skip, or of the format's own list."""
     each: str = ""
     """mapping: JMESPath of a list in the message, each item of which is a reading; empty: the message is one."""
     device: str = ""
@@ -167,6 +169,8 @@ class MqttSettings(Section):
         max_length=MAX_FILTERS,
     )
     """Topic filters to subscribe to, at QoS 1. What was subscribed before and is not among them is unsubscribed."""
+    unknown_samples: Annotated[int, Field(ge=0, le=100_000)] = 1_000
+    """Samples a day of what no converter takes, the first of each device and channel: to quarantine; 0: none."""
     converters: tuple[ConverterSettings, ...] = Field(default=(), max_length=MAX_FILTERS)
     """Formats of other topics; the first whose filter matches is taken. They are subscribed to, too."""
 

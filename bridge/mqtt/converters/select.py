@@ -36,7 +36,9 @@ class Conversion(msgspec.Struct, frozen=True):
         """For the metric."""
         if self.packet.readings:
             return "readings"
-        return "refused" if self.packet.rejections else "nothing"
+        if self.packet.rejections:
+            return "refused"
+        return "unknown" if self.packet.unknown else "nothing"
 
     @property
     def sender(self) -> str:
@@ -128,8 +130,10 @@ class Converters:
 
 
 def _timed(packet: Packet) -> Packet:
-    """A retained message says what was once measured: without a time of its own, nobody knows when."""
-    if all(decoded.ts_us is not None for decoded in packet.readings):
-        return packet
+    """A retained message says what was once measured: without a time of its own, nobody knows when.
+
+    What it holds is known then, and is no measurement of now.
+    """
     readings = tuple(decoded for decoded in packet.readings if decoded.ts_us is not None)
-    return Packet(readings, packet.rejections, packet.device_uuid, packet.excerpts)
+    old = len(packet.readings) - len(readings)
+    return msgspec.structs.replace(packet, readings=readings, known=packet.known + old) if old else packet

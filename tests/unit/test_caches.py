@@ -46,6 +46,7 @@ BOUNDED = {
     "bridge/mqtt/converters/local_times.py LocalTimes._channels": "digests of topics and channels; REMEMBERED",
     "bridge/mqtt/converters/local_times.py LocalClock._readings": "names up to MAX_ID; no more than one message has",
     "bridge/mqtt/converters/sparkplug_nodes.py Nodes._nodes": "names up to MAX_ID; MAX_NODES",
+    "bridge/mqtt/converters/sparkplug_nodes.py _Node.aliases": "as _Node.names",
     "bridge/mqtt/converters/sparkplug_nodes.py _Node.names": "names up to MAX_ID; MAX_NAMES of all nodes",
     "bridge/mqtt/ingest.py MqttIngest._messages": "formats and outcomes: ours; 64",
     "bridge/mqtt/ingest.py MqttIngest._by_device": "UUIDs and topics, by `check`; limits.max_tracked",

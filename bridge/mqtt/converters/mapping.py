@@ -71,7 +71,7 @@ def _add(
         name = f"{device}#{channel}"[:MAX_ID]  # each has a clock of its own: devices behind one hub, a history each
         at = message.time(evaluate("time", scope), f"time ({message.settings.time})", channel=name)
     readings.of(device)
-    readings.add(channel, value, f"value ({message.settings.value})", number=True, words=True, ts_us=at)
+    readings.add(channel, value, f"value ({message.settings.value})", words=True, free=True, ts_us=at)
 
 
 def _name(value: Any, name: str) -> str:

@@ -25,6 +25,7 @@ from bridge.errors import DecodeError
 from bridge.model.reading import Code, DecodedReading, ExternalId, Packet, Rejection, UnknownField
 from bridge.mqtt.converters.local_times import LocalClock, choose
 from bridge.pipeline.decode import decode_any
+from bridge.pipeline.json_body import trimmed
 from bridge.pipeline.timestamps import TimeUnit, candidates
 from bridge.settings.mqtt import ConverterSettings
 
@@ -75,7 +76,7 @@ class IncomingMessage(msgspec.Struct, frozen=True):
     def text(self) -> str:
         """The payload as text. Raises DecodeError."""
         try:
-            return self.payload.decode().strip()
+            return trimmed(self.payload).decode().strip()
         except UnicodeDecodeError:
             raise DecodeError(Code.BAD_ENCODING, "the payload is not UTF-8") from None
 
@@ -204,6 +205,14 @@ class PacketBuilder:
         They have no number, so that the others keep theirs whatever is known some day.
         """
         self._known += count
+
+    def add_unknown(self, channel: str, value: object, reason: str) -> None:
+        """A field that is not taken, whatever its value, unless it is left out. `reason` is one of a few texts."""
+        self._index += 1
+        if any(pattern is not None and pattern.match(channel) for pattern in (self._skip, self._leave_out)):
+            self._known += 1
+        else:
+            self._not_taken(channel, value, reason)
 
     def skip(self) -> None:
         """A field that has a number, and is known to be no measurement."""

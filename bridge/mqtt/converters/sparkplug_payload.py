@@ -35,7 +35,9 @@ _SIGNED_BITS = {INT8: 8, INT16: 16, INT32: 32, INT64: 64}
 _OTHER_KINDS = {16: "bytes", 17: "a data set", 18: "a template", 19: "an extension"}
 """By the number of their field in the oneof `value` (section 6.4.6)."""
 _BAD_QUALITIES = (0, 500)
-"""BAD and STALE, of the property `Quality` (section 6.4.9)."""
+"""BAD and STALE, of the property `Quality` (section 6.4.9.1)."""
+_BAD_LEVEL = 1 << 31
+"""Ignition puts its own codes there, whose highest bit says bad or error."""
 
 
 class Metric(msgspec.Struct, frozen=True):
@@ -223,7 +225,8 @@ def _metric(data: memoryview, where: str) -> tuple[Metric, memoryview | None]:
         kind = DEFINITION
     if null:
         value, kind, template = None, NULL, None
-    bad_quality = quality if quality in _BAD_QUALITIES else None
+    bad = quality is not None and (quality in _BAD_QUALITIES or bool(quality & _BAD_LEVEL))
+    bad_quality = quality if bad else None
     return Metric(name, alias, timestamp_ms, datatype, value, bytes(data), kind, "", bad_quality), template
 
 

@@ -58,6 +58,7 @@ class _Reading(msgspec.Struct):
     channel: _Channel
     received_us: int
     last_us: int | None
+    recalled: bool = False  # a first one of two candidates has come
 
 
 class LocalTimes:
@@ -102,8 +103,8 @@ class LocalClock:
         if reading is None:
             channel = self._memory.channel(self._topic, name)
             reading = self._readings[name] = _Reading(channel, self._received_us, channel.last_us)
-            if len(candidates) > 1:
-                self._recall(reading)
+        if len(candidates) > 1 and not reading.recalled:
+            self._recall(reading)
         instant = choose(candidates, reading.received_us, reading.last_us)
         if instant <= reading.received_us + AHEAD_US:  # a clock that is wrong says nothing of what comes after
             reading.last_us = instant if reading.last_us is None else max(instant, reading.last_us)
@@ -113,6 +114,7 @@ class LocalClock:
 
     def _recall(self, reading: _Reading) -> None:
         """Go back to where these bytes were judged first; else remember where that is."""
+        reading.recalled = True
         digest = blake2b(self._payload, digest_size=16).digest()
         recent = reading.channel.recent
         for judged in recent:

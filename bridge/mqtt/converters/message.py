@@ -35,6 +35,7 @@ NOTHING = Packet((), no_measurement=True)
 NOT_NAMED = "not among take"
 IS_TEXT = "text"
 NO_SCALAR = "neither a number nor text"
+NO_MEANING = "nothing says what it is"
 UNKNOWN_KIND = "a message of a kind that the converter does not know"
 """Why a field is unknown."""
 
@@ -127,7 +128,8 @@ class PacketBuilder:
         self._comma = settings.decimal == "comma"
         self._take = _any_of(settings.take)
         self._skip = _any_of((*(settings.skip or ()), *settings.skip_also))  # the operator's word: it goes before take
-        self._leave_out = _any_of(leave_out) if settings.skip is None else None
+        self._defaults = settings.skip is None
+        self._leave_out = _any_of(leave_out) if self._defaults else None
         self._ts_us = ts_us
         self._sequence = sequence
         self._index = 0
@@ -155,6 +157,7 @@ class PacketBuilder:
         words: bool = False,
         free: bool = False,
         state: bool = False,
+        option: bool = False,
         convert: Callable[[float], float] | None = None,
         ts_us: int | None = None,
     ) -> None:
@@ -163,6 +166,7 @@ class PacketBuilder:
         What else may be said: `number`: its form says it is one, so anything else is refused. `words`: on and off are
         values. `free`: the format writes measurements as text too, so text that is wholly a number is a reading.
         `state`: the format says that its text is the name of a state or a setting, so that it is no measurement.
+        `option`: the format says that it is a setting, whatever its value; as if its own list named it.
 
         Null is not measured. What `take` names must be a number, a boolean, on or off, and is refused otherwise.
         """
@@ -174,7 +178,7 @@ class PacketBuilder:
             return
         named = self._take is not None and self._take.match(channel) is not None
         if not named:
-            if self._leave_out is not None and self._leave_out.match(channel):
+            if (option and self._defaults) or (self._leave_out is not None and self._leave_out.match(channel)):
                 self._known += 1
                 return
             if self._take is not None:
@@ -206,18 +210,21 @@ class PacketBuilder:
         """
         self._known += count
 
-    def add_unknown(self, channel: str, value: object, reason: str) -> None:
-        """A field that is not taken, whatever its value, unless it is left out. `reason` is one of a few texts."""
+    def pass_over(self) -> None:
+        """Something that has a number, and holds no field."""
         self._index += 1
-        if any(pattern is not None and pattern.match(channel) for pattern in (self._skip, self._leave_out)):
+
+    def add_unknown(self, channel: str, value: object, reason: str = NO_MEANING) -> None:
+        """A field that is not taken, whatever its value, unless it is left out; null is known, as it is everywhere.
+
+        `reason` is one of a few texts.
+        """
+        self._index += 1
+        left_out = any(pattern is not None and pattern.match(channel) for pattern in (self._skip, self._leave_out))
+        if value is None or left_out:
             self._known += 1
         else:
             self._not_taken(channel, value, reason)
-
-    def skip(self) -> None:
-        """A field that has a number, and is known to be no measurement."""
-        self._index += 1
-        self._known += 1
 
     def _not_taken(self, channel: str, value: object, reason: str) -> None:
         self._unknown.append(UnknownField(self._index, (self._prefix + channel)[:MAX_ID], value, reason))

@@ -7,8 +7,6 @@ from bridge.mqtt.converters.message import MAX_FIELDS, NOTHING, IncomingMessage,
 from bridge.pipeline.decode import decode_any, decode_legacy, decode_mqtt_packet
 from bridge.pipeline.json_body import trimmed
 
-NOT_OF_FORM = "not a field of this form"
-
 
 def packet(message: IncomingMessage) -> Packet:
     """The packet of `devices/{uuid}/readings`, or one reading of it. Sensors are named by UUID in the payload.
@@ -65,7 +63,7 @@ def _document(message: IncomingMessage, name: str, channel: str) -> Packet:
         if field in _FIELDS:
             continue
         for path, _, leaf in walk(item, field):
-            readings.add_unknown(path, leaf, NOT_OF_FORM)
+            readings.add_unknown(path, leaf)
     readings.add_known(len(_FIELDS & document.keys()) - ("value" in document))
     return readings.packet()
 

@@ -71,7 +71,7 @@ def _decode(message: IncomingMessage, nodes: Nodes) -> Packet:
     readings = PacketBuilder(message, name, leave_out=_LEAVE_OUT)
     for index, (metric, known) in enumerate(zip(payload.metrics, seen.metrics, strict=True)):
         if kind == "NDEATH":
-            readings.skip()  # a will says what was known when the session began
+            _skip(readings)  # a will says what was known when the session began
         else:
             _add(readings, message, payload, index, metric, known)
     for place, value in payload.unknown:
@@ -87,10 +87,10 @@ def _add(
         readings.refuse(Code.BAD_FORM, f"{where}: {known.problem}; a rebirth is asked for")
         return
     if metric.kind in (NULL, DEFINITION):
-        readings.skip()
+        _skip(readings)
         return
     if known.datatype == DATE_TIME and not message.settings.take:
-        readings.skip()  # when something was, and no measurement
+        _skip(readings)  # when something was, and no measurement
         return
     channel = known.name or ""
     if metric.bad_quality is not None:
@@ -106,6 +106,12 @@ def _add(
         readings.refuse(Code(error.reason), error.detail)
         return
     readings.add(channel, value, f"{where}.value", free=True, ts_us=ts_us)
+
+
+def _skip(readings: PacketBuilder) -> None:
+    """A metric that is known to be no measurement."""
+    readings.pass_over()
+    readings.add_known()
 
 
 def _excerpts(

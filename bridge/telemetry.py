@@ -80,8 +80,14 @@ class Metrics:
         self.mqtt_inflight = Gauge("iot_bridge_mqtt_inflight", "MQTT messages held unacknowledged.", registry=r)
         self.mqtt_messages = Counter(
             "iot_bridge_mqtt_messages_total",
-            "MQTT messages by format (native: our own topics) and outcome: readings, refused, nothing.",
+            "MQTT messages by format (native: our own topics) and outcome: readings, refused, unknown, nothing.",
             ["format", "outcome"],
+            registry=r,
+        )
+        self.mqtt_unknown_fields = Counter(
+            "iot_bridge_mqtt_unknown_fields_total",
+            "Fields of MQTT messages that no converter takes, by format and channel; beyond 200 channels (other).",
+            ["format", "channel"],
             registry=r,
         )
         self.mqtt_reconnects = Counter("iot_bridge_mqtt_reconnects_total", "MQTT reconnects.", registry=r)

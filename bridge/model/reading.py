@@ -75,6 +75,7 @@ class Code(StrEnum):
     CONFLICTING_IDENTITY = "conflicting_identity"  # another value is stored for its time and sequence, or its key
     STORE_REFUSED = "store_refused"
     RATE_LIMITED = "rate_limited"  # over limits.mqtt_device_per_minute
+    NOT_TAKEN = "not_taken"  # a sample of a field that no converter takes
 
     @property
     def has_remedy(self) -> bool:
@@ -171,11 +172,23 @@ class Rejection(msgspec.Struct, frozen=True):
     whole: bool = False  # of all that was sent, however many readings it holds: quarantine keeps it as it is
 
 
+class UnknownField(msgspec.Struct, frozen=True):
+    """A field of a foreign message that is not taken, and that nothing says is no measurement."""
+
+    index: int  # 0: the message as a whole, with all its fields
+    name: str  # the external id that it has, or would have; cut to 255 characters
+    value: object  # as it stands in the message
+    reason: str  # why it is not taken: one of a few texts
+
+
 class Packet(msgspec.Struct, frozen=True):
     """Holds what a decoder makes of one body or message. Without readings and rejections: nothing to store.
 
     Indexes differ, and may have gaps: a foreign message numbers its fields from 1, whether they are
     taken or not, and refuses the message as a whole with index 0.
+
+    Of a foreign message each scalar is a reading, a rejection, an unknown field, or one of the `known`. What has
+    index 0, and `no_measurement`, stand for all scalars of the message.
     """
 
     readings: tuple[DecodedReading, ...]
@@ -183,6 +196,11 @@ class Packet(msgspec.Struct, frozen=True):
     device_uuid: str | None = None
     excerpts: Callable[[Collection[int]], Mapping[int, bytes]] | None = None
     """For some indexes, a payload that holds that reading alone. None: see `pipeline.decode.excerpts`."""
+    unknown: tuple[UnknownField, ...] = ()
+    known: int = 0
+    """Fields that are known to be no measurement: by the format's definition, by the settings, or null."""
+    no_measurement: bool = False
+    """The message as a whole is known to be none."""
 
 
 class Reading(msgspec.Struct, frozen=True):

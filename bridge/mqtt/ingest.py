@@ -15,6 +15,7 @@ Theory of operation
   pipeline is full, the socket is not read. The broker then keeps what it has, and pushes back on the devices.
 - A message that could not be settled is not acknowledged. A broker sends it again only over a new connection, so
   the session is told to reconnect.
+- Of what converters do not take, the first of each channel each day is quarantined as a sample (`UnknownFields`).
 - What a reading without a time of its own needs to be known again, when it is sent again, is made here (`_identity`).
 - Answers of devices to commands go to `CommandResults` instead, and are acknowledged once they are stored.
 """
@@ -37,6 +38,7 @@ from bridge.mqtt.rejections import Rejections
 from bridge.mqtt.session import MqttSession
 from bridge.mqtt.subscriptions import NoSubscriptionStore, SubscriptionStore
 from bridge.mqtt.topics import MAX_TOPIC, is_rejection, parse_result
+from bridge.mqtt.unknown_fields import UnknownFields
 from bridge.pipeline.ports import DeliverySink
 from bridge.rate_limit import SlidingWindow, check
 from bridge.settings.http import LimitSettings
@@ -79,6 +81,7 @@ class MqttIngest:
         self._converters = Converters(settings)
         self._messages = lru_cache(maxsize=64)(metrics.mqtt_messages.labels)  # looking up costs more than counting
         self._rejections = Rejections(limits, metrics)
+        self._unknown = UnknownFields(settings.unknown_samples, metrics.mqtt_unknown_fields)
         self._by_device = SlidingWindow("mqtt_device", limits.mqtt_device_per_minute, limits.max_tracked)
         filters = subscriptions.wanted(settings, results=results is not None)
         self._session = MqttSession(
@@ -174,6 +177,10 @@ class MqttIngest:
         for outgoing in conversion.outgoing:
             self._session.publish(outgoing.topic, outgoing.payload)
         packet = self._limited(conversion)
+        key = self._identity(message, topic, payload, packet)
+        if packet.unknown:
+            self._unknown.count(packet, conversion.format)
+            packet = self._unknown.sample(packet, now_us)
         delivery = Delivery(
             packet,
             Source.MQTT,
@@ -182,7 +189,7 @@ class MqttIngest:
             partial(self._settle, inflight, None if is_rejection(topic) else conversion.device_uuid, packet),
             device_uuid=conversion.device_uuid,
             topic=topic[: MAX_TOPIC + 1],  # one more: a replay will find it too long as well
-            key=self._identity(message, topic, payload, packet),
+            key=key,
             retry_in_place=True,
             retained=message.retain,
             redelivered=message.dup or message.retain or not message.qos,
@@ -238,6 +245,7 @@ class MqttIngest:
     ) -> None:
         """The one place where a message is settled. FAILED leaves it with the broker."""
         if any(receipt.outcome == Outcome.FAILED for receipt in receipts):
+            self._unknown.forget(packet)
             if self._acknowledger.fail(inflight):  # a broker sends again only over a new connection
                 self._session.reconnect(diagnostics.UNSETTLED)
         else:

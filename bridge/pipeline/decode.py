@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Collection, Iterable
-from datetime import UTC, datetime, timedelta, tzinfo
 from functools import lru_cache
 from typing import Any, TypeVar
 from uuid import UUID
@@ -22,12 +21,10 @@ import msgspec
 from bridge.errors import DecodeError
 from bridge.model.reading import Code, DecodedReading, Packet, Rejection
 from bridge.pipeline.json_body import FAULTS, bounded, cost_fault, decode_json, trimmed
+from bridge.pipeline.timestamps import parse_time as parse_time
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 _UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
 _BIGINT = 1 << 63  # PostgreSQL bigint, which keeps ids and sequences
-_MAX_UNIX_S = 253_402_300_799.0  # 9999-12-31T23:59:59Z, the last second a datetime holds
 _MAX_KEY = 255  # as long as an Idempotency-Key may be
 _MAX_ID_OR_TIME = 64  # characters; longer than any UUID or time
 _ABSENT = msgspec.Raw()
@@ -36,22 +33,22 @@ _ABSENT = msgspec.Raw()
 class _NativeItem(msgspec.Struct):
     sensor_uuid: str
     value: float
-    sensor_ts: float | str | None = None
+    sensor_ts: int | float | str | None = None
     sequence: int | None = None
-    ts: float | str | None = None
+    ts: int | float | str | None = None
     msgId: str | None = None  # noqa: N815 - the wire's own name
 
 
 class _ApiItem(msgspec.Struct):
     sensor_id: int
     value: float
-    timestamp: float | str | None = None
+    timestamp: int | float | str | None = None
     sequence: int | None = None
 
 
 class _BareItem(msgspec.Struct):
     value: float
-    ts: float | str | None = None
+    ts: int | float | str | None = None
     sequence: int | None = None
     msgId: str | None = None  # noqa: N815
 
@@ -66,20 +63,20 @@ class _LegacyItem(msgspec.Struct):
     value: float
     sensorId: int | None = None  # noqa: N815
     sensor_id: int | None = None
-    timestamp: float | str | None = None
+    timestamp: int | float | str | None = None
     msgId: str | None = None  # noqa: N815
     metadata: _Metadata | None = None
 
 
 class _NativeEnvelope(msgspec.Struct):
     readings: list[_NativeItem]
-    ts: float | str | None = None
+    ts: int | float | str | None = None
     device_uuid: str | None = None
 
 
 class _NativeRawEnvelope(msgspec.Struct):
     readings: list[msgspec.Raw]
-    ts: float | str | None = None
+    ts: int | float | str | None = None
     device_uuid: str | None = None
 
 
@@ -239,33 +236,6 @@ def excerpts(payload: bytes, indexes: Collection[int]) -> dict[int, bytes]:
 def decode_any(body: bytes) -> Any:
     """Any JSON document, as Python objects. Raises DecodeError."""
     return decode_json(_any, bounded(body))
-
-
-def parse_time(value: float | str | None, where: str, zone: tzinfo = UTC) -> int | None:
-    """ISO 8601 text (in `zone` where it names none) or Unix seconds, to microseconds since the epoch.
-
-    Raises DecodeError(BAD_TIME).
-    """
-    if value is None:
-        return None
-    if isinstance(value, str):
-        if len(value) > _MAX_ID_OR_TIME:
-            raise DecodeError(Code.BAD_TIME, f"{where} is too long for a time", where=where)
-        try:
-            moment = datetime.fromisoformat(value)
-            if moment.tzinfo is None:
-                moment = moment.replace(tzinfo=zone)
-            return (moment - _EPOCH) // _MICROSECOND
-        except (ValueError, OverflowError):
-            pass
-        try:
-            value = float(value)
-        except ValueError:
-            raise DecodeError(Code.BAD_TIME, f"{where} is neither ISO 8601 nor Unix seconds", where=where) from None
-    if not -_MAX_UNIX_S <= value <= _MAX_UNIX_S:  # false for NaN too
-        hint = "; in milliseconds, perhaps" if abs(value) < 1e3 * _MAX_UNIX_S else ""
-        raise DecodeError(Code.BAD_TIME, f"{where} is no time in seconds since 1970{hint}", where=where)
-    return round(value * 1_000_000)
 
 
 def normal_uuid(text: str) -> str | None:

@@ -21,6 +21,7 @@ def _checked_filter(text: str) -> str:
 TopicFilter = Annotated[str, AfterValidator(_checked_filter)]
 
 _EXPRESSIONS = ("each", "device", "sensor", "value", "time")
+_OURS = ("packet", "legacy")
 MAX_EXPRESSION_DEPTH = 64
 """Of what is in what; it is evaluated by recursion, for every message."""
 MAX_FILTERS = 1_000
@@ -74,6 +75,8 @@ class ConverterSettings(Section):
     """First part of the external ids; empty: the format's name."""
     zone: TimeZone = "UTC"
     """Time zone of times that name none."""
+    time_unit: Literal["", "s", "ms", "us", "ns"] = ""
+    """Unit of times that are numbers; empty: as the format defines it, else by their size."""
     clock: Literal["device", "receipt"] = "device"
     """receipt: the times in the messages are not believed, the time of receipt stands in."""
     retained: Literal["skip", "take"] = "skip"
@@ -83,7 +86,9 @@ class ConverterSettings(Section):
     take: tuple[str, ...] = ()
     """Channels to take, as patterns with * and ?; none: whatever is a number. What is named here must be one."""
     skip: tuple[str, ...] | None = None
-    """Channels to leave out, as patterns; unset: the format's own list of what says nothing of the world."""
+    """Channels to leave out, as patterns, instead of the format's own list of what says nothing of the world."""
+    skip_also: tuple[str, ...] = ()
+    """Channels to leave out beside those of skip, or of the format's own list."""
     each: str = ""
     """mapping: JMESPath of a list in the message, each item of which is a reading; empty: the message is one."""
     device: str = ""
@@ -99,6 +104,8 @@ class ConverterSettings(Section):
     def _check_mapping(self) -> Self:
         """Expressions are there where they are needed, and are JMESPath."""
         given = {name: getattr(self, name) for name in _EXPRESSIONS}
+        if self.time_unit and self.format in _OURS:
+            raise ValueError(f"time_unit: not for format = {self.format!r}, which takes numbers by their size")
         if self.format != "mapping":
             extra = [name for name, text in given.items() if text]
             if extra:
@@ -162,6 +169,8 @@ class MqttSettings(Section):
         max_length=MAX_FILTERS,
     )
     """Topic filters to subscribe to, at QoS 1. What was subscribed before and is not among them is unsubscribed."""
+    unknown_samples: Annotated[int, Field(ge=0, le=100_000)] = 1_000
+    """Samples a day of what no converter takes, the first of each device and channel: to quarantine; 0: none."""
     converters: tuple[ConverterSettings, ...] = Field(default=(), max_length=MAX_FILTERS)
     """Formats of other topics; the first whose filter matches is taken. They are subscribed to, too."""
 

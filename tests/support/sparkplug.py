@@ -30,24 +30,46 @@ _VALUE_FIELDS = [
 ]
 
 
+_SUBMESSAGES: dict[str, list[tuple[str, int, Any]]] = {
+    "PropertyValue": [("type", 1, _FIELD.TYPE_UINT32), ("int_value", 3, _FIELD.TYPE_UINT32)],
+    "PropertySet": [("keys", 1, _FIELD.TYPE_STRING), ("values", 2, "PropertyValue")],
+    "DataSet": [("num_of_columns", 1, _FIELD.TYPE_UINT64), ("columns", 2, _FIELD.TYPE_STRING)],
+    "Template": [("version", 1, _FIELD.TYPE_STRING), ("metrics", 2, "Metric"), ("is_definition", 5, _FIELD.TYPE_BOOL)],
+}
+_REPEATED = ("keys", "values", "columns", "metrics")
+
+
 def _payload_class() -> Any:
     file = descriptor_pb2.FileDescriptorProto(name="sparkplug_b_test.proto", package="sparkplug_test", syntax="proto2")
     payload = file.message_type.add(name="Payload")
+
+    def add(message: Any, name: str, number: int, kind: Any, **options: Any) -> None:
+        label = _FIELD.LABEL_REPEATED if name in _REPEATED else _FIELD.LABEL_OPTIONAL
+        if isinstance(kind, str):
+            options["type_name"] = f".sparkplug_test.Payload.{kind}"
+            kind = _FIELD.TYPE_MESSAGE
+        message.field.add(name=name, number=number, type=kind, label=label, **options)
+
     metric_type = payload.nested_type.add(name="Metric")
     metric_type.oneof_decl.add(name="value")
     for name, number, kind in _METRIC_FIELDS:
-        metric_type.field.add(name=name, number=number, type=kind, label=_FIELD.LABEL_OPTIONAL)
-    for name, number, kind in _VALUE_FIELDS:
-        metric_type.field.add(name=name, number=number, type=kind, label=_FIELD.LABEL_OPTIONAL, oneof_index=0)
-    payload.field.add(name="timestamp", number=1, type=_FIELD.TYPE_UINT64, label=_FIELD.LABEL_OPTIONAL)
-    payload.field.add(
-        name="metrics",
-        number=2,
-        type=_FIELD.TYPE_MESSAGE,
-        label=_FIELD.LABEL_REPEATED,
-        type_name=".sparkplug_test.Payload.Metric",
-    )
-    payload.field.add(name="seq", number=3, type=_FIELD.TYPE_UINT64, label=_FIELD.LABEL_OPTIONAL)
+        add(metric_type, name, number, kind)
+    add(metric_type, "properties", 9, "PropertySet")
+    for name, number, value_kind in [
+        *_VALUE_FIELDS,
+        ("dataset_value", 17, "DataSet"),
+        ("template_value", 18, "Template"),
+    ]:
+        add(metric_type, name, number, value_kind, oneof_index=0)
+    for message, fields in _SUBMESSAGES.items():
+        nested = payload.nested_type.add(name=message)
+        for name, number, field_kind in fields:
+            add(nested, name, number, field_kind)
+    add(payload, "timestamp", 1, _FIELD.TYPE_UINT64)
+    add(payload, "metrics", 2, "Metric")
+    add(payload, "seq", 3, _FIELD.TYPE_UINT64)
+    add(payload, "uuid", 4, _FIELD.TYPE_STRING)
+    add(payload, "body", 5, _FIELD.TYPE_BYTES)
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("sparkplug_test.Payload"))
@@ -62,8 +84,8 @@ def metric(name: str | None, timestamp: int | None, datatype: int | None, **fiel
     return {key: value for key, value in given.items() if value is not None}
 
 
-def encode(timestamp: int | None, metrics: list[dict[str, Any]], seq: int | None) -> bytes:
-    """A payload as bytes."""
-    given = {"timestamp": timestamp, "seq": seq}
+def encode(timestamp: int | None, metrics: list[dict[str, Any]], seq: int | None, **fields: Any) -> bytes:
+    """A payload as bytes; `fields` are those of the schema."""
+    given = {"timestamp": timestamp, "seq": seq, **fields}
     data: bytes = Payload(metrics=metrics, **{k: v for k, v in given.items() if v is not None}).SerializeToString()
     return data

@@ -11,6 +11,8 @@ from bridge.mqtt.converters import home, own, radio, shelly
 from bridge.mqtt.converters.message import IncomingMessage
 from bridge.mqtt.converters.senml import senml
 from bridge.mqtt.converters.sparkplug import make_sparkplug
+from bridge.mqtt.converters.tasmota import tasmota
+from bridge.mqtt.converters.zigbee2mqtt import zigbee2mqtt
 from bridge.settings.mqtt import ConverterSettings
 
 Decoder = Callable[[IncomingMessage], Packet]
@@ -39,8 +41,8 @@ FORMATS: dict[str, Format] = {
     "packet": _pure(own.packet, foreign=False),
     "value": _pure(own.value),
     "legacy": _pure(own.legacy, foreign=False),
-    "tasmota": _pure(home.tasmota),
-    "zigbee2mqtt": _pure(home.zigbee2mqtt),
+    "tasmota": _pure(tasmota),
+    "zigbee2mqtt": _pure(zigbee2mqtt),
     "shelly1": _pure(shelly.shelly1),
     "shelly2": _pure(shelly.shelly2),
     "esphome": _pure(home.esphome),

@@ -14,7 +14,7 @@ import jmespath.exceptions
 
 from bridge.errors import DecodeError
 from bridge.model.reading import Code, Packet
-from bridge.mqtt.converters.message import MAX_FIELDS, IncomingMessage, PacketBuilder
+from bridge.mqtt.converters.message import MAX_FIELDS, MAX_ID, IncomingMessage, PacketBuilder
 from bridge.pipeline.decode import decode_any
 from bridge.settings.mqtt import ConverterSettings
 
@@ -66,9 +66,12 @@ def _add(
     """One reading. Raises DecodeError."""
     device, channel = (_name(evaluate(name, scope), name) for name in ("device", "sensor"))
     value = evaluate("value", scope)
-    at = message.time(evaluate("time", scope), f"time ({message.settings.time})") if timed else None
+    at = None
+    if timed:
+        name = f"{device}#{channel}"[:MAX_ID]  # each has a clock of its own: devices behind one hub, a history each
+        at = message.time(evaluate("time", scope), f"time ({message.settings.time})", channel=name)
     readings.of(device)
-    readings.add(channel, value, f"value ({message.settings.value})", number=True, words=True, ts_us=at)
+    readings.add(channel, value, f"value ({message.settings.value})", words=True, free=True, ts_us=at)
 
 
 def _name(value: Any, name: str) -> str:

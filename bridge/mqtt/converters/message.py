@@ -3,6 +3,10 @@
 A field is one scalar of the message. Fields are numbered from 1 in the order in which they stand,
 whether they are taken or not, so that a quarantined one is found again in the same bytes, whatever the
 configuration says by then. Index 0 is the message as a whole.
+
+Nothing is dropped: each field is taken (a reading), refused (a rejection), known to be no measurement (by what the
+format defines, by `skip`, or because it is null), or unknown. A message that says nothing at all is `NOTHING`
+where that is known of its kind, and `unknown_message` where it is not.
 """
 
 from __future__ import annotations
@@ -18,12 +22,22 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from bridge.errors import DecodeError
-from bridge.model.reading import Code, DecodedReading, ExternalId, Packet, Rejection
-from bridge.pipeline.decode import decode_any, parse_time
+from bridge.model.reading import Code, DecodedReading, ExternalId, Packet, Rejection, UnknownField
+from bridge.mqtt.converters.local_times import LocalClock, choose
+from bridge.pipeline.decode import decode_any
+from bridge.pipeline.json_body import trimmed
+from bridge.pipeline.timestamps import TimeUnit, candidates
 from bridge.settings.mqtt import ConverterSettings
 
-NOTHING = Packet(())
+NOTHING = Packet((), no_measurement=True)
 """A message that is known, and is no reading."""
+
+NOT_NAMED = "not among take"
+IS_TEXT = "text"
+NO_SCALAR = "neither a number nor text"
+NO_MEANING = "nothing says what it is"
+UNKNOWN_KIND = "a message of a kind that the converter does not know"
+"""Why a field is unknown."""
 
 MAX_FIELDS = 5_000
 """Fields of one message; as many as a packet of our own has readings."""
@@ -54,6 +68,7 @@ class IncomingMessage(msgspec.Struct, frozen=True):
     received_us: int
     settings: ConverterSettings
     outgoing: list[OutgoingMessage] = []
+    clock: LocalClock | None = None  # of a zone that may repeat an hour; None: nothing is remembered
 
     @property
     def levels(self) -> list[str]:
@@ -62,7 +77,7 @@ class IncomingMessage(msgspec.Struct, frozen=True):
     def text(self) -> str:
         """The payload as text. Raises DecodeError."""
         try:
-            return self.payload.decode().strip()
+            return trimmed(self.payload).decode().strip()
         except UnicodeDecodeError:
             raise DecodeError(Code.BAD_ENCODING, "the payload is not UTF-8") from None
 
@@ -73,16 +88,26 @@ class IncomingMessage(msgspec.Struct, frozen=True):
             raise DecodeError(Code.BAD_FORM, "the payload is not a JSON object")
         return document
 
-    def time(self, value: object, where: str) -> int | None:
+    def time(self, value: object, where: str, *, unit: TimeUnit = "", channel: str = "") -> int | None:
         """A time of the message, in microseconds; None where there is none, or it is not believed.
 
-        Raises DecodeError.
+        `unit`: of numbers, as the format has it; unless `time_unit` says another. `channel`: whose time it is, where
+        that is not the whole message. Raises DecodeError.
         """
         if value is None or self.settings.clock == "receipt":
             return None
         if isinstance(value, bool) or not isinstance(value, int | float | str):
             raise DecodeError(Code.BAD_TIME, f"{where} is no time", where=where)
-        return parse_time(value, where, zone_of(self.settings.zone))
+        found = candidates(value, where, zone_of(self.settings.zone), self.settings.time_unit or unit)
+        if self.clock is not None:
+            return self.clock.instant(channel, found)
+        return choose(found, self.received_us, None)
+
+
+def unknown_message(message: IncomingMessage) -> Packet:
+    """A message of a kind that the converter does not know: it may be of the world, and nothing is taken of it."""
+    name = f"{message.settings.namespace or message.settings.format}/{message.topic}"
+    return Packet((), unknown=(UnknownField(0, name[:MAX_ID], message.payload[:MAX_PATH], UNKNOWN_KIND),))
 
 
 class PacketBuilder:
@@ -102,12 +127,16 @@ class PacketBuilder:
         self._prefix = ""
         self._comma = settings.decimal == "comma"
         self._take = _any_of(settings.take)
-        self._skip = _any_of(leave_out if settings.skip is None else settings.skip)
+        self._skip = _any_of((*(settings.skip or ()), *settings.skip_also))  # the operator's word: it goes before take
+        self._defaults = settings.skip is None
+        self._leave_out = _any_of(leave_out) if self._defaults else None
         self._ts_us = ts_us
         self._sequence = sequence
         self._index = 0
         self._readings: list[DecodedReading] = []
         self._rejections: list[Rejection] = []
+        self._unknown: list[UnknownField] = []
+        self._known = 0
         if device is not None:
             self.of(device)
 
@@ -126,23 +155,42 @@ class PacketBuilder:
         *,
         number: bool = False,
         words: bool = False,
+        free: bool = False,
+        state: bool = False,
+        option: bool = False,
         convert: Callable[[float], float] | None = None,
         ts_us: int | None = None,
     ) -> None:
-        """One field. `number`: its form says it is one, so anything else is refused; `words`: on and off are values.
+        """One field, of which nothing is said but its value: a number or a boolean is a reading, text is unknown.
 
-        Null is not measured. What is neither named by `take` nor a number is not a reading.
+        What else may be said: `number`: its form says it is one, so anything else is refused. `words`: on and off are
+        values. `free`: the format writes measurements as text too, so text that is wholly a number is a reading.
+        `state`: the format says that its text is the name of a state or a setting, so that it is no measurement.
+        `option`: the format says that it is a setting, whatever its value; as if its own list named it.
+
+        Null is not measured. What `take` names must be a number, a boolean, on or off, and is refused otherwise.
         """
         self._index += 1
         if self._index > MAX_FIELDS:
             raise DecodeError(Code.TOO_LARGE, f"more than {MAX_FIELDS} fields in one message", where=where)
         if value is None or (self._skip is not None and self._skip.match(channel)):
+            self._known += 1
             return
-        if self._take is not None and not self._take.match(channel):
-            return
+        named = self._take is not None and self._take.match(channel) is not None
+        if not named:
+            if (option and self._defaults) or (self._leave_out is not None and self._leave_out.match(channel)):
+                self._known += 1
+                return
+            if self._take is not None:
+                self._not_taken(channel, value, NOT_NAMED)
+                return
         try:
-            found = self._value(value, where, number, words)
+            found = self._value(value, where, number, words, free, named)
             if found is None:
+                if state and isinstance(value, str):
+                    self._known += 1
+                else:
+                    self._not_taken(channel, value, IS_TEXT if isinstance(value, str) else NO_SCALAR)
                 return
             name = self._prefix + channel
             if not channel or len(name) > MAX_ID or not name.isprintable():
@@ -155,6 +203,32 @@ class PacketBuilder:
         moment = self._ts_us if ts_us is None else ts_us
         self._readings.append(DecodedReading(self._index, ExternalId(name), found, moment, self._sequence))
 
+    def add_known(self, count: int = 1) -> None:
+        """Fields beside the numbered ones that say nothing of the world: the format's own, as its times and counters.
+
+        They have no number, so that the others keep theirs whatever is known some day.
+        """
+        self._known += count
+
+    def pass_over(self) -> None:
+        """Something that has a number, and holds no field."""
+        self._index += 1
+
+    def add_unknown(self, channel: str, value: object, reason: str = NO_MEANING) -> None:
+        """A field that is not taken, whatever its value, unless it is left out; null is known, as it is everywhere.
+
+        `reason` is one of a few texts.
+        """
+        self._index += 1
+        left_out = any(pattern is not None and pattern.match(channel) for pattern in (self._skip, self._leave_out))
+        if value is None or left_out:
+            self._known += 1
+        else:
+            self._not_taken(channel, value, reason)
+
+    def _not_taken(self, channel: str, value: object, reason: str) -> None:
+        self._unknown.append(UnknownField(self._index, (self._prefix + channel)[:MAX_ID], value, reason))
+
     def refuse(self, code: Code, detail: str) -> None:
         """A field whose form is wrong."""
         self._index += 1
@@ -166,17 +240,17 @@ class PacketBuilder:
         size = len(self._message.payload)
         if excerpts is None and rows * size > MAX_EXPANSION_BYTES:
             raise DecodeError(Code.TOO_LARGE, f"{rows} readings in a message of {size} bytes")
-        return Packet(tuple(self._readings), tuple(self._rejections), excerpts=excerpts)
+        return Packet(tuple(self._readings), tuple(self._rejections), None, excerpts, tuple(self._unknown), self._known)
 
     @property
     def index(self) -> int:
         """Of the field added last."""
         return self._index
 
-    def _value(self, value: object, where: str, number: bool, words: bool) -> float | None:
-        named = self._take is not None
+    def _value(self, value: object, where: str, number: bool, words: bool, free: bool, named: bool) -> float | None:
+        """The field's number; None where it has none and need not. Raises DecodeError."""
         if isinstance(value, bool):
-            if number and not words:
+            if number and not words and not named:
                 raise DecodeError(Code.BAD_VALUE, f"{where} is not a number", where=where)
             return float(value)
         if isinstance(value, int | float):
@@ -184,7 +258,7 @@ class PacketBuilder:
         if isinstance(value, str):
             if (words or named) and value.lower() in WORDS:
                 return WORDS[value.lower()]
-            if number or named:
+            if number or named or (free and is_number(value, comma=self._comma)):
                 return text_number(value, where, comma=self._comma)
         elif number or named:
             raise DecodeError(Code.BAD_VALUE, f"{where} is not a number", where=where)
@@ -237,10 +311,15 @@ def finite(value: float, where: str) -> float:
     return number
 
 
+def is_number(text: str, *, comma: bool = False) -> bool:
+    """Whether text is wholly a number."""
+    return len(text) < MAX_ID and (_COMMA_NUMBER if comma else _NUMBER).fullmatch(text.strip()) is not None
+
+
 def text_number(text: str, where: str, *, comma: bool = False) -> float:
     """A number written as text. Raises DecodeError(BAD_VALUE)."""
     text = text.strip()
-    if (_COMMA_NUMBER if comma else _NUMBER).fullmatch(text) and len(text) < MAX_ID:
+    if is_number(text, comma=comma):
         return finite(float(text.replace(",", ".")), where)
     raise DecodeError(Code.BAD_VALUE, f"{where}: {text[:80]!r} is not a number", where=where)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from bridge.model.reading import Packet
-from bridge.mqtt.converters.home import add_text
-from bridge.mqtt.converters.message import MAX_FIELDS, NOTHING, IncomingMessage, PacketBuilder, whole
-from bridge.pipeline.decode import decode_legacy, decode_mqtt_packet
+from bridge.model.reading import Code, Packet
+from bridge.mqtt.converters.message import MAX_FIELDS, NOTHING, IncomingMessage, PacketBuilder, walk, whole
+from bridge.pipeline.decode import decode_any, decode_legacy, decode_mqtt_packet
+from bridge.pipeline.json_body import trimmed
 
 
 def packet(message: IncomingMessage) -> Packet:
@@ -21,27 +21,50 @@ def legacy(message: IncomingMessage) -> Packet:
     return decode_legacy(message.payload, None)
 
 
+_TIMES = ("sensor_ts", "ts", "timestamp")
+"""Names that our own forms have for the time of one reading; the first that is there counts."""
+_FIELDS = frozenset((*_TIMES, "value", "sequence"))
+
+
 def value(message: IncomingMessage) -> Packet:
     """A bare number, or `{"value", "ts"?, "sequence"?}`. The last wildcard level is the channel, the others the device.
 
-    With one wildcard level that is the device, and the channel is called `value`.
+    With one wildcard level that is the device, and the channel is called `value`. Null, bare or as the value, and a
+    message of no bytes are known, and no reading.
     """
     *device, channel = message.captured if len(message.captured) > 1 else (*message.captured, "value")
     name = "/".join(device) or message.topic
-    if message.payload.lstrip().startswith(b"{"):
-        document = message.document()
-        sequence = document.get("sequence")
-        readings = PacketBuilder(
-            message,
-            name,
-            ts_us=message.time(document.get("ts"), "$.ts"),
-            sequence=None if sequence is None else whole(sequence, "$.sequence"),
-        )
-        found = document.get("value")
-        readings.add(channel, "" if found is None else found, "$.value", number=True)
-        return readings.packet()
+    body = trimmed(message.payload).strip()
+    if not body or body == b"null":
+        return NOTHING
+    if body.startswith(b"{"):
+        return _document(message, name, channel)
     readings = PacketBuilder(message, name)
-    add_text(readings, channel, message, number=True)
+    text = decode_any(body) if body.startswith(b'"') else message.text()
+    readings.add(channel, text, channel, number=True, words=True)
+    return readings.packet()
+
+
+def _document(message: IncomingMessage, name: str, channel: str) -> Packet:
+    document = message.document()
+    times = [field for field in _TIMES if document.get(field) is not None]
+    sequence = document.get("sequence")
+    readings = PacketBuilder(
+        message,
+        name,
+        ts_us=message.time(document[times[0]], f"$.{times[0]}") if times else None,
+        sequence=None if sequence is None else whole(sequence, "$.sequence"),
+    )
+    if "value" not in document:
+        readings.refuse(Code.BAD_VALUE, "$.value is missing")
+    else:
+        readings.add(channel, document["value"], "$.value", number=True, words=True)
+    for field, item in document.items():
+        if field in _FIELDS:
+            continue
+        for path, _, leaf in walk(item, field):
+            readings.add_unknown(path, leaf)
+    readings.add_known(len(_FIELDS & document.keys()) - ("value" in document))
     return readings.packet()
 
 

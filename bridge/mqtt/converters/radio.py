@@ -7,9 +7,20 @@ import re
 from bridge.errors import DecodeError
 from bridge.model.reading import Code, Packet
 from bridge.mqtt.converters.home import add_text
-from bridge.mqtt.converters.message import NOTHING, IncomingMessage, PacketBuilder, table, walk, whole
+from bridge.mqtt.converters.message import (
+    NOTHING,
+    IncomingMessage,
+    PacketBuilder,
+    table,
+    unknown_message,
+    walk,
+    whole,
+)
 
 # ChirpStack v4: https://www.chirpstack.io/docs/chirpstack/integrations/events.html
+
+_CHIRPSTACK_EVENTS = ("join", "ack", "txack", "status", "log", "location", "integration")
+"""Without a measurement of the device's sensors."""
 
 
 def chirpstack(message: IncomingMessage) -> Packet:
@@ -18,12 +29,12 @@ def chirpstack(message: IncomingMessage) -> Packet:
     if len(levels) < 3 or levels[-2] != "event":
         raise DecodeError(Code.BAD_TOPIC, "the topic does not end in <DevEUI>/event/<event>", where="topic")
     if levels[-1] != "up":
-        return NOTHING
+        return NOTHING if levels[-1] in _CHIRPSTACK_EVENTS else unknown_message(message)
     document = message.document()
     eui = table(document.get("deviceInfo"), "$.deviceInfo").get("devEui")
     if not isinstance(eui, str) or eui.lower() != levels[-3].lower():
         raise DecodeError(Code.BAD_FORM, "$.deviceInfo.devEui is not the one in the topic", where="$.deviceInfo.devEui")
-    if "object" not in document:
+    if document.get("object") is None:
         if not document.get("data"):
             return NOTHING  # an uplink of MAC commands alone
         raise DecodeError(Code.BAD_FORM, "$.object is missing: the device profile has no codec", where="$.object")
@@ -34,12 +45,15 @@ def chirpstack(message: IncomingMessage) -> Packet:
 
 # The Things Stack: https://www.thethingsindustries.com/docs/integrations/data-formats/
 
+_TTN_KINDS = ("join", "queued", "sent", "ack", "nack", "failed", "push", "replace", "solved", "data")
+"""Last levels of join, down/…, location/solved and service/data."""
+
 
 def ttn(message: IncomingMessage) -> Packet:
     """`v3/<application>[@<tenant>]/devices/<device>/up`. A payload formatter makes `decoded_payload`."""
     levels = message.levels
     if len(levels) < 4 or levels[-3] != "devices" or levels[-1] != "up":
-        return NOTHING
+        return NOTHING if "devices" in levels and levels[-1] in _TTN_KINDS else unknown_message(message)
     document = message.document()
     device = table(document.get("end_device_ids"), "$.end_device_ids").get("device_id")
     where = "$.end_device_ids.device_id"
@@ -48,7 +62,7 @@ def ttn(message: IncomingMessage) -> Packet:
     if document.get("simulated") is True:
         return NOTHING
     uplink = table(document.get("uplink_message"), "$.uplink_message")
-    if "decoded_payload" not in uplink:
+    if uplink.get("decoded_payload") is None:
         if not uplink.get("frm_payload"):
             return NOTHING
         where = "$.uplink_message.decoded_payload"
@@ -76,7 +90,10 @@ def _decoded(
     counted: dict[str, object],
     counter: str,
 ) -> Packet:
-    """What a codec made of an uplink: numbers and booleans of it are readings, the frame counter their sequence."""
+    """What a codec made of an uplink: numbers and booleans of it are readings, the frame counter their sequence.
+
+    Codecs round by `toFixed`, which makes text of a number: text that is wholly a number is one.
+    """
     readings = PacketBuilder(
         message,
         device,
@@ -84,16 +101,21 @@ def _decoded(
         sequence=whole(counted.get(counter), f"$.{counter}"),
     )
     for channel, _, value in walk(table(fields, f"$.{place}")):
-        readings.add(channel, value, f"$.{place}.{channel}")
+        readings.add(channel, value, f"$.{place}.{channel}", free=True)
     return readings.packet()
 
 
 # rtl_433: https://github.com/merbanan/rtl_433/blob/master/docs/DATA_FORMAT.md and .../OPERATION.md#mqtt-output
 
-_RTL_NUMBERS = re.compile(r"(temperature|pressure|wind|rain|humidity|moisture|light|uv|co2|pm\d)[A-Za-z0-9_]*")
+_RTL_NUMBERS = re.compile(
+    r"(temperature|setpoint)(_?\d)?(_(amb|int|HI|LO))?_[CF]|humidity(_?\d)?|moisture|pressure_(hPa|kPa|PSI|psi)"
+    r"|wind_(avg|max|gust|spd)_(km_h|m_s|mi_h)|wind_dir_deg|rain\d?_(mm|in)|rain_rate_(mm|in)_h|light_(lux|klx)"
+    r"|uvi?|uv_index|co2_ppm|pm\d+(_\d)?_ug_m3|battery_ok|battery_m?V"
+)
+"""Doubles of the format: `<type>_<unit>`. What only begins like one (uv_status, temperature_trend) may be text."""
 _RTL_LEAVE_OUT = (
     *("time", "model", "subtype", "type", "id", "channel", "mic", "mod", "protocol", "freq", "freq1", "freq2"),
-    *("rssi", "snr", "noise", "sequence_num", "exception", "data", "raw*"),
+    *("rssi", "snr", "noise", "sequence_num", "exception", "data", "raw*", "code", "msg", "flags", "rows.*", "codes.*"),
 )
 _RTL_NAMES = ("type", "model", "subtype", "channel", "id")
 """What a device is known by, in the order of the default topic: `devices[/type][/model][/subtype][/channel][/id]`."""
@@ -109,7 +131,7 @@ def rtl_433(message: IncomingMessage) -> Packet:
         number = _RTL_NUMBERS.fullmatch(levels[-1]) is not None
         add_text(readings, levels[-1], message, number=number)
         return readings.packet()
-    if levels[-1] in ("states", "availability"):
+    if levels[-1] in ("states", "availability") or not message.payload:
         return NOTHING
     document = message.document()
     if not isinstance(document.get("model"), str):

@@ -12,6 +12,7 @@ from bridge.errors import DecodeError
 from bridge.model import topic_filter
 from bridge.model.reading import Code, ExternalId, Packet, Rejection
 from bridge.mqtt.converters.formats import FORMATS, Decoder
+from bridge.mqtt.converters.local_times import LocalClock, LocalTimes
 from bridge.mqtt.converters.message import IncomingMessage, OutgoingMessage
 from bridge.mqtt.topics import MAX_TOPIC, decode_message, device_of, is_ours, parse_topic
 from bridge.settings.mqtt import ConverterSettings, MqttSettings
@@ -35,7 +36,9 @@ class Conversion(msgspec.Struct, frozen=True):
         """For the metric."""
         if self.packet.readings:
             return "readings"
-        return "refused" if self.packet.rejections else "nothing"
+        if self.packet.rejections:
+            return "refused"
+        return "unknown" if self.packet.unknown else "nothing"
 
     @property
     def sender(self) -> str:
@@ -68,6 +71,7 @@ class Converters:
             for entry in settings.converters
         ]
         self._of_topic: dict[str, tuple[_Entry, tuple[str, ...]]] = {}
+        self._local_times = LocalTimes()
 
     def convert(self, topic: str, payload: bytes, *, received_us: int, retained: bool = False) -> Conversion:
         """What cannot be decoded is one rejection, for quarantine."""
@@ -85,7 +89,12 @@ class Converters:
                 return Conversion(decode_message(route, payload, max_readings=MAX_READINGS), device_uuid)
             entry, captured = self._find(topic)
             name = entry.settings.format
-            packet = entry.decode(IncomingMessage(topic, captured, payload, received_us, entry.settings, outgoing))
+            clock = None
+            if entry.settings.zone != "UTC":
+                clock = LocalClock(self._local_times, topic, payload, received_us)
+            packet = entry.decode(
+                IncomingMessage(topic, captured, payload, received_us, entry.settings, outgoing, clock)
+            )
             if retained and entry.settings.retained == "skip":
                 packet = _timed(packet)
         except DecodeError as error:
@@ -121,8 +130,10 @@ class Converters:
 
 
 def _timed(packet: Packet) -> Packet:
-    """A retained message says what was once measured: without a time of its own, nobody knows when."""
-    if all(decoded.ts_us is not None for decoded in packet.readings):
-        return packet
+    """A retained message says what was once measured: without a time of its own, nobody knows when.
+
+    What it holds is known then, and is no measurement of now.
+    """
     readings = tuple(decoded for decoded in packet.readings if decoded.ts_us is not None)
-    return Packet(readings, packet.rejections, packet.device_uuid, packet.excerpts)
+    old = len(packet.readings) - len(readings)
+    return msgspec.structs.replace(packet, readings=readings, known=packet.known + old) if old else packet

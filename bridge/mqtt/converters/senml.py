@@ -11,7 +11,7 @@ import msgspec
 
 from bridge.errors import DecodeError
 from bridge.model.reading import Code, Packet
-from bridge.mqtt.converters.message import MAX_PATH, IncomingMessage, PacketBuilder, finite
+from bridge.mqtt.converters.message import MAX_PATH, IncomingMessage, PacketBuilder, finite, walk
 from bridge.pipeline.decode import decode_any
 
 VERSION = 10
@@ -21,6 +21,8 @@ RELATIVE_BELOW_S = 2**28
 MAX_CBOR_BYTES = 65_536
 """Keys of CBOR maps are the sender's, and their hashes are not salted: a bound on what colliding ones can cost."""
 MAX_DEPTH = 8
+_VALUES = ("v", "vb", "vs", "vd", "s")
+_VALUES_BUT_V = frozenset(_VALUES[1:])
 _LABELS = dict(enumerate(("n", "u", "v", "vs", "vb", "s", "t", "ut", "vd"))) | {
     -number: name for number, name in enumerate(("bver", "bn", "bt", "bu", "bv", "bs"), start=1)
 }
@@ -38,11 +40,15 @@ def senml(message: IncomingMessage) -> Packet:
     readings = PacketBuilder(message, "/".join(message.captured) or message.topic)
     base = _Base()
     kept: dict[int, dict[str, Any]] = {}
+    beside: list[tuple[str, str, object, float]] = []
     for place, record in enumerate(records):
         where = f"$[{place}]"
         if not isinstance(record, dict):
             raise DecodeError(Code.BAD_FORM, f"{where} is not a record", where=where)
-        _add(readings, base, record, where, message, kept)
+        beside += _add(readings, base, record, where, message, kept)
+    for name, key, value, seconds in beside:  # numbered after the records, whose places they do not shift
+        readings.add_unknown(f"{name}.{key}", value)
+        kept[readings.index] = _standalone(name, key, value, seconds)
     return readings.packet(partial(_excerpts, message.payload, kept))
 
 
@@ -61,7 +67,8 @@ def _add(
     where: str,
     message: IncomingMessage,
     kept: dict[int, dict[str, Any]],
-) -> None:
+) -> list[tuple[str, str, object, float]]:
+    """One record, whose other values (`s` beside `v`) are given back as (name, key, value, seconds)."""
     unknown = [key for key in record if isinstance(key, str) and key.endswith("_")]
     if unknown:  # section 4.4: what must be understood to read the record
         raise DecodeError(Code.BAD_FORM, f"{where}.{unknown[0][:40]} is not known, and must be", where=where)
@@ -75,32 +82,64 @@ def _add(
     if len(name) > MAX_PATH:  # each record keeps it, base name and all
         raise DecodeError(Code.TOO_LARGE, f"{where}: a name of more than {MAX_PATH} characters", where=where)
     seconds = base.time + _number(record, "t", 0.0, where)
+    own = next((key for key in _VALUES if key in record), None)
+    beside = [(name, key, record[key], seconds) for key in _VALUES if key in record and key != own]
+    readings.add_known(_scalars(record) - len(beside) - (own is not None))
+    if own is None and base.value is None:
+        readings.pass_over()
+    elif own == "s":
+        readings.add_unknown(name, record[own])
+        kept[readings.index] = _standalone(name, own, record[own], seconds)
+    else:
+        _add_value(readings, name, own or "v", record, base, seconds, where, message, kept)
+    return beside
+
+
+def _add_value(
+    readings: PacketBuilder,
+    name: str,
+    key: str,
+    record: dict[str, Any],
+    base: _Base,
+    seconds: float,
+    where: str,
+    message: IncomingMessage,
+    kept: dict[int, dict[str, Any]],
+) -> None:
+    value = record.get(key)
     try:
-        value = _value(record, base, where)
+        if value is not None or key not in record:
+            value = _value(record, base, where)
     except DecodeError as error:
         readings.refuse(Code(error.reason), error.detail)
-        kept[readings.index] = _standalone(name, record.get("v", record.get("vb")), seconds)
+        kept[readings.index] = _standalone(name, key, value, seconds)
         return
     readings.add(name, value, f"{where}.n", ts_us=_moment(seconds, message, f"{where}.t"))
-    kept[readings.index] = _standalone(name, value, seconds)
+    kept[readings.index] = _standalone(name, key, value, seconds)
 
 
-def _standalone(name: str, value: object, seconds: float) -> dict[str, Any]:
+def _scalars(record: dict[str, Any]) -> int:
+    if not any(isinstance(item, dict | list) for item in record.values()):
+        return len(record)
+    # A value that is a list is one value, and refused; what is in a field that nobody knows is counted.
+    return sum(1 for key, item in record.items() for _ in ((0,) if key in _VALUES else walk(item)))
+
+
+def _standalone(name: str, key: str, value: object, seconds: float) -> dict[str, Any]:
     """The record without base fields (section 4.6), but for a relative time, which stays what it is."""
-    record: dict[str, Any] = {"n": name, "vb" if isinstance(value, bool) else "v": value}
+    record: dict[str, Any] = {"n": name, key: value}
     if seconds:
         record["t"] = seconds
     return record
 
 
-def _value(record: dict[str, Any], base: _Base, where: str) -> float | bool | None:
-    """`v` and the base value, of which a missing one is 0, or `vb`; None where the record has neither.
-
-    Raises DecodeError.
-    """
-    if "v" in record or (base.value is not None and not record.keys() & {"vs", "vb", "vd", "s"}):
+def _value(record: dict[str, Any], base: _Base, where: str) -> object:
+    """`v` and the base value, of which a missing one is 0; `vb`, or text and data as they are. Raises DecodeError."""
+    if "v" in record or (base.value is not None and not record.keys() & _VALUES_BUT_V):
         return finite(_number(record, "v", 0.0, where) + (base.value or 0.0), f"{where}.v")
-    value = record.get("vb")
+    if "vb" not in record:
+        return record.get("vs", record.get("vd"))
+    value = record["vb"]
     if value is not None and not isinstance(value, bool):
         raise DecodeError(Code.BAD_VALUE, f"{where}.vb is not true or false", where=f"{where}.vb")
     return value

@@ -11,7 +11,7 @@ import re
 from bridge.errors import DecodeError
 from bridge.model.reading import Code, Packet
 from bridge.mqtt.converters.home import add_text
-from bridge.mqtt.converters.message import NOTHING, IncomingMessage, PacketBuilder, table, walk
+from bridge.mqtt.converters.message import NOTHING, IncomingMessage, PacketBuilder, table, unknown_message, walk
 
 _GEN1_NUMBER = re.compile(
     r"(ext_)?(temperature|humidity)|battery|lux|power|energy|voltage|current|pf|total|reactive_power"
@@ -19,14 +19,23 @@ _GEN1_NUMBER = re.compile(
 )
 _GEN1_NOT_READING = re.compile(
     r"online|announce|info|command|set|settings|status|input_event|longpush|(ext_)?temperature_f|temperature_status"
-    r"|ext_(temperatures|humidities)"
+    r"|ext_(temperatures|humidities)|act_reasons|longpush_time"
 )
+_GEN1_STATE = re.compile(
+    r"overpower|open|close|stop|charging|charged|normal|mild|heavy|none|unknown|n/a", re.IGNORECASE
+)
+"""Words that the documentation has for relays, rollers, doors, valves, gas and chargers, beside on and off."""
 
 _GEN2_NUMBER = re.compile(r"tC|rh|apower|voltage|current|pf|freq|total|(\w+_)?(act|aprt)_power|percent|V|lux|xcounts")
 _GEN2_LEAVE_OUT = (
     *("*.id", "*.tF", "*.minute_ts", "*.by_minute.*", "*.timer_*", "*.transition.*", "sys.*", "wifi.*", "eth.*"),
     *("cloud.*", "mqtt.*", "ws.*", "ble.*", "bthome.*", "ht_ui.*", "plugs_ui.*", "ui.*", "knx.*", "matter.*", "ts"),
+    *("*.source", "*.errors.*", "*.flags.*", "*.move_started_at"),
 )
+_GEN2_STATES = ("state", "mode", "last_direction", "direction", "thermostat_mode", "work_state")
+"""Of covers, lights and thermostats; `state` of an input is a boolean."""
+_GEN2_NOT_STATUS = ("online", "rpc", "command", "log", "announce")
+_GEN2_FRAME = ("src", "dst", "method", "id")
 
 
 def shelly1(message: IncomingMessage) -> Packet:
@@ -35,24 +44,31 @@ def shelly1(message: IncomingMessage) -> Packet:
     if len(captured) < 2:
         raise DecodeError(Code.BAD_TOPIC, "the filter's wildcards stand for the device and what it says: shellies/+/#")
     device, *what = captured
-    if any(_GEN1_NOT_READING.fullmatch(level) for level in what) or not message.payload or message.payload[:1] in b"{[":
+    if any(_GEN1_NOT_READING.fullmatch(level) for level in what) or not message.payload:
         return NOTHING
+    if message.payload[:1] in b"{[":
+        return unknown_message(message)
     readings = PacketBuilder(message, device)
     leaves = [level for level in what if not level.isdecimal()]
     number = bool(leaves) and _GEN1_NUMBER.fullmatch(leaves[-1]) is not None
-    add_text(readings, "/".join(what), message, number=number, words=not number)
+    state = _GEN1_STATE.fullmatch(message.text()) is not None
+    add_text(readings, "/".join(what), message, number=number, words=not number, state=state)
     return readings.packet()
 
 
 def shelly2(message: IncomingMessage) -> Packet:
     """`<prefix>/events/rpc` notifications, and `<prefix>/status/<component>`."""
     levels = message.levels
+    beside: dict[str, object] = {}
+    frame = 0  # fields around the status
     if len(levels) >= 3 and levels[-2:] == ["events", "rpc"]:
         device = "/".join(levels[:-2])
-        frame = message.document()
-        if frame.get("method") not in ("NotifyStatus", "NotifyFullStatus"):
-            return NOTHING
-        document = table(frame.get("params"), "$.params")
+        beside = message.document()
+        method = beside.get("method")
+        if method not in ("NotifyStatus", "NotifyFullStatus"):
+            return NOTHING if method == "NotifyEvent" else unknown_message(message)
+        document = table(beside.pop("params", None), "$.params")
+        frame = len([beside.pop(key) for key in _GEN2_FRAME if not isinstance(beside.get(key, {}), dict | list)])
         ts_us = message.time(document.get("ts"), "$.params.ts")
         where = "$.params."
     elif len(levels) >= 3 and levels[-2] == "status":
@@ -60,8 +76,12 @@ def shelly2(message: IncomingMessage) -> Packet:
         document = {levels[-1]: message.document()}
         ts_us, where = None, ""
     else:
-        return NOTHING
+        return NOTHING if levels[-1] in _GEN2_NOT_STATUS else unknown_message(message)
     readings = PacketBuilder(message, device, ts_us=ts_us, leave_out=_GEN2_LEAVE_OUT)
+    readings.add_known(frame)
     for channel, leaf, value in walk(document):
-        readings.add(channel, value, where + channel, number=_GEN2_NUMBER.fullmatch(leaf) is not None)
+        number = _GEN2_NUMBER.fullmatch(leaf) is not None
+        readings.add(channel, value, where + channel, number=number, state=leaf in _GEN2_STATES)
+    for channel, _, value in walk(beside) if beside else ():
+        readings.add_unknown(channel, value)
     return readings.packet()

@@ -52,7 +52,8 @@ class _Node:
         self.born = False
         self.stale = False
         self.names: dict[str, dict[str, int | None]] = {}  # by device ("": the node's own): name -> data type
-        self.aliases: dict[int, tuple[str, str]] = {}  # (device, name)
+        # By device: alias -> name. A topic names the device, and not every client numbers across devices.
+        self.aliases: dict[str, dict[int, str]] = {}
         self.bd_seq: object = None
         self.expected = 0
         self.head_ms = -1  # when the newest message was sent
@@ -63,7 +64,8 @@ class _Node:
     @property
     def size(self) -> int:
         """Names of devices and metrics, or aliases, whichever are more: none costs more than MAX_ID characters."""
-        return max(len(self.aliases), sum(1 + len(names) for names in self.names.values()))
+        aliases = sum(len(aliases) for aliases in self.aliases.values())
+        return max(aliases, sum(1 + len(names) for names in self.names.values()))
 
 
 class Nodes:
@@ -90,7 +92,7 @@ class Nodes:
             if _bd_seq(payload) in (None, node.bd_seq):  # a will may come after the next birth
                 del self._nodes[node_name]
                 self._names -= before
-            return Seen(())
+            return Seen([Known(metric.name, metric.datatype) for metric in payload.metrics])
         else:
             _follow(node, payload, now_us)
         if kind in ("NBIRTH", "DBIRTH"):
@@ -155,34 +157,46 @@ def _follow(node: _Node, payload: Payload, now_us: int) -> None:
 def _learn(node: _Node, device: str, payload: Payload) -> None:
     _forget_device(node, device)
     names = node.names[device] = {}
+    aliases = node.aliases[device] = {}
     for metric in payload.metrics:
-        if metric.name and len(metric.name) <= MAX_ID:  # of a longer one there will never be a reading
-            names[metric.name] = metric.datatype
+        name = _full(metric.name, metric.member)
+        if metric.name and name and len(name) <= MAX_ID:  # of a longer one there will never be a reading
+            names[name] = metric.datatype
             if metric.alias is not None:
-                node.aliases[metric.alias] = (device, metric.name)
+                aliases[metric.alias] = metric.name
 
 
 def _forget_device(node: _Node, device: str) -> None:
-    gone = node.names.pop(device, None)
-    if gone:
-        node.aliases = {alias: of for alias, of in node.aliases.items() if of[0] != device}
+    node.names.pop(device, None)
+    node.aliases.pop(device, None)
+
+
+def _full(name: str | None, member: str) -> str | None:
+    """The name of a member of a template has that of the template before it."""
+    return f"{name}/{member}" if name and member else name
 
 
 def _identify(node: _Node, device: str, metric: Metric) -> Known:
     if metric.name:
-        datatype = metric.datatype or node.names.get(device, {}).get(metric.name)
-        if datatype is None and type(metric.value) is int and metric.value >= SMALL:
-            return Known(metric.name, None, "no birth says which integer type it has")
-        return Known(metric.name, datatype)
+        return _typed(node, device, metric, metric.name)
     if metric.alias is None:
         return Known(None, None, "it has neither name nor alias")
-    device_of_alias, name = node.aliases.get(metric.alias, (device, None))
-    if name is None or device_of_alias != device:
+    name = node.aliases.get(device, {}).get(metric.alias)
+    if name is None:
         return Known(None, None, f"no birth says what alias {metric.alias} stands for")
-    datatype = metric.datatype or node.names[device].get(name)
-    if node.stale:
-        return Known(name, datatype, f"a birth may be missing, so alias {metric.alias} may not be {name[:80]} any more")
-    return Known(name, datatype)
+    known = _typed(node, device, metric, name)
+    if node.stale and not known.problem:
+        problem = f"a birth may be missing, so alias {metric.alias} may not be {name[:80]} any more"
+        return Known(known.name, known.datatype, problem)
+    return known
+
+
+def _typed(node: _Node, device: str, metric: Metric, name: str) -> Known:
+    full = _full(name, metric.member)
+    datatype = metric.datatype or node.names.get(device, {}).get(full or "")
+    if datatype is None and type(metric.value) is int and metric.value >= SMALL:
+        return Known(full, None, "no birth says which integer type it has")
+    return Known(full, datatype)
 
 
 def _may_ask(node: _Node, now_us: int) -> bool:

@@ -6,6 +6,7 @@ Sparkplug 3.0.0, section 6.4. Of a metric, only what a reading needs is decoded.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 
 import msgspec
 
@@ -21,23 +22,36 @@ from bridge.mqtt.converters.protobuf import (
     length_field,
     varint_field,
 )
+from bridge.mqtt.converters.sparkplug_compressed import ALGORITHM, UUID, inflate
 
 MAX_METRICS = 5_000
+"""Of one payload, members of templates among them."""
+MAX_TEMPLATE_DEPTH = 8
 
 INT8, INT16, INT32, INT64 = 1, 2, 3, 4
 BOOLEAN = 11
+DATE_TIME = 13
 _SIGNED_BITS = {INT8: 8, INT16: 16, INT32: 32, INT64: 64}
+_OTHER_KINDS = {16: "bytes", 17: "a data set", 18: "a template", 19: "an extension"}
+"""By the number of their field in the oneof `value` (section 6.4.6)."""
+_BAD_QUALITIES = (0, 500)
+"""BAD and STALE, of the property `Quality` (section 6.4.9.1)."""
+_BAD_LEVEL = 1 << 31
+"""Ignition puts its own codes there, whose highest bit says bad or error."""
 
 
 class Metric(msgspec.Struct, frozen=True):
-    """One metric. `value` is None where it is null, or of a type that is no number."""
+    """One metric, or one member of a template."""
 
     name: str | None
     alias: int | None
     timestamp_ms: int | None
     datatype: int | None
-    value: int | float | bool | None
+    value: int | float | bool | str | None  # None: null, or see `kind`
     raw: bytes  # its own bytes
+    kind: str = ""  # what its value is that is neither a number nor text; "null" where it was not measured
+    member: str = ""  # of a template, which `name` and `alias` are of: its name, with those of templates between
+    bad_quality: int | None = None  # the quality that says that the value is not one of now
 
 
 class Payload(msgspec.Struct, frozen=True):
@@ -46,32 +60,75 @@ class Payload(msgspec.Struct, frozen=True):
     timestamp_ms: int | None
     seq: int | None
     metrics: tuple[Metric, ...]
+    unknown: tuple[tuple[str, bytes], ...] = ()  # what else it has: (name, bytes)
+
+
+NULL = "null"
+DEFINITION = "the definition of a template"
+NO_VALUE = "no value"
 
 
 def decode_payload(data: bytes) -> Payload:
-    """Raises DecodeError, with the field named."""
-    timestamp_ms = seq = None
+    """What is compressed is inflated first. Raises DecodeError, with the field named."""
+    payload, body, uuid = _decode(data)
+    algorithm = next((metric for metric in payload.metrics if metric.name == ALGORITHM), None)
+    if body is None or (uuid != UUID and algorithm is None):
+        unknown = payload.unknown if body is None else (*payload.unknown, ("body", body))
+        return msgspec.structs.replace(payload, unknown=unknown)
+    inner, again, _ = _decode(inflate(body, None if algorithm is None else str(algorithm.value)))
+    beside = tuple((metric.name or "metrics", metric.raw) for metric in payload.metrics if metric is not algorithm)
+    beside += payload.unknown + inner.unknown + (() if again is None else (("body", again),))
+    return Payload(
+        payload.timestamp_ms if inner.timestamp_ms is None else inner.timestamp_ms,
+        payload.seq if inner.seq is None else inner.seq,
+        inner.metrics,
+        beside,
+    )
+
+
+def _decode(data: bytes) -> tuple[Payload, bytes | None, str]:
+    """The payload, its body and its uuid. Raises DecodeError."""
+    timestamp_ms = seq = body = None
+    uuid = ""
     metrics: list[Metric] = []
+    unknown: list[tuple[str, bytes]] = []
     try:
         for number, kind, value in fields(memoryview(data)):
             if number == 1:
                 timestamp_ms = _unsigned(value, kind, "timestamp")
+            elif number == 2:
+                _add_metric(metrics, _bytes(value, kind, "metrics"))
             elif number == 3:
                 seq = _unsigned(value, kind, "seq")
-            elif number == 2:
-                if len(metrics) == MAX_METRICS:
-                    raise DecodeError(Code.TOO_LARGE, f"more than {MAX_METRICS} metrics", where="metrics")
-                metrics.append(_metric(_bytes(value, kind, "metrics"), len(metrics)))
+            elif number == 4:
+                uuid = _text(_bytes(value, kind, "uuid"), "uuid")
+            elif number == 5:
+                body = bytes(_bytes(value, kind, "body"))
+            elif len(unknown) < MAX_METRICS:
+                unknown.append((f"field {number}", value_bytes(value)))
+            else:
+                raise DecodeError(Code.TOO_LARGE, f"more than {MAX_METRICS} fields that are not of Sparkplug")
     except WireError as error:
         raise DecodeError(Code.BAD_FORM, f"metrics[{len(metrics)}]: not protobuf: {error}", where="metrics") from None
-    return Payload(timestamp_ms, seq, tuple(metrics))
+    if unknown and timestamp_ms is None and not metrics:
+        # Some text is protobuf by chance. What has nothing of a payload is none.
+        raise DecodeError(Code.BAD_FORM, f"not a Sparkplug payload: all it has is {unknown[0][0]}", where="payload")
+    return Payload(timestamp_ms, seq, tuple(metrics), tuple(unknown)), body, uuid
 
 
 def named(metric: Metric, name: str, datatype: int | None, timestamp_ms: int | None) -> bytes:
-    """A payload of this one metric that says its name and type, so that it needs no birth to be understood."""
+    """A payload of this one metric that says its name and type, so that it needs no birth to be understood.
+
+    A member of a template becomes a metric by itself. Of a field that is there twice, the last one counts.
+    """
     whole = metric.raw
-    if metric.name is None:
-        whole = length_field(1, name.encode()) + whole
+    if metric.name is None or metric.member:
+        whole += length_field(1, name.encode())
+    if metric.member and metric.timestamp_ms is not None:
+        whole += varint_field(3, metric.timestamp_ms)
+    if metric.member and metric.bad_quality is not None:
+        quality = length_field(1, b"Quality") + length_field(2, varint_field(3, metric.bad_quality))
+        whole += length_field(9, quality)
     if metric.datatype is None and datatype is not None:
         whole += varint_field(4, datatype)
     head = b"" if timestamp_ms is None else varint_field(1, timestamp_ms)
@@ -89,32 +146,116 @@ def rebirth_request(timestamp_ms: int) -> bytes:
     return varint_field(1, timestamp_ms) + length_field(2, metric)
 
 
-def _metric(data: memoryview, index: int) -> Metric:
+def _add_metric(metrics: list[Metric], data: memoryview) -> None:
+    """A metric, or the members of one that is a template. Raises DecodeError, WireError."""
+    found, template = _metric(data, f"metrics[{len(metrics)}]")
+    if template is None:
+        _append(metrics, found)
+        return
+    before = len(metrics)
+    pending = [(found, template, 1)]
+    while pending:  # no recursion: depth is the sender's choice
+        above, template, depth = pending.pop()
+        for member, inner in _members(template, above, f"metrics[{len(metrics)}]"):
+            if inner is None:
+                _append(metrics, member)
+            elif depth < MAX_TEMPLATE_DEPTH:
+                pending.append((member, inner, depth + 1))
+            else:
+                detail = f"templates more than {MAX_TEMPLATE_DEPTH} deep in one another"
+                raise DecodeError(Code.TOO_LARGE, detail, where="metrics")
+    if len(metrics) == before:  # of no members, or a definition
+        _append(metrics, found)
+
+
+def _append(metrics: list[Metric], metric: Metric) -> None:
+    if len(metrics) == MAX_METRICS:
+        raise DecodeError(Code.TOO_LARGE, f"more than {MAX_METRICS} metrics", where="metrics")
+    metrics.append(metric)
+
+
+def _members(template: memoryview, above: Metric, where: str) -> Iterator[tuple[Metric, memoryview | None]]:
+    """The metrics of a template, each with its own template where it is one. Its parameters are part of its type."""
+    if _is_definition(template):
+        return
+    for number, kind, value in fields(template):
+        if number != 2:
+            continue
+        member, inner = _metric(_bytes(value, kind, f"{where}.metrics"), where)
+        name = member.name or (f"alias {member.alias}" if member.alias is not None else "")
+        yield (
+            msgspec.structs.replace(
+                member,
+                name=above.name,
+                alias=above.alias,
+                member=f"{above.member}/{name}" if above.member else name,
+                timestamp_ms=member.timestamp_ms or above.timestamp_ms,
+                bad_quality=member.bad_quality if member.bad_quality is not None else above.bad_quality,
+            ),
+            inner,
+        )
+
+
+def _metric(data: memoryview, where: str) -> tuple[Metric, memoryview | None]:
+    """A metric, and the bytes of its template where it is one. Raises DecodeError, WireError."""
     name: str | None = None
-    alias = timestamp_ms = datatype = None
+    alias = timestamp_ms = datatype = quality = template = None
     null = False
-    value: int | float | bool | None = None
-    where = f"metrics[{index}]"
-    for number, kind, found in fields(data):
+    value: int | float | bool | str | None = None
+    kind = NO_VALUE
+    for number, wire, found in fields(data):
         if number == 1:
-            name = _text(_bytes(found, kind, f"{where}.name"), f"{where}.name")
+            name = _text(_bytes(found, wire, f"{where}.name"), f"{where}.name")
         elif number == 2:
-            alias = _unsigned(found, kind, f"{where}.alias")
+            alias = _unsigned(found, wire, f"{where}.alias")
         elif number == 3:
-            timestamp_ms = _unsigned(found, kind, f"{where}.timestamp")
+            timestamp_ms = _unsigned(found, wire, f"{where}.timestamp")
         elif number == 4:
-            datatype = _unsigned(found, kind, f"{where}.datatype")
+            datatype = _unsigned(found, wire, f"{where}.datatype")
         elif number == 7:
-            null = bool(_unsigned(found, kind, f"{where}.is_null"))
-        elif number in (10, 11):
-            value = _unsigned(found, kind, f"{where}.value")
-        elif number in (12, 13):
-            value = _floating(found, kind, number, f"{where}.value")
-        elif number == 14:
-            value = bool(_unsigned(found, kind, f"{where}.value"))
-        elif 15 <= number <= 19:  # text, bytes, a data set, a template: of a oneof, the last one counts
-            value = None
-    return Metric(name, alias, timestamp_ms, datatype, None if null else value, bytes(data))
+            null = bool(_unsigned(found, wire, f"{where}.is_null"))
+        elif number == 9:
+            quality = _quality(_bytes(found, wire, f"{where}.properties"))
+        elif 10 <= number <= 15:
+            value, kind, template = _value(number, found, wire, f"{where}.value"), "", None
+        elif 16 <= number <= 19:  # of a oneof, the last one counts
+            value, kind = None, _OTHER_KINDS[number]
+            template = _bytes(found, wire, f"{where}.value") if number == 18 else None
+    if template is not None and _is_definition(template):
+        kind = DEFINITION
+    if null:
+        value, kind, template = None, NULL, None
+    bad = quality is not None and (quality in _BAD_QUALITIES or bool(quality & _BAD_LEVEL))
+    bad_quality = quality if bad else None
+    return Metric(name, alias, timestamp_ms, datatype, value, bytes(data), kind, "", bad_quality), template
+
+
+def _value(number: int, found: int | memoryview, wire: int, where: str) -> int | float | bool | str:
+    if number in (10, 11):
+        return _unsigned(found, wire, where)
+    if number in (12, 13):
+        return _floating(found, wire, number, where)
+    if number == 14:
+        return bool(_unsigned(found, wire, where))
+    return _text(_bytes(found, wire, where), where)
+
+
+def _is_definition(template: memoryview) -> bool:
+    return any(number == 5 and bool(value) for number, _, value in fields(template))
+
+
+def _quality(properties: memoryview) -> int | None:
+    """The property `Quality` of a metric; None where it has none. Raises WireError."""
+    keys = [bytes(value) for number, _, value in fields(properties) if number == 1 and not isinstance(value, int)]
+    if b"Quality" not in keys:
+        return None
+    values = [value for number, _, value in fields(properties) if number == 2 and not isinstance(value, int)]
+    place = keys.index(b"Quality")
+    if place >= len(values):
+        return None
+    return next(
+        (found for number, _, found in fields(values[place]) if number in (3, 4) and isinstance(found, int)), None
+    )
 
 
 def signed(value: int, datatype: int | None) -> int:
@@ -124,6 +265,11 @@ def signed(value: int, datatype: int | None) -> int:
         return value
     value &= (1 << bits) - 1
     return value - (1 << bits) if value >> (bits - 1) else value
+
+
+def value_bytes(value: int | memoryview) -> bytes:
+    """A field's value, as it may be shown."""
+    return str(value).encode() if isinstance(value, int) else bytes(value[:256])
 
 
 def _unsigned(value: int | memoryview, kind: int, where: str) -> int:

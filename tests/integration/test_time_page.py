@@ -67,7 +67,7 @@ def test_what_a_time_may_look_like(sent: str, means: str) -> None:
     assert time_in(body) == (means if means.startswith("refused") else us_of(means))
 
 
-def time_in(body: bytes) -> int | None | str:
+def time_in(body: bytes) -> int | str | None:
     """The time of a reading, or why it is refused, as the page has it."""
     try:
         (reading,) = decode_bare(body, SENSOR).readings

@@ -202,24 +202,24 @@ def _metric(data: memoryview, where: str) -> tuple[Metric, memoryview | None]:
     null = False
     value: int | float | bool | str | None = None
     kind = NO_VALUE
-    for number, wire, found in fields(data):
+    for number, wire_type, found in fields(data):
         if number == 1:
-            name = _text(_bytes(found, wire, f"{where}.name"), f"{where}.name")
+            name = _text(_bytes(found, wire_type, f"{where}.name"), f"{where}.name")
         elif number == 2:
-            alias = _unsigned(found, wire, f"{where}.alias")
+            alias = _unsigned(found, wire_type, f"{where}.alias")
         elif number == 3:
-            timestamp_ms = _unsigned(found, wire, f"{where}.timestamp")
+            timestamp_ms = _unsigned(found, wire_type, f"{where}.timestamp")
         elif number == 4:
-            datatype = _unsigned(found, wire, f"{where}.datatype")
+            datatype = _unsigned(found, wire_type, f"{where}.datatype")
         elif number == 7:
-            null = bool(_unsigned(found, wire, f"{where}.is_null"))
+            null = bool(_unsigned(found, wire_type, f"{where}.is_null"))
         elif number == 9:
-            quality = _quality(_bytes(found, wire, f"{where}.properties"))
+            quality = _quality(_bytes(found, wire_type, f"{where}.properties"))
         elif 10 <= number <= 15:
-            value, kind, template = _value(number, found, wire, f"{where}.value"), "", None
+            value, kind, template = _value(number, found, wire_type, f"{where}.value"), "", None
         elif 16 <= number <= 19:  # of a oneof, the last one counts
             value, kind = None, _OTHER_KINDS[number]
-            template = _bytes(found, wire, f"{where}.value") if number == 18 else None
+            template = _bytes(found, wire_type, f"{where}.value") if number == 18 else None
     if template is not None:
         kind = _kind_of(template)
         template = template if kind == INSTANCE else None
@@ -230,14 +230,14 @@ def _metric(data: memoryview, where: str) -> tuple[Metric, memoryview | None]:
     return Metric(name, alias, timestamp_ms, datatype, value, bytes(data), kind, "", bad_quality), template
 
 
-def _value(number: int, found: int | memoryview, wire: int, where: str) -> int | float | bool | str:
+def _value(number: int, found: int | memoryview, wire_type: int, where: str) -> int | float | bool | str:
     if number in (10, 11):
-        return _unsigned(found, wire, where)
+        return _unsigned(found, wire_type, where)
     if number in (12, 13):
-        return _floating(found, wire, number, where)
+        return _floating(found, wire_type, number, where)
     if number == 14:
-        return bool(_unsigned(found, wire, where))
-    return _text(_bytes(found, wire, where), where)
+        return bool(_unsigned(found, wire_type, where))
+    return _text(_bytes(found, wire_type, where), where)
 
 
 def _kind_of(template: memoryview) -> str:

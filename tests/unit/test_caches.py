@@ -62,6 +62,7 @@ BOUNDED = {
     "edge/spool/names.py SensorNamesChange.added": "as SensorNames.refs; one transaction",
     "bridge/mqtt/converters/learn.py Learner._findings": "formats and filters; of `mqtt learn`, which ends",
     "bridge/mqtt/converters/learn.py Learner.examples": "topics; MAX_UNKNOWN, of `mqtt learn`, which ends",
+    "bridge/mqtt/converters/learn.py TopicFinding.not_taken": "external ids up to 255 characters; MAX_CHANNELS",
     "bridge/mqtt/converters/learn.py TopicFinding.channels": "external ids up to 255 characters; of `mqtt learn`",
     # -- keys that are ours, or the operator's
     "bridge/auth/broker_access.py BrokerAccess._accounts": "accounts of the registry",

@@ -8,6 +8,7 @@ that of a measurement: there it is a number written as text, or wrong. Settings 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from bridge.errors import DecodeError
 from bridge.model.reading import Code, Packet
@@ -25,7 +26,7 @@ _MEASUREMENT = re.compile(
     + _ENDPOINT
 )
 _STATE = re.compile(r"state(_\w+)?")  # of a switch: `state`, `state_<endpoint>`
-_SUFFIX = re.compile(r"_(l?\d+|left|right|center)")
+_SUFFIX = re.compile(r"_(l?\d+|left|right|center)$")
 _LEAVE_OUT = (
     *("last_seen", "elapsed", "linkquality", "update.*", "update_available", "device.*", "color.*"),
     *("update-*", "device-*", "color-*", "color"),  # with `output: attribute`
@@ -48,42 +49,25 @@ def zigbee2mqtt(message: IncomingMessage) -> Packet:
         seen = seen / 1000  # advanced.last_seen: epoch is in milliseconds
     readings = PacketBuilder(message, "/".join(captured), ts_us=message.time(seen, "$.last_seen"), leave_out=_LEAVE_OUT)
     for channel, leaf, value in walk(document):
-        readings.add(
-            channel,
-            value,
-            f"$.{channel}",
-            number=is_measurement(leaf),
-            words=leaf.startswith("state") and _STATE.fullmatch(leaf) is not None,
-            state=not isinstance(value, str) or not is_number(value),
-            option=is_option(leaf),
-        )
+        measured, words, option = _kind(leaf)
+        state = isinstance(value, str) and not is_number(value)
+        readings.add(channel, value, f"$.{channel}", number=measured, words=words, state=state, option=option)
     return readings.packet()
 
 
 def _attribute(message: IncomingMessage, device: str, attribute: str) -> Packet:
     readings = PacketBuilder(message, device, leave_out=_LEAVE_OUT)
-    leaf = attribute.rpartition("-")[2]  # of a composite: `level_config-on_level`
-    add_text(
-        readings,
-        attribute,
-        message,
-        number=is_measurement(leaf),
-        words=_STATE.fullmatch(leaf) is not None,
-        booleans=True,
-        state=True,
-        option=is_option(leaf),
-    )
+    measured, words, option = _kind(attribute.rpartition("-")[2])  # of a composite: `level_config-on_level`
+    add_text(readings, attribute, message, number=measured, words=words, booleans=True, state=True, option=option)
     return readings.packet()
 
 
-def is_measurement(name: str) -> bool:
-    """Whether it is the name of a numeric expose that is measured, of one endpoint or of the device."""
-    return _MEASUREMENT.fullmatch(name) is not None
+@lru_cache(maxsize=1_024)
+def _kind(name: str) -> tuple[bool, bool, bool]:
+    """Whether it is the name of a numeric expose that is measured, of a switch's state, of a numeric one that is set.
 
-
-def is_option(name: str) -> bool:
-    """Whether it is the name of a numeric expose that is set, of one endpoint or of the device."""
-    if name in OPTIONS:
-        return True
+    Of one endpoint, or of the device.
+    """
     suffix = _SUFFIX.search(name)
-    return suffix is not None and suffix.end() == len(name) and name[: suffix.start()] in OPTIONS
+    option = name in OPTIONS or (suffix is not None and name[: suffix.start()] in OPTIONS)
+    return _MEASUREMENT.fullmatch(name) is not None, _STATE.fullmatch(name) is not None, option

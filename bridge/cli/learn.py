@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from bridge.settings.mqtt import MqttSettings
 
 CONNECT_S = 10.0
-COLUMNS = ("format", "filter", "messages", "with_readings", "refused", "devices", "channels", "problem")
+COLUMNS = ("format", "filter", "messages", "with_readings", "refused", "devices", "channels", "not_taken", "problem")
+SHOWN = 200
+"""Channels on the screen; --json and the files of --out have them all."""
 
 
 def register(app: typer.Typer) -> None:
@@ -38,7 +40,8 @@ def learn(
     ] = 60.0,
     topic_filter: Annotated[str, typer.Option("--filter", help="What to listen to.")] = "#",
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write to: converters.toml, sensors.csv and golden samples.")
+        Path | None,
+        typer.Option(help="Folder to write to: converters.toml, sensors.csv, not_taken.csv and golden samples."),
     ] = None,
     config: Config = None,
     data_dir: DataDir = None,
@@ -151,7 +154,7 @@ def _hear(learner: Learner, message: mqtt.MQTTMessage) -> None:
 def _write(folder: Path, findings: list[TopicFinding], broker: str) -> None:
     import msgspec
 
-    from bridge.mqtt.converters.learn import csv_rows, golden, moment, toml
+    from bridge.mqtt.converters.learn import channel_rows, csv_rows, golden, moment, toml
 
     source = f"learned from {broker} on {moment(time.time_ns() // 1_000)[:10]}"
     try:
@@ -159,6 +162,11 @@ def _write(folder: Path, findings: list[TopicFinding], broker: str) -> None:
         (folder / "converters.toml").write_text(toml(findings))
         with (folder / "sensors.csv").open("w", newline="") as file:
             csv.writer(file).writerows(csv_rows(findings))
+        with (folder / "not_taken.csv").open("w", newline="") as file:
+            names = ("external_id", "example", "reason")
+            writer = csv.DictWriter(file, names, extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(row for row in channel_rows(findings) if not row["taken"])
         for number, finding in enumerate(findings):
             if finding.settings is None or not finding.samples:
                 continue
@@ -170,16 +178,26 @@ def _write(folder: Path, findings: list[TopicFinding], broker: str) -> None:
 
 
 def _report(learner: Learner, findings: list[TopicFinding], out: Path | None, json: bool) -> None:
+    from bridge.mqtt.converters.learn import channel_rows
+
     formats = [finding.summary() for finding in findings]
     unknown = [
         {"topic": topic, "messages": count, "example": learner.examples[topic].decode(errors="replace")[:60]}
         for topic, count in learner.unknown.most_common(20)
     ]
+    channels = channel_rows(findings)
     if json:
-        show({"messages": learner.messages, "formats": formats, "unknown": unknown, "out": out}, json)
+        report = {"messages": learner.messages, "formats": formats, "channels": channels, "unknown": unknown}
+        show(report | {"out": out}, json)
         return
     say(f"{learner.messages} messages")
     show(formats, json, columns=COLUMNS)
+    if channels:
+        say("")
+        say("channels, with what was heard first; what is not taken stands first:")
+        show([row | {"taken": "yes" if row["taken"] else "no"} for row in channels[:SHOWN]], json)
+        if len(channels) > SHOWN:
+            say(f"... and {len(channels) - SHOWN} more: --json has them all")
     if unknown:
         say("")
         say("not recognised (a mapping can be written for them; see docs/converters.md):")

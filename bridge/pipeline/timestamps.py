@@ -32,6 +32,7 @@ _CALENDAR = re.compile(
 _COMPACT = (8, 14)  # digits of YYYYMMDD and YYYYMMDDhhmmss
 _COMPACT_YEARS = range(1970, 2200)
 
+_SECONDS_FROM = MIN_TIME_US // 1_000_000
 _SECONDS_TO = MAX_TIME_US // 1_000_000  # 2200: nobody means a second beyond, nor this many milliseconds (March 1970)
 _UNIT_UP_TO: tuple[tuple[int, TimeUnit], ...] = (
     (_SECONDS_TO, "s"),
@@ -47,7 +48,11 @@ def parse_time(value: float | str | None, where: str, zone: tzinfo = UTC, unit: 
 
     Of a local time that comes twice, the earlier. None where there is none. Raises DecodeError(BAD_TIME).
     """
-    return None if value is None else candidates(value, where, zone, unit)[0]
+    if value is None:
+        return None
+    if type(value) is float and not unit and _SECONDS_FROM <= value <= _SECONDS_TO:  # the commonest by far
+        return round(value * 1_000_000)
+    return candidates(value, where, zone, unit)[0]
 
 
 def candidates(value: float | str, where: str, zone: tzinfo = UTC, unit: TimeUnit = "") -> tuple[int, ...]:
@@ -58,7 +63,7 @@ def candidates(value: float | str, where: str, zone: tzinfo = UTC, unit: TimeUni
     if isinstance(value, str):
         moment = _of_text(value, where, unit)
         if isinstance(moment, datetime):
-            return tuple(_bounded(instant, where) for instant in _of_calendar(moment, where, zone))
+            return _of_calendar(moment, where, zone)
         value = moment
     return (_bounded(_of_number(value, where, unit), where),)
 
@@ -124,15 +129,16 @@ def _built(found: re.Match[str], where: str) -> datetime:
 def _of_calendar(moment: datetime, where: str, zone: tzinfo) -> tuple[int, ...]:
     try:
         if moment.tzinfo is not None:
-            return ((moment - _EPOCH) // _MICROSECOND,)
+            return (_bounded((moment - _EPOCH) // _MICROSECOND, where),)
         if zone is UTC:
-            return ((moment - _EPOCH_HERE) // _MICROSECOND,)
+            return (_bounded((moment - _EPOCH_HERE) // _MICROSECOND, where),)
         first, second = (
             (moment.replace(tzinfo=zone, fold=fold).astimezone(UTC) - _EPOCH) // _MICROSECOND for fold in (0, 1)
         )
     except (ValueError, OverflowError):
         raise DecodeError(Code.BAD_TIME, f"{where} is no time of the calendar", where=where) from None
-    return (first, second) if first < second else (first,)
+    _bounded(first, where)
+    return (first, _bounded(second, where)) if first < second else (first,)
 
 
 def _bounded(ts_us: int, where: str) -> int:

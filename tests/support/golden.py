@@ -1,6 +1,7 @@
 """Golden samples, `tests/golden/<format>/*.json`: a converter's configuration, and messages with what becomes of them.
 
-`source` cites where the form is documented. A payload is `text`, `json` or `hex`. Times are ISO 8601.
+`source` cites where the form is documented. A payload is `text`, `json` or `hex`. Times are ISO 8601. `unknown` (index
+and external id) and `known` (a count) say what becomes of the other fields; left out, they say nothing.
 `iot-bridge mqtt learn --out DIR` writes files of the same form.
 """
 
@@ -63,4 +64,11 @@ def outcome(conversion: Conversion) -> dict[str, Any]:
         {"index": refusal.index, "code": refusal.code.value, "detail": refusal.detail}
         for refusal in conversion.packet.rejections
     ]
-    return {"readings": readings, "refused": refused, "asks": [ask.topic for ask in conversion.outgoing]}
+    unknown = [{"index": field.index, "external_id": field.name} for field in conversion.packet.unknown]
+    return {
+        "readings": readings,
+        "refused": refused,
+        "unknown": unknown,
+        "known": conversion.packet.known,
+        "asks": [ask.topic for ask in conversion.outgoing],
+    }

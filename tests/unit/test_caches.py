@@ -65,6 +65,7 @@ BOUNDED = {
     "edge/spool/names.py SensorNamesChange.added": "as SensorNames.refs; one transaction",
     "bridge/mqtt/converters/learn.py Learner._findings": "formats and filters; of `mqtt learn`, which ends",
     "bridge/mqtt/converters/learn.py Learner.examples": "topics; MAX_UNKNOWN, of `mqtt learn`, which ends",
+    "bridge/mqtt/converters/learn.py TopicFinding.not_taken": "external ids up to 255 characters; MAX_CHANNELS",
     "bridge/mqtt/converters/learn.py TopicFinding.channels": "external ids up to 255 characters; of `mqtt learn`",
     # -- keys that are ours, or the operator's
     "bridge/auth/broker_access.py BrokerAccess._accounts": "accounts of the registry",
@@ -73,6 +74,10 @@ BOUNDED = {
     "bridge/http/graceful_shutdown.py GracefulShutdown._under_way": "requests under way",
     "bridge/model/ttl_cache.py TtlCache._entries": "see each TtlCache",
     "bridge/rate_limit.py SlidingWindow._windows": "see each SlidingWindow",
+    "bridge/mqtt/converters/zigbee2mqtt.py _kind": "names up to MAX_PATH; 1,024",
+    "bridge/mqtt/converters/tasmota.py _kind": "names up to MAX_PATH; 1,024",
+    "bridge/mqtt/converters/shelly.py _is_gen2_number": "names up to MAX_PATH; 1,024",
+    "bridge/mqtt/converters/radio.py _is_rtl_number": "names up to MAX_PATH, levels up to MAX_TOPIC; 1,024",
     "bridge/mqtt/converters/message.py _any_of": "patterns of the configuration; 256",
     "bridge/broker/memory.py _Group.pending": "ids of entries; memory_cap",
     "bridge/broker/memory.py _Stream.groups": "groups of the program",

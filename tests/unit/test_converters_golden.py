@@ -42,6 +42,8 @@ def check_sample(path: Path) -> None:
         )
         assert found["readings"] == message["readings"], message["topic"]
         assert found["asks"] == message.get("asks", [])
+        for kind in ("unknown", "known"):
+            assert kind not in message or found[kind] == message[kind], (message["topic"], kind)
         check_refused(found["refused"], message.get("refused", []))
 
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.mqtt.converters.learn import MAX_UNKNOWN, Learner, csv_rows, golden, toml
+from bridge.mqtt.converters import learn
+from bridge.mqtt.converters.learn import MAX_UNKNOWN, Learner, channel_rows, csv_rows, golden, toml
 from bridge.mqtt.converters.recognise import recognise
 from bridge.settings.mqtt import MqttSettings
 from tests.support.golden import RECEIVED_US, load, payload_of, samples
@@ -152,3 +153,31 @@ def test_sensors_file_is_what_the_map_command_reads(tmp_path: Path) -> None:
     wishes, unmapped = read(file)
     assert wishes == []
     assert unmapped > 30
+
+
+TTN = b"""{"end_device_ids": {"device_id": "lht65"}, "uplink_message": {"f_cnt": 1, "decoded_payload":
+{"TempC_SHT": "21.30", "Ext_sensor": "Temperature Sensor"}}}"""
+
+
+def test_what_is_taken_and_what_is_not_is_listed_with_an_example() -> None:
+    learner = Learner()
+    for _ in range(3):
+        learner.hear("v3/m5@ttn/devices/lht65/up", TTN, received_us=RECEIVED_US, retained=False)
+    name = "ttn/m5@ttn/lht65#"
+    assert channel_rows(learner.findings) == [
+        {"external_id": f"{name}Ext_sensor", "taken": False, "example": "'Temperature Sensor'", "reason": "text"},
+        {"external_id": f"{name}TempC_SHT", "taken": True, "example": "21.3", "reason": ""},
+    ]
+    (finding,) = learner.findings
+    assert finding.not_taken[f"{name}Ext_sensor"].count == 3
+    assert finding.summary()["not_taken"] == 1
+    assert '# not taken: skip_also = ["Ext_sensor"]' in toml(learner.findings)
+
+
+def test_channels_that_are_not_taken_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learn, "MAX_CHANNELS", 10)
+    learner = Learner()
+    for number in range(100):
+        payload = b'{"state_%d": 1, "AM2301": {"x%d": "text"}}' % (number, number)
+        learner.hear("tele/kitchen/SENSOR", payload, received_us=RECEIVED_US, retained=False)
+    assert len(channel_rows(learner.findings)) == 10

@@ -17,6 +17,7 @@ from bridge.mqtt.converters.formats import FORMATS
 from bridge.mqtt.converters.message import NOTHING
 from bridge.mqtt.converters.recognise import Guess, recognise
 from bridge.mqtt.converters.select import Conversion, Converters
+from bridge.mqtt.unknown_fields import example
 from bridge.settings.mqtt import ConverterSettings, MqttSettings
 
 MAX_CHANNELS = 20_000
@@ -26,6 +27,7 @@ MAX_TOPIC = 255
 """Longer topics are counted as unknown, by their beginning."""
 SAMPLES = 5
 SAMPLE_BYTES = 16_384
+EXAMPLE = 60
 QUARTER_US = 900_000_000
 
 
@@ -39,6 +41,14 @@ class Sample(msgspec.Struct, frozen=True):
     conversion: Conversion
 
 
+class NotTaken(msgspec.Struct):
+    """A field that is not taken, or a kind of message."""
+
+    reason: str
+    example: str
+    count: int = 0
+
+
 class TopicFinding:
     """All messages of one format and filter."""
 
@@ -48,6 +58,7 @@ class TopicFinding:
         self.messages = 0
         self.outcomes: Counter[str] = Counter()
         self.channels: dict[str, float] = {}  # external id -> a value
+        self.not_taken: dict[str, NotTaken] = {}  # by external id
         self.problems: Counter[str] = Counter()
         self.samples: list[Sample] = []
         self.started_us = 0
@@ -71,6 +82,7 @@ class TopicFinding:
             "refused": self.outcomes["refused"],
             "devices": self.devices,
             "channels": len(self.channels),
+            "not_taken": len(self.not_taken),
             "problem": self.problems.most_common(1)[0][0] if self.problems else "",
         }
 
@@ -130,6 +142,7 @@ class Learner:
         finding.outcomes[conversion.outcome] += 1
         if not finding.samples:
             finding.started_us = received_us
+        fresh = self._note_not_taken(finding, conversion)
         for rejection in conversion.packet.rejections[:1]:
             if len(finding.problems) < MAX_UNKNOWN:
                 finding.problems[f"{rejection.code}: {rejection.detail}"[:200]] += 1
@@ -137,18 +150,43 @@ class Learner:
             ts_us = conversion.packet.readings[0].ts_us
             if ts_us is not None and finding.off_quarters is None:
                 finding.off_quarters = round((ts_us - received_us) / QUARTER_US)
-        fresh = 0
         for decoded in conversion.packet.readings:
             if isinstance(decoded.sensor, ExternalId) and self._channels < MAX_CHANNELS:
-                fresh += decoded.sensor.text not in finding.channels
+                new = decoded.sensor.text not in finding.channels
                 finding.channels.setdefault(decoded.sensor.text, decoded.value)
-        self._channels += fresh
+                fresh += new
+                self._channels += new
         # Where a message means nothing without those before it, the first ones, without a gap.
         remembers = finding.settings is not None and FORMATS[finding.format].remembers
         tells_more = remembers or fresh or (conversion.packet != NOTHING and not finding.samples)
         if tells_more and len(finding.samples) < SAMPLES and len(payload) <= SAMPLE_BYTES:
             after_us = received_us - finding.started_us
             finding.samples.append(Sample(topic, payload, retained, after_us, conversion))
+
+    def _note_not_taken(self, finding: TopicFinding, conversion: Conversion) -> int:
+        """Remember what is not taken; how many of it are heard for the first time."""
+        fresh = 0
+        for field in conversion.packet.unknown:
+            if field.name not in finding.not_taken:
+                if self._channels >= MAX_CHANNELS:
+                    continue
+                finding.not_taken[field.name] = NotTaken(field.reason, example(field.value, EXAMPLE))
+                fresh += 1
+                self._channels += 1
+            finding.not_taken[field.name].count += 1
+        return fresh
+
+
+def channel_rows(findings: list[TopicFinding]) -> list[dict[str, Any]]:
+    """Every channel that was heard, taken or not, with an example: what is not taken first."""
+    rows: list[dict[str, Any]] = []
+    for finding in findings:
+        for name, field in sorted(finding.not_taken.items()):
+            rows.append({"external_id": name, "taken": False, "example": field.example, "reason": field.reason})
+    for finding in findings:
+        for name, value in sorted(finding.channels.items()):
+            rows.append({"external_id": name, "taken": True, "example": f"{value:g}", "reason": ""})
+    return rows
 
 
 def toml(findings: list[TopicFinding]) -> str:
@@ -163,9 +201,17 @@ def toml(findings: list[TopicFinding]) -> str:
             "[[mqtt.converters]]\n"
             f"filter = {_quoted(finding.settings.filter)}\n"
             f"format = {_quoted(finding.settings.format)}\n{_zone(finding)}"
-            f"# take = [{', '.join(map(_quoted, channels[:50]))}]\n"
+            f"# take = [{', '.join(map(_quoted, channels[:50]))}]\n{_skips(finding)}"
         )
     return "\n".join(parts)
+
+
+def _skips(finding: TopicFinding) -> str:
+    """What is not taken, as a line to uncomment."""
+    channels = sorted({channel for name in finding.not_taken if (channel := name.partition("#")[2])})
+    if not channels:
+        return ""
+    return f"# not taken: skip_also = [{', '.join(map(_quoted, channels[:50]))}]\n"
 
 
 def _zone(finding: TopicFinding) -> str:
@@ -231,6 +277,10 @@ def _outcome(conversion: Conversion) -> dict[str, Any]:
             {"index": rejection.index, "code": rejection.code.value, "detail": rejection.detail}
             for rejection in conversion.packet.rejections
         ]
+    if conversion.packet.unknown:
+        found["unknown"] = [{"index": field.index, "external_id": field.name} for field in conversion.packet.unknown]
+    if conversion.packet.known:
+        found["known"] = conversion.packet.known
     if conversion.outgoing:
         found["asks"] = [ask.topic for ask in conversion.outgoing]
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from bridge.errors import DecodeError
 from bridge.model.reading import Code, Packet
@@ -128,8 +129,7 @@ def rtl_433(message: IncomingMessage) -> Packet:
     if "devices" in levels[:-2]:
         start = levels.index("devices") + 1
         readings = PacketBuilder(message, "/".join(levels[start:-1]), leave_out=_RTL_LEAVE_OUT)
-        number = _RTL_NUMBERS.fullmatch(levels[-1]) is not None
-        add_text(readings, levels[-1], message, number=number)
+        add_text(readings, levels[-1], message, number=_is_rtl_number(levels[-1]))
         return readings.packet()
     if levels[-1] in ("states", "availability") or not message.payload:
         return NOTHING
@@ -142,5 +142,10 @@ def rtl_433(message: IncomingMessage) -> Packet:
     ts_us = message.time(document.get("time"), "$.time")
     readings = PacketBuilder(message, "/".join(names)[:200], ts_us=ts_us, leave_out=_RTL_LEAVE_OUT)
     for channel, leaf, value in walk(document):
-        readings.add(channel, value, f"$.{channel}", number=_RTL_NUMBERS.fullmatch(leaf) is not None)
+        readings.add(channel, value, f"$.{channel}", number=_is_rtl_number(leaf))
     return readings.packet()
+
+
+@lru_cache(maxsize=1_024)
+def _is_rtl_number(name: str) -> bool:
+    return _RTL_NUMBERS.fullmatch(name) is not None

@@ -23,6 +23,7 @@ MAX_CBOR_BYTES = 65_536
 MAX_DEPTH = 8
 _VALUES = ("v", "vb", "vs", "vd", "s")
 _VALUES_BUT_V = frozenset(_VALUES[1:])
+_NONE: list[tuple[str, str, object, float]] = []
 _LABELS = dict(enumerate(("n", "u", "v", "vs", "vb", "s", "t", "ut", "vd"))) | {
     -number: name for number, name in enumerate(("bver", "bn", "bt", "bu", "bv", "bs"), start=1)
 }
@@ -82,47 +83,35 @@ def _add(
     if len(name) > MAX_PATH:  # each record keeps it, base name and all
         raise DecodeError(Code.TOO_LARGE, f"{where}: a name of more than {MAX_PATH} characters", where=where)
     seconds = base.time + _number(record, "t", 0.0, where)
-    own = next((key for key in _VALUES if key in record), None)
-    beside = [(name, key, record[key], seconds) for key in _VALUES if key in record and key != own]
-    readings.add_known(_scalars(record) - len(beside) - (own is not None))
-    if own is None and base.value is None:
+    given = record.keys() & _VALUES
+    readings.add_known(_scalars(record) - len(given))
+    own = "v" if "v" in given else next((key for key in _VALUES if key in given), "v")
+    beside = [(name, key, record[key], seconds) for key in sorted(given) if key != own] if len(given) > 1 else _NONE
+    value = record.get(own)
+    if not given and base.value is None:
         readings.pass_over()
-    elif own == "s":
-        readings.add_unknown(name, record[own])
-        kept[readings.index] = _standalone(name, own, record[own], seconds)
-    else:
-        _add_value(readings, name, own or "v", record, base, seconds, where, message, kept)
-    return beside
-
-
-def _add_value(
-    readings: PacketBuilder,
-    name: str,
-    key: str,
-    record: dict[str, Any],
-    base: _Base,
-    seconds: float,
-    where: str,
-    message: IncomingMessage,
-    kept: dict[int, dict[str, Any]],
-) -> None:
-    value = record.get(key)
+        return beside
+    if own == "s":
+        readings.add_unknown(name, value)
+        kept[readings.index] = _standalone(name, own, value, seconds)
+        return beside
     try:
-        if value is not None or key not in record:
+        if value is not None or not given:  # null was not measured
             value = _value(record, base, where)
     except DecodeError as error:
         readings.refuse(Code(error.reason), error.detail)
-        kept[readings.index] = _standalone(name, key, value, seconds)
-        return
-    readings.add(name, value, f"{where}.n", ts_us=_moment(seconds, message, f"{where}.t"))
-    kept[readings.index] = _standalone(name, key, value, seconds)
+    else:
+        readings.add(name, value, f"{where}.n", ts_us=_moment(seconds, message, f"{where}.t"))
+    kept[readings.index] = _standalone(name, own, value, seconds)
+    return beside
 
 
 def _scalars(record: dict[str, Any]) -> int:
-    if not any(isinstance(item, dict | list) for item in record.values()):
-        return len(record)
-    # A value that is a list is one value, and refused; what is in a field that nobody knows is counted.
-    return sum(1 for key, item in record.items() for _ in ((0,) if key in _VALUES else walk(item)))
+    """A value that is a list is one value, and refused; what is in a field that nobody knows is counted."""
+    for item in record.values():
+        if isinstance(item, dict | list):
+            return sum(1 for key, item in record.items() for _ in ((0,) if key in _VALUES else walk(item)))
+    return len(record)
 
 
 def _standalone(name: str, key: str, value: object, seconds: float) -> dict[str, Any]:

@@ -7,6 +7,7 @@ https://shelly-api-docs.shelly.cloud/gen2/ComponentsAndServices/Mqtt
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from bridge.errors import DecodeError
 from bridge.model.reading import Code, Packet
@@ -80,8 +81,12 @@ def shelly2(message: IncomingMessage) -> Packet:
     readings = PacketBuilder(message, device, ts_us=ts_us, leave_out=_GEN2_LEAVE_OUT)
     readings.add_known(frame)
     for channel, leaf, value in walk(document):
-        number = _GEN2_NUMBER.fullmatch(leaf) is not None
-        readings.add(channel, value, where + channel, number=number, state=leaf in _GEN2_STATES)
+        readings.add(channel, value, where + channel, number=_is_gen2_number(leaf), state=leaf in _GEN2_STATES)
     for channel, _, value in walk(beside) if beside else ():
         readings.add_unknown(channel, value)
     return readings.packet()
+
+
+@lru_cache(maxsize=1_024)
+def _is_gen2_number(name: str) -> bool:
+    return _GEN2_NUMBER.fullmatch(name) is not None

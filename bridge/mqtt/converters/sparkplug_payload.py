@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from itertools import islice
 
 import msgspec
 
@@ -65,6 +66,7 @@ class Payload(msgspec.Struct, frozen=True):
 
 NULL = "null"
 DEFINITION = "the definition of a template"
+INSTANCE = "the instance of a template"
 NO_VALUE = "no value"
 
 
@@ -110,9 +112,10 @@ def _decode(data: bytes) -> tuple[Payload, bytes | None, str]:
                 raise DecodeError(Code.TOO_LARGE, f"more than {MAX_METRICS} fields that are not of Sparkplug")
     except WireError as error:
         raise DecodeError(Code.BAD_FORM, f"metrics[{len(metrics)}]: not protobuf: {error}", where="metrics") from None
-    if unknown and timestamp_ms is None and not metrics:
+    if data and timestamp_ms is None and seq is None and body is None and not metrics:
         # Some text is protobuf by chance. What has nothing of a payload is none.
-        raise DecodeError(Code.BAD_FORM, f"not a Sparkplug payload: all it has is {unknown[0][0]}", where="payload")
+        what = unknown[0][0] if unknown else "uuid"
+        raise DecodeError(Code.BAD_FORM, f"not a Sparkplug payload: all it has is {what}", where="payload")
     return Payload(timestamp_ms, seq, tuple(metrics), tuple(unknown)), body, uuid
 
 
@@ -152,20 +155,18 @@ def _add_metric(metrics: list[Metric], data: memoryview) -> None:
     if template is None:
         _append(metrics, found)
         return
-    before = len(metrics)
-    pending = [(found, template, 1)]
-    while pending:  # no recursion: depth is the sender's choice
-        above, template, depth = pending.pop()
-        for member, inner in _members(template, above, f"metrics[{len(metrics)}]"):
-            if inner is None:
-                _append(metrics, member)
-            elif depth < MAX_TEMPLATE_DEPTH:
-                pending.append((member, inner, depth + 1))
-            else:
-                detail = f"templates more than {MAX_TEMPLATE_DEPTH} deep in one another"
-                raise DecodeError(Code.TOO_LARGE, detail, where="metrics")
-    if len(metrics) == before:  # of no members, or a definition
-        _append(metrics, found)
+    above = [_members(template, found)]
+    while above:  # no recursion: depth is the sender's choice
+        member = next(above[-1], None)
+        if member is None:
+            above.pop()
+        elif member[1] is None:
+            _append(metrics, member[0])
+        elif len(above) < MAX_TEMPLATE_DEPTH:
+            above.append(_members(member[1], member[0]))
+        else:
+            detail = f"templates more than {MAX_TEMPLATE_DEPTH} deep in one another"
+            raise DecodeError(Code.TOO_LARGE, detail, where="metrics")
 
 
 def _append(metrics: list[Metric], metric: Metric) -> None:
@@ -174,15 +175,13 @@ def _append(metrics: list[Metric], metric: Metric) -> None:
     metrics.append(metric)
 
 
-def _members(template: memoryview, above: Metric, where: str) -> Iterator[tuple[Metric, memoryview | None]]:
-    """The metrics of a template, each with its own template where it is one. Its parameters are part of its type."""
-    if _is_definition(template):
-        return
-    for number, kind, value in fields(template):
-        if number != 2:
-            continue
-        member, inner = _metric(_bytes(value, kind, f"{where}.metrics"), where)
-        name = member.name or (f"alias {member.alias}" if member.alias is not None else "")
+def _members(template: memoryview, above: Metric) -> Iterator[tuple[Metric, memoryview | None]]:
+    """The metrics of a template, each with its own template where it is one. Parameters are part of its type."""
+    where = f"{(above.name or str(above.alias))[:80]}.metrics"
+    members = (_bytes(value, kind, where) for number, kind, value in fields(template) if number == 2)
+    for place, data in enumerate(members):
+        member, inner = _metric(data, where)
+        name = member.name or f"[{place}]"
         yield (
             msgspec.structs.replace(
                 member,
@@ -203,26 +202,27 @@ def _metric(data: memoryview, where: str) -> tuple[Metric, memoryview | None]:
     null = False
     value: int | float | bool | str | None = None
     kind = NO_VALUE
-    for number, wire, found in fields(data):
+    for number, wire_type, found in fields(data):
         if number == 1:
-            name = _text(_bytes(found, wire, f"{where}.name"), f"{where}.name")
+            name = _text(_bytes(found, wire_type, f"{where}.name"), f"{where}.name")
         elif number == 2:
-            alias = _unsigned(found, wire, f"{where}.alias")
+            alias = _unsigned(found, wire_type, f"{where}.alias")
         elif number == 3:
-            timestamp_ms = _unsigned(found, wire, f"{where}.timestamp")
+            timestamp_ms = _unsigned(found, wire_type, f"{where}.timestamp")
         elif number == 4:
-            datatype = _unsigned(found, wire, f"{where}.datatype")
+            datatype = _unsigned(found, wire_type, f"{where}.datatype")
         elif number == 7:
-            null = bool(_unsigned(found, wire, f"{where}.is_null"))
+            null = bool(_unsigned(found, wire_type, f"{where}.is_null"))
         elif number == 9:
-            quality = _quality(_bytes(found, wire, f"{where}.properties"))
+            quality = _quality(_bytes(found, wire_type, f"{where}.properties"))
         elif 10 <= number <= 15:
-            value, kind, template = _value(number, found, wire, f"{where}.value"), "", None
+            value, kind, template = _value(number, found, wire_type, f"{where}.value"), "", None
         elif 16 <= number <= 19:  # of a oneof, the last one counts
             value, kind = None, _OTHER_KINDS[number]
-            template = _bytes(found, wire, f"{where}.value") if number == 18 else None
-    if template is not None and _is_definition(template):
-        kind = DEFINITION
+            template = _bytes(found, wire_type, f"{where}.value") if number == 18 else None
+    if template is not None:
+        kind = _kind_of(template)
+        template = template if kind == INSTANCE else None
     if null:
         value, kind, template = None, NULL, None
     bad = quality is not None and (quality in _BAD_QUALITIES or bool(quality & _BAD_LEVEL))
@@ -230,32 +230,40 @@ def _metric(data: memoryview, where: str) -> tuple[Metric, memoryview | None]:
     return Metric(name, alias, timestamp_ms, datatype, value, bytes(data), kind, "", bad_quality), template
 
 
-def _value(number: int, found: int | memoryview, wire: int, where: str) -> int | float | bool | str:
+def _value(number: int, found: int | memoryview, wire_type: int, where: str) -> int | float | bool | str:
     if number in (10, 11):
-        return _unsigned(found, wire, where)
+        return _unsigned(found, wire_type, where)
     if number in (12, 13):
-        return _floating(found, wire, number, where)
+        return _floating(found, wire_type, number, where)
     if number == 14:
-        return bool(_unsigned(found, wire, where))
-    return _text(_bytes(found, wire, where), where)
+        return bool(_unsigned(found, wire_type, where))
+    return _text(_bytes(found, wire_type, where), where)
 
 
-def _is_definition(template: memoryview) -> bool:
-    return any(number == 5 and bool(value) for number, _, value in fields(template))
+def _kind_of(template: memoryview) -> str:
+    """What a template is: a type and no measurement, or what has measurements in it. Raises WireError."""
+    kind = _OTHER_KINDS[18]
+    for number, _, value in fields(template):
+        if number == 5 and value:
+            return DEFINITION
+        if number == 2:
+            kind = INSTANCE
+    return kind
 
 
 def _quality(properties: memoryview) -> int | None:
     """The property `Quality` of a metric; None where it has none. Raises WireError."""
-    keys = [bytes(value) for number, _, value in fields(properties) if number == 1 and not isinstance(value, int)]
-    if b"Quality" not in keys:
+    place = _place(properties, b"Quality")
+    values = (value for number, _, value in fields(properties) if number == 2 and not isinstance(value, int))
+    value = None if place is None else next(islice(values, place, None), None)
+    if value is None:
         return None
-    values = [value for number, _, value in fields(properties) if number == 2 and not isinstance(value, int)]
-    place = keys.index(b"Quality")
-    if place >= len(values):
-        return None
-    return next(
-        (found for number, _, found in fields(values[place]) if number in (3, 4) and isinstance(found, int)), None
-    )
+    return next((found for number, _, found in fields(value) if number in (3, 4) and isinstance(found, int)), None)
+
+
+def _place(properties: memoryview, name: bytes) -> int | None:
+    keys = (value for number, _, value in fields(properties) if number == 1 and not isinstance(value, int))
+    return next((place for place, key in enumerate(keys) if bytes(key) == name), None)
 
 
 def signed(value: int, datatype: int | None) -> int:

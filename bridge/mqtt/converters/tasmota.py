@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 
 from bridge.model.reading import Packet
 from bridge.mqtt.converters.message import (
@@ -76,24 +77,28 @@ def tasmota(message: IncomingMessage) -> Packet:
     of_pressure = _FROM_PRESSURE.get(str(document.get("PressureUnit")))
     of_speed = _FROM_SPEED.get(str(document.get("SpeedUnit")))
     for channel, leaf, value in walk(document):
+        number, words, temperature = _kind(leaf)
         convert = None
-        if of_temperature is not None and _TEMPERATURE.search(leaf):
+        if temperature:
             convert = of_temperature
         elif of_pressure is not None and _PRESSURE.fullmatch(leaf):
             convert = of_pressure
         elif of_speed is not None and (leaf == "Speed" or ".Speed." in channel):  # {"Speed": {"Act": 14.8, …}}
             convert = of_speed
-        readings.add(
-            channel,
-            value,
-            f"$.{channel}",
-            number=_NUMBER.fullmatch(leaf) is not None,
-            words=_STATE.fullmatch(leaf) is not None,
-            convert=convert,
-        )
+        readings.add(channel, value, f"$.{channel}", number=number, words=words, convert=convert)
     if document is not whole:
         _add_beside(readings, {key: value for key, value in whole.items() if value is not document})
     return readings.packet()
+
+
+@lru_cache(maxsize=1_024)
+def _kind(name: str) -> tuple[bool, bool, bool]:
+    """Whether it is the name of a number, of a state in words, of a temperature."""
+    return (
+        _NUMBER.fullmatch(name) is not None,
+        _STATE.fullmatch(name) is not None,
+        _TEMPERATURE.search(name) is not None,
+    )
 
 
 def _add_beside(readings: PacketBuilder, document: dict[str, object]) -> None:

@@ -2,30 +2,31 @@
 
 What a field is, its type says (https://www.zigbee2mqtt.io/guide/usage/exposes.html): numeric exposes are numbers,
 enums and texts are text, binaries are booleans or two texts. So text is a state or a setting, but where the name is
-that of a measurement: there it is a number written as text, or wrong. Settings that are numbers are known by name.
+that of a measurement: there it is a number written as text, or wrong. Settings that are no text are known by name.
 """
 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from bridge.errors import DecodeError
 from bridge.model.reading import Code, Packet
 from bridge.mqtt.converters.home import add_text
 from bridge.mqtt.converters.message import NOTHING, IncomingMessage, PacketBuilder, is_number, walk
-from bridge.mqtt.converters.zigbee2mqtt_options import OPTIONS
+from bridge.mqtt.converters.zigbee2mqtt_options import COMPOSITES, OPTIONS
 
-_ENDPOINT = r"(_(l?\d+|[a-d]|phase_[abc]|left|right|center|top|bottom|rgb|white|cct|cwww|main|meter))?"
 _MEASUREMENT = re.compile(
+    r"("
     r"((local|device|cpu|floor|outdoor|probe|water|soil|air|room|external)_)?temperature(_(internal|floor|probe))?"
     r"|((soil|probe)_)?(humidity|moisture)|pressure|battery|(battery_)?voltage|current|power|energy|consumption"
     r"|power_(factor|apparent|reactive)|(produced|consumed|reactive)_energy|energy_(produced|consumed|reactive)"
     r"|(ac_)?frequency|illuminance(_(lux|raw))?|co2|eco2|co|voc|pm1|pm25|pm10|hcho|formaldehyd|aqi|ph|ec|tds|orp"
-    r"|dew_point|noise|flow|flow_rate|water_consumed|target_distance".replace("|", f"{_ENDPOINT}|")
-    + _ENDPOINT
+    r"|dew_point|noise|flow|flow_rate|water_consumed|target_distance"
+    r")(_(l?\d+|[a-d]|phase_[abc]|left|right|center|top|bottom|rgb|white|cct|cwww|main|meter))?"  # an endpoint
 )
 _STATE = re.compile(r"state(_\w+)?")  # of a switch: `state`, `state_<endpoint>`
-_SUFFIX = re.compile(r"_(l?\d+|left|right|center)")
+_SUFFIX = re.compile(r"_(l?\d+|left|right|center)$")
 _LEAVE_OUT = (
     *("last_seen", "elapsed", "linkquality", "update.*", "update_available", "device.*", "color.*"),
     *("update-*", "device-*", "color-*", "color"),  # with `output: attribute`
@@ -46,42 +47,29 @@ def zigbee2mqtt(message: IncomingMessage) -> Packet:
     seen_us = message.time(document.get("last_seen"), "$.last_seen", unit="ms")  # advanced.last_seen: epoch
     readings = PacketBuilder(message, "/".join(captured), ts_us=seen_us, leave_out=_LEAVE_OUT)
     for channel, leaf, value in walk(document):
-        readings.add(
-            channel,
-            value,
-            f"$.{channel}",
-            number=is_measurement(leaf),
-            words=leaf.startswith("state") and _STATE.fullmatch(leaf) is not None,
-            state=not isinstance(value, str) or not is_number(value),
-            option=is_option(leaf),
-        )
+        measured, words, option = _kind(leaf)
+        if "." in channel and channel.partition(".")[0] in COMPOSITES:
+            option = True
+        state = isinstance(value, str) and not is_number(value)
+        readings.add(channel, value, f"$.{channel}", number=measured, words=words, state=state, option=option)
     return readings.packet()
 
 
 def _attribute(message: IncomingMessage, device: str, attribute: str) -> Packet:
     readings = PacketBuilder(message, device, leave_out=_LEAVE_OUT)
-    leaf = attribute.rpartition("-")[2]  # of a composite: `level_config-on_level`
-    add_text(
-        readings,
-        attribute,
-        message,
-        number=is_measurement(leaf),
-        words=_STATE.fullmatch(leaf) is not None,
-        booleans=True,
-        state=True,
-        option=is_option(leaf),
-    )
+    composite, _, leaf = attribute.rpartition("-")  # `level_config-on_level`
+    measured, words, option = _kind(leaf)
+    option = option or composite.partition("-")[0] in COMPOSITES
+    add_text(readings, attribute, message, number=measured, words=words, booleans=True, state=True, option=option)
     return readings.packet()
 
 
-def is_measurement(name: str) -> bool:
-    """Whether it is the name of a numeric expose that is measured, of one endpoint or of the device."""
-    return _MEASUREMENT.fullmatch(name) is not None
+@lru_cache(maxsize=1_024)
+def _kind(name: str) -> tuple[bool, bool, bool]:
+    """Whether it is the name of a numeric expose that is measured, of a switch's state, of a numeric one that is set.
 
-
-def is_option(name: str) -> bool:
-    """Whether it is the name of a numeric expose that is set, of one endpoint or of the device."""
-    if name in OPTIONS:
-        return True
+    Of one endpoint, or of the device.
+    """
     suffix = _SUFFIX.search(name)
-    return suffix is not None and suffix.end() == len(name) and name[: suffix.start()] in OPTIONS
+    option = name in OPTIONS or (suffix is not None and name[: suffix.start()] in OPTIONS)
+    return _MEASUREMENT.fullmatch(name) is not None, _STATE.fullmatch(name) is not None, option

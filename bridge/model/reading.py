@@ -293,6 +293,13 @@ class AlertEvent(msgspec.Struct, frozen=True):
     value: float
     threshold_id: int | None
     triggered_at_us: int
+    # Rows of `ingest_outbox` that an older release has written are without these.
+    threshold_kind: str | None = (
+        None  # of which table threshold_id is: alert (alert_thresholds), delta (delta_thresholds)
+    )
+    past: bool = False  # was over before it was known: late readings tell of it
+    resolved_at_us: int | None = None  # of a past alert: when it was over
+    resolution: str | None = None  # of what is resolved: why
 
 
 class Batch(msgspec.Struct, frozen=True):

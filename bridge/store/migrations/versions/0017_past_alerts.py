@@ -4,7 +4,7 @@ from bridge.store.migrate import run_sql_file
 
 revision = "0017"
 down_revision = "0016"
-functions = "b44f479a6da23d16"
+functions = "161b0a4b3edbc3f3"
 
 
 def upgrade() -> None:

@@ -39,7 +39,7 @@ CREATE TABLE sensor_tombstones (
     device_id  bigint NOT NULL,
     deleted_at timestamptz NOT NULL DEFAULT now()
 );
-CREATE FUNCTION hold_device_sensors() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN OLD; END';
+CREATE FUNCTION hold_device_sensors() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
 CREATE FUNCTION bury_device() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
 CREATE FUNCTION bury_sensors() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
 CREATE TRIGGER devices_held BEFORE DELETE ON devices FOR EACH ROW EXECUTE FUNCTION hold_device_sensors();

@@ -23,20 +23,22 @@ BEGIN
     END IF;
     before := sensor_summary(p_sensor);
     SELECT count(*) INTO ahead FROM sensor_readings WHERE sensor_id = p_sensor AND "timestamp" > v_now;
-    SELECT r."timestamp" AS at, r.value INTO l FROM sensor_readings r
+    SELECT r."timestamp" AS at, r.value, r.ingested_at INTO l FROM sensor_readings r
     WHERE r.sensor_id = p_sensor AND r."timestamp" <= v_now ORDER BY r."timestamp" DESC, r.id DESC LIMIT 1;
 
     BEGIN
-        UPDATE sensor_readings_latest SET latest_value = l.value, latest_timestamp = l.at WHERE sensor_id = p_sensor
-            AND (latest_value, latest_timestamp) IS DISTINCT FROM (l.value, l.at);
+        UPDATE sensor_readings_latest SET latest_value = l.value, latest_timestamp = l.at, received_at = greatest(received_at, l.ingested_at)
+        WHERE sensor_id = p_sensor AND (latest_value, latest_timestamp) IS DISTINCT FROM (l.value, l.at);
         UPDATE alerts SET triggered_at = least(triggered_at, v_now), resolved_at = least(resolved_at, v_now)
         WHERE sensor_id = p_sensor AND (triggered_at > v_now OR resolved_at > v_now);
         -- A cool-down counts from created_at: one that begins in the future never ends.
         UPDATE ml_events SET created_at = least(created_at, v_now), resolved_at = least(resolved_at, v_now)
         WHERE sensor_id = p_sensor AND event_code = 'DELTA_SPIKE' AND (created_at > v_now OR resolved_at > v_now);
 
-        IF l.at IS NOT NULL AND n.operational_state NOT IN ('INITIALIZING', 'STALE') THEN
-            v_violated := violated_threshold(p_sensor, l.value);
+        -- Deaf, it was thought silent: what is heard since is not.
+        IF l.at IS NOT NULL AND (n.operational_state IN ('NORMAL', 'WARNING', 'ALERT')
+                                 OR (n.operational_state = 'STALE' AND n.warmed_up AND l.ingested_at > n.state_changed_at)) THEN
+            SELECT * INTO v_violated FROM violated_threshold(p_sensor, l.value);
             SELECT * INTO a FROM alerts x WHERE x.sensor_id = p_sensor AND x.status IN ('active', 'acknowledged');
             SELECT * INTO w FROM ml_events e
             WHERE e.sensor_id = p_sensor AND e.status IN ('active', 'acknowledged') AND e.event_type = 'warning';

@@ -105,7 +105,8 @@ def _in_unit(value: float, sensor: Sensor) -> float:
 def _reading(
     decoded: DecodedReading, sensor: Sensor, delivery: Delivery, value: float, *, unresolved: int | str | None = None
 ) -> Reading:
-    key = delivery.identity
+    quality = delivery.ts_quality or (TsQuality.SERVER if decoded.ts_us is None else TsQuality.DEVICE)
+    key = None if quality is TsQuality.DEVICE else delivery.identity
     if key is None and decoded.ts_us is None:
         key = _key(decoded, sensor, delivery)
     return Reading(
@@ -119,7 +120,7 @@ def _reading(
         source=delivery.source,
         sequence=decoded.sequence,
         gateway=delivery.gateway,
-        ts_quality=delivery.ts_quality or (TsQuality.SERVER if decoded.ts_us is None else TsQuality.DEVICE),
+        ts_quality=quality,
         key=key,
         updates_liveness=not delivery.retained,
         redelivered=delivery.redelivered or decoded.key is not None,

@@ -2,9 +2,9 @@
 
 from bridge.store.migrate import run_sql_file
 
-revision = "0017"
-down_revision = "0016"
-functions = "161b0a4b3edbc3f3"
+revision = "0018"
+down_revision = "0017"
+functions = "704d03e630bb828b"
 
 
 def upgrade() -> None:

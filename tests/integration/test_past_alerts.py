@@ -77,7 +77,13 @@ def test_a_late_violation_raises_an_alert_that_is_over(plant: Plant) -> None:
             "triggered_at_us": us(10),
             "resolved_at_us": us(LATEST_S),
         },
-        common | {"event_id": f"a-{alert['id']}-resolved", "kind": "resolved", "triggered_at_us": us(LATEST_S)},
+        common
+        | {
+            "event_id": f"a-{alert['id']}-resolved",
+            "kind": "resolved",
+            "value": 20.0,
+            "triggered_at_us": us(LATEST_S),
+        },
     ]
 
 

@@ -16,5 +16,8 @@ BEGIN
         alert_event('a', v_id, 'alert', p_severity, p_threshold, s)
         || jsonb_build_object('past', true, 'resolved_at_us', to_us(p_until), 'resolution', p_resolution),
         alert_event('a', v_id, 'resolved', p_severity, p_threshold, s)
-        || jsonb_build_object('past', true, 'triggered_at_us', to_us(p_until), 'resolution', p_resolution));
+        || jsonb_build_object(
+            'past', true, 'triggered_at_us', to_us(p_until), 'resolution', p_resolution,
+            'value', coalesce((SELECT r.value FROM sensor_readings r
+                               WHERE r.sensor_id = s.sensor_id AND r."timestamp" = p_until ORDER BY r.id LIMIT 1), p_value)));
 END $body$;

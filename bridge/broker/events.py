@@ -33,6 +33,10 @@ ALERT_FIELDS = (
     "value",
     "threshold_id",
     "triggered_at",
+    "threshold_kind",
+    "past",
+    "resolved_at",
+    "resolution",
 )
 
 
@@ -85,4 +89,8 @@ def _alert_row(alert: AlertEvent) -> list[str]:
         repr(alert.value),
         "" if alert.threshold_id is None else str(alert.threshold_id),
         unix_seconds(alert.triggered_at_us),
+        alert.threshold_kind or "",
+        "1" if alert.past else "",
+        "" if alert.resolved_at_us is None else unix_seconds(alert.resolved_at_us),
+        alert.resolution or "",
     ]

@@ -57,7 +57,7 @@ def ledger(
         answer: dict[str, Any] = {"balanced": balanced, "total": total, "problems": problems, "missing": gaps}
         show(answer | {"streams": [finding.as_row() for finding in findings], "devices": rows}, json)
     else:
-        show([*rows, {"device_id": "total", "device_uuid": "", "name": "", **total}], json)
+        show([*rows, {"device_id": "total", "device_uuid": "", "name": "", "deleted_at": "", **total}], json)
         for line in problems:
             say(f"does not balance: {line}")
         for gap in gaps:

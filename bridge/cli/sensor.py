@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bridge.cli.console import Config, DataDir, Json, NotFound, admin, settings, show
+from bridge.cli.console import MAX_ID, Config, DataDir, Json, NotFound, admin, settings, show
 from bridge.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def register(app: typer.Typer) -> None:
     noun.command("status")(status)
     noun.command("set")(set_sensor)
     noun.command("map")(map_sensors)
+    noun.command("recompute")(recompute)
     app.add_typer(noun, name="sensor")
 
 
@@ -113,6 +114,51 @@ def map_sensors(
         changed = [] if dry_run else connection.map_sensors(rows)
     answer: dict[str, Any] = {"mapped": len(rows), "changed": len(changed), "unmapped": unmapped, "dry_run": dry_run}
     show(answer, json)
+
+
+def recompute(
+    sensors: Annotated[list[int] | None, typer.Argument(min=1, help="Ids of sensors.")] = None,
+    everyone: Annotated[bool, typer.Option("--all", help="All sensors in which a time in the future stands.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would become of them, and change nothing.")
+    ] = False,
+    config: Config = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Mend sensors that a time in the future has made deaf: nothing newer than it comes, so nothing raises an alert.
+
+    The latest value becomes the newest reading that is not ahead of now; alert, warning and state are judged again by
+    it, and what was raised or resolved in the future, was now. Readings stay as they are stored.
+
+    Example: iot-bridge sensor recompute 42 --dry-run
+    """
+    if bool(sensors) == everyone:
+        raise ConfigError(["name sensors, or --all"])
+    with admin(config, data_dir) as connection:
+        wanted = sensors or [row["sensor_id"] for row in connection.fetch("deaf_sensors")]
+        rows = []
+        for sensor_id in wanted:
+            found = None if sensor_id > MAX_ID else connection.recompute(sensor_id, dry_run=dry_run)
+            if found is None:
+                raise NotFound(f"no sensor {sensor_id}; iot-bridge device show lists those of a device")
+            rows.append({"sensor_id": sensor_id, "changed": found["before"] != found["after"], **found})
+    show({"dry_run": dry_run, "sensors": rows} if json else [_in_short(row) for row in rows], json)
+
+
+def _in_short(row: dict[str, Any]) -> dict[str, Any]:
+    before, after = row["before"], row["after"]
+    return {
+        "sensor_id": row["sensor_id"],
+        "changed": row["changed"],
+        "readings_ahead": row["readings_ahead"],
+        "latest_before": before["latest_timestamp"],
+        "latest": after["latest_timestamp"],
+        "value": after["latest_value"],
+        "state_before": before["operational_state"],
+        "state": after["operational_state"],
+        "alert": (after["alert_active"] or {}).get("severity"),
+    }
 
 
 def _planned(connection: Admin, wishes: Sequence[Wish]) -> list[dict[str, Any]]:

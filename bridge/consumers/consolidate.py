@@ -100,7 +100,10 @@ class Consolidation:
 
         A sensor's events of one moment are one change: when a critical alert takes the place of a lesser
         one, that one is resolved first. So `following` is looked at: the event behind this one.
+        A past alert was over before it was known, and says nothing of the sensor as it is.
         """
+        if is_past(event):
+            return []
         kind, severity, at_us = event.fields["kind"], event.fields["severity"], _us(event.fields["triggered_at"])
         level = 0 if kind == "resolved" else LEVELS.index(severity)
         state = self._touched(event.sensor_id)
@@ -109,7 +112,8 @@ class Consolidation:
             state.warning = level
         else:
             state.alert = level
-        if state.level == state.was or (following is not None and _moment(following) == _moment(event)):
+        is_followed = following is not None and not is_past(following) and _moment(following) == _moment(event)
+        if state.level == state.was or is_followed:
             return []
         window_us = round(self._settings.flap_window_s * 1e6)
         recent = [us for us in state.changed_us if us > at_us - window_us]
@@ -251,6 +255,11 @@ class Consolidation:
         sensors.discard(sensor_id)
         if not sensors:
             del self._devices[state.device_id]
+
+
+def is_past(event: Event) -> bool:
+    """Whether an entry of iot:alerts is of an alert that was over before it was known."""
+    return event.fields.get("past") == "1"
 
 
 def human_s(seconds: float) -> str:

@@ -26,16 +26,31 @@ VARIABLES = (
     "value",
     "unit",
     "at",
+    "until",
     "reason",
     "alert_id",
     "threshold_id",
+    "threshold_kind",
 )
 """Names that templates may use, as in $device."""
 TITLE = "$severity: $device / $sensor $what"
 BODY = "$what: $device / $sensor is at $value $unit ($severity), $at. $reason"
+PAST = "$device / $sensor was out of range from $at to $until, first at $value $unit ($severity). Late readings say so"
 DECISION = "$what: $device / $sensor ($severity), $at. $reason"
 DIGEST_LINES = 20
 """Notifications that a digest names; of the rest it says how many."""
+
+
+RESOLUTIONS = {
+    "threshold_changed": "its threshold was changed",
+    "threshold_removed": "its threshold was removed",
+}
+"""Why it is over, where no reading says so."""
+
+
+def is_told_already(event: Event) -> bool:
+    """Whether an entry is the end of a past alert: its beginning, right before, tells of both."""
+    return event.fields.get("past") == "1" and event.fields.get("kind") == "resolved"
 
 
 def notice(event: Event) -> Notice:
@@ -47,17 +62,20 @@ def notice(event: Event) -> Notice:
         raise ValueError(f"no severity {severity!r}")
     # The procedure's event ids begin with the table that alert_id is of: "a-" alerts, "w-" ml_events.
     of_alert = not decision and event.event_id.startswith("a-")
+    is_past = fields.get("past") == "1"
     return Notice(
         event_id=event.event_id,
-        kind="decision" if decision else fields["kind"],
-        what=decision or fields["kind"],
+        kind="decision" if decision else "past" if is_past else fields["kind"],
+        what=decision or ("past alert" if is_past else fields["kind"]),
         severity=severity,
         sensor_id=event.sensor_id,
         value=fields.get("value", ""),
-        at_us=round(float(fields["at"] if decision else fields["triggered_at"]) * 1_000_000),
+        at_us=_us(fields["at"] if decision else fields["triggered_at"]),
         alert_id=int(fields["alert_id"]) if of_alert else None,
         threshold_id=fields.get("threshold_id", ""),
-        reason=fields.get("reason", ""),
+        reason=fields.get("reason", "") or RESOLUTIONS.get(fields.get("resolution", ""), ""),
+        threshold_kind=fields.get("threshold_kind", ""),
+        until_us=_us(fields["resolved_at"]) if is_past else None,
     )
 
 
@@ -75,11 +93,21 @@ def variables(told: Notice, subject: Subject, zone: tzinfo) -> dict[str, str]:
         "sensor_type": subject.sensor_type,
         "value": told.value,
         "unit": subject.unit,
-        "at": datetime.fromtimestamp(told.at_us / 1_000_000, zone).isoformat(timespec="seconds"),
+        "at": _moment(told.at_us, zone),
+        "until": "" if told.until_us is None else _moment(told.until_us, zone),
         "reason": told.reason,
         "alert_id": "" if told.alert_id is None else str(told.alert_id),
         "threshold_id": told.threshold_id,
+        "threshold_kind": told.threshold_kind,
     }
+
+
+def _moment(us: int, zone: tzinfo) -> str:
+    return datetime.fromtimestamp(us / 1_000_000, zone).isoformat(timespec="seconds")
+
+
+def _us(text: str) -> int:
+    return round(float(text) * 1_000_000)
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:

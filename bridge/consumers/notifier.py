@@ -14,15 +14,23 @@ from contextlib import suppress
 from random import Random
 from typing import Protocol
 
+import msgspec
 import structlog
 from cachetools import TTLCache
 
 from bridge.consumers.api import Event
-from bridge.consumers.notices import digest, notice, single
+from bridge.consumers.notices import digest, is_told_already, notice, single
 from bridge.consumers.rules import RuleBook, with_cooldown
 from bridge.consumers.senders import ChannelSender, DeliveryFailed
 from bridge.errors import StoreUnavailable
-from bridge.model.notification import ChannelBacklog, ChannelMessage, NotificationDraft, QueuedNotification, Subject
+from bridge.model.notification import (
+    ChannelBacklog,
+    ChannelMessage,
+    Notice,
+    NotificationDraft,
+    QueuedNotification,
+    Subject,
+)
 from bridge.settings.consumers import ChannelSettings, NotifierSettings
 from bridge.tasks import delay_s
 from bridge.telemetry import Metrics
@@ -49,6 +57,10 @@ class Notifications(Protocol):
 
     async def recent(self, sensor_ids: Collection[int], seconds: float) -> dict[tuple[int, str, str, str], int]:
         """Return (sensor, channel, kind, severity) → when last notified, microseconds since the epoch."""
+        ...
+
+    async def spans(self, alert_ids: Collection[int]) -> dict[int, tuple[int, int]]:
+        """Return from when until when these alerts lasted, microseconds since the epoch; of those that are over."""
         ...
 
     async def record(self, drafts: Sequence[NotificationDraft]) -> int:
@@ -102,7 +114,7 @@ class Notifier:
 
     async def handle(self, events: Sequence[Event]) -> None:
         """See `Handler.handle`."""
-        notices = [notice(event) for event in events]
+        notices = await self._as_known_now([notice(event) for event in events if not is_told_already(event)])
         subjects = await self._described({told.sensor_id for told in notices})
         now_us = self._now_us()
         drafts = [each for told in notices for each in self._rules.drafts(told, subjects[told.sensor_id], now_us)]
@@ -121,6 +133,19 @@ class Notifier:
         if await self._table.remind(channels, keep_days):
             self._wake()
         self._ticks += 1
+
+    async def _as_known_now(self, notices: Sequence[Notice]) -> list[Notice]:
+        """Correct when past alerts were over: more of the backlog may have come since."""
+        past = [told.alert_id for told in notices if told.kind == "past" and told.alert_id is not None]
+        if not past:
+            return list(notices)
+        spans = await self._table.spans(past)
+        return [
+            msgspec.structs.replace(told, at_us=span[0], until_us=span[1])
+            if told.kind == "past" and (span := spans.get(told.alert_id or 0))
+            else told
+            for told in notices
+        ]
 
     async def _described(self, sensor_ids: Collection[int]) -> Mapping[int, Subject]:
         missing = [sensor_id for sensor_id in sensor_ids if sensor_id not in self._subjects]

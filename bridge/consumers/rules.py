@@ -9,10 +9,13 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from bridge.consumers.notices import BODY, DECISION, RANKS, TITLE, fill, unknown_variables, variables
+from bridge.consumers.notices import BODY, DECISION, PAST, RANKS, TITLE, fill, unknown_variables, variables
 from bridge.errors import ConfigError
 from bridge.model.notification import Notice, NotificationDraft, Subject
 from bridge.settings.consumers import NotifierSettings, RuleSettings
+
+BODIES = {"decision": DECISION, "past": PAST}
+"""What is told of a kind of notice, where that is not BODY."""
 
 
 class RuleBook:
@@ -43,7 +46,8 @@ class RuleBook:
         return list(found.values())
 
     def _fits(self, rule: RuleSettings, notice: Notice, subject: Subject) -> bool:
-        if notice.kind not in rule.kinds or RANKS[notice.severity] < RANKS[rule.severity]:
+        kind = "alert" if notice.kind == "past" else notice.kind
+        if kind not in rule.kinds or RANKS[notice.severity] < RANKS[rule.severity]:
             return False
         if rule.sensor_types and subject.sensor_type not in rule.sensor_types:
             return False
@@ -67,7 +71,7 @@ class RuleBook:
             channel,
             rule.name,
             fill(rule.title or TITLE, values),
-            fill(rule.body or (DECISION if notice.kind == "decision" else BODY), values),
+            fill(rule.body or BODIES.get(notice.kind, BODY), values),
             msgspec.json.encode(values | {"event_id": notice.event_id}).decode(),
             due_us,
             digest,

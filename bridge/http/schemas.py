@@ -84,6 +84,20 @@ class ActiveAlert(_Schema):
     status: str
     triggered_value: float
     triggered_at: str
+    threshold_kind: Literal["alert"] | None = Field(default=None, description="threshold_id is of alert_thresholds")
+
+
+class ResolvedAlert(_Schema):
+    id: int
+    threshold_id: int | None
+    severity: Literal["info", "warning", "critical"]
+    triggered_value: float
+    triggered_at: str
+    resolved_at: str | None
+    past: bool = Field(description="Late readings told of it: it was over before it was known")
+    resolution: str | None = Field(
+        description="Why: in_range, severity_changed, continued, threshold_changed, threshold_removed; none: by hand"
+    )
 
 
 class ActiveWarning(_Schema):
@@ -97,6 +111,8 @@ class ActiveWarning(_Schema):
     title: str
     message: str
     payload: Any
+    threshold_id: int | None = None
+    threshold_kind: Literal["delta"] | None = Field(default=None, description="threshold_id is of delta_thresholds")
 
 
 class CurrentPrediction(_Schema):
@@ -114,7 +130,8 @@ class SensorStatus(_Schema):
     final_state: Literal["alert", "warning", "prediction", "unknown"] = Field(description="The first that there is")
     alert_active: ActiveAlert | None
     warning_active: ActiveWarning | None
-    prediction_current: CurrentPrediction | None
+    prediction_current: CurrentPrediction | None = Field(description="The newest forecast that is still due")
+    alert_resolved: ResolvedAlert | None = Field(default=None, description="The last alert that is over, and why")
     operational_state: str = "INITIALIZING"
     device_status: str = "offline"
     device_uuid: Uuid = Field(description="The sensor's device")

@@ -81,8 +81,12 @@ def _readings(rows: Sequence[Sequence[Any]]) -> list[list[str]]:
 
 def _alerts(rows: Sequence[Sequence[Any]]) -> list[list[str]]:
     return [
-        [event_id, alert, sensor, kind, severity, repr(value), threshold, unix_seconds(at)]
-        for event_id, alert, sensor, kind, severity, value, threshold, at in rows
+        [
+            *(event_id, alert, sensor, kind, severity, repr(value), threshold, unix_seconds(at), of, past),
+            "" if until is None else unix_seconds(until),
+            resolution,
+        ]
+        for event_id, alert, sensor, kind, severity, value, threshold, at, of, past, until, resolution in rows
     ]
 
 

@@ -26,7 +26,7 @@ class Notice(msgspec.Struct, frozen=True):
     """One event that people may want to know of."""
 
     event_id: str
-    kind: str  # alert, warning, resolved, decision
+    kind: str  # alert, warning, resolved, decision, past: an alert that was over before it was known
     what: str  # the same, or which decision
     severity: str
     sensor_id: int
@@ -35,6 +35,8 @@ class Notice(msgspec.Struct, frozen=True):
     alert_id: int | None  # of the row in alerts, where there is one
     threshold_id: str
     reason: str
+    threshold_kind: str = ""  # of which table that is: alert, delta
+    until_us: int | None = None  # of a past alert: when it was over
 
 
 class NotificationDraft(msgspec.Struct, frozen=True):

@@ -264,7 +264,9 @@ class Delivery(msgspec.Struct, frozen=True):
     redelivered: bool = True  # False: the sender vouches that this is the first delivery of `key`
     # Of a gateway, which was the first door:
     devices: Container[str] | None = None  # the devices it may speak for; none but theirs resolve
-    identity: str | None = None  # of the reading, as the gateway knows it; overrides every other where ts is not the device's
+    identity: str | None = (
+        None  # of the reading, as the gateway knows it; overrides every other where ts is not the device's
+    )
     ts_quality: TsQuality | None = None  # whose clock ts is
     in_unit: bool = False  # values are in their sensors' units already
 
@@ -312,6 +314,13 @@ class AlertEvent(msgspec.Struct, frozen=True):
     value: float
     threshold_id: int | None
     triggered_at_us: int
+    # Rows of `ingest_outbox` that an older release has written are without these.
+    threshold_kind: str | None = (
+        None  # of which table threshold_id is: alert (alert_thresholds), delta (delta_thresholds)
+    )
+    past: bool = False  # was over before it was known: late readings tell of it
+    resolved_at_us: int | None = None  # of a past alert: when it was over
+    resolution: str | None = None  # of what is resolved: why
 
 
 class Batch(msgspec.Struct, frozen=True):

@@ -183,6 +183,20 @@ class Admin:
             "severity": severity,
         }
 
+    def recompute(self, sensor_id: int, *, dry_run: bool) -> TableRow | None:
+        """Mend what times in the future have made of a sensor; return `before`, `after`, `readings_ahead` and `events`.
+
+        None where there is no such sensor. With `dry_run`, `after` is what it would be, and nothing changes.
+        """
+        with self._connection.transaction():
+            [found] = self.fetch("recompute_sensor", sensor_id=sensor_id, dry_run=dry_run)
+            if found["before"] is None:
+                return None
+            if not dry_run and found["before"] != found["after"]:
+                changes = Jsonb({"before": found["before"], "after": found["after"]})
+                self.fetch("note_action", action="sensor.recompute", subject=f"sensor {sensor_id}", after=changes)
+        return found
+
     def set_delta_threshold(self, sensor_id: int, abs_delta: float, cooldown_s: int) -> None:
         """Warn of jumps larger than `abs_delta`, in place of what the sensor had."""
         with self._connection.transaction():

@@ -26,6 +26,11 @@ class PostgresNotifications:
         rows = await self._fetch("recent", sensors=list(sensor_ids), seconds=seconds)
         return {(sensor, channel, kind, severity): at_us for sensor, channel, kind, severity, at_us in rows}
 
+    async def spans(self, alert_ids: Collection[int]) -> dict[int, tuple[int, int]]:
+        """See `Notifications.spans`."""
+        rows = await self._fetch("spans", ids=list(alert_ids))
+        return {alert_id: (from_us, until_us) for alert_id, from_us, until_us in rows}
+
     async def record(self, drafts: Sequence[NotificationDraft]) -> int:
         """See `Notifications.record`."""
         async with self._store.pooled() as connection:

@@ -265,5 +265,5 @@ def _committed(row: Sequence[Any], instance: int) -> CommitResult:
 
 
 def alert_event(alert: dict[str, Any]) -> AlertEvent:
-    """An event of `ingest_outbox.alerts`, as the procedure wrote it."""
-    return AlertEvent(**alert)
+    """An event of `ingest_outbox.alert_events`, as the procedure wrote it. A later release may have written more."""
+    return AlertEvent(**{name: alert[name] for name in AlertEvent.__struct_fields__ if name in alert})

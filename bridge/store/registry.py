@@ -104,8 +104,8 @@ class PostgresRegistry:
         row = await self._store.fetch_one("sensor_status", {"sensor_id": sensor_id})
         if row is None:
             return None
-        alert, warning, prediction = (text and json.loads(text, parse_int=_number) for text in row[1:4])
-        operational_state, device_status, device_uuid = row[4:]
+        alert, warning, prediction, resolved = (text and json.loads(text, parse_int=_number) for text in row[1:5])
+        operational_state, device_status, device_uuid = row[5:]
         state = "alert" if alert else "warning" if warning else "prediction" if prediction else "unknown"
         return {
             "sensor_id": sensor_id,
@@ -113,6 +113,7 @@ class PostgresRegistry:
             "alert_active": alert,
             "warning_active": warning,
             "prediction_current": prediction,
+            "alert_resolved": resolved,
             "operational_state": operational_state,
             "device_status": device_status,
             "device_uuid": device_uuid,

@@ -110,6 +110,10 @@ async def test_publish_entry_has_the_documented_fields(broker: Broker) -> None:
         "value": "99.5",
         "threshold_id": "",
         "triggered_at": "1769594401.000000",
+        "threshold_kind": "",
+        "past": "",
+        "resolved_at": "",
+        "resolution": "",
     }
 
 

@@ -271,7 +271,7 @@ async def test_status_has_the_documented_fields_and_the_worst_wins(site: Registe
             found: dict[str, Any] = answer.json()
             assert set(found) == {
                 *("sensor_id", "final_state", "alert_active", "warning_active", "prediction_current"),
-                *("operational_state", "device_status", "device_uuid"),  # ours: fields may be added
+                *("operational_state", "device_status", "device_uuid", "alert_resolved"),  # ours: fields may be added
             }
             assert found["sensor_id"] == site.sensor_id
             return found
@@ -283,6 +283,7 @@ async def test_status_has_the_documented_fields_and_the_worst_wins(site: Registe
             "alert_active": None,
             "warning_active": None,
             "prediction_current": None,
+            "alert_resolved": None,
             "operational_state": "INITIALIZING",
             "device_status": "offline",
             "device_uuid": site.device,

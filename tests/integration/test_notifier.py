@@ -12,19 +12,21 @@ from typing import Any
 
 import pytest
 
-from bridge.broker.events import ALERTS
+from bridge.broker.events import ALERT_FIELDS, ALERTS, alert_rows
 from bridge.broker.redis import RedisBroker
 from bridge.consumers.api import Event, Handler, Tools
 from bridge.consumers.builtin import notifier
 from bridge.consumers.senders import DeliveryFailed, WebhookSender, signature
 from bridge.errors import StoreUnavailable
 from bridge.model.notification import ChannelMessage, QueuedNotification
+from bridge.model.reading import Publication
 from bridge.settings.consumers import ChannelSettings
 from bridge.settings.service import Settings
 from bridge.settings.stores import BrokerSettings, RedisSettings
+from bridge.store.postgres import alert_event
 from bridge.telemetry import Metrics
 from tests.support.consumer_process import ConsumerProcess
-from tests.support.plant import Plant, connect
+from tests.support.plant import Plant, at, connect
 from tests.support.receivers import MailServer, WebhookReceiver
 from tests.support.servers import PostgresServer, RedisServer, until
 
@@ -326,3 +328,25 @@ async def test_process_killed_and_started_again_tells_everything_once(
     assert {*ids} == {f"a-{number}-alert" for number in range(1, 31)}
     assert len(ids) - len({*ids}) <= 1  # at most the one that was under way
     await broker.close()
+
+
+async def test_past_alert_is_told_with_the_times_that_are_known_by_now(
+    postgres_url: str, hook: WebhookReceiver, plant: Plant
+) -> None:
+    """Its events say what was known when it was raised; more of the backlog has come since."""
+    plant.threshold("greater_than", 50)
+    plant.store(20.0, 100)
+    raised, resolved = plant.store(60.0, 10).events
+    plant.store(20.0, 30)
+    publication = Publication(1, 1, [], [], 0, [alert_event(raised), alert_event(resolved)])
+    pair = [
+        Event(ALERTS, f"1-{place}", dict(zip(ALERT_FIELDS, row, strict=True)))
+        for place, row in enumerate(alert_rows(publication))
+    ]
+    async with opened(postgres_url, configuration(hook)) as handler:
+        await handler.handle(pair)
+        await handler.handle(pair)
+        await until(lambda: all_are(plant, "sent", 1), 20)
+    [row] = rows(plant)
+    assert (row["kind"], row["details"]["at"]) == ("past", at(10).isoformat(timespec="seconds"))
+    assert row["details"]["until"] == at(30).isoformat(timespec="seconds")

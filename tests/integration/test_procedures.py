@@ -199,11 +199,26 @@ def test_a_sensor_that_falls_silent_becomes_stale_and_keeps_its_alert(plant: Pla
     assert plant.state[0] == "ALERT"
     plant.one(mark, before=at(100.5))
     assert plant.state[0] == "STALE"
-    for second in (1, 2, 3):
-        assert plant.store(20.0, second).events == []
-    assert plant.state == ("ALERT", 3)  # warmed up, and the alert of before is still open
-    assert plant.store(20.0, 4).kinds == [("resolved", "warning")]
-    assert plant.state[0] == "NORMAL"
+    assert plant.store(60.0, 1).events == []  # back, and still out of range
+    stored = plant.store(20.0, 2)
+    assert stored.kinds == [("resolved", "warning")]  # at once: to say that it is over takes no warm-up
+    assert stored.events[0]["resolution"] == plant.alerts[0]["resolution"] == "in_range"
+    assert plant.state == ("INITIALIZING", 2)
+    assert plant.store(20.0, 3).events == []
+    assert plant.state == ("NORMAL", 3)
+
+
+def test_an_alert_of_before_a_silence_outlives_a_warm_up_out_of_range(plant: Plant) -> None:
+    plant.threshold("greater_than", 50)
+    plant.delta(abs_delta=5)
+    plant.store(20.0, 0)
+    plant.store(60.0, 1)
+    plant.one("SELECT mark_stale_sensors(now()) AS n")
+    for second, value in ((2, 70.0), (3, 70.0), (4, 70.0)):
+        plant.store(value, second)
+    assert plant.state == ("ALERT", 3)
+    assert [row["status"] for row in plant.alerts] == ["active"]
+    assert [(row["status"], row["resolved_at"]) for row in plant.warnings] == [("resolved", at(3))]
 
 
 def test_a_batch_warms_up_and_raises_in_one_call(connection: Connection) -> None:
@@ -280,6 +295,8 @@ def test_a_violation_opens_an_alert_with_all_its_columns(plant: Plant) -> None:
         "triggered_value": 60.0,
         "triggered_at": at(3),
         "resolved_at": None,
+        "is_past": False,
+        "resolution": None,
     }
     assert stored.events == [
         {
@@ -290,6 +307,7 @@ def test_a_violation_opens_an_alert_with_all_its_columns(plant: Plant) -> None:
             "severity": "critical",
             "value": 60.0,
             "threshold_id": number,
+            "threshold_kind": "alert",
             "triggered_at_us": us(3),
         }
     ]
@@ -448,15 +466,15 @@ def test_a_warning_of_another_program_is_the_one_warning_and_theirs_to_resolve(p
 # Late readings
 
 
-def test_a_late_reading_is_stored_and_changes_nothing(plant: Plant) -> None:
+def test_a_late_reading_is_stored_and_moves_nothing(plant: Plant) -> None:
     plant.threshold("greater_than", 50)
     plant.delta(abs_delta=5)
     plant.store(20.0, 10)
     before = plant.latest, plant.state, plant.changed_at
-    assert plant.store(60.0, 9.999999) == (True, "alert", [])
+    assert plant.store(60.0, 9.999999).label == "alert"
     assert (plant.latest, plant.state, plant.changed_at) == before
     assert plant.values == [60.0, 20.0]
-    assert (plant.alerts, plant.warnings) == ([], [])
+    assert ([row["is_past"] for row in plant.alerts], plant.warnings) == ([True], [])
     assert plant.store(21.0, 11).label == "clean"  # the late one is nobody's previous reading
 
 
@@ -476,7 +494,7 @@ def test_a_late_reading_resolves_nothing(plant: Plant) -> None:
 def test_a_reading_is_late_within_its_batch_too(plant: Plant) -> None:
     plant.threshold("greater_than", 50)
     answer = plant.batch((20.0, 10), (60.0, 9), (21.0, 11))
-    assert (answer["classes"], answer["alerts"]) == ([0, 2, 0], [])
+    assert (answer["classes"], [event["past"] for event in answer["alerts"]]) == ([0, 2, 0], [True, True])
     assert plant.latest == (21.0, at(11))
 
 
@@ -527,7 +545,12 @@ def test_a_batch_writes_one_outbox_row_of_what_it_stored(plant: Plant) -> None:
     assert row["id"] == answer["outbox_id"]
     assert (row["values"], row["ts_us"], row["classes"]) == ([20.0, 60.0], [us(1), us(2)], [1, 2])
     assert row["sources"] == ["sql", "sql"]
-    assert row["alerts"] == answer["alerts"]
+    assert row["alert_events"] == answer["alerts"]
+    former = {"alert_id", "event_id", "kind", "sensor_id", "severity", "threshold_id", "triggered_at_us", "value"}
+    assert [event.keys() for event in row["alerts"]] == [
+        former,
+        former,
+    ]  # a process of the release before knows no other
     assert [event["kind"] for event in row["alerts"]] == ["warning", "alert"]
 
 

@@ -63,10 +63,21 @@ def test_a_key_sent_twice_at_once_is_one_row(connection: Connection, database: s
     assert plant.values == ([0.0, 1.0] if known else [1.0])
 
 
+def test_a_batch_passes_over_a_device_whose_row_somebody_holds(connection: Connection, database: str) -> None:
+    """Who deletes a device holds its row and waits for its sensors, which the batch has."""
+    plant = Plant(connection)
+    with connect(database) as other, other.transaction(force_rollback=True):
+        other.execute(LOCK_DEVICE.encode(), {"device": plant.device})
+        assert plant.store(1.0, 0).inserted
+        assert plant.seen() == ("offline", None)
+    assert plant.store(1.0, 1).inserted
+    assert plant.seen()[0] == "online"
+
+
 @pytest.mark.parametrize(
     "lock",
-    [LOCK_SENSOR, LOCK_NEW_SENSOR, LOCK_KEY, LOCK_DEVICE, LOCK_LEDGER],
-    ids=["sensors", "new sensors", "keys", "devices", "ledger"],
+    [LOCK_SENSOR, LOCK_NEW_SENSOR, LOCK_KEY, LOCK_LEDGER],
+    ids=["sensors", "new sensors", "keys", "ledger"],
 )
 def test_sessions_in_opposite_order_queue_at_the_first_lock(connection: Connection, database: str, lock: str) -> None:
     """The middle lock is held until both wait: whoever took the last one first would now hold it against the other.

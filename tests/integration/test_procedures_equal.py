@@ -341,18 +341,19 @@ LATEST = b"""
     WHERE sensor_id = ANY (%(sensors)s) ORDER BY sensor_id
 """
 SENSORS = b"""
-    SELECT operational_state, valid_readings_count, state_changed_at FROM sensors
+    SELECT operational_state, valid_readings_count, state_changed_at, warmed_up FROM sensors
     WHERE id = ANY (%(sensors)s) ORDER BY id
 """
 DEVICES = b"SELECT status, last_seen_at FROM devices WHERE id = ANY (%(devices)s) ORDER BY id"
 ALERTS = b"""
     SELECT id, sensor_id AS sensor, row_number() OVER (PARTITION BY sensor_id ORDER BY id) AS nth, device_id AS device,
-           threshold_id AS threshold, severity, status, triggered_value, triggered_at, resolved_at
+           threshold_id AS threshold, severity, status, triggered_value, triggered_at, resolved_at, is_past,
+           resolution
     FROM alerts WHERE sensor_id = ANY (%(sensors)s) ORDER BY sensor_id, id
 """
 WARNINGS = b"""
     SELECT id, sensor_id AS sensor, row_number() OVER (PARTITION BY sensor_id ORDER BY id) AS nth, device_id AS device,
-           event_type, event_code, status, created_at, resolved_at, title, message, payload
+           event_type, event_code, status, created_at, resolved_at, title, message, payload, resolution
     FROM ml_events WHERE sensor_id = ANY (%(sensors)s) ORDER BY sensor_id, id
 """
 LEDGER = b"""
@@ -374,7 +375,10 @@ OUTBOX = b"""
          WITH ORDINALITY AS u (sensor_id, value, ts_us, sequence, received_us, key, class, source, ord)
     WHERE sensor_ids && %(sensors)s::bigint[] ORDER BY id, ord
 """
-OUTBOX_EVENTS = b"SELECT alerts FROM ingest_outbox WHERE sensor_ids && %(sensors)s::bigint[] ORDER BY id"
+OUTBOX_EVENTS = b"""
+    SELECT coalesce(alert_events, alerts) AS alerts FROM ingest_outbox
+    WHERE sensor_ids && %(sensors)s::bigint[] ORDER BY id
+"""
 
 BATCH = """
     SELECT outcomes, classes, alerts, codes FROM sp_insert_readings(

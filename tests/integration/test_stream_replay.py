@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 
-from bridge.broker.events import ALERTS, READINGS, unix_seconds
+from bridge.broker.events import ALERT_FIELDS, ALERTS, READINGS, alert_rows, unix_seconds
 from bridge.broker.redis import RedisBroker
 from bridge.errors import ConfigError
 from bridge.maintenance.stream_replay import Progress, ReplayPlan, replay
+from bridge.model.reading import Publication
 from bridge.settings.service import Settings
+from bridge.store.postgres import alert_event
 from bridge.telemetry import Metrics
 from tests.support.plant import Plant, connect, us
 from tests.support.redis_process import RedisProcess
@@ -96,6 +98,8 @@ async def test_alerts_come_back_with_their_ids(settings: Settings, broker: Redis
     plant.threshold("greater_than", 95.0, severity="critical")
     values = (20.0, 60.0, 61.0, 90.0, 99.0, 70.0)
     events = [event for second, value in enumerate(values) for event in plant.store(value, float(second)).events]
+    events += plant.store(85.0, 1.5).events  # late: a past alert
+    assert events[-1]["past"]
     await broker.ensure_group(ALERTS, "notifier-group")
     await replayed(settings, everything(ALERTS, "notifier-group"))
     found: dict[str, dict[str, Any]] = {each["event_id"]: each for each in await fields(broker, ALERTS)}
@@ -106,6 +110,8 @@ async def test_alerts_come_back_with_their_ids(settings: Settings, broker: Redis
         assert float(again["value"]) == event["value"]
         assert again["triggered_at"] == unix_seconds(event["triggered_at_us"])
         assert again["threshold_id"] == str(event["threshold_id"] or "")
+        row = alert_rows(Publication(1, 1, [], [], 0, [alert_event(event)]))[0]
+        assert {name: again[name] for name in ALERT_FIELDS} == dict(zip(ALERT_FIELDS, row, strict=True))
 
 
 async def test_only_the_time_asked_for(settings: Settings, broker: RedisBroker, plant: Plant) -> None:

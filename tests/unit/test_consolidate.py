@@ -96,6 +96,23 @@ def test_alert_that_takes_the_place_of_another_is_one_change(story: Story) -> No
     assert story.decisions[-1].reason.endswith("from warning to critical")
 
 
+def past(event: Event) -> Event:
+    return Event(event.stream, event.id, {**event.fields, "past": "1"})
+
+
+def test_past_alert_says_nothing_of_the_sensor_as_it_is(story: Story) -> None:
+    pair = [past(story.event("alert", "critical", 1)), past(story.event("resolved", "critical", 2))]
+    assert story.tell(*pair) == []
+    assert story.tell(story.event("alert", "critical", 3)) == ["escalate"]
+    assert story.tell(*pair) == []  # the end of what is past is no end of what is open
+    assert story.tell(story.event("resolved", "critical", 4)) == ["de_escalate"]
+
+
+def test_past_alert_of_the_same_moment_hides_no_change(story: Story) -> None:
+    opened = story.event("alert", "critical", 3)
+    assert story.tell(opened, past(story.event("alert", "warning", 3))) == ["escalate"]
+
+
 def test_events_that_come_again_give_the_same_ids(story: Story) -> None:
     events = [story.event("alert", "critical", 1), story.event("resolved", "critical", 2)]
     story.tell(*events)

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from bridge.consumers.api import Event
-from bridge.consumers.notices import digest, notice
+from bridge.consumers.notices import digest, is_told_already, notice
 from bridge.consumers.rules import RuleBook, quiet_until_us, with_cooldown
 from bridge.errors import ConfigError
 from bridge.model.notification import Notice, NotificationDraft, QueuedNotification, Subject
@@ -57,6 +57,44 @@ def test_notice_reads_alerts_and_decisions() -> None:
     assert told(event_id="w-9-warning").alert_id is None
     decision = told("decision")
     assert (decision.kind, decision.what, decision.reason) == ("decision", "device_offline", "silent for 5 min")
+
+
+def past_alert(kind: str = "alert") -> Event:
+    at = NOON_US // 1_000_000
+    fields = {"event_id": f"a-9-{kind}", "sensor_id": "7", "severity": "critical", "kind": kind, "alert_id": "9"}
+    times = {"triggered_at": str(at - 7200), "resolved_at": str(at - 3600)}
+    return Event("iot:alerts", "1-1", fields | times | {"value": "-2.5", "threshold_id": "2", "past": "1"})
+
+
+def test_past_alert_is_told_as_past_and_once() -> None:
+    rules = book({"kinds": ["alert"]}, timezone=ZURICH)
+    [draft] = sent(rules, notice(past_alert()))
+    assert draft.title == "critical: pump-north / inlet past alert"
+    assert draft.body == (
+        "pump-north / inlet was out of range from 2026-03-01T11:00:00+01:00 to 2026-03-01T12:00:00+01:00,"
+        " first at -2.5 °C (critical). Late readings say so"
+    )
+    assert msgspec.json.decode(draft.details)["until"] == "2026-03-01T12:00:00+01:00"
+    assert [is_told_already(past_alert(kind)) for kind in ("alert", "resolved")] == [False, True]
+    assert not is_told_already(Event("iot:alerts", "1-1", {"kind": "resolved"}))
+    assert sent(book({"kinds": ["resolved", "decision"]}), notice(past_alert())) == []
+
+
+def test_past_alert_holds_back_no_alert_that_burns() -> None:
+    past, now = sent(book({"cooldown_s": 600}), notice(past_alert()), told())
+    assert not any(draft.suppressed for draft in with_cooldown([past, now], {}, NOON_US))
+
+
+def test_resolved_says_why_where_no_reading_does() -> None:
+    fields = {"event_id": "a-9-resolved", "kind": "resolved", "severity": "info", "triggered_at": "1", "alert_id": "9"}
+    for resolution, reason in (
+        ("threshold_removed", "its threshold was removed"),
+        ("threshold_changed", "its threshold was changed"),
+        ("in_range", ""),
+        ("of a later release", ""),
+    ):
+        event = Event("iot:alerts", "1-1", fields | {"sensor_id": "7", "resolution": resolution})
+        assert notice(event).reason == reason
 
 
 @pytest.mark.parametrize("missing", ["kind", "triggered_at", "alert_id"])

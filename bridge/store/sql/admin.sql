@@ -135,6 +135,16 @@ WHERE s.id = m.id
       IS DISTINCT FROM (m.external_id, m.unit, m.unit_in, m.factor, m.offs)
 RETURNING s.id AS sensor_id
 
+-- name: deaf_sensors
+-- Sensors with a time in the future in what alerts follow from.
+SELECT sensor_id FROM sensor_readings_latest WHERE latest_timestamp > now()
+UNION SELECT sensor_id FROM alerts WHERE triggered_at > now() OR resolved_at > now()
+UNION SELECT sensor_id FROM ml_events WHERE event_code = 'DELTA_SPIKE' AND (created_at > now() OR resolved_at > now())
+ORDER BY sensor_id
+
+-- name: recompute_sensor
+SELECT before, after, ahead AS readings_ahead, events FROM recompute_sensor_v1(%(sensor_id)s, %(dry_run)s)
+
 -- name: add_threshold
 INSERT INTO alert_thresholds (sensor_id, condition_type, threshold_value_min, threshold_value_max, severity)
 VALUES (%(sensor_id)s, %(condition)s, %(low)s, %(high)s, %(severity)s) RETURNING id
@@ -209,17 +219,20 @@ SELECT drop_quarantine_v1(%(ids)s::bigint[]) AS dropped
 
 -- name: ledger
 -- pending: received by a living process and not settled yet.
-SELECT l.device_id, d.device_uuid::text, d.name, sum(received)::bigint AS received, sum(stored)::bigint AS stored,
+SELECT l.device_id, coalesce(d.device_uuid, t.device_uuid)::text AS device_uuid, coalesce(d.name, t.name) AS name,
+       CASE WHEN d.id IS NULL THEN t.deleted_at::text END AS deleted_at, sum(received)::bigint AS received, sum(stored)::bigint AS stored,
        sum(duplicate)::bigint AS duplicate, sum(quarantined)::bigint AS quarantined,
        sum(thinned)::bigint AS thinned, sum(returned)::bigint AS returned,
        sum(received - stored - duplicate - quarantined - thinned - returned)::bigint AS pending
-FROM ingest_ledger l LEFT JOIN devices d ON d.id = l.device_id
+FROM ingest_ledger l LEFT JOIN devices d ON d.id = l.device_id LEFT JOIN device_tombstones t ON t.device_id = l.device_id
 WHERE %(device_id)s::bigint IS NULL OR l.device_id = %(device_id)s
-GROUP BY l.device_id, d.device_uuid, d.name ORDER BY l.device_id
+GROUP BY l.device_id, d.id, d.device_uuid, d.name, t.device_uuid, t.name, t.deleted_at ORDER BY l.device_id
 
 -- name: recount_readings
-SELECT coalesce(s.device_id, 0) AS device_id, count(*) AS readings
-FROM sensor_readings r LEFT JOIN sensors s ON s.id = r.sensor_id GROUP BY 1
+-- A deleted sensor's readings stay those of its device.
+SELECT coalesce(s.device_id, t.device_id, 0) AS device_id, sum(r.readings)::bigint AS readings
+FROM (SELECT sensor_id, count(*) AS readings FROM sensor_readings GROUP BY 1) r
+LEFT JOIN sensors s ON s.id = r.sensor_id LEFT JOIN sensor_tombstones t ON t.sensor_id = r.sensor_id GROUP BY 1
 UNION ALL
 SELECT device_id, dropped FROM readings_dropped
 

@@ -13,6 +13,9 @@ WHERE sensor_id = ANY (%(sensors)s::bigint[]) AND status <> 'suppressed'
   AND created_at > now() - %(seconds)s * interval '1 second'
 GROUP BY sensor_id, channel, kind, severity
 
+-- name: spans
+SELECT id, to_us(triggered_at), to_us(resolved_at) FROM alerts WHERE id = ANY (%(ids)s::bigint[]) AND resolved_at IS NOT NULL
+
 -- name: record
 INSERT INTO alert_notifications (alert_id, channel, status, event_id, rule, sensor_id, kind, severity, title, body, details,
                                  due_at, digest, repeat_s)

@@ -28,14 +28,19 @@ WHERE r.ingested_at >= from_us(%(from_us)s) AND r.ingested_at < from_us(%(until_
 ORDER BY r.ingested_at, r.id
 
 -- name: alerts
-SELECT e.event_id, e.alert_id::text, e.sensor_id::text, e.kind, e.severity, e.value, e.threshold_id, to_us(e.at)
+SELECT e.event_id, e.alert_id::text, e.sensor_id::text, e.kind, e.severity, e.value, e.threshold_id, to_us(e.at),
+       CASE WHEN e.threshold_id = '' THEN '' WHEN e.event_id LIKE 'a-%%' THEN 'alert' ELSE 'delta' END,
+       CASE WHEN e.past THEN '1' ELSE '' END, to_us(e.until), coalesce(e.resolution, '')
 FROM (
     SELECT concat('a-', a.id, '-alert') AS event_id, a.id AS alert_id, a.sensor_id, 'alert' AS kind, a.severity,
-           a.triggered_value AS value, coalesce(a.threshold_id::text, '') AS threshold_id, a.triggered_at AS at, 1 AS nth
+           a.triggered_value AS value, coalesce(a.threshold_id::text, '') AS threshold_id, a.triggered_at AS at, 1 AS nth,
+           a.is_past AS past, CASE WHEN a.is_past THEN a.resolved_at END AS until,
+           CASE WHEN a.is_past THEN a.resolution END AS resolution
     FROM alerts a
     UNION ALL
     SELECT concat('a-', a.id, '-resolved'), a.id, a.sensor_id, 'resolved', a.severity,
-           coalesce(r.value, a.triggered_value), coalesce(a.threshold_id::text, ''), a.resolved_at, 0
+           coalesce(r.value, a.triggered_value), coalesce(a.threshold_id::text, ''), a.resolved_at, 0,
+           a.is_past, NULL, a.resolution
     FROM alerts a LEFT JOIN LATERAL (
         SELECT r.value FROM sensor_readings r WHERE r.sensor_id = a.sensor_id AND r."timestamp" = a.resolved_at LIMIT 1
     ) r ON true
@@ -43,11 +48,12 @@ FROM (
     UNION ALL
     SELECT concat('w-', w.id, '-warning'), w.id, w.sensor_id, 'warning', coalesce(w.payload ->> 'severity', 'warning'),
            coalesce((w.payload ->> 'value')::double precision, 0), coalesce(w.payload ->> 'delta_threshold_id', ''),
-           w.created_at, 1
+           w.created_at, 1, false, NULL, NULL
     FROM ml_events w WHERE w.event_type = 'warning' AND w.event_code = 'DELTA_SPIKE'
     UNION ALL
     SELECT concat('w-', w.id, '-resolved'), w.id, w.sensor_id, 'resolved', coalesce(w.payload ->> 'severity', 'warning'),
-           coalesce(r.value, 0), coalesce(w.payload ->> 'delta_threshold_id', ''), w.resolved_at, 0
+           coalesce(r.value, 0), coalesce(w.payload ->> 'delta_threshold_id', ''), w.resolved_at, 0,
+           false, NULL, w.resolution
     FROM ml_events w LEFT JOIN LATERAL (
         SELECT r.value FROM sensor_readings r WHERE r.sensor_id = w.sensor_id AND r."timestamp" = w.resolved_at LIMIT 1
     ) r ON true

@@ -24,8 +24,14 @@ CREATE FUNCTION public.add_command(p_device_uuid uuid, p_payload json, p_expires
 CREATE FUNCTION public.add_command_v1(p_device_uuid uuid, p_payload json, p_expires_s double precision, p_key text, p_most integer, OUT id uuid, OUT is_new boolean, OUT refusal text) RETURNS record
     LANGUAGE plpgsql;  -- functions/add_command_v1.sql
 
+CREATE FUNCTION public.add_past_alert(s public.reading_step, p_threshold bigint, p_severity text, p_value double precision, p_at timestamp with time zone, p_until timestamp with time zone, p_resolution text) RETURNS jsonb
+    LANGUAGE plpgsql;  -- functions/add_past_alert.sql
+
 CREATE FUNCTION public.alert_event(p_prefix text, p_id bigint, p_kind text, p_severity text, p_threshold bigint, p_step public.reading_step) RETURNS jsonb
     LANGUAGE sql IMMUTABLE;  -- functions/alert_event.sql
+
+CREATE FUNCTION public.alert_severity_at(p_sensor bigint, p_at timestamp with time zone) RETURNS integer
+    LANGUAGE sql STABLE;  -- functions/alert_severity_at.sql
 
 CREATE FUNCTION public.audit_row() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
@@ -36,6 +42,14 @@ CREATE FUNCTION public.book_direct_calls(p_sensor_ids bigint[], p_sources text[]
 
 CREATE FUNCTION public.bounded_value(p_value double precision) RETURNS double precision
     LANGUAGE sql IMMUTABLE;  -- functions/bounded_value.sql
+
+CREATE FUNCTION public.bury_device() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO '$user', 'public';  -- functions/bury_device.sql
+
+CREATE FUNCTION public.bury_sensors() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO '$user', 'public';  -- functions/bury_sensors.sql
 
 CREATE FUNCTION public.choose_samples(p_fates smallint[], p_accounts bigint[], p_device_ids bigint[], p_codes text[]) RETURNS smallint[]
     LANGUAGE plpgsql;  -- functions/choose_samples.sql
@@ -70,11 +84,18 @@ CREATE FUNCTION public.fold_dead_instances(p_grace interval DEFAULT '00:05:00'::
 CREATE FUNCTION public.fold_dead_instances_v1(p_grace interval DEFAULT '00:05:00'::interval) RETURNS integer
     LANGUAGE plpgsql;  -- functions/fold_dead_instances_v1.sql
 
+CREATE FUNCTION public.former_alert_events(p_events jsonb) RETURNS jsonb
+    LANGUAGE sql IMMUTABLE;  -- functions/former_alert_events.sql
+
 CREATE FUNCTION public.former_clocks(p_device_time boolean[], p_keys text[], p_gateways text[]) RETURNS text[]
     LANGUAGE sql STABLE;  -- functions/former_clocks.sql
 
 CREATE FUNCTION public.from_us(p_us bigint) RETURNS timestamp with time zone
     LANGUAGE sql STABLE;  -- functions/from_us.sql
+
+CREATE FUNCTION public.hold_device_sensors() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO '$user', 'public';  -- functions/hold_device_sensors.sql
 
 CREATE FUNCTION public.hold_quota(p_fates smallint[], p_accounts bigint[], p_payloads bytea[], p_remedies boolean[], p_quota bigint[]) RETURNS smallint[]
     LANGUAGE plpgsql;  -- functions/hold_quota.sql
@@ -90,6 +111,9 @@ CREATE FUNCTION public.ingest_batch_v2(p_instance integer, p_batch bigint, p_dev
 
 CREATE FUNCTION public.ingest_batch_v3(p_instance integer, p_batch bigint, p_device_ids bigint[], p_sensor_ids bigint[], p_values double precision[], p_ts_us bigint[], p_sequences bigint[], p_received_us bigint[], p_clocks text[], p_keys text[], p_fresh boolean[], p_redelivered boolean[], p_sources text[], p_gateways text[], q_codes text[], q_details text[], q_payloads bytea[], q_sources text[], q_topics text[], q_gateways text[], q_device_ids bigint[], q_device_uuids uuid[], q_indexes integer[], q_received_us bigint[], q_identities text[], l_device_ids bigint[], l_sources text[], l_received bigint[], l_returned bigint[], p_published bigint[], q_senders text[], q_account_uuids uuid[], q_remedies boolean[], q_quota bigint[], p_max_ahead_us bigint, OUT outcomes smallint[], OUT classes smallint[], OUT stored_us bigint, OUT outbox_id bigint, OUT alerts jsonb, OUT after_instance integer[], OUT after_outbox bigint[], OUT thinned text[], OUT codes text[], OUT details text[], OUT stored_ts_us bigint[]) RETURNS record
     LANGUAGE plpgsql;  -- functions/ingest_batch_v3.sql
+
+CREATE FUNCTION public.is_within_past_alert(p_sensor bigint, p_us bigint) RETURNS boolean
+    LANGUAGE sql STABLE;  -- functions/is_within_past_alert.sql
 
 CREATE FUNCTION public.judge_inputs(p_sensor_ids bigint[], p_values double precision[], p_ts_us bigint[], p_received_us bigint[], p_max_ahead_us bigint, p_is_direct boolean, OUT places integer[], OUT codes text[], OUT details text[]) RETURNS record
     LANGUAGE plpgsql;  -- functions/judge_inputs.sql
@@ -130,8 +154,15 @@ CREATE FUNCTION public.note_sensor_row() RETURNS trigger
 CREATE FUNCTION public.note_sensor_rows() RETURNS trigger
     LANGUAGE plpgsql;  -- functions/note_sensor_rows.sql
 
+CREATE FUNCTION public.note_threshold_row() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO '$user', 'public';  -- functions/note_threshold_row.sql
+
 CREATE FUNCTION public.place_readings(p_ids bigint[], p_sensor_ids bigint[], p_values double precision[], p_ts_us bigint[], p_sequences bigint[], p_clocks text[], p_now timestamp with time zone, OUT outcomes smallint[], OUT stored_us bigint[], OUT details text[]) RETURNS record
     LANGUAGE plpgsql;  -- functions/place_readings.sql
+
+CREATE FUNCTION public.publish_alert_events(p_sensor_ids bigint[], p_events jsonb) RETURNS void
+    LANGUAGE plpgsql;  -- functions/publish_alert_events.sql
 
 CREATE FUNCTION public.quarantine_direct_calls(p_sensor_ids bigint[], p_values double precision[], p_ts_us bigint[], p_sequences bigint[], p_received_us bigint[], p_clocks text[], p_sources text[], p_outcomes smallint[], p_codes text[], p_details text[]) RETURNS smallint[]
     LANGUAGE plpgsql;  -- functions/quarantine_direct_calls.sql
@@ -148,6 +179,7 @@ CREATE TABLE public.ml_events (
     title text NOT NULL,
     message text NOT NULL,
     payload jsonb DEFAULT '{}'::jsonb NOT NULL,
+    resolution text,
     CONSTRAINT ml_events_status_check CHECK ((status = ANY (ARRAY['active'::text, 'acknowledged'::text, 'resolved'::text])))
 );
 
@@ -157,11 +189,24 @@ CREATE FUNCTION public.raise_delta_spike(s public.reading_step) RETURNS public.m
 CREATE FUNCTION public.raise_unknown_outcomes(p_ts_us bigint[], p_stored_ts_us bigint[], p_codes text[], p_details text[]) RETURNS void
     LANGUAGE plpgsql;  -- functions/raise_unknown_outcomes.sql
 
+CREATE FUNCTION public.recompute_sensor_v1(p_sensor bigint, p_dry_run boolean, OUT before jsonb, OUT after jsonb, OUT ahead bigint, OUT events jsonb) RETURNS record
+    LANGUAGE plpgsql;  -- functions/recompute_sensor_v1.sql
+
 CREATE FUNCTION public.remember_event_keys(p_keys text[], p_redelivered boolean[], p_now timestamp with time zone) RETURNS integer[]
     LANGUAGE plpgsql;  -- functions/remember_event_keys.sql
 
 CREATE FUNCTION public.resolve_taken_places(p_ids bigint[], p_sensor_ids bigint[], p_values double precision[], p_ts_us bigint[], p_sequences bigint[], p_clocks text[], p_outcomes smallint[], p_codes text[], p_details text[], p_missing integer[], p_now timestamp with time zone, OUT outcomes smallint[], OUT codes text[], OUT details text[], OUT stored_ts_us bigint[]) RETURNS record
     LANGUAGE plpgsql;  -- functions/resolve_taken_places.sql
+
+CREATE FUNCTION public.review_alerts(p_sensor_ids bigint[]) RETURNS void
+    LANGUAGE plpgsql;  -- functions/review_alerts.sql
+
+CREATE FUNCTION public.review_noted_alerts() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO '$user', 'public';  -- functions/review_noted_alerts.sql
+
+CREATE FUNCTION public.sensor_summary(p_sensor bigint) RETURNS jsonb
+    LANGUAGE sql STABLE;  -- functions/sensor_summary.sql
 
 CREATE FUNCTION public.severity_rank(p_severity text) RETURNS integer
     LANGUAGE sql IMMUTABLE;  -- functions/severity_rank.sql
@@ -182,6 +227,8 @@ CREATE TABLE public.alerts (
     triggered_value double precision NOT NULL,
     triggered_at timestamp with time zone NOT NULL,
     resolved_at timestamp with time zone,
+    is_past boolean DEFAULT false NOT NULL,
+    resolution text,
     CONSTRAINT alerts_severity_check CHECK ((severity = ANY (ARRAY['info'::text, 'warning'::text, 'critical'::text]))),
     CONSTRAINT alerts_status_check CHECK ((status = ANY (ARRAY['active'::text, 'acknowledged'::text, 'resolved'::text])))
 );
@@ -189,8 +236,14 @@ CREATE TABLE public.alerts (
 CREATE FUNCTION public.step_alerts(s public.reading_step, INOUT p_alert public.alerts, INOUT p_warning public.ml_events, OUT events jsonb) RETURNS record
     LANGUAGE plpgsql;  -- functions/step_alerts.sql
 
+CREATE FUNCTION public.step_late_reading(s public.reading_step, p_id bigint, INOUT p_run public.alerts, OUT events jsonb) RETURNS record
+    LANGUAGE plpgsql;  -- functions/step_late_reading.sql
+
+CREATE FUNCTION public.step_readings(p_steps public.reading_step[], p_ids bigint[]) RETURNS jsonb
+    LANGUAGE plpgsql;  -- functions/step_readings.sql
+
 CREATE FUNCTION public.step_sensor_states(p_steps public.reading_step[]) RETURNS jsonb
-    LANGUAGE plpgsql;  -- functions/step_sensor_states.sql
+    LANGUAGE sql;  -- functions/step_sensor_states.sql
 
 CREATE FUNCTION public.store_readings_v1(p_sensor_ids bigint[], p_values double precision[], p_ts_us bigint[], p_sequences bigint[], p_received_us bigint[], p_device_time boolean[], p_keys text[], p_fresh boolean[], p_redelivered boolean[], p_sources text[], p_gateways text[], p_instance integer, OUT outcomes smallint[], OUT classes smallint[], OUT stored_us bigint, OUT outbox_id bigint, OUT alerts jsonb, OUT after_instance integer[], OUT after_outbox bigint[]) RETURNS record
     LANGUAGE plpgsql;  -- functions/store_readings_v1.sql
@@ -203,6 +256,9 @@ CREATE FUNCTION public.to_us(p_at timestamp with time zone) RETURNS bigint
 
 CREATE FUNCTION public.touch_devices(p_sensor_ids bigint[], p_received_us bigint[], p_fresh boolean[], p_devices bigint[]) RETURNS void
     LANGUAGE plpgsql;  -- functions/touch_devices.sql
+
+CREATE FUNCTION public.violated_threshold(p_sensor bigint, p_value double precision, OUT threshold_id bigint, OUT severity text) RETURNS record
+    LANGUAGE sql STABLE;  -- functions/violated_threshold.sql
 
 CREATE TABLE public.alert_notifications (
     id bigint NOT NULL,
@@ -235,6 +291,10 @@ ALTER TABLE public.alert_notifications ALTER COLUMN id ADD GENERATED BY DEFAULT 
     NO MINVALUE
     NO MAXVALUE
     CACHE 1
+);
+
+CREATE TABLE public.alert_reviews (
+    sensor_id bigint NOT NULL
 );
 
 CREATE TABLE public.alert_thresholds (
@@ -383,6 +443,13 @@ ALTER TABLE public.device_api_keys ALTER COLUMN id ADD GENERATED BY DEFAULT AS I
     CACHE 1
 );
 
+CREATE TABLE public.device_tombstones (
+    device_id bigint NOT NULL,
+    device_uuid uuid NOT NULL,
+    name text NOT NULL,
+    deleted_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
 CREATE TABLE public.devices (
     id bigint NOT NULL,
     device_uuid uuid DEFAULT gen_random_uuid() NOT NULL,
@@ -527,7 +594,8 @@ CREATE TABLE public.ingest_outbox (
     gateways text[],
     alerts jsonb DEFAULT '[]'::jsonb NOT NULL,
     after_instance integer[] DEFAULT '{}'::integer[] NOT NULL,
-    after_outbox bigint[] DEFAULT '{}'::bigint[] NOT NULL
+    after_outbox bigint[] DEFAULT '{}'::bigint[] NOT NULL,
+    alert_events jsonb
 );
 ALTER TABLE ONLY public.ingest_outbox ALTER COLUMN sensor_ids SET STORAGE EXTERNAL;
 ALTER TABLE ONLY public.ingest_outbox ALTER COLUMN "values" SET STORAGE EXTERNAL;
@@ -739,6 +807,12 @@ CREATE TABLE public.sensor_readings_latest (
 )
 WITH (fillfactor='50');
 
+CREATE TABLE public.sensor_tombstones (
+    sensor_id bigint NOT NULL,
+    device_id bigint NOT NULL,
+    deleted_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
 CREATE TABLE public.sensors (
     id bigint NOT NULL,
     sensor_uuid uuid DEFAULT gen_random_uuid() NOT NULL,
@@ -758,6 +832,7 @@ CREATE TABLE public.sensors (
     unit_in text,
     unit_factor double precision DEFAULT 1 NOT NULL,
     unit_offset double precision DEFAULT 0 NOT NULL,
+    warmed_up boolean DEFAULT false NOT NULL,
     CONSTRAINT sensors_operational_state_check CHECK ((operational_state = ANY (ARRAY['INITIALIZING'::text, 'NORMAL'::text, 'WARNING'::text, 'ALERT'::text, 'STALE'::text])))
 )
 WITH (fillfactor='80');
@@ -808,6 +883,9 @@ ALTER TABLE ONLY public.device_api_keys
 
 ALTER TABLE ONLY public.device_api_keys
     ADD CONSTRAINT device_api_keys_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.device_tombstones
+    ADD CONSTRAINT device_tombstones_pkey PRIMARY KEY (device_id);
 
 ALTER TABLE ONLY public.devices
     ADD CONSTRAINT devices_device_uuid_key UNIQUE (device_uuid);
@@ -893,6 +971,9 @@ ALTER TABLE ONLY public.schema_version
 ALTER TABLE ONLY public.sensor_readings_latest
     ADD CONSTRAINT sensor_readings_latest_pkey PRIMARY KEY (sensor_id);
 
+ALTER TABLE ONLY public.sensor_tombstones
+    ADD CONSTRAINT sensor_tombstones_pkey PRIMARY KEY (sensor_id);
+
 ALTER TABLE ONLY public.sensors
     ADD CONSTRAINT sensors_pkey PRIMARY KEY (id);
 
@@ -911,7 +992,11 @@ CREATE INDEX alert_notifications_sent ON public.alert_notifications USING btree 
 
 CREATE INDEX alert_thresholds_sensor ON public.alert_thresholds USING btree (sensor_id) WHERE is_active;
 
+CREATE INDEX alerts_of_their_time ON public.alerts USING btree (sensor_id, triggered_at, id) WHERE (NOT is_past);
+
 CREATE UNIQUE INDEX alerts_one_open ON public.alerts USING btree (sensor_id) WHERE (status = ANY (ARRAY['active'::text, 'acknowledged'::text]));
+
+CREATE INDEX alerts_past ON public.alerts USING btree (sensor_id, triggered_at, id) WHERE is_past;
 
 CREATE INDEX alerts_sensor ON public.alerts USING btree (sensor_id, triggered_at DESC);
 
@@ -969,7 +1054,11 @@ ALTER INDEX public.sensor_readings_ingested ATTACH PARTITION public.sensor_readi
 
 ALTER INDEX public.sensor_readings_identity ATTACH PARTITION public.sensor_readings_default_sensor_id_timestamp_sequence_idx;
 
+CREATE CONSTRAINT TRIGGER alert_reviews_noted AFTER INSERT ON public.alert_reviews DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.review_noted_alerts();
+
 CREATE TRIGGER alert_thresholds_audited AFTER INSERT OR DELETE OR UPDATE ON public.alert_thresholds FOR EACH ROW EXECUTE FUNCTION public.audit_row('threshold', 'sensor', 'sensor_id');
+
+CREATE TRIGGER alert_thresholds_reviewed AFTER DELETE OR UPDATE ON public.alert_thresholds FOR EACH ROW EXECUTE FUNCTION public.note_threshold_row();
 
 CREATE TRIGGER api_key_devices_audited AFTER INSERT OR DELETE OR UPDATE ON public.api_key_devices FOR EACH ROW EXECUTE FUNCTION public.audit_row('apikey.device', 'api key', 'api_key_id');
 
@@ -985,6 +1074,8 @@ CREATE TRIGGER api_keys_written AFTER INSERT OR DELETE ON public.api_keys FOR EA
 
 CREATE TRIGGER delta_thresholds_audited AFTER INSERT OR DELETE OR UPDATE ON public.delta_thresholds FOR EACH ROW EXECUTE FUNCTION public.audit_row('threshold.delta', 'sensor', 'sensor_id');
 
+CREATE TRIGGER delta_thresholds_reviewed AFTER DELETE OR UPDATE ON public.delta_thresholds FOR EACH ROW EXECUTE FUNCTION public.note_threshold_row();
+
 CREATE TRIGGER device_api_keys_audited AFTER INSERT OR DELETE ON public.device_api_keys FOR EACH ROW EXECUTE FUNCTION public.audit_row('device.key', 'device', 'device_id');
 
 CREATE TRIGGER device_api_keys_change_audited AFTER UPDATE ON public.device_api_keys FOR EACH ROW WHEN ((((((old.api_key_hash IS DISTINCT FROM new.api_key_hash) OR (old.is_active IS DISTINCT FROM new.is_active)) OR (old.revoked_at IS DISTINCT FROM new.revoked_at)) OR (old.expires_at IS DISTINCT FROM new.expires_at)) OR (old.device_id IS DISTINCT FROM new.device_id))) EXECUTE FUNCTION public.audit_row('device.key', 'device', 'device_id');
@@ -995,9 +1086,13 @@ CREATE TRIGGER device_api_keys_written AFTER INSERT OR DELETE ON public.device_a
 
 CREATE TRIGGER devices_audited AFTER INSERT OR DELETE ON public.devices FOR EACH ROW EXECUTE FUNCTION public.audit_row('device', 'device', 'id');
 
+CREATE TRIGGER devices_buried AFTER DELETE ON public.devices FOR EACH ROW EXECUTE FUNCTION public.bury_device();
+
 CREATE TRIGGER devices_change_audited AFTER UPDATE ON public.devices FOR EACH ROW WHEN ((((old.device_uuid IS DISTINCT FROM new.device_uuid) OR (old.name IS DISTINCT FROM new.name)) OR ((old.status = 'disabled'::text) IS DISTINCT FROM (new.status = 'disabled'::text)))) EXECUTE FUNCTION public.audit_row('device', 'device', 'id');
 
 CREATE TRIGGER devices_deleted AFTER DELETE ON public.devices FOR EACH ROW EXECUTE FUNCTION public.note_device_row();
+
+CREATE TRIGGER devices_held BEFORE DELETE ON public.devices FOR EACH ROW EXECUTE FUNCTION public.hold_device_sensors();
 
 CREATE TRIGGER devices_updated AFTER UPDATE ON public.devices FOR EACH ROW WHEN (((old.device_uuid IS DISTINCT FROM new.device_uuid) OR ((old.status = 'disabled'::text) IS DISTINCT FROM (new.status = 'disabled'::text)))) EXECUTE FUNCTION public.note_device_row();
 
@@ -1028,6 +1123,8 @@ CREATE TRIGGER quarantine_deleted AFTER DELETE ON public.quarantine REFERENCING 
 CREATE TRIGGER registry_epoch_audited AFTER UPDATE ON public.registry_epoch FOR EACH ROW EXECUTE FUNCTION public.audit_row('registry.epoch', 'epoch', 'epoch');
 
 CREATE TRIGGER sensors_audited AFTER UPDATE ON public.sensors FOR EACH ROW WHEN ((((((((((((old.device_id IS DISTINCT FROM new.device_id) OR (old.name IS DISTINCT FROM new.name)) OR (old.sensor_type IS DISTINCT FROM new.sensor_type)) OR (old.unit IS DISTINCT FROM new.unit)) OR (old.is_active IS DISTINCT FROM new.is_active)) OR (old.min_value IS DISTINCT FROM new.min_value)) OR (old.max_value IS DISTINCT FROM new.max_value)) OR (old.external_id IS DISTINCT FROM new.external_id)) OR (old.unit_in IS DISTINCT FROM new.unit_in)) OR (old.unit_factor IS DISTINCT FROM new.unit_factor)) OR (old.unit_offset IS DISTINCT FROM new.unit_offset))) EXECUTE FUNCTION public.audit_row('sensor', 'sensor', 'id');
+
+CREATE TRIGGER sensors_buried AFTER DELETE ON public.sensors REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION public.bury_sensors();
 
 CREATE TRIGGER sensors_deleted AFTER DELETE ON public.sensors REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION public.note_sensor_rows();
 

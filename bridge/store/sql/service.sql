@@ -115,8 +115,19 @@ UPDATE api_keys SET last_used_at = now() FROM used WHERE api_key_hash = used.has
 SELECT id, kind, ref FROM registry_changes WHERE changed_at > clock_timestamp() - %(seconds)s * interval '1 second'
 
 -- name: sensor_status
-SELECT s.id, (to_jsonb(a) - 'resolved_at')::text, (to_jsonb(w) - 'resolved_at')::text,
-       (to_jsonb(p) - 'is_anomaly' - 'anomaly_score' - 'explanation')::text, s.operational_state, d.status, d.device_uuid::text
+-- `threshold_kind` says of which table threshold_id is. The forecast is the newest of those that are still due; of several
+-- made at once, the next.
+SELECT s.id,
+       (to_jsonb(a) - ARRAY['resolved_at', 'is_past', 'resolution']
+        || jsonb_build_object('threshold_kind', CASE WHEN a.threshold_id IS NOT NULL THEN 'alert' END))::text,
+       (to_jsonb(w) - ARRAY['resolved_at', 'resolution'] || jsonb_build_object(
+            'threshold_id', w.payload -> 'delta_threshold_id',
+            'threshold_kind', CASE WHEN w.payload ? 'delta_threshold_id' THEN 'delta' END))::text,
+       (to_jsonb(p) - 'is_anomaly' - 'anomaly_score' - 'explanation')::text,
+       (SELECT to_jsonb(r) FROM (
+            SELECT id, threshold_id, severity, triggered_value, triggered_at, resolved_at, is_past AS past, resolution
+            FROM alerts WHERE sensor_id = s.id AND status = 'resolved' ORDER BY triggered_at DESC, id DESC LIMIT 1) r)::text,
+       s.operational_state, d.status, d.device_uuid::text
 FROM sensors s JOIN devices d ON d.id = s.device_id
 LEFT JOIN LATERAL (SELECT * FROM alerts a WHERE a.sensor_id = s.id AND a.status IN ('active', 'acknowledged') LIMIT 1) a
     ON true
@@ -126,7 +137,7 @@ LEFT JOIN LATERAL (
 ) w ON true
 LEFT JOIN LATERAL (
     SELECT * FROM predictions p WHERE p.sensor_id = s.id AND p.target_timestamp > now()
-    ORDER BY p.target_timestamp LIMIT 1
+    ORDER BY p.predicted_at DESC, p.target_timestamp, p.id DESC LIMIT 1
 ) p ON true
 WHERE s.id = %(sensor_id)s
 
@@ -137,7 +148,7 @@ SELECT o.id, o.instance, o.stored_us, o.sensor_ids, o."values", o.ts_us, o.seque
         FROM unnest(o.sensor_ids) WITH ORDINALITY AS u (id, ord) LEFT JOIN sensors s ON s.id = u.id),
        (SELECT array_agg(s.device_id ORDER BY u.ord)
         FROM unnest(o.sensor_ids) WITH ORDINALITY AS u (id, ord) LEFT JOIN sensors s ON s.id = u.id),
-       o.classes, o.alerts, o.after_instance, o.after_outbox
+       o.classes, coalesce(o.alert_events, o.alerts), o.after_instance, o.after_outbox
 FROM ingest_outbox o
 WHERE o.instance = %(own)s AND o.id > %(above)s
 ORDER BY o.id LIMIT %(limit)s
@@ -150,7 +161,7 @@ SELECT o.id, o.instance, o.stored_us, o.sensor_ids, o."values", o.ts_us, o.seque
         FROM unnest(o.sensor_ids) WITH ORDINALITY AS u (id, ord) LEFT JOIN sensors s ON s.id = u.id),
        (SELECT array_agg(s.device_id ORDER BY u.ord)
         FROM unnest(o.sensor_ids) WITH ORDINALITY AS u (id, ord) LEFT JOIN sensors s ON s.id = u.id),
-       o.classes, o.alerts, o.after_instance, o.after_outbox
+       o.classes, coalesce(o.alert_events, o.alerts), o.after_instance, o.after_outbox
 FROM ingest_outbox o
 WHERE o.instance <> %(own)s AND NOT EXISTS (
     SELECT 1 FROM pg_locks l

@@ -12,7 +12,8 @@ BEGIN
         ORDER BY 1
     LOOP
         EXECUTE format('INSERT INTO readings_dropped AS d
-                        SELECT coalesce(s.device_id, 0), count(*) FROM %I r LEFT JOIN sensors s ON s.id = r.sensor_id GROUP BY 1
+                        SELECT coalesce(s.device_id, t.device_id, 0), count(*) FROM %I r LEFT JOIN sensors s ON s.id = r.sensor_id
+                        LEFT JOIN sensor_tombstones t ON t.sensor_id = r.sensor_id GROUP BY 1
                         ON CONFLICT (device_id) DO UPDATE SET dropped = d.dropped + excluded.dropped', v_name);
         EXECUTE format('DROP TABLE %I', v_name);
         v_dropped := v_dropped + 1;
@@ -20,7 +21,8 @@ BEGIN
     -- Backfills of months without a partition lie in the default.
     WITH gone AS (DELETE FROM sensor_readings_default WHERE "timestamp" < p_before RETURNING sensor_id)
     INSERT INTO readings_dropped AS d
-    SELECT coalesce(s.device_id, 0), count(*) FROM gone g LEFT JOIN sensors s ON s.id = g.sensor_id GROUP BY 1
+    SELECT coalesce(s.device_id, t.device_id, 0), count(*) FROM gone g LEFT JOIN sensors s ON s.id = g.sensor_id
+    LEFT JOIN sensor_tombstones t ON t.sensor_id = g.sensor_id GROUP BY 1
     ON CONFLICT (device_id) DO UPDATE SET dropped = d.dropped + excluded.dropped;
     RETURN v_dropped;
 END $body$;

@@ -1,4 +1,5 @@
--- Writes what has been stored to the outbox, without the rows that were known already.
+-- Writes what has been stored to the outbox, without the rows that were known already. `alerts` are the events as processes
+-- of the release before know them, `alert_events` the whole ones.
 CREATE OR REPLACE FUNCTION fill_outbox(
     p_id bigint, p_instance integer, p_stored_us bigint, p_whole boolean, p_outcomes smallint[],
     p_sensor_ids bigint[], p_values double precision[], p_ts_us bigint[], p_sequences bigint[], p_received_us bigint[],
@@ -18,8 +19,8 @@ BEGIN
         WHERE i.outcome = 0;
     END IF;
     INSERT INTO ingest_outbox (id, instance, stored_us, sensor_ids, "values", ts_us, sequences, received_us, keys, classes,
-                               sources, gateways, alerts, after_instance, after_outbox)
+                               sources, gateways, alerts, alert_events, after_instance, after_outbox)
     VALUES (p_id, p_instance, p_stored_us, p_sensor_ids, p_values, p_ts_us, p_sequences, p_received_us, p_keys, p_classes,
-            p_sources, p_gateways, p_alerts,
-            p_after_instance, p_after_outbox);
+            p_sources, p_gateways, CASE WHEN p_alerts = '[]' THEN p_alerts ELSE former_alert_events(p_alerts) END,
+            nullif(p_alerts, '[]'), p_after_instance, p_after_outbox);
 END $body$;

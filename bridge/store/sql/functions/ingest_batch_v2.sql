@@ -28,5 +28,5 @@ BEGIN
         p_published, q_senders, q_account_uuids, q_remedies, q_quota, NULL);
     PERFORM raise_unknown_outcomes(p_ts_us, r.stored_ts_us, r.codes, r.details);
     outcomes := r.outcomes; classes := r.classes; stored_us := r.stored_us; outbox_id := r.outbox_id;
-    alerts := r.alerts; after_instance := r.after_instance; after_outbox := r.after_outbox; thinned := r.thinned;
+    alerts := former_alert_events(r.alerts); after_instance := r.after_instance; after_outbox := r.after_outbox; thinned := r.thinned;
 END $body$;

@@ -12,7 +12,8 @@ BEGIN
         WHERE l.received_at < now() - i.silent_s * interval '1 second'
         ORDER BY l.sensor_id FOR NO KEY UPDATE OF l SKIP LOCKED
     ) l;
-    UPDATE sensors s SET operational_state = 'STALE', state_changed_at = now()
+    UPDATE sensors s SET operational_state = 'STALE', state_changed_at = now(),
+           warmed_up = warmed_up OR operational_state <> 'INITIALIZING'
     WHERE s.id = ANY (v_silent) AND s.operational_state <> 'STALE';
     RETURN QUERY SELECT unnest(v_silent);
 END $body$;

@@ -10,7 +10,8 @@ BEGIN
         WHERE l.received_at < p_before AND s.operational_state <> 'STALE'
         ORDER BY l.sensor_id LIMIT 10000 FOR NO KEY UPDATE OF l SKIP LOCKED
     ) l;
-    UPDATE sensors s SET operational_state = 'STALE', state_changed_at = now()
+    UPDATE sensors s SET operational_state = 'STALE', state_changed_at = now(),
+           warmed_up = warmed_up OR operational_state <> 'INITIALIZING'
     FROM sensor_readings_latest l
     WHERE s.id = ANY (v_silent) AND l.sensor_id = s.id AND l.received_at < p_before;
     GET DIAGNOSTICS v_marked = ROW_COUNT;

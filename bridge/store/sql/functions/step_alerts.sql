@@ -2,11 +2,14 @@
 CREATE OR REPLACE FUNCTION step_alerts(
     s reading_step, INOUT p_alert alerts, INOUT p_warning ml_events, OUT events jsonb
 ) LANGUAGE plpgsql AS $body$
+DECLARE
+    v_resolution text := CASE WHEN s.severity IS NULL THEN 'in_range' ELSE 'severity_changed' END;
 BEGIN
     events := '[]';
     IF p_alert.id IS NOT NULL AND p_alert.severity IS DISTINCT FROM s.severity THEN
-        UPDATE alerts SET status = 'resolved', resolved_at = from_us(s.ts_us) WHERE id = p_alert.id;
-        events := events || alert_event('a', p_alert.id, 'resolved', p_alert.severity, p_alert.threshold_id, s);
+        UPDATE alerts SET status = 'resolved', resolved_at = from_us(s.ts_us), resolution = v_resolution WHERE id = p_alert.id;
+        events := events || (alert_event('a', p_alert.id, 'resolved', p_alert.severity, p_alert.threshold_id, s)
+                             || jsonb_build_object('resolution', v_resolution));
         p_alert := NULL;
     END IF;
     IF p_alert.id IS NULL AND s.threshold_id IS NOT NULL THEN
@@ -21,9 +24,10 @@ BEGIN
 
     -- Warnings of other origin (event_code) are theirs to resolve; while one is active there is no second.
     IF p_warning.event_code = 'DELTA_SPIKE' AND s.delta_id IS NULL THEN
-        UPDATE ml_events SET status = 'resolved', resolved_at = from_us(s.ts_us) WHERE id = p_warning.id;
-        events := events || alert_event('w', p_warning.id, 'resolved', coalesce(p_warning.payload ->> 'severity', 'warning'),
-                                        (p_warning.payload ->> 'delta_threshold_id')::bigint, s);
+        UPDATE ml_events SET status = 'resolved', resolved_at = from_us(s.ts_us), resolution = 'in_range' WHERE id = p_warning.id;
+        events := events || (alert_event('w', p_warning.id, 'resolved', coalesce(p_warning.payload ->> 'severity', 'warning'),
+                                         (p_warning.payload ->> 'delta_threshold_id')::bigint, s)
+                             || jsonb_build_object('resolution', 'in_range'));
         p_warning := NULL;
     END IF;
     IF p_warning.id IS NULL AND s.delta_id IS NOT NULL THEN

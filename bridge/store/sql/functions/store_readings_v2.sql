@@ -47,6 +47,7 @@ DECLARE
     v_missing  integer[];
     v_outbox   bigint;
     v_steps    reading_step[];
+    v_step_ids bigint[];
     v_devices  bigint[];
     v_stored   integer;
 BEGIN
@@ -178,7 +179,8 @@ BEGIN
         FROM newest n WHERE l.sensor_id = n.sensor_id
     ), restless AS (
         SELECT DISTINCT sensor_id FROM judged
-        WHERE operational_state <> 'NORMAL' OR (NOT late AND (threshold_id IS NOT NULL OR delta_id IS NOT NULL))
+        WHERE operational_state <> 'NORMAL' OR threshold_id IS NOT NULL OR delta_id IS NOT NULL
+           OR (late AND is_within_past_alert(sensor_id, ts_us))
     ), waited AS (
         -- A process publishes its rows in order, so its newest stands for all of them. Rows of
         -- instance 0 are written by any session and may be published in any order.
@@ -192,19 +194,20 @@ BEGIN
            (SELECT array_agg((j.ord, j.sensor_id, j.device_id, j.value, j.ts_us, j.late, j.prev_value, j.prev_us,
                               j.operational_state, j.valid_readings_count, j.min_readings_for_normal,
                               j.threshold_id, j.severity, j.delta_id)::reading_step ORDER BY j.sensor_id, j.ord)
-            FROM judged j JOIN restless USING (sensor_id) WHERE NOT j.late),
+            FROM judged j JOIN restless USING (sensor_id)),
+           (SELECT array_agg(v_ids[j.ord] ORDER BY j.sensor_id, j.ord) FROM judged j JOIN restless USING (sensor_id)),
            (SELECT array_agg(DISTINCT s.device_id) FROM unnest(p_sensor_ids, p_fresh) AS i (sensor_id, fresh)
             JOIN sensors s ON s.id = i.sensor_id WHERE coalesce(i.fresh, p_fresh IS NULL)),
            (SELECT array_agg(w.outbox_instance ORDER BY w.outbox_instance, w.latest_outbox) FROM waited w
             WHERE EXISTS (SELECT 1 FROM ingest_outbox o WHERE o.id = w.latest_outbox)),
            (SELECT array_agg(w.latest_outbox ORDER BY w.outbox_instance, w.latest_outbox) FROM waited w
             WHERE EXISTS (SELECT 1 FROM ingest_outbox o WHERE o.id = w.latest_outbox))
-    INTO classes, v_steps, v_devices, after_instance, after_outbox;
+    INTO classes, v_steps, v_step_ids, v_devices, after_instance, after_outbox;
 
     after_instance := coalesce(after_instance, '{}');
     after_outbox := coalesce(after_outbox, '{}');
     IF v_steps IS NOT NULL THEN
-        alerts := step_sensor_states(v_steps);
+        alerts := step_readings(v_steps, v_step_ids);
     END IF;
     PERFORM touch_devices(p_sensor_ids, p_received_us, p_fresh, v_devices);
     IF p_instance = 0 THEN

@@ -1,4 +1,6 @@
--- last_seen_at in steps of 10 s: a busy device costs one update in 10 s, not one a batch.
+-- last_seen_at in steps of 10 s: a busy device costs one update in 10 s, not one a batch. A device whose row somebody else
+-- holds is passed over: the next reading will do. Who deletes a device holds its row and waits for its sensors, which the
+-- batch has: waiting here for the row would be a deadlock.
 CREATE OR REPLACE FUNCTION touch_devices(p_sensor_ids bigint[], p_received_us bigint[], p_fresh boolean[], p_devices bigint[])
 RETURNS void LANGUAGE plpgsql AS $body$
 DECLARE
@@ -13,7 +15,8 @@ BEGIN
     IF v_stale IS NULL THEN
         RETURN;
     END IF;
-    PERFORM 1 FROM devices WHERE id = ANY (v_stale) ORDER BY id FOR NO KEY UPDATE;
+    SELECT array_agg(d.id) INTO v_stale
+    FROM (SELECT id FROM devices WHERE id = ANY (v_stale) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED) d;
     UPDATE devices d
     SET last_seen_at = greatest(d.last_seen_at, x.seen),
         status = CASE WHEN d.status = 'offline' THEN 'online' ELSE d.status END

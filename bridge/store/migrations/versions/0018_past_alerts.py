@@ -1,0 +1,11 @@
+"""Alerts of late backlogs, why an alert is over, and the books of deleted devices: the SQL file beside this one."""
+
+from bridge.store.migrate import run_sql_file
+
+revision = "0018"
+down_revision = "0017"
+functions = "58aaad070b1cc5ee"
+
+
+def upgrade() -> None:
+    run_sql_file(__file__)

@@ -1,0 +1,265 @@
+"""An alert whose reason is gone is resolved, and says why: after a change of thresholds, whichever way it was made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from bridge.settings.stores import DatabaseSettings
+from bridge.store.outbox import PostgresOutbox
+from bridge.store.postgres import PostgresStore
+from bridge.store.registry import PostgresRegistry
+from tests.support.plant import Connection, Plant, Row, connect
+from tests.support.servers import PostgresServer, wait_until
+
+
+@pytest.fixture(scope="module")
+def database(postgres_server: PostgresServer) -> Iterator[str]:
+    """One database for all tests: each has a device of its own."""
+    postgres_server.start()
+    name = postgres_server.create_migrated()
+    yield postgres_server.url_of(name)
+    postgres_server.drop_database(name)
+
+
+@pytest.fixture
+def connection(database: str) -> Iterator[Connection]:
+    with connect(database) as connection:
+        yield connection
+
+
+@pytest.fixture
+def plant(connection: Connection) -> Plant:
+    """A sensor that may have up to 50, with an open alert at 60."""
+    connection.execute("DELETE FROM ingest_outbox")
+    plant = Plant(connection)
+    plant.threshold("greater_than", 50)
+    plant.store(20.0, 0)
+    plant.store(60.0, 1)
+    return plant
+
+
+def events(plant: Plant) -> list[Row]:
+    """What was published without a reading."""
+    rows = plant.all("SELECT * FROM ingest_outbox WHERE sensor_ids = '{}' ORDER BY id")
+    assert all(row["instance"] == 0 for row in rows)
+    return [event for row in rows for event in row["alert_events"]]
+
+
+CHANGES = {
+    "deactivated": ("UPDATE alert_thresholds SET is_active = false WHERE sensor_id = %(id)s", "threshold_removed"),
+    "deleted": ("DELETE FROM alert_thresholds WHERE sensor_id = %(id)s", "threshold_removed"),
+    "widened": ("UPDATE alert_thresholds SET threshold_value_min = 70 WHERE sensor_id = %(id)s", "threshold_changed"),
+    "of another kind": (
+        "UPDATE alert_thresholds SET condition_type = 'less_than' WHERE sensor_id = %(id)s",
+        "threshold_changed",
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_an_alert_ends_with_its_threshold(plant: Plant, change: str) -> None:
+    statement, reason = CHANGES[change]
+    plant.connection.execute(statement.encode(), {"id": plant.sensor})
+    (alert,) = plant.alerts
+    assert (alert["status"], alert["resolution"]) == ("resolved", reason)
+    assert alert["resolved_at"] > alert["triggered_at"]
+    assert plant.state[0] == "NORMAL"
+    (event,) = events(plant)
+    assert event["event_id"] == f"a-{alert['id']}-resolved"
+    assert (event["kind"], event["value"], event["threshold_id"], event["resolution"]) == (
+        *("resolved", 60.0, alert["threshold_id"]),
+        reason,
+    )
+
+
+def test_an_alert_that_the_thresholds_still_mean_stays_open(plant: Plant) -> None:
+    with plant.connection.transaction():  # as `threshold set` does: in between, there is none
+        plant.connection.execute("UPDATE alert_thresholds SET is_active = false WHERE sensor_id = %s", [plant.sensor])
+        plant.threshold("greater_than", 55)
+    assert [row["status"] for row in plant.alerts] == ["active"]
+    assert (plant.state[0], events(plant)) == ("ALERT", [])
+
+
+def test_a_threshold_that_is_replaced_by_a_wider_one_ends_the_alert(plant: Plant) -> None:
+    with plant.connection.transaction():
+        plant.connection.execute("UPDATE alert_thresholds SET is_active = false WHERE sensor_id = %s", [plant.sensor])
+        plant.threshold("greater_than", 65)
+    assert [row["resolution"] for row in plant.alerts] == ["threshold_changed"]
+
+
+def test_an_alert_of_a_silent_sensor_ends_with_its_threshold(plant: Plant) -> None:
+    plant.one("SELECT mark_stale_sensors(now()) AS n")
+    plant.connection.execute("DELETE FROM alert_thresholds WHERE sensor_id = %s", [plant.sensor])
+    assert [row["resolution"] for row in plant.alerts] == ["threshold_removed"]
+    assert plant.state[0] == "STALE"
+
+
+def test_an_alert_of_another_program_without_a_threshold_is_theirs(plant: Plant) -> None:
+    plant.connection.execute("UPDATE alerts SET threshold_id = NULL WHERE sensor_id = %s", [plant.sensor])
+    plant.connection.execute("DELETE FROM alert_thresholds WHERE sensor_id = %s", [plant.sensor])
+    assert [row["status"] for row in plant.alerts] == ["active"]
+
+
+@pytest.mark.parametrize(
+    ("statement", "left"),
+    [
+        ("UPDATE delta_thresholds SET is_active = false WHERE sensor_id = %(id)s", "threshold_removed"),
+        ("DELETE FROM delta_thresholds WHERE sensor_id = %(id)s", "threshold_removed"),
+        ("UPDATE delta_thresholds SET abs_delta = 50 WHERE sensor_id = %(id)s", "threshold_changed"),
+        ("UPDATE delta_thresholds SET abs_delta = 35 WHERE sensor_id = %(id)s", None),  # it jumped by 40
+    ],
+)
+def test_a_warning_ends_with_its_threshold(plant: Plant, statement: str, left: str | None) -> None:
+    plant.connection.execute("DELETE FROM alert_thresholds WHERE sensor_id = %s", [plant.sensor])
+    plant.connection.execute("DELETE FROM ingest_outbox")
+    plant.delta(abs_delta=5)
+    plant.store(20.0, 2)
+    assert plant.state[0] == "WARNING"
+    plant.connection.execute(statement.encode(), {"id": plant.sensor})
+    (warning,) = plant.warnings
+    assert warning["resolution"] == left
+    assert warning["status"] == ("resolved" if left else "active")
+    assert plant.state[0] == ("NORMAL" if left else "WARNING")
+    assert [(event["event_id"], event["threshold_kind"]) for event in events(plant)] == (
+        [(f"w-{warning['id']}-resolved", "delta")] if left else []
+    )
+
+
+def test_the_event_goes_out_behind_what_was_stored_of_the_sensor(plant: Plant) -> None:
+    stored = plant.one("SELECT max(id) AS id FROM ingest_outbox")["id"]
+    plant.connection.execute("DELETE FROM alert_thresholds WHERE sensor_id = %s", [plant.sensor])
+    row = plant.one("SELECT * FROM ingest_outbox WHERE sensor_ids = '{}'")
+    assert (row["after_instance"], row["after_outbox"]) == ([0], [stored])
+    plant.one(
+        "SELECT sp_insert_readings(ARRAY[%(id)s], ARRAY[20.0], ARRAY[to_us(now())], p_instance => 7)", id=plant.sensor
+    )
+    last = plant.one("SELECT * FROM ingest_outbox ORDER BY id DESC LIMIT 1")
+    assert (last["after_instance"], last["after_outbox"]) == ([0], [row["id"]])
+
+
+async def test_a_row_without_readings_is_a_publication(plant: Plant, database: str) -> None:
+    plant.connection.execute("DELETE FROM ingest_outbox")
+    plant.connection.execute("DELETE FROM alert_thresholds WHERE sensor_id = %s", [plant.sensor])
+    store = PostgresStore(DatabaseSettings(url=database), "test")
+    await store.open()
+    try:
+        async with PostgresOutbox(store).orphans(10) as publications:
+            [publication] = publications
+    finally:
+        await store.close()
+    assert (publication.readings, publication.classes) == ([], [])
+    [event] = publication.alerts
+    assert (event.kind, event.resolution, event.past) == ("resolved", "threshold_removed", False)
+
+
+def test_changes_of_many_thresholds_and_batches_of_the_same_sensors_do_not_deadlock(
+    connection: Connection, database: str
+) -> None:
+    plants = [Plant(connection) for _ in range(6)]
+    for plant in plants:
+        plant.threshold("greater_than", 50)
+        plant.store(60.0, 0)
+    ids = [plant.sensor for plant in plants]
+
+    def change() -> None:
+        with connect(database) as other:
+            for turn in range(40):
+                order = "DESC" if turn % 2 else "ASC"
+                other.execute(
+                    "UPDATE alert_thresholds t SET threshold_value_min = 120 - threshold_value_min FROM ("
+                    "SELECT id FROM alert_thresholds WHERE sensor_id = ANY (%s)"
+                    f" ORDER BY id {order} FOR UPDATE) x WHERE x.id = t.id".encode(),
+                    [ids],
+                )
+
+    def store() -> None:
+        with connect(database) as other:
+            for turn in range(1, 120):
+                other.execute(
+                    "SELECT sp_insert_readings(%s::bigint[], %s::float8[], %s::bigint[])",
+                    [
+                        ids[:: 1 if turn % 2 else -1],
+                        [60.0] * len(ids),
+                        [turn * 1_000_000 + 1_900_000_000_000_000] * len(ids),
+                    ],
+                )
+
+    with ThreadPoolExecutor(2) as threads:
+        for session in [threads.submit(change), threads.submit(store)]:
+            session.result(60)
+
+
+def test_an_alert_that_is_being_raised_is_waited_for(plant: Plant, database: str) -> None:
+    """A batch that has judged by the former threshold commits after it is gone: its alert has no reason either."""
+    plant.store(20.0, 2)
+    with connect(database) as other, ThreadPoolExecutor(1) as threads:
+        with plant.connection.transaction():
+            plant.store(60.0, 3)
+            gone = threads.submit(other.execute, "DELETE FROM alert_thresholds WHERE sensor_id = %s", [plant.sensor])
+            pid = other.info.backend_pid
+            wait_until(lambda: plant.one("SELECT cardinality(pg_blocking_pids(%(pid)s)) AS n", pid=pid)["n"])
+        gone.result(10)
+    assert [row["resolution"] for row in plant.alerts] == ["in_range", "threshold_removed"]
+
+
+async def test_the_status_says_why_the_last_alert_is_over(plant: Plant, database: str) -> None:
+    plant.delta(abs_delta=5)
+    plant.store(70.0, 2)
+    store = PostgresStore(DatabaseSettings(url=database), "test")
+    await store.open_pool()
+    registry = PostgresRegistry(store)
+    try:
+        status = await registry.sensor_status(plant.sensor)
+        assert status is not None
+        assert (status["alert_active"]["threshold_kind"], status["alert_resolved"]) == ("alert", None)
+        assert set(status["alert_active"]) == {
+            *("id", "sensor_id", "device_id", "threshold_id", "severity", "status", "triggered_value", "triggered_at"),
+            "threshold_kind",
+        }
+        warning = status["warning_active"]
+        assert (warning["threshold_id"], warning["threshold_kind"]) == (
+            warning["payload"]["delta_threshold_id"],
+            "delta",
+        )
+        plant.connection.execute("DELETE FROM alert_thresholds WHERE sensor_id = %s", [plant.sensor])
+        status = await registry.sensor_status(plant.sensor)
+        assert status is not None
+        assert status["alert_active"] is None
+        over = status["alert_resolved"]
+        assert (over["resolution"], over["past"], over["severity"]) == ("threshold_removed", False, "warning")
+    finally:
+        await store.close()
+
+
+async def test_the_forecast_of_a_status_is_the_newest_that_is_still_due(plant: Plant, database: str) -> None:
+    def predict(value: float, made_s: float, due_s: float, confidence: float = 0.9) -> None:
+        plant.connection.execute(
+            "INSERT INTO predictions (sensor_id, model_id, predicted_value, confidence, predicted_at, target_timestamp)"
+            " VALUES (%s, 'm', %s, %s, now() + %s * interval '1 s', now() + %s * interval '1 s')",
+            [plant.sensor, value, confidence, made_s, due_s],
+        )
+
+    store = PostgresStore(DatabaseSettings(url=database), "test")
+    await store.open_pool()
+    registry = PostgresRegistry(store)
+
+    async def current() -> float | None:
+        status = await registry.sensor_status(plant.sensor)
+        assert status is not None
+        forecast = status["prediction_current"]
+        return forecast and float(forecast["predicted_value"])
+
+    try:
+        predict(1.0, -7200, -3600)
+        assert await current() is None  # past
+        predict(2.0, -3600, 30, confidence=0.0)
+        assert await current() == 2.0
+        with plant.connection.transaction():
+            predict(4.0, -10, 1200)
+            predict(3.0, -10, 600)
+        assert await current() == 3.0  # newer than the one of an hour ago; of two, the next
+    finally:
+        await store.close()

@@ -33,8 +33,9 @@ from bridge.http.rendered_answer import RenderedAnswer
 from bridge.http.request_counter import RequestCounter
 from bridge.http.schemas import Uuid
 from bridge.http.turns import Turns
-from bridge.model.reading import Code, Packet
+from bridge.model.reading import Code, Packet, Source
 from bridge.pipeline.decode import decode_api_bulk, decode_api_reading, decode_packet, normal_uuid
+from bridge.pipeline.ignored import IgnoredFields
 from bridge.pipeline.ports import DeliverySink
 from bridge.settings.http import HttpSettings, LimitSettings
 from bridge.telemetry import Metrics
@@ -71,7 +72,8 @@ class Door:
         )
         self._parts = parts
         self.turns = Turns()  # of large bodies, whatever they hold: one at a time, so that small ones come in between
-        self._ingest = Ingest(parts.http, parts.pipeline, self.authentication, self.turns, parts.now_us)
+        ignored = IgnoredFields(Source.HTTP, parts.metrics)
+        self._ingest = Ingest(parts.http, parts.pipeline, self.authentication, self.turns, parts.now_us, ignored)
         self._metrics = RenderedAnswer(partial(generate_latest, parts.metrics.registry))
         self._decode_bulk = partial(decode_api_bulk, max_readings=parts.http.max_readings_per_packet)
         self._decode_packet = partial(decode_packet, max_readings=parts.http.max_readings_per_packet)

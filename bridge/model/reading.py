@@ -182,6 +182,8 @@ class Packet(msgspec.Struct, frozen=True):
     device_uuid: str | None = None
     excerpts: Callable[[Collection[int]], Mapping[int, bytes]] | None = None
     """For some indexes, a payload that holds that reading alone. None: see `pipeline.decode.excerpts`."""
+    ignored: tuple[str, ...] = ()
+    """Of our own forms: JSON paths of the first fields that nobody reads, and `…` where there are more."""
 
 
 class Reading(msgspec.Struct, frozen=True):

@@ -37,6 +37,7 @@ from bridge.mqtt.rejections import Rejections
 from bridge.mqtt.session import MqttSession
 from bridge.mqtt.subscriptions import NoSubscriptionStore, SubscriptionStore
 from bridge.mqtt.topics import MAX_TOPIC, is_rejection, parse_result
+from bridge.pipeline.ignored import IgnoredFields
 from bridge.pipeline.ports import DeliverySink
 from bridge.rate_limit import SlidingWindow, check
 from bridge.settings.http import LimitSettings
@@ -79,6 +80,7 @@ class MqttIngest:
         self._converters = Converters(settings)
         self._messages = lru_cache(maxsize=64)(metrics.mqtt_messages.labels)  # looking up costs more than counting
         self._rejections = Rejections(limits, metrics)
+        self._ignored = IgnoredFields(Source.MQTT, metrics)
         self._by_device = SlidingWindow("mqtt_device", limits.mqtt_device_per_minute, limits.max_tracked)
         filters = subscriptions.wanted(settings, results=results is not None)
         self._session = MqttSession(
@@ -174,6 +176,8 @@ class MqttIngest:
         for outgoing in conversion.outgoing:
             self._session.publish(outgoing.topic, outgoing.payload)
         packet = self._limited(conversion)
+        if packet.ignored:
+            self._ignored.note(conversion.sender, topic, packet.ignored, now_us / 1_000_000)
         delivery = Delivery(
             packet,
             Source.MQTT,

@@ -125,4 +125,4 @@ def _timed(packet: Packet) -> Packet:
     if all(decoded.ts_us is not None for decoded in packet.readings):
         return packet
     readings = tuple(decoded for decoded in packet.readings if decoded.ts_us is not None)
-    return Packet(readings, packet.rejections, packet.device_uuid, packet.excerpts)
+    return msgspec.structs.replace(packet, readings=readings)

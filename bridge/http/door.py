@@ -61,6 +61,7 @@ class DoorParts(msgspec.Struct, frozen=True, kw_only=True):
     now: Callable[[], float]
     now_us: Callable[[], int]
     degraded: Callable[[], Sequence[str]] = list  # what else is away while readings are stored
+    notes: Sequence[str] = ()  # what the settings keep from other processes
 
 
 class Door:
@@ -134,13 +135,16 @@ class Door:
         )
 
     async def health(self, _: Request) -> Response:
-        return JSONResponse({"status": "ok"})
+        return JSONResponse({"status": "ok"} | self._notes())
 
     async def ready(self, _: Request) -> Response:
         found = list(self._parts.problems())
         degraded = list(self._parts.degraded())
-        body = {"status": "not ready" if found else "ready", "problems": found, "degraded": degraded}
+        body = {"status": "not ready" if found else "ready", "problems": found, "degraded": degraded} | self._notes()
         return JSONResponse(body, status_code=503 if found else 200, headers={"Retry-After": "1"} if found else None)
+
+    def _notes(self) -> dict[str, list[str]]:
+        return {"notes": list(self._parts.notes)} if self._parts.notes else {}
 
     async def metrics(self, _: Request) -> Response:
         return Response(self._metrics.body(), media_type=CONTENT_TYPE_LATEST)

@@ -177,12 +177,14 @@ class ProblemDetails(_Schema):
 
 class Health(_Schema):
     status: str
+    notes: list[str] = Field(default_factory=list, description="What the settings keep from consumers, if anything")
 
 
 class Readiness(_Schema):
     status: Literal["ready", "not ready"]
     problems: list[str]
     degraded: list[str]
+    notes: list[str] = Field(default_factory=list, description="What the settings keep from consumers, if anything")
 
 
 _PROBLEMS = {

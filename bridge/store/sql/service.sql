@@ -106,9 +106,9 @@ FROM registry_changes c JOIN devices d ON d.device_uuid::text = c.ref
 WHERE c.kind = 'device' AND d.status = 'disabled' AND c.changed_at > clock_timestamp() - %(seconds)s * interval '1 second'
 
 -- name: touch_keys
-WITH used AS (SELECT unnest(%(hashes)s::text[]) AS hash),
-device AS (UPDATE device_api_keys SET last_used_at = now() FROM used WHERE api_key_hash = used.hash)
-UPDATE api_keys SET last_used_at = now() FROM used WHERE api_key_hash = used.hash
+WITH used AS (SELECT hash, from_us(us) AS at FROM unnest(%(hashes)s::text[], %(used_us)s::bigint[]) AS u (hash, us)),
+device AS (UPDATE device_api_keys SET last_used_at = greatest(last_used_at, used.at) FROM used WHERE api_key_hash = used.hash)
+UPDATE api_keys SET last_used_at = greatest(last_used_at, used.at) FROM used WHERE api_key_hash = used.hash
 
 -- name: changes
 SELECT id, kind, ref FROM registry_changes WHERE changed_at > clock_timestamp() - %(seconds)s * interval '1 second'

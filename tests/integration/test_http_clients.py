@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
+from bridge.http.app import build_app
+from bridge.http.door import plain_app
 from tests.integration.test_http_service import RegisteredDevice
-from tests.support.http_door import Service, open_service
+from tests.support.http_door import DEVICE, SENSOR, Service, open_door, open_service
 
 
 @pytest.fixture
@@ -134,16 +137,16 @@ CLIENTS: dict[str, tuple[str, Client]] = {
     "a padded number": ("avr-libc dtostrf(21.5, 8, 2, text)", lambda site: [plain(site, body_of(site, "   21.50"))]),
     "the UUID in capitals without hyphens": (
         'C# Guid.ToString("N"): RFC 9562, section 4 says input is case-insensitive',
-        lambda site: [plain(site, body_of(site).replace(*map(str.encode, (site.sensor, _compact(site.sensor)))))],
+        lambda site: [plain(site, body_of(site).replace(site.sensor.encode(), _compact(site.sensor)))],
     ),
 }
 
 
-def _compact(uuid: str) -> str:
-    return uuid.replace("-", "").upper()
+def _compact(uuid: str) -> bytes:
+    return uuid.replace("-", "").upper().encode()
 
 
-async def exchange(door: Service, pieces: list[bytes]) -> tuple[int, dict[str, object]]:
+async def exchange(door: Service, pieces: list[bytes]) -> tuple[int, dict[str, Any]]:
     """Status and JSON of the last answer to a request, whose pieces are sent one after the other."""
     async with door.connection() as (reader, writer):
         for piece in pieces:
@@ -155,7 +158,7 @@ async def exchange(door: Service, pieces: list[bytes]) -> tuple[int, dict[str, o
             if status == 100:
                 continue
             length = int(fields.partition(b"content-length:")[2].split(b"\r\n")[0])
-            answer: dict[str, object] = json.loads(await reader.readexactly(length))
+            answer: dict[str, Any] = json.loads(await reader.readexactly(length))
             return status, answer
 
 
@@ -181,13 +184,13 @@ async def test_what_a_client_sends_is_stored(site: RegisteredDevice, postgres_ur
     ],
 )
 async def test_what_is_refused_names_what_is_at_fault(
-    site: RegisteredDevice, postgres_url: str, fields: dict[str, object], code: str, why: str
+    site: RegisteredDevice, postgres_url: str, fields: dict[str, Any], code: str, why: str
 ) -> None:
-    body = body_of(site, **fields)  # type: ignore[arg-type]
+    body = body_of(site, **fields)
     async with open_service(postgres_url) as door:
         status, answer = await exchange(door, [plain(site, body)])
     assert (status, answer["inserted"]) == (200, 0)
-    (rejected,) = answer["rejected"]  # type: ignore[misc]
+    (rejected,) = answer["rejected"]
     assert (rejected["code"], why in rejected["detail"]) == (code, True)
     assert site.one("SELECT code FROM quarantine")["code"] == code
 
@@ -232,3 +235,18 @@ async def test_answer_says_which_fields_nobody_reads(site: RegisteredDevice, pos
             assert (nothing["inserted"], nothing["rejected"]) == (0, [])
         assert door.sample("ignored_fields_total", source="http") == 4
     assert site.stored() == 2
+
+
+async def test_door_of_a_gateway_says_the_same() -> None:
+    """A gateway has the same endpoints without FastAPI."""
+    readings = [{"sensor_uuid": SENSOR, "value": value, "colour": 1} for value in (1, None, "21,5")]
+    for make_app in (build_app, plain_app):
+        async with (
+            open_door(make_app=make_app) as door,
+            door.client(**{"X-Device-Key": "device-key"}) as client,
+        ):
+            answer = await client.post(f"/devices/{DEVICE}/readings", json={"readings": readings, "site": "a"})
+            assert answer.status_code == 200
+            found = answer.json()
+            assert found["ignored"] == ["$.site", "$.readings[0].colour", "$.readings[1].colour"]
+            assert [rejected["index"] for rejected in found["rejected"]] == [2]

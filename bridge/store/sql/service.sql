@@ -29,6 +29,18 @@ FROM ingest_batch_v2(
     %(published)s::bigint[],
     %(q_senders)s::text[], %(q_account_uuids)s::uuid[], %(q_remedies)s::boolean[], %(q_quota)s::bigint[])
 
+-- name: note_retained
+-- Readings of retained messages that are the newest of their sensors already: see bridge/store/retained.py.
+INSERT INTO ingest_event_keys (key, seen_at)
+SELECT r.key, now()
+FROM unnest(%(keys)s::text[], %(sensor_ids)s::bigint[], %(values)s::double precision[], %(before)s::double precision[])
+     AS r (key, sensor_id, value, before)
+LEFT JOIN sensor_readings_latest l USING (sensor_id)
+WHERE coalesce(r.before, l.latest_value) = r.value
+ORDER BY r.key
+ON CONFLICT DO NOTHING
+RETURNING key
+
 -- name: find_sensors
 SELECT s.id, s.sensor_uuid::text, s.device_id, d.device_uuid::text, s.sensor_type, s.is_active,
        d.status = 'disabled', s.min_value, s.max_value, s.external_id, s.unit_factor, s.unit_offset

@@ -90,6 +90,12 @@ class Metrics:
             ["format", "channel"],
             registry=r,
         )
+        self.ignored_fields = Counter(
+            "iot_bridge_ignored_fields_total",
+            "Messages with fields that nobody reads, by door; the log names the fields (fields_ignored).",
+            ["source"],
+            registry=r,
+        )
         self.mqtt_reconnects = Counter("iot_bridge_mqtt_reconnects_total", "MQTT reconnects.", registry=r)
         self.mqtt_contested = Gauge(
             "iot_bridge_mqtt_contested", "1 while another client takes our client id at the broker.", registry=r

@@ -8,7 +8,7 @@ up keys cannot push real ones out. Revocations arrive through `invalidate`, with
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from hashlib import sha256
 from typing import Protocol
 
@@ -80,7 +80,7 @@ class KeyCache:
         self._unknown: TtlCache[str, bool] = TtlCache(settings.cache_size, settings.negative_ttl_s)
         self._waiting: dict[str, asyncio.Future[KeyOwner | None]] = {}
         self._lookup: asyncio.Task[None] | None = None
-        self._used: set[str] = set()
+        self._used: dict[str, int] = {}  # hash -> when it was used last, by now_us
         self._hits = metrics.cache.labels("key", "hit")
         self._misses = metrics.cache.labels("key", "miss")
         metrics.cache_size.labels("key").set_function(lambda: len(self._known))
@@ -94,7 +94,7 @@ class KeyCache:
         if owner is None or (owner.expires_at_us is not None and owner.expires_at_us <= self._now_us()):
             return None
         self._hits.inc()
-        self._used.add(digest)
+        self._used[digest] = self._now_us()
         return owner
 
     async def owner(self, text: str, *, doubted: bool = False) -> KeyOwner | None:
@@ -120,7 +120,7 @@ class KeyCache:
                 return None
         if owner.expires_at_us is not None and owner.expires_at_us <= self._now_us():
             return None
-        self._used.add(digest)
+        self._used[digest] = self._now_us()
         return owner
 
     async def may_exist(self, digest: str) -> bool:
@@ -148,10 +148,14 @@ class KeyCache:
         self._known.clear()
         self._unknown.clear()
 
-    def take_used(self) -> set[str]:
-        """Hashes used since the last call, for last_used_at."""
-        used, self._used = self._used, set()
+    def take_used(self) -> dict[str, int]:
+        """When each key was used last, by its hash, of those used since the last call: for last_used_at."""
+        used, self._used = self._used, {}
         return used
+
+    def put_back_used(self, used: Mapping[str, int]) -> None:
+        """Take back what could not be written down; what was used again meanwhile keeps its later time."""
+        self._used = {**used, **self._used}
 
     async def _look_up(self, digest: str) -> KeyOwner | None:
         """Look a key up; concurrent requests share one query."""

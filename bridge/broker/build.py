@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import structlog
+
 from bridge.broker.events import ALERTS, DECISIONS, READINGS
 from bridge.broker.memory import MemoryBroker
 from bridge.broker.redis import RedisBroker
@@ -13,7 +15,10 @@ from bridge.broker.throttle import ThrottledPublisher
 from bridge.errors import BrokerUnavailable
 from bridge.pipeline.ports import Publisher
 from bridge.settings.service import Settings
+from bridge.settings.stores import BrokerSettings
 from bridge.telemetry import Metrics
+
+log = structlog.get_logger("broker")
 
 WATCH_S = 5.0
 """How often lengths and lags are measured."""
@@ -28,6 +33,7 @@ class Broker:
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._metrics = metrics
+        self._notes = notes(settings.broker)
         self.streams = _streams(settings, metrics)
         self.publisher: Publisher = self.streams
         if interval_s := settings.broker.throttle_interval_s:
@@ -35,6 +41,8 @@ class Broker:
 
     async def watch_forever(self) -> None:
         """Keep the gauges of stream lengths and group lags."""
+        for note in self._notes:
+            log.warning("streams_not_whole", detail=note)
         while True:
             try:
                 for stream in (READINGS, ALERTS, DECISIONS):
@@ -62,7 +70,26 @@ def _streams(settings: Settings, metrics: Metrics) -> Streams:
         return redis
     percent = chosen.redis_percent
     sides = (redis, MemoryBroker(chosen, metrics))
-    return SplitBroker(sides, lambda sensor_id: 0 if is_first(sensor_id, percent) else 1)
+    return SplitBroker(sides, lambda sensor_id: 0 if is_first(sensor_id, percent) else 1, readings_only=True)
+
+
+def notes(settings: BrokerSettings) -> list[str]:
+    """What the settings keep off the streams that other processes read, a sentence each."""
+    found = []
+    if settings.kind == "memory" or settings.redis_percent == 0:
+        setting = 'broker.kind = "memory"' if settings.kind == "memory" else "broker.redis_percent = 0"
+        found.append(f"{setting}: all streams are in the memory of this process, and consumers in others see nothing")
+    elif settings.redis_percent < 100:
+        found.append(
+            f"broker.redis_percent = {settings.redis_percent}: readings of the other sensors stay in the memory of "
+            "this process, where consumers in others do not see them; alerts and decisions are all on Redis"
+        )
+    if settings.throttle_interval_s:
+        found.append(
+            f"broker.throttle_interval_s = {settings.throttle_interval_s:g}: at most one reading of a sensor in so "
+            "many seconds is on the stream; alerts and decisions all are"
+        )
+    return found
 
 
 def redis_streams(settings: Settings, metrics: Metrics) -> Streams:

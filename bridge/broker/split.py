@@ -1,9 +1,10 @@
 """Several brokers as one: each sensor belongs to one side. Implements `Streams`.
 
 For a share of the sensors on one broker and the rest on another (a gradual move), and for streams in shards (Redis
-Cluster). A sensor's side depends on its id alone, so it is the same in every process and after a restart, and its
-order is that of its side. Consumers see one stream: ids of group entries carry their side ("1:…", "2:…"), ids of
-plain readers the position on every side ("…|…").
+Cluster). In a gradual move only readings are split: the second side is this process's memory, which no consumer in
+another process can see, and an alert that nobody sees is none. A sensor's side depends on its id alone, so it is the
+same in every process and after a restart, and its order is that of its side. Consumers see one stream: ids of group
+entries carry their side ("1:…", "2:…"), ids of plain readers the position on every side ("…|…").
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from zlib import crc32
 
 import msgspec
 
+from bridge.broker.events import READINGS
 from bridge.broker.message import StreamMessage
 from bridge.broker.streams import Streams
 from bridge.model.reading import Publication
@@ -34,11 +36,15 @@ def shard_of(sensor_id: int, shards: int) -> int:
 
 
 class SplitBroker:
-    """Splits streams over brokers by sensor: `side_of` names one of `sides`; what has no sensor goes to the first."""
+    """Splits streams over brokers by sensor: `side_of` names one of `sides`; what has no sensor goes to the first.
 
-    def __init__(self, sides: Sequence[Streams], side_of: Callable[[int], int]) -> None:
+    `readings_only`: every other stream (alerts, decisions, dead letters) is whole on the first side.
+    """
+
+    def __init__(self, sides: Sequence[Streams], side_of: Callable[[int], int], *, readings_only: bool = False) -> None:
         self._sides = tuple(sides)
         self._side_of = side_of
+        self._readings_only = readings_only
         self._publishing = asyncio.Lock()
         self._turn = 0  # the side that is read first, each in its turn
 
@@ -74,20 +80,21 @@ class SplitBroker:
 
     async def append(self, stream: str, fields: Mapping[str, str]) -> None:
         """See `Streams.append`. Goes to the side of the sensor that `fields` names."""
-        await self._sides[self._side(fields.get("sensor_id", ""))].append(stream, fields)
+        await self._sides[self._side(stream, fields.get("sensor_id", ""))].append(stream, fields)
 
     async def extend(self, stream: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """See `Streams.extend`."""
         place = names.index("sensor_id") if "sensor_id" in names else None
         parts: list[list[Sequence[str]]] = [[] for _ in self._sides]
         for row in rows:
-            parts[self._side(row[place]) if place is not None else 0].append(row)
+            parts[self._side(stream, row[place]) if place is not None else 0].append(row)
         for side, part in zip(self._sides, parts, strict=True):
             if part:
                 await side.extend(stream, names, part)
 
-    def _side(self, sensor_id: str) -> int:
-        return self._side_of(int(sensor_id)) if sensor_id.isdecimal() else 0
+    def _side(self, stream: str, sensor_id: str) -> int:
+        is_split = stream == READINGS or not self._readings_only
+        return self._side_of(int(sensor_id)) if is_split and sensor_id.isdecimal() else 0
 
     def _part(self, publication: Publication, number: int) -> Publication:
         places = [
@@ -97,8 +104,11 @@ class SplitBroker:
             publication,
             readings=[publication.readings[place] for place in places],
             classes=[publication.classes[place] for place in places],
-            alerts=[alert for alert in publication.alerts if self._side_of(alert.sensor_id) == number],
+            alerts=[alert for alert in publication.alerts if self._alert_side(alert.sensor_id) == number],
         )
+
+    def _alert_side(self, sensor_id: int) -> int:
+        return 0 if self._readings_only else self._side_of(sensor_id)
 
     # -- Subscriber
 

@@ -33,8 +33,9 @@ from bridge.http.rendered_answer import RenderedAnswer
 from bridge.http.request_counter import RequestCounter
 from bridge.http.schemas import Uuid
 from bridge.http.turns import Turns
-from bridge.model.reading import Code, Packet
+from bridge.model.reading import Code, Packet, Source
 from bridge.pipeline.decode import decode_api_bulk, decode_api_reading, decode_packet, normal_uuid
+from bridge.pipeline.ignored import IgnoredFields
 from bridge.pipeline.ports import DeliverySink
 from bridge.settings.http import HttpSettings, LimitSettings
 from bridge.telemetry import Metrics
@@ -60,6 +61,7 @@ class DoorParts(msgspec.Struct, frozen=True, kw_only=True):
     now: Callable[[], float]
     now_us: Callable[[], int]
     degraded: Callable[[], Sequence[str]] = list  # what else is away while readings are stored
+    notes: Sequence[str] = ()  # what the settings keep from other processes
 
 
 class Door:
@@ -71,7 +73,8 @@ class Door:
         )
         self._parts = parts
         self.turns = Turns()  # of large bodies, whatever they hold: one at a time, so that small ones come in between
-        self._ingest = Ingest(parts.http, parts.pipeline, self.authentication, self.turns, parts.now_us)
+        ignored = IgnoredFields(Source.HTTP, parts.metrics)
+        self._ingest = Ingest(parts.http, parts.pipeline, self.authentication, self.turns, parts.now_us, ignored)
         self._metrics = RenderedAnswer(partial(generate_latest, parts.metrics.registry))
         self._decode_bulk = partial(decode_api_bulk, max_readings=parts.http.max_readings_per_packet)
         self._decode_packet = partial(decode_packet, max_readings=parts.http.max_readings_per_packet)
@@ -132,13 +135,16 @@ class Door:
         )
 
     async def health(self, _: Request) -> Response:
-        return JSONResponse({"status": "ok"})
+        return JSONResponse({"status": "ok"} | self._notes())
 
     async def ready(self, _: Request) -> Response:
         found = list(self._parts.problems())
         degraded = list(self._parts.degraded())
-        body = {"status": "not ready" if found else "ready", "problems": found, "degraded": degraded}
+        body = {"status": "not ready" if found else "ready", "problems": found, "degraded": degraded} | self._notes()
         return JSONResponse(body, status_code=503 if found else 200, headers={"Retry-After": "1"} if found else None)
+
+    def _notes(self) -> dict[str, list[str]]:
+        return {"notes": list(self._parts.notes)} if self._parts.notes else {}
 
     async def metrics(self, _: Request) -> Response:
         return Response(self._metrics.body(), media_type=CONTENT_TYPE_LATEST)

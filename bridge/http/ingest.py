@@ -25,6 +25,7 @@ from bridge.http.problems import Problem
 from bridge.http.turns import Turns
 from bridge.model.reading import Code, Delivery, Outcome, Packet, Receipt, Rejection, Source
 from bridge.pipeline.batch import MAX_QUARANTINED_BYTES
+from bridge.pipeline.ignored import IgnoredFields
 from bridge.pipeline.ports import DeliverySink
 from bridge.rate_limit import Verdict
 from bridge.settings.http import HttpSettings
@@ -49,12 +50,14 @@ class Ingest:
         authentication: Authentication,
         turns: Turns,
         now_us: Callable[[], int],
+        ignored: IgnoredFields,
     ) -> None:
         self._http = http
         self._pipeline = pipeline
         self._authentication = authentication
         self._now_us = now_us
         self._turns = turns
+        self._ignored = ignored
 
     async def run(self, request: Request, sender: AuthenticatedSender, decode: Decoder) -> Response:
         """Body to answer, for an authenticated sender."""
@@ -67,6 +70,8 @@ class Ingest:
         if device is not None and packet.device_uuid not in (None, device):
             raise Problem(403, "foreign_device", "the key belongs to another device than the packet names")
         verdict = self._authentication.limit_sensors(sender, packet)
+        if packet.ignored:
+            self._ignored.note(sender.key_owner, request.scope["path"], packet.ignored, received_us / 1_000_000)
         receipts = await self._settled(
             request,
             partial(
@@ -83,7 +88,7 @@ class Ingest:
                 devices=sender.key.devices,
             ),
         )
-        return self._answer(receipts, device is not None, received_us, verdict)
+        return self._answer(receipts, packet.ignored, device is not None, received_us, verdict)
 
     async def _received(self, request: Request, decode: Decoder) -> tuple[bytes, Packet | DecodeError, int]:
         """A body, what it is or why it is nothing, and when it was here. Of the latter, what quarantine keeps."""
@@ -97,7 +102,14 @@ class Ingest:
         except DecodeError as error:
             return body[:MAX_QUARANTINED_BYTES], error.bare(), self._now_us()
 
-    def _answer(self, receipts: Sequence[Receipt], is_device: bool, received_us: int, verdict: Verdict) -> Response:
+    def _answer(
+        self,
+        receipts: Sequence[Receipt],
+        ignored: Sequence[str],
+        is_device: bool,
+        received_us: int,
+        verdict: Verdict,
+    ) -> Response:
         counts = [0] * len(Outcome)
         for receipt in receipts:
             counts[receipt.outcome] += 1
@@ -113,6 +125,8 @@ class Ingest:
             unknown = (str(r.sensor) for r in refused if r.code == Code.UNKNOWN_SENSOR)
             answer["unknown_sensors"] = list(dict.fromkeys(unknown))
             answer["ingested_ts"] = received_us / 1_000_000
+        if ignored:
+            answer["ignored"] = ignored
         return Response(msgspec.json.encode(answer), media_type="application/json", headers=limit_headers(verdict))
 
     async def _settled(self, request: Request, delivery: Callable[..., Delivery]) -> Sequence[Receipt]:

@@ -16,7 +16,18 @@ _INT64 = {"type": "integer", "minimum": -(1 << 63), "maximum": (1 << 63) - 1}
 _NUMBER_TEXT = {"type": "string", "pattern": r"^-?(0|[1-9][0-9]{0,30})(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,2})?$"}
 _UNIX_S = {"type": "number", "minimum": -253_402_300_799, "maximum": 253_402_300_799}
 
-Number = Annotated[float | str, WithJsonSchema({"anyOf": [{"type": "number"}, _NUMBER_TEXT]})]
+Value = Annotated[
+    float | str | bool | None,
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "number"}, _NUMBER_TEXT, {"type": "boolean"}, {"type": "null"}],
+            "description": "In the sensor's unit; true and false are 1 and 0; null was not measured, and is not stored",
+        }
+    ),
+]
+MessageId = Annotated[
+    str | None, WithJsonSchema({"anyOf": [{"type": "string", "minLength": 1, "maxLength": 255}, {"type": "null"}]})
+]
 Moment = Annotated[
     float | str | None,
     WithJsonSchema({"anyOf": [_UNIX_S, {"type": "string", "format": "date-time"}, {"type": "null"}]}),
@@ -32,15 +43,27 @@ class _Schema(BaseModel):
     model_config = ConfigDict(defer_build=True)
 
 
-class DeviceReading(_Schema):
+class _Times(_Schema):
+    """Of several times the first counts."""
+
+    sensor_ts: Moment = Field(default=None, description="When it was measured: Unix seconds; wins over ts")
+    ts: Moment = Field(default=None, description="The same, ISO 8601; wins over timestamp")
+    timestamp: Moment = Field(default=None, description="The same, ISO 8601")
+
+
+class _Reading(_Times):
+    value: Value
+    sequence: SequenceNumber = Field(default=None, description="The sender's counter; part of the reading's identity")
+    msgId: MessageId = Field(  # noqa: N815 - the wire's own name
+        default=None, description="The sender's own identity for a reading without a time"
+    )
+
+
+class DeviceReading(_Reading):
     sensor_uuid: Uuid
-    value: Number
-    sensor_ts: Moment = Field(default=None, description="Unix seconds; wins over the packet's ts")
-    sequence: SequenceNumber = Field(default=None, description="The device's counter; part of the reading's identity")
 
 
-class DevicePacket(_Schema):
-    ts: Moment = Field(default=None, description="ISO 8601; UTC where it names no zone")
+class DevicePacket(_Times):
     readings: list[DeviceReading]
 
 
@@ -48,13 +71,11 @@ class NamedDevicePacket(DevicePacket):
     device_uuid: Uuid
 
 
-class ApiReading(_Schema):
+class ApiReading(_Reading):
     sensor_id: SensorId
-    value: Number
-    timestamp: Moment = None
 
 
-class ApiPacket(_Schema):
+class ApiPacket(_Times):
     readings: list[ApiReading]
 
 
@@ -68,6 +89,9 @@ class Inserted(_Schema):
     inserted: int
     duplicates: int
     rejected: list[Rejected]
+    ignored: list[str] = Field(
+        default_factory=list, description="JSON paths of the first fields that nobody reads; only where there are any"
+    )
 
 
 class DeviceInserted(Inserted):
@@ -170,12 +194,14 @@ class ProblemDetails(_Schema):
 
 class Health(_Schema):
     status: str
+    notes: list[str] = Field(default_factory=list, description="What the settings keep from consumers, if anything")
 
 
 class Readiness(_Schema):
     status: Literal["ready", "not ready"]
     problems: list[str]
     degraded: list[str]
+    notes: list[str] = Field(default_factory=list, description="What the settings keep from consumers, if anything")
 
 
 _PROBLEMS = {

@@ -201,6 +201,8 @@ class Packet(msgspec.Struct, frozen=True):
     """Fields that are known to be no measurement: by the format's definition, by the settings, or null."""
     no_measurement: bool = False
     """The message as a whole is known to be none."""
+    ignored: tuple[str, ...] = ()
+    """Of our own forms: JSON paths of the first fields that nobody reads, and `…` where there are more."""
 
 
 class Reading(msgspec.Struct, frozen=True):

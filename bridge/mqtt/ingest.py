@@ -39,6 +39,7 @@ from bridge.mqtt.session import MqttSession
 from bridge.mqtt.subscriptions import NoSubscriptionStore, SubscriptionStore
 from bridge.mqtt.topics import MAX_TOPIC, is_rejection, parse_result
 from bridge.mqtt.unknown_fields import UnknownFields
+from bridge.pipeline.ignored import IgnoredFields
 from bridge.pipeline.ports import DeliverySink
 from bridge.rate_limit import SlidingWindow, check
 from bridge.settings.http import LimitSettings
@@ -82,6 +83,7 @@ class MqttIngest:
         self._messages = lru_cache(maxsize=64)(metrics.mqtt_messages.labels)  # looking up costs more than counting
         self._rejections = Rejections(limits, metrics)
         self._unknown = UnknownFields(settings.unknown_samples, metrics.mqtt_unknown_fields)
+        self._ignored = IgnoredFields(Source.MQTT, metrics)
         self._by_device = SlidingWindow("mqtt_device", limits.mqtt_device_per_minute, limits.max_tracked)
         filters = subscriptions.wanted(settings, results=results is not None)
         self._session = MqttSession(
@@ -181,6 +183,8 @@ class MqttIngest:
         if packet.unknown:
             self._unknown.count(packet, conversion.format)
             packet = self._unknown.sample(packet, now_us)
+        if packet.ignored:
+            self._ignored.note(conversion.sender, topic, packet.ignored, now_us / 1_000_000)
         delivery = Delivery(
             packet,
             Source.MQTT,

@@ -1,8 +1,9 @@
 """Decoders: bytes in, `Packet` out, or `DecodeError`. No I/O, no clock; the same for both doors.
 
-The envelope and every reading are first decoded in one strict pass. Only when that fails is the
-envelope taken apart, reading by reading, so that one malformed reading is refused alone and its
-neighbours go on. Numbers written as strings are accepted, as the replaced service did. NaN and
+The envelope and every reading are first decoded in one strict pass. When that fails for a field that nobody knows, a
+second pass skips it, and says where it was. Else the envelope is taken apart, reading by reading, so that one malformed
+reading is refused alone and its neighbours go on (`forms`). A value of null was not measured: no reading, and nothing
+refused. Numbers written as strings are accepted, as the replaced service did; NaN and
 Infinity are not (RFC 8259, section 6). Bytes that are not JSON at all are refused as such by every decoder, with the
 same reason (`json_body`), and none makes more objects of them than the readings that it may take.
 """
@@ -11,107 +12,87 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
 import msgspec
 
 from bridge.errors import DecodeError
 from bridge.model.reading import Code, DecodedReading, Packet, Rejection
+from bridge.pipeline.forms import (
+    ABSENT,
+    MAX_IGNORED,
+    ApiReading,
+    BareReading,
+    Form,
+    Item,
+    LegacyReading,
+    Metadata,
+    NativeReading,
+    OneReading,
+    PacketForm,
+    Reading,
+    Time,
+    loose_number,
+    told,
+)
 from bridge.pipeline.json_body import FAULTS, bounded, cost_fault, decode_json, trimmed
+from bridge.pipeline.number_text import BEYOND, number_of
 from bridge.pipeline.timestamps import parse_time as parse_time
 
 _UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
 _BIGINT = 1 << 63  # PostgreSQL bigint, which keeps ids and sequences
 _MAX_KEY = 255  # as long as an Idempotency-Key may be
 _MAX_ID_OR_TIME = 64  # characters; longer than any UUID or time
-_ABSENT = msgspec.Raw()
 
 
-class _NativeItem(msgspec.Struct):
-    sensor_uuid: str
-    value: float
-    sensor_ts: int | float | str | None = None
-    sequence: int | None = None
-    ts: int | float | str | None = None
-    msgId: str | None = None  # noqa: N815 - the wire's own name
+class _Envelope(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What a packet has beside its readings: a time for those that have none of their own."""
+
+    sensor_ts: Time = None
+    ts: Time = None
+    timestamp: Time = None
 
 
-class _ApiItem(msgspec.Struct):
-    sensor_id: int
-    value: float
-    timestamp: int | float | str | None = None
-    sequence: int | None = None
-
-
-class _BareItem(msgspec.Struct):
-    value: float
-    ts: int | float | str | None = None
-    sequence: int | None = None
-    msgId: str | None = None  # noqa: N815
-
-
-class _Metadata(msgspec.Struct):
-    deviceUuid: str | None = None  # noqa: N815
-    sensorUuid: str | None = None  # noqa: N815
-    sequence: int | None = None
-
-
-class _LegacyItem(msgspec.Struct):
-    value: float
-    sensorId: int | None = None  # noqa: N815
-    sensor_id: int | None = None
-    timestamp: int | float | str | None = None
-    msgId: str | None = None  # noqa: N815
-    metadata: _Metadata | None = None
-
-
-class _NativeEnvelope(msgspec.Struct):
-    readings: list[_NativeItem]
-    ts: int | float | str | None = None
+class _NativeEnvelope(_Envelope, kw_only=True, forbid_unknown_fields=True):
     device_uuid: str | None = None
-
-
-class _NativeRawEnvelope(msgspec.Struct):
-    readings: list[msgspec.Raw]
-    ts: int | float | str | None = None
-    device_uuid: str | None = None
-
-
-class _ApiEnvelope(msgspec.Struct):
-    readings: list[_ApiItem]
-
-
-class _RawEnvelope(msgspec.Struct):
-    readings: list[msgspec.Raw]
 
 
 class _Excerpt(msgspec.Struct):
     readings: list[msgspec.Raw]
-    ts: msgspec.Raw = _ABSENT
-    device_uuid: msgspec.Raw = _ABSENT
+    sensor_ts: msgspec.Raw = ABSENT
+    ts: msgspec.Raw = ABSENT
+    timestamp: msgspec.Raw = ABSENT
+    device_uuid: msgspec.Raw = ABSENT
 
 
 class _Probe(msgspec.Struct):
-    readings: msgspec.Raw = _ABSENT
+    readings: msgspec.Raw = ABSENT
 
 
-_native = msgspec.json.Decoder(_NativeEnvelope, strict=False)
-_native_raw = msgspec.json.Decoder(_NativeRawEnvelope, strict=False)
-_native_item = msgspec.json.Decoder(_NativeItem, strict=False)
-_api = msgspec.json.Decoder(_ApiEnvelope, strict=False)
-_api_raw = msgspec.json.Decoder(_RawEnvelope, strict=False)
-_api_item = msgspec.json.Decoder(_ApiItem, strict=False)
-_bare_item = msgspec.json.Decoder(_BareItem, strict=False)
+class _SensorName(msgspec.Struct):
+    sensor_uuid: Any = None
+
+
+Make = Callable[[int, Item, int | None], DecodedReading]
+"""Makes a reading of an item: its index, the item, the time of its packet. Raises DecodeError."""
+
+
+_NATIVE = Form(NativeReading)
+_ONE = Form(OneReading)
+_API = Form(ApiReading)
+_BARE = Form(BareReading)
+_LEGACY = Form(LegacyReading, metadata=Metadata)
+_native = PacketForm(_NativeEnvelope, _NATIVE)
+_api = PacketForm(_Envelope, _API)
 _bare_number = msgspec.json.Decoder(float, strict=False)
-_legacy_item = msgspec.json.Decoder(_LegacyItem, strict=False)
+_raw = msgspec.json.Decoder(msgspec.Raw)
 _excerpt = msgspec.json.Decoder(_Excerpt)
 _probe = msgspec.json.Decoder(_Probe)
+_sensor_name = msgspec.json.Decoder(_SensorName)
 _any = msgspec.json.Decoder()
-
-Item = TypeVar("Item", _NativeItem, _ApiItem)
 
 
 def decode_packet(body: bytes, *, max_readings: int) -> Packet:
@@ -119,66 +100,91 @@ def decode_packet(body: bytes, *, max_readings: int) -> Packet:
 
     Raises DecodeError where the envelope is not of this form.
     """
-    body = bounded(body, max_readings)
-    try:
-        envelope = _native.decode(body)
-    except FAULTS:
-        raw = decode_json(_native_raw, body)
-        device = _uuid(raw.device_uuid, "$.device_uuid")
-        ts_us = _packet_time(raw.ts)
-        readings, rejections = _one_by_one(
-            raw.readings, _native_item, lambda i, item: _native_reading(i, item, ts_us), max_readings
-        )
-        return Packet(readings, rejections, device)
-    device = _uuid(envelope.device_uuid, "$.device_uuid")
-    ts_us = _packet_time(envelope.ts)
-    readings, rejections = _all(envelope.readings, lambda i, item: _native_reading(i, item, ts_us), max_readings)
-    return Packet(readings, rejections, device)
+    return _decode_packet(_native, bounded(body, max_readings), _native_reading, max_readings)
 
 
 def decode_api_reading(body: bytes) -> Packet:
     """`{"sensor_id": 42, "value": 23.5, "timestamp"?}`. Raises DecodeError."""
-    return Packet((_api_reading(0, decode_json(_api_item, bounded(body))),))
+    item, ignored = _API.read(bounded(body))
+    return Packet(() if item is None else (_api_reading(0, item, None),), ignored=told(ignored))
 
 
 def decode_api_bulk(body: bytes, *, max_readings: int) -> Packet:
     """`{"readings": [{"sensor_id", "value", "timestamp"?}, …]}`. Raises DecodeError."""
-    body = bounded(body, max_readings)
-    try:
-        envelope = _api.decode(body)
-    except FAULTS:
-        raw = decode_json(_api_raw, body)
-        return Packet(*_one_by_one(raw.readings, _api_item, _api_reading, max_readings))
-    return Packet(*_all(envelope.readings, _api_reading, max_readings))
+    return _decode_packet(_api, bounded(body, max_readings), _api_reading, max_readings)
 
 
 def decode_mqtt_packet(body: bytes, *, max_readings: int) -> Packet:
     """A device packet, or one reading of it, as `devices/{uuid}/readings` carries. Raises DecodeError."""
     body = bounded(body, max_readings)
-    if decode_json(_probe, body).readings is not _ABSENT:
+    if decode_json(_probe, body).readings is not ABSENT:
         return decode_packet(body, max_readings=max_readings)
-    return Packet((_native_reading(0, decode_json(_native_item, body), None),))
+    item, ignored = _ONE.read(body)
+    if item is None:
+        return Packet((), ignored=told(ignored))
+    device = _uuid(item.device_uuid, "$.device_uuid")
+    return Packet((_native_reading(0, item, None),), device_uuid=device, ignored=told(ignored))
 
 
 def decode_bare(body: bytes, sensor_uuid: str) -> Packet:
-    """A bare number, or `{"value", "ts"?, "sequence"?}`, for the sensor its topic names. Raises DecodeError."""
+    """A bare number, or `{"value", "ts"?, "sequence"?}`, for the sensor its topic names. Raises DecodeError.
+
+    A `sensor_uuid` in the payload that is another one is not read: the topic is what its device may write to.
+    """
     text = bounded(body).strip()
-    if text.startswith(b"{"):
-        item = decode_json(_bare_item, text)
-        ts_us = parse_time(item.ts, "$.ts")
-        decoded = DecodedReading(0, sensor_uuid, _finite(item.value), ts_us, _sequence(item.sequence), _key(item.msgId))
-    else:
-        decoded = DecodedReading(0, sensor_uuid, _finite(_bare_value(text), "$"))
-    return Packet((decoded,))
+    if not text.startswith(b"{"):
+        value = _bare_value(text)
+        return Packet(() if value is None else (DecodedReading(0, sensor_uuid, _finite(value, "$")),))
+    item, ignored = _BARE.read(text)
+    if "$.sensor_uuid" in ignored and _names_sensor(text, sensor_uuid):
+        ignored.remove("$.sensor_uuid")
+    if item is None:
+        return Packet((), ignored=told(ignored))
+    decoded = DecodedReading(
+        0, sensor_uuid, _finite(item.value), _time(item), _sequence(item.sequence), _key(item.msgId)
+    )
+    return Packet((decoded,), ignored=told(ignored))
 
 
-def _bare_value(text: bytes) -> float:
+def _bare_value(text: bytes) -> float | None:
+    """The number that a payload is; None for null. Raises DecodeError."""
     try:
-        return decode_json(_bare_number, text)
+        return _bare_number.decode(text)
+    except FAULTS:
+        pass
+    try:
+        raw = decode_json(_raw, text)
     except DecodeError as error:
-        if error.reason == Code.BAD_FORM and text[:1] in b"-0123456789":  # beyond what a float holds
-            raise DecodeError(Code.BAD_VALUE, error.detail) from None
+        return _text_value(text, error)
+    if text[:1] == b"[":
+        return decode_json(_bare_number, text)  # raises
+    try:
+        return loose_number(raw, "$")
+    except DecodeError as error:
+        if text[:1] == b'"':
+            raise DecodeError(Code.BAD_FORM, error.detail, where="$") from None
         raise
+
+
+def _text_value(text: bytes, fault: DecodeError) -> float:
+    """The number that a payload is that is no JSON, as `+1.5`. Raises DecodeError."""
+    try:
+        shown = text.decode()
+    except UnicodeDecodeError:
+        raise fault from None
+    if not shown or shown[:1] in '["':
+        raise fault
+    try:
+        return number_of(shown, "$")
+    except DecodeError as error:
+        if error.detail.endswith(BEYOND):
+            raise
+        raise DecodeError(Code.BAD_JSON, error.detail.removeprefix("$: "), where="$") from None
+
+
+def _names_sensor(text: bytes, sensor_uuid: str) -> bool:
+    named = decode_json(_sensor_name, text).sensor_uuid
+    return isinstance(named, str) and normal_uuid(named) == sensor_uuid
 
 
 def decode_legacy(body: bytes, sensor_id: int | None) -> Packet:
@@ -186,28 +192,27 @@ def decode_legacy(body: bytes, sensor_id: int | None) -> Packet:
 
     Raises DecodeError.
     """
-    item = decode_json(_legacy_item, bounded(body))
+    item, ignored = _LEGACY.read(bounded(body))
+    if item is None:
+        return Packet((), ignored=told(ignored))
     named = item.sensorId if item.sensorId is not None else item.sensor_id
     if named is not None and sensor_id is not None and named != sensor_id:
         raise DecodeError(Code.BAD_FORM, f"sensorId is not {sensor_id}, which the topic names", where="$.sensorId")
     sensor = named if sensor_id is None else sensor_id
     if sensor is None:
         raise DecodeError(Code.BAD_FORM, "sensorId is missing", where="$.sensorId")
-    metadata = item.metadata or _Metadata()
-    return Packet(
-        (
-            DecodedReading(
-                0,
-                _sensor_id(sensor),
-                _finite(item.value),
-                parse_time(item.timestamp, "$.timestamp"),
-                _sequence(metadata.sequence),
-                _key(item.msgId),
-                _uuid(metadata.sensorUuid, "$.metadata.sensorUuid"),
-            ),
-        ),
-        device_uuid=_uuid(metadata.deviceUuid, "$.metadata.deviceUuid"),
+    metadata = item.metadata or Metadata()
+    decoded = DecodedReading(
+        0,
+        _sensor_id(sensor),
+        _finite(item.value),
+        _time(item),
+        _sequence(item.sequence if metadata.sequence is None else metadata.sequence),
+        _key(item.msgId),
+        _uuid(metadata.sensorUuid, "$.metadata.sensorUuid"),
     )
+    device = _uuid(metadata.deviceUuid, "$.metadata.deviceUuid")
+    return Packet((decoded,), device_uuid=device, ignored=told(ignored))
 
 
 def excerpts(payload: bytes, indexes: Collection[int]) -> dict[int, bytes]:
@@ -227,7 +232,12 @@ def excerpts(payload: bytes, indexes: Collection[int]) -> dict[int, bytes]:
         return dict.fromkeys(indexes, payload)
     head = b"".join(
         b'"%s":%s,' % (name, value)
-        for name, raw in ((b"ts", envelope.ts), (b"device_uuid", envelope.device_uuid))
+        for name, raw in (
+            (b"sensor_ts", envelope.sensor_ts),
+            (b"ts", envelope.ts),
+            (b"timestamp", envelope.timestamp),
+            (b"device_uuid", envelope.device_uuid),
+        )
         if 0 < len(value := bytes(raw)) <= _MAX_ID_OR_TIME
     )
     return {index: b'{%s"readings":[%s]}' % (head, memoryview(envelope.readings[index])) for index in indexes}
@@ -253,35 +263,52 @@ def _normal_uuid(text: str) -> str | None:
         return None
 
 
-def _all(
-    items: list[Item], make: Callable[[int, Item], DecodedReading], max_readings: int
-) -> tuple[tuple[DecodedReading, ...], tuple[Rejection, ...]]:
-    _check_count(len(items), max_readings)
+def _decode_packet(form: PacketForm[Item], body: bytes, make: Make[Item], max_readings: int) -> Packet:
+    """The readings of an envelope. Raises DecodeError where the envelope is not of the form."""
+    has_unknown = False
+    try:
+        envelope = form.strict.decode(body)
+    except FAULTS:
+        try:
+            envelope = form.tolerant.decode(body)
+            has_unknown = True
+        except FAULTS:
+            return _decode_each(form, body, make, max_readings)
+    device = _uuid(getattr(envelope, "device_uuid", None), "$.device_uuid")
+    ts_us = _time(envelope)
+    _check_count(len(envelope.readings), max_readings)
     readings: list[DecodedReading] = []
     rejections: list[Rejection] = []
-    for index, item in enumerate(items):
+    for index, item in enumerate(envelope.readings):
         try:
-            readings.append(make(index, item))
+            readings.append(make(index, item, ts_us))
         except DecodeError as error:
             rejections.append(Rejection(index, Code(error.reason), error.detail))
-    return tuple(readings), tuple(rejections)
+    if not has_unknown:
+        return Packet(tuple(readings), tuple(rejections), device)
+    return Packet(tuple(readings), tuple(rejections), device, ignored=told(form.ignored(body)))
 
 
-def _one_by_one(
-    raws: Iterable[msgspec.Raw],
-    decoder: msgspec.json.Decoder[Item],
-    make: Callable[[int, Item], DecodedReading],
-    max_readings: int,
-) -> tuple[tuple[DecodedReading, ...], tuple[Rejection, ...]]:
+def _decode_each(form: PacketForm[Item], body: bytes, make: Make[Item], max_readings: int) -> Packet:
+    """The readings of an envelope one by one, where one is not as it should be. Raises DecodeError."""
+    envelope = decode_json(form.raw, body)
+    device = _uuid(getattr(envelope, "device_uuid", None), "$.device_uuid")
+    ts_us = _time(envelope)
     readings: list[DecodedReading] = []
     rejections: list[Rejection] = []
-    for index, raw in enumerate(raws):
+    ignored = form.envelope_ignored(body)
+    for index, raw in enumerate(envelope.readings):
         _check_count(index + 1, max_readings)
         try:
-            readings.append(make(index, decode_json(decoder, memoryview(raw))))
+            item, unknown = form.form.read(memoryview(raw), f"$.readings[{index}]")
+            if item is not None:
+                readings.append(make(index, item, ts_us))
         except DecodeError as error:
             rejections.append(Rejection(index, Code(error.reason), error.detail))
-    return tuple(readings), tuple(rejections)
+        else:
+            if len(ignored) <= MAX_IGNORED:
+                ignored += unknown
+    return Packet(tuple(readings), tuple(rejections), device, ignored=told(ignored))
 
 
 def _check_count(count: int, max_readings: int) -> None:
@@ -289,30 +316,35 @@ def _check_count(count: int, max_readings: int) -> None:
         raise DecodeError(Code.TOO_LARGE, f"more than {max_readings} readings in one packet", where="$.readings")
 
 
-def _native_reading(index: int, item: _NativeItem, packet_ts_us: int | None) -> DecodedReading:
+def _native_reading(index: int, item: NativeReading, packet_ts_us: int | None) -> DecodedReading:
     sensor = normal_uuid(item.sensor_uuid)
     if sensor is None:
         raise DecodeError(Code.BAD_FORM, "sensor_uuid is not a UUID", where="$.sensor_uuid")
-    ts_us = packet_ts_us
-    if item.sensor_ts is not None:
-        ts_us = parse_time(item.sensor_ts, "$.sensor_ts")
-    elif item.ts is not None:
-        ts_us = parse_time(item.ts, "$.ts")
-    return DecodedReading(index, sensor, _finite(item.value), ts_us, _sequence(item.sequence), _key(item.msgId))
+    return DecodedReading(
+        index, sensor, _finite(item.value), _time(item, packet_ts_us), _sequence(item.sequence), _key(item.msgId)
+    )
 
 
-def _api_reading(index: int, item: _ApiItem) -> DecodedReading:
+def _api_reading(index: int, item: ApiReading, packet_ts_us: int | None) -> DecodedReading:
     return DecodedReading(
         index,
         _sensor_id(item.sensor_id),
         _finite(item.value),
-        parse_time(item.timestamp, "$.timestamp"),
+        _time(item, packet_ts_us),
         _sequence(item.sequence),
+        _key(item.msgId),
     )
 
 
-def _packet_time(value: float | str | None) -> int | None:
-    return parse_time(value, "$.ts")
+def _time(item: Reading | _Envelope, packet_ts_us: int | None = None) -> int | None:
+    """When a reading was measured. Of several times the most specific one counts. Raises DecodeError(BAD_TIME)."""
+    if item.sensor_ts is not None:
+        return parse_time(item.sensor_ts, "$.sensor_ts")
+    if item.ts is not None:
+        return parse_time(item.ts, "$.ts")
+    if item.timestamp is not None:
+        return parse_time(item.timestamp, "$.timestamp")
+    return packet_ts_us
 
 
 def _uuid(text: str | None, where: str) -> str | None:

@@ -7,13 +7,14 @@ What is not JSON (RFC 8259, in UTF-8) is `bad_json`, whatever the type that was 
 from __future__ import annotations
 
 import re
-from codecs import BOM_UTF8, getincrementaldecoder
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE, getincrementaldecoder
 from typing import TypeVar
 
 import msgspec
 
 from bridge.errors import DecodeError
 from bridge.model.reading import Code
+from bridge.pipeline.number_text import name_of
 
 T = TypeVar("T")
 
@@ -25,6 +26,10 @@ VALUES_PER_READING = 16
 MIN_READINGS = 5_000
 """As if at least so many were allowed: a single reading, too, may be sent with much that is not ours."""
 
+_AFTER = b"\0 \t\r\n"
+"""NULs, and blanks among them: a line end may come after a NUL."""
+_AT_BYTE = re.compile(r"\(byte (\d+)\)")
+_DECIMAL_COMMA = re.compile(rb"[0-9],\s*$")
 _WHERE = re.compile(r" - at `(\$[^`]*)`")
 _REASONS = {".value": Code.BAD_VALUE}  # by the end of the JSON path; anything else is BAD_FORM
 _PIECE = 32_768
@@ -33,7 +38,7 @@ _whole = msgspec.json.Decoder(msgspec.Raw)  # checks all of the syntax, keeps no
 
 def trimmed(body: bytes) -> bytes:
     """A body without what some clients' text functions leave around it: a byte order mark before, NULs after."""
-    return body.rstrip(b"\0").removeprefix(BOM_UTF8)
+    return body.rstrip(_AFTER).removeprefix(BOM_UTF8)
 
 
 def cost_fault(body: bytes, readings: int = MIN_READINGS) -> DecodeError | None:
@@ -61,7 +66,7 @@ def bounded(body: bytes, readings: int = MIN_READINGS) -> bytes:
 
     Raises DecodeError.
     """
-    body = body.rstrip(b"\0").removeprefix(BOM_UTF8)  # as `trimmed`; a call costs as much as decoding a number
+    body = body.rstrip(_AFTER).removeprefix(BOM_UTF8)  # as `trimmed`; a call costs as much as decoding a number
     if len(body) <= _PIECE:
         return body
     fault = cost_fault(body, readings)
@@ -85,8 +90,22 @@ def _syntax_fault(body: bytes | memoryview) -> DecodeError | None:
     except RecursionError:
         return DecodeError(Code.BAD_JSON, "the JSON is nested too deeply")
     except msgspec.DecodeError as error:
-        return DecodeError(Code.BAD_JSON, str(error))
+        return DecodeError(Code.BAD_JSON, _named(str(error), body))
     return None if _is_utf8(body) else DecodeError(Code.BAD_JSON, "the text is not UTF-8")
+
+
+def _named(fault: str, body: bytes | memoryview) -> str:
+    """What msgspec says of a body, with the character at fault by its name."""
+    if bytes(body[:2]) in (BOM_UTF16_LE, BOM_UTF16_BE):
+        return "the text is UTF-16; JSON is UTF-8"
+    found = _AT_BYTE.search(fault)
+    if found is None:
+        return fault
+    at = int(found[1])
+    character = bytes(body[at : at + 4]).decode(errors="replace")[:1]
+    if character.isdigit() and _DECIMAL_COMMA.search(bytes(body[max(0, at - 8) : at])):
+        return f"{fault[: found.start()]}(byte {at}, behind a comma: the decimal sign of JSON is the point)"
+    return f"{fault[: found.start()]}(byte {at}: {name_of(character)})" if character else fault
 
 
 def _is_utf8(body: bytes | memoryview) -> bool:

@@ -20,7 +20,7 @@ import structlog
 import uvloop
 
 from bridge import logs
-from bridge.broker.build import Broker
+from bridge.broker.build import Broker, notes
 from bridge.broker.relay import Relay
 from bridge.embedded.stack import EmbeddedStack
 from bridge.errors import BridgeError, StoreUnavailable
@@ -171,6 +171,7 @@ def http_door(
             metrics=core.metrics,
             problems=lambda: [*([core.problem] if core.problem else ()), *problems()],
             degraded=degraded,
+            notes=notes(settings.broker),
             sensor_status=partial(core.look_up, core.registry.sensor_status),
             now=time.monotonic,
             now_us=now_us,

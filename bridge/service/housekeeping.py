@@ -128,8 +128,13 @@ class Housekeeping:
     async def touch_keys(self) -> None:
         """Write down when the keys were used that were used since the last call."""
         used = self._device_keys.take_used()
-        if used:
+        if not used:
+            return
+        try:
             await self._registry.touch_keys(used)
+        except StoreUnavailable:
+            self._device_keys.put_back_used(used)
+            raise
 
     async def note_failed_logins(self) -> None:
         """Add the logins that were refused since the last call to the audit trail."""

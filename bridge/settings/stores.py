@@ -103,7 +103,7 @@ class BrokerSettings(Section):
     kind: Literal["memory", "redis"] = "redis"
     """Which broker carries the streams."""
     redis_percent: int = Field(default=100, ge=0, le=100)
-    """Share of sensors on Redis, the rest in memory; stable per sensor (gradual move)."""
+    """Share of sensors whose readings are on Redis, the rest in memory; stable per sensor. Alerts are all on Redis."""
     throttle_interval_s: Delay = 0.0
     """At most one reading per sensor per interval goes to the stream; 0 is off. Alerts are never throttled."""
     stream_maxlen: Count = 100_000

@@ -24,6 +24,7 @@ from bridge.settings.stores import DatabaseSettings
 from bridge.store import queries
 from bridge.store.connection import Connection, TimedConnection, check_alive, connect_options
 from bridge.store.faults import UNSENDABLE, translate
+from bridge.store.retained import comparisons
 
 log = structlog.get_logger("store")
 
@@ -83,6 +84,8 @@ class PostgresStore:
     async def write(self, batch: Batch) -> CommitResult:
         """See `Store.write`."""
         writer = await self._connected_writer()
+        if retained := comparisons(batch.readings):
+            await self._ask_writer(writer, "note_retained", retained)
         given = arguments(self.instance, batch, self._settings, self._max_ahead_us)
         row = await self._ask_writer(writer, "ingest_batch", given)
         if row is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -74,9 +74,9 @@ class PostgresRegistry:
         row = await self._store.fetch_one("key_index")
         return bytes(row[0]) if row else b""
 
-    async def touch_keys(self, hashes: Collection[str]) -> None:
-        """Set last_used_at."""
-        await self._store.fetch("touch_keys", {"hashes": list(hashes)})
+    async def touch_keys(self, used_us: Mapping[str, int]) -> None:
+        """Set last_used_at of keys, by hash, to when they were used; never back: another process may know better."""
+        await self._store.fetch("touch_keys", {"hashes": list(used_us), "used_us": list(used_us.values())})
 
     async def changes(self, seconds: float) -> list[tuple[int, str, str]]:
         """Return (id, kind, ref) of what has changed in the last `seconds`: see the registry_changes table."""

@@ -7,16 +7,19 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from bridge.broker.build import Broker
+from bridge.broker.build import Broker, notes
 from bridge.broker.events import ALERTS, DECISIONS, READINGS
 from bridge.broker.message import StreamMessage
 from bridge.broker.split import is_first
+from bridge.model.reading import AlertEvent, Publication
 from bridge.pipeline.ports import Pending
 from bridge.settings.service import Settings
 from bridge.settings.stores import BrokerSettings, RedisSettings
 from bridge.telemetry import Metrics
+from tests.support.mqtt_door import NOW_US
 from tests.support.publications import event_ids, publication, reading
 from tests.support.redis_process import RedisProcess
 
@@ -433,3 +436,64 @@ def test_split_is_stable_and_only_grows() -> None:
     assert [len(share) for share in shares] == [0, pytest.approx(200, abs=40), pytest.approx(1000, abs=80), 2000]
     assert shares[1] < shares[2] < shares[3]
     assert [sensor for sensor in range(20) if is_first(sensor, 50)] == [0, 2, 3, 4, 6, 7, 9, 10, 13, 14, 15, 18]
+
+
+def alerts_of(*sensors: int, outbox_id: int = 1) -> Publication:
+    """A row with a reading and an alert of each sensor."""
+    row = publication(outbox_id)
+    alerts = [
+        AlertEvent(f"a-{sensor}", sensor, sensor, "alert", "critical", 9.5, 1, NOW_US + sensor) for sensor in sensors
+    ]
+    readings = [reading(sensor, 0) for sensor in sensors]
+    return msgspec.structs.replace(row, readings=readings, classes=[2] * len(readings), alerts=alerts)
+
+
+async def seen_by_others(url: str, settings: BrokerSettings, stream: str) -> set[str]:
+    """Sensors of what another process, with the same settings, is handed on a stream in a group of its own."""
+    other = Broker(Settings(redis=RedisSettings(url=url), broker=settings), Metrics())
+    try:
+        await other.streams.ensure_group(stream, "others")
+        messages = await other.streams.read(stream, "others", "a", count=1_000, block_s=0)
+        return {message.fields["sensor_id"] for message in messages}
+    finally:
+        await other.close()
+
+
+@pytest.mark.parametrize("kind", ["split", "throttled redis", "sharded", "redis"])
+async def test_alerts_and_decisions_are_whole_for_every_process(redis_process: RedisProcess, kind: str) -> None:
+    redis_process.flush()
+    settings = KINDS[kind]
+    broker = Broker(Settings(redis=RedisSettings(url=redis_process.url), broker=settings), Metrics())
+    everybody = {str(sensor) for sensor in SENSORS}
+    try:
+        for outbox_id in (1, 2):  # the second within the throttle's interval
+            assert await broker.publisher.publish(alerts_of(*SENSORS, outbox_id=outbox_id))
+        for sensor in SENSORS:
+            await broker.streams.append(DECISIONS, {"sensor_id": str(sensor), "decision": "silent"})
+        await broker.streams.extend("iot:dead:x", ["sensor_id"], [[str(sensor)] for sensor in SENSORS])
+        assert await broker.streams.length(ALERTS) == 2 * len(SENSORS)
+    finally:
+        await broker.close()
+    for stream in (ALERTS, DECISIONS, "iot:dead:x"):
+        assert await seen_by_others(redis_process.url, settings, stream) == everybody
+    on_redis = {str(sensor) for sensor in SENSORS if kind != "split" or is_first(sensor, settings.redis_percent)}
+    assert await seen_by_others(redis_process.url, settings, READINGS) == on_redis
+    assert kind != "split" or on_redis < everybody
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        (BrokerSettings(), []),
+        (BrokerSettings(redis_percent=50), ["redis_percent = 50"]),
+        (BrokerSettings(redis_percent=0), ["redis_percent = 0"]),
+        (BrokerSettings(kind="memory", redis_percent=50), ['kind = "memory"']),
+        (BrokerSettings(throttle_interval_s=2.5), ["throttle_interval_s = 2.5"]),
+        (BrokerSettings(redis_percent=10, throttle_interval_s=1), ["redis_percent = 10", "throttle_interval_s = 1"]),
+    ],
+)
+def test_notes_name_the_setting_that_keeps_something_from_other_processes(
+    settings: BrokerSettings, named: list[str]
+) -> None:
+    found = notes(settings)
+    assert [name in note for name, note in zip(named, found, strict=True)] == [True] * len(named)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import httpx
@@ -15,6 +16,7 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from bridge.auth.key_cache import hash_key
+from bridge.errors import StoreUnavailable
 from tests.support.http_door import open_service
 from tests.support.servers import PostgresServer, TcpProxy, until
 
@@ -330,3 +332,44 @@ async def test_status_has_the_documented_fields_and_the_worst_wins(site: Registe
         site.do("UPDATE alerts SET status = 'acknowledged' WHERE status = 'active'")
         assert (await status())["final_state"] == "alert"  # seen by somebody, and still so
         assert (await client.get("/sensors/999999/status")).status_code == 404
+
+
+async def test_last_used_at_is_when_a_key_was_used(site: RegisteredDevice, postgres_url: str) -> None:
+    async with open_service(postgres_url) as service:
+        async with service.client() as client:
+            for method, path, headers, body in site.requests(1)[:3:2]:
+                assert (await client.request(method, path, headers=headers, json=body)).status_code == 200
+        used = site.one("SELECT clock_timestamp() AS at")["at"]
+        site.do("SELECT pg_sleep(0.05)")
+        await service.core.housekeeping.touch_keys()
+        for table in ("device_api_keys", "api_keys"):
+            times = "max(last_used_at) AS at, count(last_used_at) AS keys"
+            found = site.one(f"SELECT {times} FROM {table}")
+            assert found["keys"] == 1
+            assert timedelta(0) <= used - found["at"] < timedelta(seconds=30)
+        later = site.one("UPDATE device_api_keys SET last_used_at = now() + interval '1 hour' RETURNING last_used_at")
+        async with service.client() as client:
+            method, path, headers, body = site.requests(1)[0]
+            assert (await client.request(method, path, headers=headers, json=body)).status_code == 200
+        await service.core.housekeeping.touch_keys()  # another process has written down a later use
+        assert site.one("SELECT max(last_used_at) AS at FROM device_api_keys")["at"] == later["last_used_at"]
+
+
+async def test_use_of_a_key_is_not_forgotten_while_the_database_is_away(
+    site: RegisteredDevice, postgres_server: PostgresServer, postgres_url: str
+) -> None:
+    async with (
+        TcpProxy(postgres_server.socket_path) as proxy,
+        open_service(over(proxy, postgres_url)) as service,
+    ):
+        async with service.client() as client:
+            method, path, headers, body = site.requests(1)[0]
+            assert (await client.request(method, path, headers=headers, json=body)).status_code == 200
+        proxy.refuse = True
+        proxy.cut()
+        with pytest.raises(StoreUnavailable):
+            await service.core.housekeeping.touch_keys()
+        proxy.refuse = False
+        await until(lambda: not service.core.problem, 20)
+        await service.core.housekeeping.touch_keys()
+    assert site.one("SELECT count(last_used_at) AS keys FROM device_api_keys")["keys"] == 1

@@ -119,8 +119,21 @@ async def test_two_keys_of_a_device_are_both_good() -> None:
     bench = Bench("old", "new")
     assert await bench.knows("old")
     assert await bench.knows("new")
-    assert bench.keys.take_used() == {key_of("old").hash, key_of("new").hash}
-    assert bench.keys.take_used() == set()
+    assert bench.keys.take_used().keys() == {key_of("old").hash, key_of("new").hash}
+    assert bench.keys.take_used() == {}
+
+
+async def test_use_of_a_key_has_its_time() -> None:
+    bench = Bench("k")
+    assert await bench.knows("k")
+    bench.now_us = NOW_US + 5
+    assert bench.keys.remembered("k") is not None
+    bench.now_us = NOW_US + 60_000_000
+    used = bench.keys.take_used()
+    assert used == {key_of("k").hash: NOW_US + 5}
+    assert bench.keys.remembered("k") is not None
+    bench.keys.put_back_used(used | {key_of("l").hash: NOW_US})
+    assert bench.keys.take_used() == {key_of("k").hash: NOW_US + 60_000_000, key_of("l").hash: NOW_US}
 
 
 async def test_store_away_is_told_and_not_remembered() -> None:

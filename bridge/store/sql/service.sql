@@ -30,6 +30,18 @@ FROM ingest_batch_v3(
     %(q_senders)s::text[], %(q_account_uuids)s::uuid[], %(q_remedies)s::boolean[], %(q_quota)s::bigint[],
     %(max_ahead_us)s::bigint)
 
+-- name: note_retained
+-- Readings of retained messages that are the newest of their sensors already: see bridge/store/retained.py.
+INSERT INTO ingest_event_keys (key, seen_at)
+SELECT r.key, now()
+FROM unnest(%(keys)s::text[], %(sensor_ids)s::bigint[], %(values)s::double precision[], %(before)s::double precision[])
+     AS r (key, sensor_id, value, before)
+LEFT JOIN sensor_readings_latest l USING (sensor_id)
+WHERE coalesce(r.before, l.latest_value) = r.value
+ORDER BY r.key
+ON CONFLICT DO NOTHING
+RETURNING key
+
 -- name: find_sensors
 SELECT s.id, s.sensor_uuid::text, s.device_id, d.device_uuid::text, s.sensor_type, s.is_active,
        d.status = 'disabled', s.min_value, s.max_value, s.external_id, s.unit_factor, s.unit_offset
@@ -107,9 +119,9 @@ FROM registry_changes c JOIN devices d ON d.device_uuid::text = c.ref
 WHERE c.kind = 'device' AND d.status = 'disabled' AND c.changed_at > clock_timestamp() - %(seconds)s * interval '1 second'
 
 -- name: touch_keys
-WITH used AS (SELECT unnest(%(hashes)s::text[]) AS hash),
-device AS (UPDATE device_api_keys SET last_used_at = now() FROM used WHERE api_key_hash = used.hash)
-UPDATE api_keys SET last_used_at = now() FROM used WHERE api_key_hash = used.hash
+WITH used AS (SELECT hash, from_us(us) AS at FROM unnest(%(hashes)s::text[], %(used_us)s::bigint[]) AS u (hash, us)),
+device AS (UPDATE device_api_keys SET last_used_at = greatest(last_used_at, used.at) FROM used WHERE api_key_hash = used.hash)
+UPDATE api_keys SET last_used_at = greatest(last_used_at, used.at) FROM used WHERE api_key_hash = used.hash
 
 -- name: changes
 SELECT id, kind, ref FROM registry_changes WHERE changed_at > clock_timestamp() - %(seconds)s * interval '1 second'

@@ -105,6 +105,7 @@ def _in_unit(value: float, sensor: Sensor) -> float:
 def _reading(
     decoded: DecodedReading, sensor: Sensor, delivery: Delivery, value: float, *, unresolved: int | str | None = None
 ) -> Reading:
+    ours = TsQuality.SERVER if delivery.gateway is None else TsQuality.GATEWAY
     key = delivery.identity
     if key is None and decoded.ts_us is None:
         key = _key(decoded, sensor, delivery)
@@ -119,12 +120,13 @@ def _reading(
         source=delivery.source,
         sequence=decoded.sequence,
         gateway=delivery.gateway,
-        ts_quality=delivery.ts_quality or (TsQuality.SERVER if decoded.ts_us is None else TsQuality.DEVICE),
+        ts_quality=delivery.ts_quality or (ours if decoded.ts_us is None else TsQuality.DEVICE),
         key=key,
         updates_liveness=not delivery.retained,
         redelivered=delivery.redelivered or decoded.key is not None,
         device_uuid=sensor.device_uuid or None,
         unresolved=unresolved,
+        replay_of=None if delivery.replay_of is None else (delivery.replay_of, decoded.index),
     )
 
 

@@ -17,7 +17,7 @@ SELECT last_batch FROM ingest_instances WHERE id = %(instance)s
 -- name: ingest_batch
 -- Payloads in binary: as text, 64 KiB of them take psycopg and the server 3 ms, ten times as long.
 SELECT outcomes, classes, stored_us, outbox_id, alerts, after_instance, after_outbox, thinned
-FROM ingest_batch_v2(
+FROM ingest_batch_v3(
     %(instance)s::integer, %(batch)s::bigint,
     %(device_ids)s::bigint[], %(sensor_ids)s::bigint[], %(values)s::double precision[], %(ts_us)s::bigint[],
     %(sequences)s::bigint[], %(received_us)s::bigint[], %(device_time)s::boolean[], %(keys)s::text[],
@@ -27,7 +27,8 @@ FROM ingest_batch_v2(
     %(q_received_us)s::bigint[], %(q_identities)s::text[],
     %(l_device_ids)s::bigint[], %(l_sources)s::text[], %(l_received)s::bigint[], %(l_returned)s::bigint[],
     %(published)s::bigint[],
-    %(q_senders)s::text[], %(q_account_uuids)s::uuid[], %(q_remedies)s::boolean[], %(q_quota)s::bigint[])
+    %(q_senders)s::text[], %(q_account_uuids)s::uuid[], %(q_remedies)s::boolean[], %(q_quota)s::bigint[],
+    %(q_facts)s::text[], %(q_replays)s::bigint[], %(replays)s::bigint[], %(replay_indexes)s::integer[])
 
 -- name: find_sensors
 SELECT s.id, s.sensor_uuid::text, s.device_id, d.device_uuid::text, s.sensor_type, s.is_active,

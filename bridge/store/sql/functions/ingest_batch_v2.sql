@@ -1,4 +1,4 @@
--- What the service calls: everything a batch writes, in one round trip.
+-- For processes of the release before quarantine kept what the door knew.
 CREATE OR REPLACE FUNCTION ingest_batch_v2(
     p_instance integer, p_batch bigint,
     p_device_ids bigint[], p_sensor_ids bigint[], p_values double precision[], p_ts_us bigint[], p_sequences bigint[],

@@ -120,6 +120,7 @@ def replay(
     ids: Ids = None,
     code: CodeOption = None,
     device: Annotated[str | None, typer.Option(help="Only of this device: UUID or id.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All that was not replayed yet, of every code.")] = False,
     config: Config = None,
     data_dir: DataDir = None,
     json: Json = False,
@@ -134,7 +135,7 @@ def replay(
     Example: iot-bridge quarantine replay --code unknown_sensor
     """
     with settings(config, data_dir) as found, connect_admin(found) as connection:
-        chosen = _to_replay(connection, ids, code, device)
+        chosen = _to_replay(connection, ids, code, device, everything=everything)
         answer = _Answer(len(chosen), json)
         if chosen:
             asyncio.run(_replay(found, connection, chosen, answer))
@@ -207,12 +208,15 @@ async def _replay(found: Settings, connection: Admin, chosen: Sequence[Sized], a
                 return
 
 
-def _to_replay(connection: Admin, ids: list[int] | None, code: str | None, device: str | None) -> list[Sized]:
+def _to_replay(
+    connection: Admin, ids: list[int] | None, code: str | None, device: str | None, *, everything: bool
+) -> list[Sized]:
     """The rows to be replayed, in the order in which they came. Raises NotFound, ConfigError."""
-    if ids is None and code is None and device is None:
-        raise ConfigError(["name ids, a reason code with --code, or a device with --device"])
-    if ids and (code is not None or device is not None):
-        raise ConfigError(["name ids, or choose by --code and --device: not both"])
+    chooses = code is not None or device is not None
+    if not ids and not chooses and not everything:
+        raise ConfigError(["name ids, a reason code with --code, a device with --device, or --all"])
+    if (ids and (chooses or everything)) or (chooses and everything):
+        raise ConfigError(["name ids, or choose by --code and --device, or --all: not several of them"])
     _check_code(code)
     wanted = _ids(ids) if ids else None
     found = find(connection, device) if device is not None else {"device_id": None, "device_uuid": None}

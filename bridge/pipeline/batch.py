@@ -37,7 +37,7 @@ from bridge.pipeline.validate import Validator
 MAX_QUARANTINED_BYTES = 65_536
 """Bytes of a payload that quarantine keeps."""
 MAX_LIMITED_BYTES = 262_144
-"""Of one that is `rate_limited`: nothing is wrong with it, and it can be replayed. As `mqtt.max_payload_bytes` has it."""
+"""Of one that is `rate_limited`: nothing is wrong with it, and it can be replayed. As `mqtt.max_payload_bytes` is."""
 MAX_TOPIC = 65_535
 """Characters of a topic in quarantine. No topic has more (MQTT 5.0, section 1.5.4), and replay needs it whole."""
 NOT_STORED = "this reading cannot be stored; the operator sees why in the quarantine"

@@ -31,11 +31,7 @@ CLOCK_UNSET = 1 << 8
 _HAS_SEQUENCE = 1 << 9  # in the CRC alone
 WHOLE = 1 << 10  # of a quarantined row: it is all that was sent
 PART = 1 << 11  # it is the reading at its index alone; neither: of a former release, which did not say
-
-_KEY_AFTER = "\0"
-"""Stands between topic and key in a quarantined row's topic, where there is a key: no topic of ours has it. A column of
-its own would make older spools unreadable.
-"""
+KEYED = 1 << 12  # its topic ends in NUL and the key: with a column of their own, older spools could not be read
 
 READING_COLUMNS = 11
 DEVICE_ID, DEVICE_UUID, PAYLOAD = 1, 2, 10  # columns of a quarantined row
@@ -161,6 +157,8 @@ def refused_row(row: QuarantineRow, row_id: int, mono_us: int, boot: int, *, clo
         flags |= STALE
     if not facts.redelivered:
         flags |= FIRST_DELIVERY
+    if facts.key is not None:
+        flags |= KEYED
     columns = (
         row_id,
         row.device_id,
@@ -171,7 +169,7 @@ def refused_row(row: QuarantineRow, row_id: int, mono_us: int, boot: int, *, clo
         flags,
         row.code.value,
         _clean(row.detail),
-        _clean(row.topic if facts.key is None else f"{row.topic}{_KEY_AFTER}{facts.key}"),
+        _clean(row.topic if facts.key is None else f"{row.topic}\0{facts.key}"),
         row.payload,
         row.index,
     )
@@ -247,7 +245,9 @@ def refused_record(row: SqlRow, boots: Mapping[int, Boot], epoch: str) -> Record
     clock_set = not flags & CLOCK_UNSET
     if not clock_set and boot.anchor_us is not None:
         received_us, clock_set = mono_us + boot.anchor_us, True
-    topic, _, key = topic.partition(_KEY_AFTER)
+    key = None
+    if flags & KEYED:
+        topic, _, key = topic.rpartition("\0")
     return Record(
         row_id,
         epoch,
@@ -258,7 +258,7 @@ def refused_record(row: SqlRow, boots: Mapping[int, Boot], epoch: str) -> Record
         clock_set,
         device_uuid,
         device_id,
-        key=key or None,
+        key=key,
         updates_liveness=not flags & STALE,
         redelivered=not flags & FIRST_DELIVERY,
         whole=bool(flags & WHOLE) if flags & (WHOLE | PART) else None,

@@ -17,7 +17,7 @@ from bench.timed import Stopwatch
 from bridge.model.reading import Batch, LedgerLine, Reading, Source
 from bridge.settings.stores import DatabaseSettings
 from bridge.store import queries
-from bridge.store.postgres import arguments, array_text
+from bridge.store.postgres import MAX_AHEAD_S, arguments, array_text
 
 
 def batch_of(devices: list[fleet.Device], packets: int, readings: int) -> Batch:
@@ -46,7 +46,7 @@ def run(devices: list[fleet.Device], url: str, packets: int, readings: int, seco
     with psycopg.connect(url, autocommit=True, options="-c jit=off") as connection:
         row = connection.execute(sql["register_instance"], {"name": "ceiling"}).fetchone()
         assert row is not None
-        given = arguments(row[0], batch, DatabaseSettings())
+        given = arguments(row[0], batch, DatabaseSettings(), int(MAX_AHEAD_S * 1_000_000))
         offsets = [reading.ts_us for reading in batch.readings]
         watch = Stopwatch(seconds)
         calls = number = stored = now_ms = 0

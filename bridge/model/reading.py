@@ -72,6 +72,7 @@ class Code(StrEnum):
     VALUE_OUT_OF_RANGE = "value_out_of_range"
     TIME_AHEAD = "time_ahead"
     TIME_BEHIND = "time_behind"
+    CONFLICTING_IDENTITY = "conflicting_identity"  # another value is stored for its time and sequence, or its key
     STORE_REFUSED = "store_refused"
     RATE_LIMITED = "rate_limited"  # over limits.mqtt_device_per_minute
 
@@ -99,7 +100,7 @@ the gateway that brought it.
 
 
 class Outcome(IntEnum):
-    """What became of one reading. The first two are the values the stored procedure returns."""
+    """What became of one reading. The first three are the values the stored procedure returns."""
 
     STORED = 0
     DUPLICATE = 1
@@ -268,7 +269,7 @@ class Delivery(msgspec.Struct, frozen=True):
     redelivered: bool = True  # False: the sender vouches that this is the first delivery of `key`
     # Of a gateway, which was the first door:
     devices: Container[str] | None = None  # the devices it may speak for; none but theirs resolve
-    identity: str | None = None  # of the reading, as the gateway knows it; overrides every other
+    identity: str | None = None  # of the reading, as the gateway knows it; overrides every other where ts is not the device's
     ts_quality: TsQuality | None = None  # whose clock ts is
     in_unit: bool = False  # values are in their sensors' units already
     facts: DoorFacts | None = None  # of something that it has quarantined itself
@@ -340,14 +341,16 @@ class Batch(msgspec.Struct, frozen=True):
 class CommitResult(msgspec.Struct, frozen=True):
     """Holds what the store says of a committed batch. Sequences run parallel to `Batch.readings`."""
 
-    outcomes: Sequence[int]  # Outcome.STORED or Outcome.DUPLICATE
-    classes: Sequence[int]  # ReadingClass; meaningless for duplicates
+    outcomes: Sequence[int]  # Outcome.STORED, DUPLICATE, or QUARANTINED: refused, for the caller to quarantine
+    classes: Sequence[int]  # ReadingClass; meaningless for what is not stored
     stored_us: int
     outbox_id: int | None = None  # None: nothing to publish
     alerts: Sequence[AlertEvent] = ()
     depends_on: Sequence[tuple[int, int]] = ()  # (instance, outbox id) of others that must be published first
     instance: int = 0  # whose outbox row it is, where that can change
     thinned: Sequence[str] = ()  # codes of quarantined rows whose bytes are not kept, one for each
+    refusals: Mapping[int, tuple[Code, str]] = {}  # code and detail, by place, of each QUARANTINED
+    stored_ts_us: Sequence[int] = ()  # of readings: where some are not stored at their own time
 
 
 class Publication(msgspec.Struct, frozen=True):

@@ -199,15 +199,13 @@ def _account_uuid(delivery: Delivery) -> str | None:
     return device_uuid if delivery.devices is None or device_uuid in delivery.devices else None
 
 
-def quarantine(row: BatchRow, reading: Reading, detail: str) -> None:
-    """Turn a row's reading, which the store refuses for good, into a quarantine row. `detail`: what the store says."""
+def quarantine(row: BatchRow, reading: Reading, code: Code, detail: str, told: str) -> None:
+    """Turn a row's reading, which cannot be stored, into a quarantine row. `told`: what its sender is told of it."""
     delivery = row.entry.delivery
     payload = _excerpts(delivery, [row.index])[row.index]
     decoded = next((each for each in delivery.packet.readings if each.index == row.index), None)
-    row.content = _quarantine_row(
-        delivery, Rejection(row.index, Code.STORE_REFUSED, detail), reading.device_id, payload, decoded
-    )
-    row.receipt = Receipt(row.index, Outcome.QUARANTINED, Code.STORE_REFUSED, NOT_STORED, reading.sensor_id)
+    row.content = _quarantine_row(delivery, Rejection(row.index, code, detail), reading.device_id, payload, decoded)
+    row.receipt = Receipt(row.index, Outcome.QUARANTINED, code, told, reading.sensor_id)
 
 
 def _plain(row: QuarantineRow, problem: str) -> QuarantineRow:

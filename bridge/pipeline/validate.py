@@ -106,7 +106,8 @@ def _reading(
     decoded: DecodedReading, sensor: Sensor, delivery: Delivery, value: float, *, unresolved: int | str | None = None
 ) -> Reading:
     ours = TsQuality.SERVER if delivery.gateway is None else TsQuality.GATEWAY
-    key = delivery.identity
+    quality = delivery.ts_quality or (ours if decoded.ts_us is None else TsQuality.DEVICE)
+    key = None if quality is TsQuality.DEVICE else delivery.identity
     if key is None and decoded.ts_us is None:
         key = _key(decoded, sensor, delivery)
     return Reading(
@@ -120,7 +121,7 @@ def _reading(
         source=delivery.source,
         sequence=decoded.sequence,
         gateway=delivery.gateway,
-        ts_quality=delivery.ts_quality or (ours if decoded.ts_us is None else TsQuality.DEVICE),
+        ts_quality=quality,
         key=key,
         updates_liveness=not delivery.retained,
         redelivered=delivery.redelivered or decoded.key is not None,

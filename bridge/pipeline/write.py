@@ -14,6 +14,10 @@ A batch that the store refuses has something in it that can never be stored. Wha
     readings       halved until the bad ones are found; these become quarantine rows
     quarantine     written in plainer forms until one is taken; where none is, that row alone is FAILED: its sender
                    keeps it
+
+A reading that the store takes for another one than is stored in its place, or that is beyond its sensor's limits, is
+refused alone, with all else of its batch committed. It becomes a quarantine row, which is written before anything is
+settled; whatever happens in between, its sender has no acknowledgement, comes again, and is refused again.
 """
 
 from __future__ import annotations
@@ -22,11 +26,13 @@ from collections import Counter
 from collections.abc import Sequence
 from time import perf_counter
 
+import msgspec
 import structlog
 
 from bridge.errors import InstanceExpired, StoreRefused, StoreUnavailable
 from bridge.model.reading import (
     Batch,
+    Code,
     CommitResult,
     LedgerLine,
     Outcome,
@@ -35,7 +41,7 @@ from bridge.model.reading import (
     Reading,
     Receipt,
 )
-from bridge.pipeline.batch import PLAINER_FORMS, BatchRow, accounts, quarantine
+from bridge.pipeline.batch import NOT_STORED, PLAINER_FORMS, BatchRow, accounts, quarantine
 from bridge.pipeline.in_doubt import InDoubtBatches
 from bridge.pipeline.isolate import in_parts
 from bridge.pipeline.ledger import DoorLedger
@@ -66,6 +72,7 @@ class BatchWriter:
         self._latency = metrics.stage.labels("store")
         self._calling_since_s: float | None = None
         self._set_aside_s = 0.0
+        self._refused: list[BatchRow] = []  # by a batch that was committed: to be written to quarantine
         self.in_doubt = InDoubtBatches(store, ledger, outbox)
         self.number = 0
         self.asked_s = 0.0
@@ -95,11 +102,18 @@ class BatchWriter:
         if self._ledger.set_aside and perf_counter() - self._set_aside_s > SET_ASIDE_S:
             self._ledger.take_back()
         lines = self._ledger.take()
+        self._refused = []
         try:
             await self._write_batch(rows, lines)
         except StoreRefused:
             await self._write_lines(lines)
-            await self._write_in_parts(rows)
+        else:
+            rows = self._take_refused()
+        await self._write_in_parts(rows)
+
+    def _take_refused(self) -> list[BatchRow]:
+        refused, self._refused = self._refused, []
+        return refused
 
     async def _write_lines(self, lines: Sequence[LedgerLine]) -> None:
         """Write ledger lines without rows, and set aside those that the store refuses."""
@@ -118,11 +132,11 @@ class BatchWriter:
         forms: dict[BatchRow, int] = {}  # how many plainer forms of a row were tried
         while rows:
             refused = await in_parts(rows, self._write_batch)
-            rows = []
+            rows = self._take_refused()
             for row, error in refused:
                 if isinstance(row.content, Reading):
                     log.warning("reading_refused_by_store", detail=error.detail, device=row.content.device_id)
-                    quarantine(row, row.content, error.detail)
+                    quarantine(row, row.content, Code.STORE_REFUSED, error.detail, NOT_STORED)
                 elif (tried := forms.get(row, 0)) < len(PLAINER_FORMS):
                     row.content = PLAINER_FORMS[tried](row.content, error.detail)
                     forms[row] = tried + 1
@@ -171,14 +185,40 @@ class BatchWriter:
         if rows:
             self._metrics.batch_size.observe(len(rows))
         self._publish(readings, committed)
+        if committed.refusals:
+            rows = self._set_refused_apart(rows, committed)
         self._enter_receipts(rows, committed)
 
+    def _set_refused_apart(self, rows: Sequence[BatchRow], committed: CommitResult) -> list[BatchRow]:
+        """Turn what was refused into quarantine rows, for a batch of their own. Return the other rows."""
+        settled = []
+        place = -1
+        for row in rows:
+            reading = row.content
+            if not isinstance(reading, Reading):
+                settled.append(row)
+                continue
+            place += 1
+            refusal = committed.refusals.get(place)
+            if refusal is None:
+                settled.append(row)
+            else:
+                code, detail = refusal
+                quarantine(row, reading, code, detail, detail)
+                self._refused.append(row)
+        return settled
+
     def _publish(self, readings: list[Reading], committed: CommitResult) -> None:
-        """Pass what was stored on to the outbox; duplicates were published before."""
+        """Pass what was stored on to the outbox, as it is stored; duplicates were published before."""
         if committed.outbox_id is None:
             return
         for alert in committed.alerts:
             self._metrics.alerts.labels(alert.kind).inc()
+        if committed.stored_ts_us:
+            readings = [
+                reading if reading.ts_us == ts_us else msgspec.structs.replace(reading, ts_us=ts_us)
+                for reading, ts_us in zip(readings, committed.stored_ts_us, strict=True)
+            ]
         outcomes = committed.outcomes
         if any(outcomes):
             stored = [i for i, outcome in enumerate(outcomes) if outcome == Outcome.STORED]
@@ -201,6 +241,8 @@ class BatchWriter:
     def _enter_receipts(self, rows: Sequence[BatchRow], committed: CommitResult) -> None:
         """Enter a receipt for each row, and count them."""
         outcomes = iter(committed.outcomes)
+        if committed.refusals:  # their rows are not among these
+            outcomes = iter([outcome for outcome in committed.outcomes if outcome != Outcome.QUARANTINED])
         settled: Counter[tuple[str, Outcome]] = Counter()
         for row in rows:
             receipt = row.receipt

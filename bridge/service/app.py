@@ -63,7 +63,7 @@ def serve(settings: Settings, *, embedded: bool) -> int:
 
 async def _serve(settings: Settings, stack: EmbeddedStack | None) -> int:
     stop = stop_signals()
-    store = PostgresStore(settings.database, settings.service.name)
+    store = PostgresStore(settings.database, settings.service.name, settings.pipeline.max_ahead_s)
     if not await _until_open(store, stop):
         return 0
     metrics = Metrics()

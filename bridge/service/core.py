@@ -138,7 +138,7 @@ async def open_core(settings: Settings) -> AsyncIterator[ServiceCore]:
     Raises StoreUnavailable where the database is away.
     """
     logs.configure(settings.log.model_copy(update={"level": "warning"}))
-    store = PostgresStore(settings.database, settings.service.name)
+    store = PostgresStore(settings.database, settings.service.name, settings.pipeline.max_ahead_s)
     await store.open()
     core = ServiceCore(settings, store, DeferredOutbox(), Metrics())
     try:

@@ -20,7 +20,7 @@ import structlog
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from bridge.errors import InstanceExpired, StoreUnavailable
-from bridge.model.reading import AlertEvent, Batch, CommitResult, Sensor, TsQuality
+from bridge.model.reading import AlertEvent, Batch, Code, CommitResult, Sensor, TsQuality
 from bridge.settings.stores import DatabaseSettings
 from bridge.store import queries
 from bridge.store.connection import Connection, TimedConnection, check_alive, connect_options
@@ -32,13 +32,19 @@ POOL_RETRY_S = 1.0
 """The pool's own back-off doubles for minutes; a new request begins anew."""
 POOL_CLOSE_S = 1.0
 """Its workers may be connecting."""
+MAX_AHEAD_S = 300.0
+"""What the contracts hold other programs to, and a store whose process has no setting (`pipeline.max_ahead_s`)."""
 
 
 class PostgresStore:
-    """`open` before use. `instance` is this process's id in the database, 0 before the first connection."""
+    """`open` before use. `instance` is this process's id in the database, 0 before the first connection.
 
-    def __init__(self, settings: DatabaseSettings, name: str) -> None:
+    `max_ahead_s`: a reading whose time is further ahead of now is refused, where the pipeline has let it through.
+    """
+
+    def __init__(self, settings: DatabaseSettings, name: str, max_ahead_s: float = MAX_AHEAD_S) -> None:
         self._settings = settings
+        self._max_ahead_us = int(max_ahead_s * 1_000_000)
         self._name = name
         # The server ends a statement itself; if we have heard nothing a second later, the line is dead.
         self._timeout_s = settings.statement_timeout_s + 1
@@ -78,7 +84,8 @@ class PostgresStore:
     async def write(self, batch: Batch) -> CommitResult:
         """See `Store.write`."""
         writer = await self._connected_writer()
-        row = await self._ask_writer(writer, "ingest_batch", arguments(self.instance, batch, self._settings))
+        given = arguments(self.instance, batch, self._settings, self._max_ahead_us)
+        row = await self._ask_writer(writer, "ingest_batch", given)
         if row is None:
             raise StoreUnavailable("the database answered no row")
         return _committed(row, self.instance)
@@ -182,7 +189,7 @@ class PostgresStore:
             await writer.close()
 
 
-def arguments(instance: int, batch: Batch, quotas: DatabaseSettings) -> dict[str, Any]:
+def arguments(instance: int, batch: Batch, quotas: DatabaseSettings, max_ahead_us: int) -> dict[str, Any]:
     """What the query `ingest_batch` is given. Of `quotas`, those of quarantine count."""
     readings, rows, lines = batch.readings, batch.quarantined, batch.ledger
     replays = _unless_all([r.replay_of for r in readings], None)
@@ -195,7 +202,7 @@ def arguments(instance: int, batch: Batch, quotas: DatabaseSettings) -> dict[str
         "ts_us": array_text([r.ts_us for r in readings]),
         "sequences": array_text(_unless_all([r.sequence for r in readings], None)),
         "received_us": array_text([r.received_us for r in readings]),
-        "device_time": array_text(_unless_all([r.ts_quality != TsQuality.SERVER for r in readings], True)),
+        "clocks": _unless_all([r.ts_quality.value for r in readings], TsQuality.DEVICE.value),
         "keys": _unless_all([r.key for r in readings], None),
         "fresh": array_text(_unless_all([r.updates_liveness for r in readings], True)),
         "redelivered": array_text(_unless_all([r.redelivered for r in readings], True)),
@@ -226,6 +233,7 @@ def arguments(instance: int, batch: Batch, quotas: DatabaseSettings) -> dict[str
             quotas.quarantine_max_rows,
             quotas.quarantine_max_bytes,
         ],
+        "max_ahead_us": max_ahead_us,
         "q_facts": [q.facts and msgspec.json.encode(q.facts).decode() for q in rows],
         "q_replays": [q.replay_of for q in rows],
         "replays": replays and [replay and replay[0] for replay in replays],
@@ -247,7 +255,7 @@ def _unless_all(values: list[Any], usual: Any) -> list[Any] | None:
 
 
 def _committed(row: Sequence[Any], instance: int) -> CommitResult:
-    outcomes, classes, stored_us, outbox_id, alerts, after_instance, after_outbox, thinned = row
+    outcomes, classes, stored_us, outbox_id, alerts, after_instance, after_outbox, thinned, codes, details, moved = row
     return CommitResult(
         outcomes or (),
         classes or (),
@@ -257,6 +265,8 @@ def _committed(row: Sequence[Any], instance: int) -> CommitResult:
         list(zip(after_instance, after_outbox, strict=True)),
         instance,
         thinned,
+        {i: (Code(code), details[i]) for i, code in enumerate(codes) if code is not None} if codes else {},
+        moved or (),
     )
 
 

@@ -65,7 +65,7 @@ class DirectPipeline:
 
 async def open_direct(settings: Settings, name: str, now_us: Callable[[], int]) -> DirectPipeline:
     """Open the pipeline of the gateway `name`. Raises StoreUnavailable."""
-    store = PostgresStore(settings.database, f"gateway-{name}")
+    store = PostgresStore(settings.database, f"gateway-{name}", settings.pipeline.max_ahead_s)
     try:
         await store.open()
     except Unavailable:

@@ -3,13 +3,18 @@
 Every example registers the same fleet twice: one copy takes whole batches, its twin takes the rows of
 those batches through `sp_insert_reading_and_check_threshold`. Afterwards all that either has caused is
 compared, with ids replaced by places in the fleet. Few sensors, few moments and few values make
-duplicates, ties and late readings common.
+duplicates, conflicts, ties and late readings common.
+
+What is judged by now is judged at two moments, one for each copy: a latest time of now is compared as such, and a slope
+from it is not compared.
 """
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -30,7 +35,11 @@ SEVERITIES = ("info", "warning", "critical")
 CONDITIONS = ("greater_than", "less_than", "equal_to", "out_of_range")
 STATES = ("INITIALIZING", "NORMAL", "WARNING", "ALERT", "STALE")
 CLASSES = ("clean", "warning", "alert")
+STORED, DUPLICATE, REFUSED = range(3)
 VALUES = (-40.0, 0.0, 1.0, 5.0, 10.0, 10.5, 20.0, 40.0)
+FAR_S = 1e9
+AHEAD_S = (FAR_S - 1.5, FAR_S + 13, FAR_S + 211, FAR_S + 4_000)
+"""Not after START but, less FAR_S, after now: behind, ahead, and further ahead than is allowed."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,7 @@ class Sensor:
     min_readings: int
     open_alert: tuple[str, str] | None  # severity, status
     open_warning: tuple[str, str] | None  # event_code, status
+    limits: tuple[float | None, float | None]
     thresholds: tuple[Threshold, ...]
     deltas: tuple[Delta, ...]
 
@@ -81,7 +91,7 @@ class Fleet:
 class GivenReading:
     sensor: int
     value: float
-    ts_s: float | None  # after START; None: the device gave no time
+    ts_s: float | None  # after START, or in MOMENTS of now; None: the device gave no time
     sequence: int | None
     received_s: int
     key: str | None
@@ -121,6 +131,7 @@ def sensors(n_devices: int) -> st.SearchStrategy[Sensor]:
         min_readings=st.integers(0, 3),
         open_alert=st.none() | st.tuples(severities, open_states),
         open_warning=st.none() | st.tuples(st.sampled_from(("DELTA_SPIKE", "DRIFT")), open_states),
+        limits=st.sampled_from(((None, None), (None, None), (None, 20.0), (0.0, None))),
         thresholds=st.lists(thresholds, max_size=3).map(tuple),
         deltas=st.lists(deltas, max_size=2).map(tuple),
     )
@@ -136,8 +147,8 @@ def rows(n_sensors: int) -> st.SearchStrategy[GivenReading]:
     return st.builds(
         GivenReading,
         sensor=st.integers(0, n_sensors - 1),
-        value=st.sampled_from(VALUES),
-        ts_s=st.sampled_from((None, 0.0, 1.0, 1.000001, 2.0, 3.0, 4.5, 6.0)),
+        value=st.sampled_from((*VALUES, *VALUES, float("nan"))),
+        ts_s=st.sampled_from((None, 0.0, 1.0, 1.0, 1.000001, 1.000002, 2.0, 3.0, 4.5, 5.0, 6.0, *AHEAD_S)),
         sequence=st.sampled_from((None, None, 1, 2)),
         received_s=st.sampled_from((0, 5, 9, 13, 31)),
         key=st.sampled_from((None, None, None, "a", "b")),
@@ -157,6 +168,15 @@ def at(after_s: float) -> datetime:
     return START + timedelta(seconds=after_s)
 
 
+def fixed(batch: list[GivenReading], now: datetime) -> list[GivenReading]:
+    """With times around now as seconds after START."""
+    since_s = (now - START).total_seconds()
+    return [
+        replace(row, ts_s=since_s + row.ts_s - FAR_S) if row.ts_s is not None and row.ts_s > FAR_S / 2 else row
+        for row in batch
+    ]
+
+
 def moment(after_s: float | None) -> datetime | None:
     return None if after_s is None else at(after_s)
 
@@ -170,6 +190,7 @@ class Copy:
 
     def __init__(self, connection: Connection, fleet: Fleet) -> None:
         self._connection = connection
+        self.now = datetime.now(UTC)
         self._names: dict[str, dict[Any, Any]] = {}
         self.devices = [
             self._insert("devices", name="d", status=d.status, last_seen_at=moment(d.last_seen_s))
@@ -192,6 +213,8 @@ class Copy:
             valid_readings_count=sensor.valid_count,
             min_readings_for_normal=sensor.min_readings,
             state_changed_at=START,
+            min_value=sensor.limits[0],
+            max_value=sensor.limits[1],
         )
         self.sensors.append(sensor_id)
         for t in sensor.thresholds:
@@ -246,7 +269,7 @@ class Copy:
         owners, ids = {"devices": self.devices}, {"sensors": self.sensors}
         self._names = {
             "device": {x: i for i, x in enumerate(self.devices)},
-            "sensor": {x: i for i, x in enumerate(self.sensors)},
+            "sensor": {x: i for i, x in enumerate(self.sensors)} | {None: None},
             "threshold": {x: i for i, x in enumerate(self.thresholds)} | {None: None},
             "delta": {x: i for i, x in enumerate(self.deltas)} | {None: None},
         }
@@ -256,16 +279,24 @@ class Copy:
         self._names["w"] = {row["id"]: (row["sensor"], row["nth"]) for row in warnings}
         for row in warnings:
             row["payload"]["delta_threshold_id"] = self._names["delta"][row["payload"].get("delta_threshold_id")]
+            if row["created_at"] > self.now:
+                row["payload"] |= {"abs_slope": None, "rel_slope": None}
         outbox = self._rows(OUTBOX, ids)
         return {
             "readings": self._rows(READINGS, ids),
-            "latest": self._rows(LATEST, ids),
+            "latest": [
+                row | {"latest_timestamp": "now"}
+                if row["latest_timestamp"] and row["latest_timestamp"] > self.now
+                else row
+                for row in self._rows(LATEST, ids)
+            ],
             "sensors": self._rows(SENSORS, ids),
             "devices": self._rows(DEVICES, owners),
             "alerts": [row | {"id": None} for row in alerts],
             "ml_events": [row | {"id": None} for row in warnings],
             "ledger": self._rows(LEDGER, owners),
             "keys": self._rows(KEYS, {"prefix": f"{self.devices[0]}/"}),
+            "quarantine": [self._quarantined(row) for row in self._rows(QUARANTINE, owners)],
             "events": [self._event(event) for event in events],
             "outbox readings": outbox,
             "outbox events": [self._event(event) for row in self._rows(OUTBOX_EVENTS, ids) for event in row["alerts"]],
@@ -278,6 +309,15 @@ class Copy:
             {name: self._names[name][x] if name in self._names else x for name, x in zip(names, row, strict=True)}
             for row in cursor
         ]
+
+    def _quarantined(self, row: dict[str, Any]) -> dict[str, Any]:
+        body = json.loads(row["payload"])
+        sensors = self._names["sensor"]
+        detail = re.sub(r"sensor (\d+)", lambda found: f"sensor {sensors[int(found[1])]}", row["detail"])
+        return row | {
+            "payload": body | {"sensor_id": sensors[body["sensor_id"]]},
+            "detail": re.sub(r"\d+ s ahead", "some s ahead", detail),
+        }
 
     def _event(self, event: dict[str, Any]) -> dict[str, Any]:
         prefix, number, kind = event["event_id"].split("-")
@@ -293,7 +333,7 @@ class Copy:
 
 # A column that is called like a kind of id holds one.
 READINGS = b"""
-    SELECT sensor_id AS sensor, value, "timestamp", device_timestamp, sequence FROM sensor_readings
+    SELECT sensor_id AS sensor, value, "timestamp", device_timestamp, sequence, clock FROM sensor_readings
     WHERE sensor_id = ANY (%(sensors)s) ORDER BY sensor_id, "timestamp", sequence
 """
 LATEST = b"""
@@ -316,12 +356,16 @@ WARNINGS = b"""
     FROM ml_events WHERE sensor_id = ANY (%(sensors)s) ORDER BY sensor_id, id
 """
 LEDGER = b"""
-    SELECT device_id AS device, source, received, returned, stored, duplicate, quarantined FROM ingest_ledger
+    SELECT device_id AS device, source, received, returned, stored, duplicate, quarantined, thinned FROM ingest_ledger
     WHERE device_id = ANY (%(devices)s) ORDER BY device_id, source
 """
 KEYS = b"""
-    SELECT substr(key, length(%(prefix)s) + 1) AS name FROM ingest_event_keys
+    SELECT substr(key, length(%(prefix)s) + 1) AS name, sensor_id AS sensor, value FROM ingest_event_keys
     WHERE starts_with(key, %(prefix)s) ORDER BY 1
+"""
+QUARANTINE = b"""
+    SELECT device_id AS device, code, detail, payload, source, topic, received_at FROM quarantine
+    WHERE device_id = ANY (%(devices)s) ORDER BY id
 """
 OUTBOX = b"""
     SELECT u.sensor_id AS sensor, u.value, u.ts_us, u.sequence, u.received_us,
@@ -333,12 +377,12 @@ OUTBOX = b"""
 OUTBOX_EVENTS = b"SELECT alerts FROM ingest_outbox WHERE sensor_ids && %(sensors)s::bigint[] ORDER BY id"
 
 BATCH = """
-    SELECT outcomes, classes, alerts FROM sp_insert_readings(
+    SELECT outcomes, classes, alerts, codes FROM sp_insert_readings(
         %s::bigint[], %s::double precision[], %s::bigint[], %s::bigint[], %s::bigint[], %s::boolean[], %s::text[],
         %s::boolean[], %s::boolean[])
 """
 ONE = """
-    SELECT inserted, class, alerts FROM sp_insert_reading_and_check_threshold(
+    SELECT inserted, class, alerts, code FROM sp_insert_reading_and_check_threshold(
         %s::bigint, %s::double precision, %s::timestamptz, %s::bigint, %s::timestamptz, %s::text, %s, %s)
 """
 
@@ -346,7 +390,7 @@ ONE = """
 def store_whole(
     connection: Connection, copy: Copy, batch: list[GivenReading]
 ) -> tuple[list[Any], list[dict[str, Any]]]:
-    """Store a batch in one call; returns (inserted, class) of each row, and the alert events."""
+    """Store a batch in one call; returns (outcome, class, code) of each row, and the alert events."""
     received = [micros(at(row.received_s)) for row in batch]
     answer = connection.execute(
         BATCH,
@@ -363,8 +407,9 @@ def store_whole(
         ],
     ).fetchone()
     assert answer is not None
-    outcomes, classes, events = answer
-    return [(outcome == 0, CLASSES[c]) for outcome, c in zip(outcomes, classes, strict=True)], events
+    outcomes, classes, events, codes = answer
+    codes = codes or [None] * len(outcomes)
+    return [(outcome, CLASSES[c], code) for outcome, c, code in zip(outcomes, classes, codes, strict=True)], events
 
 
 def store_singly(
@@ -388,7 +433,8 @@ def store_singly(
             ],
         ).fetchone()
         assert answer is not None
-        answers.append((answer[0], answer[1]))
+        outcome = STORED if answer[0] else DUPLICATE if answer[3] is None else REFUSED
+        answers.append((outcome, answer[1], answer[3]))
         events += answer[2]
     return answers, events
 
@@ -415,10 +461,33 @@ def test_a_batch_equals_its_rows_one_by_one(
     whole, single = Copy(connection, fleet), Copy(connection, fleet)
     whole_events: list[dict[str, Any]] = []
     single_events: list[dict[str, Any]] = []
-    for batch in batches:
+    for batch in (fixed(batch, whole.now) for batch in batches):
         answers, events = store_whole(connection, whole, batch)
         expected, expected_events = store_singly(connection, single, batch)
         assert answers == expected
         whole_events += events
         single_events += expected_events
     assert whole.left_behind(whole_events) == single.left_behind(single_events)
+
+
+@settings(deadline=None, max_examples=200, suppress_health_check=list(HealthCheck))
+@given(history=histories())
+def test_a_batch_that_is_sent_again_changes_nothing(
+    connection: Connection, history: tuple[Fleet, list[list[GivenReading]]]
+) -> None:
+    """Whatever of it has an identity: stored before is a duplicate now, refused before is refused again."""
+    connection.execute("DELETE FROM ingest_outbox")
+    fleet, batches = history
+    copy = Copy(connection, fleet)
+    sent = [
+        [row for row in fixed(batch, copy.now) if row.ts_s is not None or (row.key is not None and row.redelivered)]
+        for batch in batches
+    ]
+    first = [store_whole(connection, copy, batch)[0] for batch in sent]
+    changing = ("devices", "ledger", "quarantine")
+    before = {name: rows for name, rows in copy.left_behind([]).items() if name not in changing}
+    again = [store_whole(connection, copy, batch)[0] for batch in sent]
+    assert {name: rows for name, rows in copy.left_behind([]).items() if name not in changing} == before
+    for answers, repeated in zip(first, again, strict=True):
+        expected = [(DUPLICATE if outcome == STORED else outcome, code) for outcome, _, code in answers]
+        assert [(outcome, code) for outcome, _, code in repeated] == expected

@@ -1,8 +1,8 @@
 """What was quarantined and is replayed once its cause is mended gives the readings that it would have been.
 
 Every example sends one stream of messages to two services with the same registry. One of them has faults: sensors that
-are not registered, or switched off, devices that are disabled, limits that are too narrow, a database that refuses. Then
-its faults are mended and its quarantine is replayed. Both must have the same readings and events, and balanced books; a
+are not registered, or switched off, devices that are disabled, limits that are too narrow, a database that refuses.
+Then its faults are mended and its quarantine is replayed. Both must have the same readings and events, and balanced books; a
 device of which nothing newer had come in between has the same alerts and states, too.
 """
 
@@ -23,6 +23,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from bridge.broker.deferred_outbox import DeferredOutbox
+from bridge.model.scopes import DEFAULT_SCOPES
 from bridge.mqtt.ingest import MqttIngest
 from bridge.service.core import ServiceCore
 from bridge.settings.http import LimitSettings
@@ -33,7 +34,7 @@ from bridge.settings.stores import DatabaseSettings
 from bridge.store.postgres import PostgresStore
 from bridge.telemetry import Metrics
 from tests.support.commands import Commands
-from tests.support.http_door import DEFAULT_SCOPES, FakeKeys, key_of, open_door
+from tests.support.http_door import FakeKeys, key_of, open_door
 from tests.support.servers import PostgresServer, until
 
 START_US = 1_790_000_000_000_000  # 2026-09-21
@@ -131,6 +132,9 @@ class World:
             return cursor.fetchall() if cursor.description else []
 
     def register(self, without: Sequence[int] = ()) -> None:
+        self.query(
+            "INSERT INTO api_keys (id, name, api_key_hash, all_devices) VALUES (1, 'api', repeat('0', 64), true)"
+        )
         for device in range(DEVICES):
             self.query(
                 "INSERT INTO devices (id, device_uuid, name) VALUES (%s, %s, 'box')", device + 1, device_uuid(device)
@@ -143,8 +147,9 @@ class World:
             sensor = sensor_id(device, place)
             external = f"zigbee2mqtt/box{device}#temperature" if place == FOREIGN else None
             self.query(
-                "INSERT INTO sensors (id, sensor_uuid, device_id, name, sensor_type, external_id, min_readings_for_normal)"
-                " VALUES (%s, %s, %s, 'inlet', 'temperature', %s, 2)",
+                """INSERT INTO sensors (id, sensor_uuid, device_id, name, sensor_type, external_id,
+                                        min_readings_for_normal)
+                   VALUES (%s, %s, %s, 'inlet', 'temperature', %s, 2)""",
                 *(sensor, sensor_uuid(device, place), device + 1, external),
             )
             self.query(
@@ -242,7 +247,7 @@ class World:
             "whole": (f"devices/{uuid}/readings", {"readings": packet}),
             "bare": (f"devices/{uuid}/sensors/{sensor_uuid(device, first.place)}", first.value),
             "legacy": (f"iot/sensors/{sensor_id(device, first.place)}/readings", _legacy(event, number, sent_us)),
-            "zigbee": (f"zigbee2mqtt/box{device}", {"linkquality": 3, "state": "ON", "temperature": first.value}),
+            "zigbee": (f"zigbee2mqtt/box{device}", {"linkquality": 3, "temperature": first.value}),
         }[event.form]
         if not again:
             self._mid += 1
@@ -262,15 +267,15 @@ class World:
 
     def readings(self) -> list[tuple[Any, ...]]:
         return self.query(
-            'SELECT sensor_id, value, "timestamp", device_timestamp, sequence FROM sensor_readings ORDER BY 1, 3, 5, 2'
+            'SELECT sensor_id, value, "timestamp", device_timestamp, sequence, clock FROM sensor_readings ORDER BY 1, 3, 5, 2'
         )
 
     def events(self) -> list[tuple[Any, ...]]:
         """What goes to the streams, but for the class: that of a late reading is told by what came before."""
         return self.query(
             """SELECT u.sensor_id, u.ts_us, u.value, u.sequence, u.received_us, u.key, u.source, u.gateway
-               FROM ingest_outbox o, unnest(o.sensor_ids, o.ts_us, o.values, o.sequences, o.received_us, o.keys, o.sources,
-                                            o.gateways)
+               FROM ingest_outbox o, unnest(o.sensor_ids, o.ts_us, o.values, o.sequences, o.received_us, o.keys,
+                                            o.sources, o.gateways)
                     AS u (sensor_id, ts_us, value, sequence, received_us, key, source, gateway)
                ORDER BY 1, 2, 4, 3"""
         )

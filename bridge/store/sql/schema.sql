@@ -40,6 +40,12 @@ CREATE FUNCTION public.bounded_value(p_value double precision) RETURNS double pr
 CREATE FUNCTION public.choose_samples(p_fates smallint[], p_accounts bigint[], p_device_ids bigint[], p_codes text[]) RETURNS smallint[]
     LANGUAGE plpgsql;  -- functions/choose_samples.sql
 
+CREATE FUNCTION public.compare_event_keys(p_keys text[], p_redelivered boolean[], p_sensor_ids bigint[], p_values double precision[], p_outcomes smallint[], p_now timestamp with time zone, OUT duplicates integer[], OUT conflicts integer[], OUT details text[]) RETURNS record
+    LANGUAGE plpgsql;  -- functions/compare_event_keys.sql
+
+CREATE FUNCTION public.conflict_text(p_ts_us bigint, p_sequence bigint, p_stored double precision, p_value double precision) RETURNS text
+    LANGUAGE sql STABLE;  -- functions/conflict_text.sql
+
 CREATE FUNCTION public.count_quarantine() RETURNS trigger
     LANGUAGE plpgsql;  -- functions/count_quarantine.sql
 
@@ -64,6 +70,9 @@ CREATE FUNCTION public.fold_dead_instances(p_grace interval DEFAULT '00:05:00'::
 CREATE FUNCTION public.fold_dead_instances_v1(p_grace interval DEFAULT '00:05:00'::interval) RETURNS integer
     LANGUAGE plpgsql;  -- functions/fold_dead_instances_v1.sql
 
+CREATE FUNCTION public.former_clocks(p_device_time boolean[], p_keys text[], p_gateways text[]) RETURNS text[]
+    LANGUAGE sql STABLE;  -- functions/former_clocks.sql
+
 CREATE FUNCTION public.from_us(p_us bigint) RETURNS timestamp with time zone
     LANGUAGE sql STABLE;  -- functions/from_us.sql
 
@@ -82,8 +91,11 @@ CREATE FUNCTION public.ingest_batch_v1(p_instance integer, p_batch bigint, p_dev
 CREATE FUNCTION public.ingest_batch_v2(p_instance integer, p_batch bigint, p_device_ids bigint[], p_sensor_ids bigint[], p_values double precision[], p_ts_us bigint[], p_sequences bigint[], p_received_us bigint[], p_device_time boolean[], p_keys text[], p_fresh boolean[], p_redelivered boolean[], p_sources text[], p_gateways text[], q_codes text[], q_details text[], q_payloads bytea[], q_sources text[], q_topics text[], q_gateways text[], q_device_ids bigint[], q_device_uuids uuid[], q_indexes integer[], q_received_us bigint[], q_identities text[], l_device_ids bigint[], l_sources text[], l_received bigint[], l_returned bigint[], p_published bigint[], q_senders text[], q_account_uuids uuid[], q_remedies boolean[], q_quota bigint[], OUT outcomes smallint[], OUT classes smallint[], OUT stored_us bigint, OUT outbox_id bigint, OUT alerts jsonb, OUT after_instance integer[], OUT after_outbox bigint[], OUT thinned text[]) RETURNS record
     LANGUAGE plpgsql;  -- functions/ingest_batch_v2.sql
 
-CREATE FUNCTION public.ingest_batch_v3(p_instance integer, p_batch bigint, p_device_ids bigint[], p_sensor_ids bigint[], p_values double precision[], p_ts_us bigint[], p_sequences bigint[], p_received_us bigint[], p_device_time boolean[], p_keys text[], p_fresh boolean[], p_redelivered boolean[], p_sources text[], p_gateways text[], q_codes text[], q_details text[], q_payloads bytea[], q_sources text[], q_topics text[], q_gateways text[], q_device_ids bigint[], q_device_uuids uuid[], q_indexes integer[], q_received_us bigint[], q_identities text[], l_device_ids bigint[], l_sources text[], l_received bigint[], l_returned bigint[], p_published bigint[], q_senders text[], q_account_uuids uuid[], q_remedies boolean[], q_quota bigint[], q_facts text[], q_replays bigint[], p_replays bigint[], p_replay_indexes integer[], OUT outcomes smallint[], OUT classes smallint[], OUT stored_us bigint, OUT outbox_id bigint, OUT alerts jsonb, OUT after_instance integer[], OUT after_outbox bigint[], OUT thinned text[]) RETURNS record
+CREATE FUNCTION public.ingest_batch_v3(p_instance integer, p_batch bigint, p_device_ids bigint[], p_sensor_ids bigint[], p_values double precision[], p_ts_us bigint[], p_sequences bigint[], p_received_us bigint[], p_clocks text[], p_keys text[], p_fresh boolean[], p_redelivered boolean[], p_sources text[], p_gateways text[], q_codes text[], q_details text[], q_payloads bytea[], q_sources text[], q_topics text[], q_gateways text[], q_device_ids bigint[], q_device_uuids uuid[], q_indexes integer[], q_received_us bigint[], q_identities text[], l_device_ids bigint[], l_sources text[], l_received bigint[], l_returned bigint[], p_published bigint[], q_senders text[], q_account_uuids uuid[], q_remedies boolean[], q_quota bigint[], p_max_ahead_us bigint, q_facts text[], q_replays bigint[], p_replays bigint[], p_replay_indexes integer[], OUT outcomes smallint[], OUT classes smallint[], OUT stored_us bigint, OUT outbox_id bigint, OUT alerts jsonb, OUT after_instance integer[], OUT after_outbox bigint[], OUT thinned text[], OUT codes text[], OUT details text[], OUT stored_ts_us bigint[]) RETURNS record
     LANGUAGE plpgsql;  -- functions/ingest_batch_v3.sql
+
+CREATE FUNCTION public.judge_inputs(p_sensor_ids bigint[], p_values double precision[], p_ts_us bigint[], p_received_us bigint[], p_max_ahead_us bigint, p_is_direct boolean, OUT places integer[], OUT codes text[], OUT details text[]) RETURNS record
+    LANGUAGE plpgsql;  -- functions/judge_inputs.sql
 
 CREATE FUNCTION public.keep_quarantined(p_codes text[], p_details text[], p_payloads bytea[], p_sources text[], p_topics text[], p_gateways text[], p_device_ids bigint[], p_device_uuids uuid[], p_indexes integer[], p_received_us bigint[], p_identities text[], p_senders text[], p_account_uuids uuid[], p_remedies boolean[], p_quota bigint[]) RETURNS smallint[]
     LANGUAGE sql;  -- functions/keep_quarantined.sql
@@ -127,6 +139,12 @@ CREATE FUNCTION public.note_sensor_row() RETURNS trigger
 CREATE FUNCTION public.note_sensor_rows() RETURNS trigger
     LANGUAGE plpgsql;  -- functions/note_sensor_rows.sql
 
+CREATE FUNCTION public.place_readings(p_ids bigint[], p_sensor_ids bigint[], p_values double precision[], p_ts_us bigint[], p_sequences bigint[], p_clocks text[], p_now timestamp with time zone, OUT outcomes smallint[], OUT stored_us bigint[], OUT details text[]) RETURNS record
+    LANGUAGE plpgsql;  -- functions/place_readings.sql
+
+CREATE FUNCTION public.quarantine_direct_calls(p_sensor_ids bigint[], p_values double precision[], p_ts_us bigint[], p_sequences bigint[], p_received_us bigint[], p_clocks text[], p_sources text[], p_outcomes smallint[], p_codes text[], p_details text[]) RETURNS smallint[]
+    LANGUAGE plpgsql;  -- functions/quarantine_direct_calls.sql
+
 CREATE TABLE public.ml_events (
     id bigint NOT NULL,
     sensor_id bigint NOT NULL,
@@ -145,16 +163,22 @@ CREATE TABLE public.ml_events (
 CREATE FUNCTION public.raise_delta_spike(s public.reading_step) RETURNS public.ml_events
     LANGUAGE plpgsql;  -- functions/raise_delta_spike.sql
 
+CREATE FUNCTION public.raise_unknown_outcomes(p_ts_us bigint[], p_stored_ts_us bigint[], p_codes text[], p_details text[]) RETURNS void
+    LANGUAGE plpgsql;  -- functions/raise_unknown_outcomes.sql
+
 CREATE FUNCTION public.remember_event_keys(p_keys text[], p_redelivered boolean[], p_now timestamp with time zone) RETURNS integer[]
     LANGUAGE plpgsql;  -- functions/remember_event_keys.sql
+
+CREATE FUNCTION public.resolve_taken_places(p_ids bigint[], p_sensor_ids bigint[], p_values double precision[], p_ts_us bigint[], p_sequences bigint[], p_clocks text[], p_outcomes smallint[], p_codes text[], p_details text[], p_missing integer[], p_now timestamp with time zone, OUT outcomes smallint[], OUT codes text[], OUT details text[], OUT stored_ts_us bigint[]) RETURNS record
+    LANGUAGE plpgsql;  -- functions/resolve_taken_places.sql
 
 CREATE FUNCTION public.severity_rank(p_severity text) RETURNS integer
     LANGUAGE sql IMMUTABLE;  -- functions/severity_rank.sql
 
-CREATE FUNCTION public.sp_insert_reading_and_check_threshold(p_sensor_id bigint, p_value double precision, p_device_timestamp timestamp with time zone DEFAULT NULL::timestamp with time zone, p_sequence bigint DEFAULT NULL::bigint, p_received_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_key text DEFAULT NULL::text, p_fresh boolean DEFAULT true, p_redelivered boolean DEFAULT true, OUT inserted boolean, OUT class text, OUT alerts jsonb) RETURNS record
+CREATE FUNCTION public.sp_insert_reading_and_check_threshold(p_sensor_id bigint, p_value double precision, p_device_timestamp timestamp with time zone DEFAULT NULL::timestamp with time zone, p_sequence bigint DEFAULT NULL::bigint, p_received_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_key text DEFAULT NULL::text, p_fresh boolean DEFAULT true, p_redelivered boolean DEFAULT true, OUT inserted boolean, OUT class text, OUT alerts jsonb, OUT code text) RETURNS record
     LANGUAGE plpgsql;  -- functions/sp_insert_reading_and_check_threshold.sql
 
-CREATE FUNCTION public.sp_insert_readings(p_sensor_ids bigint[], p_values double precision[], p_ts_us bigint[], p_sequences bigint[] DEFAULT NULL::bigint[], p_received_us bigint[] DEFAULT NULL::bigint[], p_device_time boolean[] DEFAULT NULL::boolean[], p_keys text[] DEFAULT NULL::text[], p_fresh boolean[] DEFAULT NULL::boolean[], p_redelivered boolean[] DEFAULT NULL::boolean[], p_sources text[] DEFAULT NULL::text[], p_gateways text[] DEFAULT NULL::text[], p_instance integer DEFAULT 0, OUT outcomes smallint[], OUT classes smallint[], OUT stored_us bigint, OUT outbox_id bigint, OUT alerts jsonb, OUT after_instance integer[], OUT after_outbox bigint[]) RETURNS record
+CREATE FUNCTION public.sp_insert_readings(p_sensor_ids bigint[], p_values double precision[], p_ts_us bigint[], p_sequences bigint[] DEFAULT NULL::bigint[], p_received_us bigint[] DEFAULT NULL::bigint[], p_device_time boolean[] DEFAULT NULL::boolean[], p_keys text[] DEFAULT NULL::text[], p_fresh boolean[] DEFAULT NULL::boolean[], p_redelivered boolean[] DEFAULT NULL::boolean[], p_sources text[] DEFAULT NULL::text[], p_gateways text[] DEFAULT NULL::text[], p_instance integer DEFAULT 0, OUT outcomes smallint[], OUT classes smallint[], OUT stored_us bigint, OUT outbox_id bigint, OUT alerts jsonb, OUT after_instance integer[], OUT after_outbox bigint[], OUT codes text[], OUT details text[], OUT stored_ts_us bigint[]) RETURNS record
     LANGUAGE plpgsql;  -- functions/sp_insert_readings.sql
 
 CREATE TABLE public.alerts (
@@ -179,6 +203,9 @@ CREATE FUNCTION public.step_sensor_states(p_steps public.reading_step[]) RETURNS
 
 CREATE FUNCTION public.store_readings_v1(p_sensor_ids bigint[], p_values double precision[], p_ts_us bigint[], p_sequences bigint[], p_received_us bigint[], p_device_time boolean[], p_keys text[], p_fresh boolean[], p_redelivered boolean[], p_sources text[], p_gateways text[], p_instance integer, OUT outcomes smallint[], OUT classes smallint[], OUT stored_us bigint, OUT outbox_id bigint, OUT alerts jsonb, OUT after_instance integer[], OUT after_outbox bigint[]) RETURNS record
     LANGUAGE plpgsql;  -- functions/store_readings_v1.sql
+
+CREATE FUNCTION public.store_readings_v2(p_sensor_ids bigint[], p_values double precision[], p_ts_us bigint[], p_sequences bigint[], p_received_us bigint[], p_clocks text[], p_keys text[], p_fresh boolean[], p_redelivered boolean[], p_sources text[], p_gateways text[], p_instance integer, p_max_ahead_us bigint, OUT outcomes smallint[], OUT classes smallint[], OUT stored_us bigint, OUT outbox_id bigint, OUT alerts jsonb, OUT after_instance integer[], OUT after_outbox bigint[], OUT codes text[], OUT details text[], OUT stored_ts_us bigint[]) RETURNS record
+    LANGUAGE plpgsql;  -- functions/store_readings_v2.sql
 
 CREATE FUNCTION public.to_us(p_at timestamp with time zone) RETURNS bigint
     LANGUAGE sql STABLE;  -- functions/to_us.sql
@@ -457,7 +484,9 @@ ALTER TABLE public.gateways ALTER COLUMN id ADD GENERATED BY DEFAULT AS IDENTITY
 
 CREATE TABLE public.ingest_event_keys (
     key text NOT NULL,
-    seen_at timestamp with time zone NOT NULL
+    seen_at timestamp with time zone NOT NULL,
+    sensor_id bigint,
+    value double precision
 );
 
 CREATE TABLE public.ingest_instances (
@@ -695,7 +724,8 @@ CREATE TABLE public.sensor_readings (
     "timestamp" timestamp with time zone NOT NULL,
     device_timestamp timestamp with time zone,
     ingested_at timestamp with time zone DEFAULT now() NOT NULL,
-    sequence bigint
+    sequence bigint,
+    clock text
 )
 PARTITION BY RANGE ("timestamp");
 
@@ -706,7 +736,8 @@ CREATE TABLE public.sensor_readings_default (
     "timestamp" timestamp with time zone CONSTRAINT sensor_readings_timestamp_not_null NOT NULL,
     device_timestamp timestamp with time zone,
     ingested_at timestamp with time zone DEFAULT now() CONSTRAINT sensor_readings_ingested_at_not_null NOT NULL,
-    sequence bigint
+    sequence bigint,
+    clock text
 );
 
 CREATE TABLE public.sensor_readings_latest (

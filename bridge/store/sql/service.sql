@@ -16,11 +16,11 @@ SELECT last_batch FROM ingest_instances WHERE id = %(instance)s
 
 -- name: ingest_batch
 -- Payloads in binary: as text, 64 KiB of them take psycopg and the server 3 ms, ten times as long.
-SELECT outcomes, classes, stored_us, outbox_id, alerts, after_instance, after_outbox, thinned
+SELECT outcomes, classes, stored_us, outbox_id, alerts, after_instance, after_outbox, thinned, codes, details, stored_ts_us
 FROM ingest_batch_v3(
     %(instance)s::integer, %(batch)s::bigint,
     %(device_ids)s::bigint[], %(sensor_ids)s::bigint[], %(values)s::double precision[], %(ts_us)s::bigint[],
-    %(sequences)s::bigint[], %(received_us)s::bigint[], %(device_time)s::boolean[], %(keys)s::text[],
+    %(sequences)s::bigint[], %(received_us)s::bigint[], %(clocks)s::text[], %(keys)s::text[],
     %(fresh)s::boolean[], %(redelivered)s::boolean[], %(sources)s::text[], %(gateways)s::text[],
     %(q_codes)s::text[], %(q_details)s::text[], %(q_payloads)b::bytea[], %(q_sources)s::text[], %(q_topics)s::text[],
     %(q_gateways)s::text[], %(q_device_ids)s::bigint[], %(q_device_uuids)s::uuid[], %(q_indexes)s::integer[],
@@ -28,6 +28,7 @@ FROM ingest_batch_v3(
     %(l_device_ids)s::bigint[], %(l_sources)s::text[], %(l_received)s::bigint[], %(l_returned)s::bigint[],
     %(published)s::bigint[],
     %(q_senders)s::text[], %(q_account_uuids)s::uuid[], %(q_remedies)s::boolean[], %(q_quota)s::bigint[],
+    %(max_ahead_us)s::bigint,
     %(q_facts)s::text[], %(q_replays)s::bigint[], %(replays)s::bigint[], %(replay_indexes)s::integer[])
 
 -- name: find_sensors

@@ -1,4 +1,5 @@
--- For processes of the release before quarantine kept what the door knew.
+-- For processes of the release before identities had values: what they know no outcome for is refused, and they keep it in
+-- quarantine, from where it can be replayed.
 CREATE OR REPLACE FUNCTION ingest_batch_v2(
     p_instance integer, p_batch bigint,
     p_device_ids bigint[], p_sensor_ids bigint[], p_values double precision[], p_ts_us bigint[], p_sequences bigint[],
@@ -14,49 +15,18 @@ CREATE OR REPLACE FUNCTION ingest_batch_v2(
     OUT thinned text[]  -- codes of rows for quarantine that were not kept, one for each
 ) LANGUAGE plpgsql AS $body$
 DECLARE
-    r       record;
-    v_fates smallint[] := '{}';
+    r record;
 BEGIN
-    IF cardinality(p_published) > 0 THEN
-        DELETE FROM ingest_outbox WHERE id = ANY (p_published);
-    END IF;
-    r := store_readings_v1(p_sensor_ids, p_values, p_ts_us, p_sequences, p_received_us, p_device_time, p_keys, p_fresh,
-                           p_redelivered, p_sources, p_gateways, p_instance);
+    r := ingest_batch_v3(
+        p_instance, p_batch,
+        p_device_ids, p_sensor_ids, p_values, p_ts_us, p_sequences,
+        p_received_us, former_clocks(p_device_time, p_keys, p_gateways), p_keys, p_fresh, p_redelivered,
+        p_sources, p_gateways,
+        q_codes, q_details, q_payloads, q_sources, q_topics, q_gateways,
+        q_device_ids, q_device_uuids, q_indexes, q_received_us, q_identities,
+        l_device_ids, l_sources, l_received, l_returned,
+        p_published, q_senders, q_account_uuids, q_remedies, q_quota, NULL);
+    PERFORM raise_unknown_outcomes(p_ts_us, r.stored_ts_us, r.codes, r.details);
     outcomes := r.outcomes; classes := r.classes; stored_us := r.stored_us; outbox_id := r.outbox_id;
-    alerts := r.alerts; after_instance := r.after_instance; after_outbox := r.after_outbox;
-
-    thinned := '{}';
-    IF cardinality(q_codes) > 0 THEN
-        v_fates := keep_quarantined(q_codes, q_details, q_payloads, q_sources, q_topics, q_gateways, q_device_ids,
-                                    q_device_uuids, q_indexes, q_received_us, q_identities, q_senders, q_account_uuids,
-                                    q_remedies, q_quota);
-        SELECT coalesce(array_agg(q.code), '{}') INTO thinned FROM unnest(q_codes, v_fates) AS q (code, fate) WHERE q.fate = 2;
-    END IF;
-
-    INSERT INTO ingest_ledger AS l (instance, device_id, source, received, returned, stored, duplicate, quarantined, thinned)
-    SELECT p_instance, b.device_id, b.source, sum(b.received), sum(b.returned), sum(b.stored), sum(b.duplicate),
-           sum(b.quarantined), sum(b.thinned)
-    FROM (
-        SELECT d.device_id, d.source, d.received, d.returned, 0 AS stored, 0 AS duplicate, 0 AS quarantined, 0 AS thinned
-        FROM unnest(l_device_ids, l_sources, l_received, l_returned) AS d (device_id, source, received, returned)
-        UNION ALL
-        SELECT s.device_id, s.source || coalesce('@' || s.gateway, ''), 0, 0, (s.outcome = 0)::integer,
-               (s.outcome = 1)::integer, 0, 0
-        FROM unnest(p_device_ids, p_sources, p_gateways, outcomes) AS s (device_id, source, gateway, outcome)
-        UNION ALL
-        SELECT q.device_id, q.source || coalesce('@' || q.gateway, ''), 0, 0, 0, (q.fate = 1)::integer,
-               (q.fate IN (0, 3))::integer, (q.fate = 2)::integer
-        FROM unnest(q_device_ids, q_sources, q_gateways, v_fates) AS q (device_id, source, gateway, fate)
-    ) b
-    GROUP BY b.device_id, b.source
-    ON CONFLICT (instance, device_id, source) DO UPDATE
-    SET received = greatest(l.received, excluded.received), returned = greatest(l.returned, excluded.returned),
-        stored = l.stored + excluded.stored, duplicate = l.duplicate + excluded.duplicate,
-        quarantined = l.quarantined + excluded.quarantined, thinned = l.thinned + excluded.thinned;
-
-    UPDATE ingest_instances SET last_batch = p_batch, last_seen_at = now() WHERE id = p_instance;
-    IF NOT FOUND THEN
-        -- Our books were closed as those of a dead process: stop before they are written twice.
-        RAISE EXCEPTION 'instance % is not registered', p_instance USING ERRCODE = '57P05';
-    END IF;
+    alerts := r.alerts; after_instance := r.after_instance; after_outbox := r.after_outbox; thinned := r.thinned;
 END $body$;

@@ -4,7 +4,8 @@ DECLARE
     d       delta_thresholds%ROWTYPE;
     v_delta double precision := abs(bounded_value(s.value) - bounded_value(s.prev_value));
     v_rel   double precision := v_delta / greatest(abs(bounded_value(s.prev_value)), 1e-6);
-    v_s     double precision := nullif(s.ts_us - s.prev_us, 0) / 1e6::double precision;
+    -- Within a millisecond there is no slope: readings of one moment are stored a microsecond apart.
+    v_s     double precision := CASE WHEN s.ts_us - s.prev_us >= 1000 THEN (s.ts_us - s.prev_us) / 1e6::double precision END;
     v_event ml_events%ROWTYPE;
 BEGIN
     SELECT * INTO d FROM delta_thresholds WHERE id = s.delta_id;

@@ -1,3 +1,4 @@
+-- For calls that are under way while functions are replaced; goes with the next release. See compare_event_keys.
 -- Remembers the keys of a batch; returns the places (from 1) of rows that are known already.
 CREATE OR REPLACE FUNCTION remember_event_keys(p_keys text[], p_redelivered boolean[], p_now timestamptz) RETURNS integer[]
 LANGUAGE plpgsql AS $body$

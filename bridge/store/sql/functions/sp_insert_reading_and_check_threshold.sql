@@ -1,5 +1,6 @@
 -- A contract with other systems, for one reading: the name, the parameters and the columns stay; docs/database.md.
--- A batch of one. Raises 22003 for a value that is not finite, 23503 for a sensor that does not exist.
+-- A batch of one. `code`: why it is refused, and in quarantine; NULL where it is not.
+-- Raises 23503 for a sensor that does not exist.
 CREATE OR REPLACE FUNCTION sp_insert_reading_and_check_threshold(
     p_sensor_id        bigint,
     p_value            double precision,
@@ -11,7 +12,8 @@ CREATE OR REPLACE FUNCTION sp_insert_reading_and_check_threshold(
     p_redelivered      boolean DEFAULT true,
     OUT inserted boolean,
     OUT class    text,
-    OUT alerts   jsonb
+    OUT alerts   jsonb,
+    OUT code     text
 ) LANGUAGE plpgsql AS $body$
 DECLARE
     v_received_us bigint := to_us(coalesce(p_received_at, clock_timestamp()));
@@ -20,11 +22,15 @@ BEGIN
     IF NOT EXISTS (SELECT 1 FROM sensors WHERE id = p_sensor_id) THEN
         RAISE EXCEPTION 'sensor % does not exist', p_sensor_id USING ERRCODE = '23503';
     END IF;
-    r := store_readings_v1(
-        ARRAY[p_sensor_id], ARRAY[p_value], ARRAY[coalesce(to_us(p_device_timestamp), v_received_us)],
-        ARRAY[p_sequence], ARRAY[v_received_us], ARRAY[p_device_timestamp IS NOT NULL],
-        CASE WHEN p_key IS NOT NULL THEN ARRAY[p_key] END, ARRAY[p_fresh], ARRAY[p_redelivered], NULL, NULL, 0);
+    r := store_readings_v2(
+        ARRAY[p_sensor_id], ARRAY[p_value],
+        -- Later than any clock may be, and microseconds in 64 bits end soon after.
+        ARRAY[CASE WHEN p_device_timestamp > '290000-01-01' THEN 9223372036854775807
+                   ELSE coalesce(to_us(p_device_timestamp), v_received_us) END],
+        ARRAY[p_sequence], ARRAY[v_received_us], ARRAY[CASE WHEN p_device_timestamp IS NULL THEN 'server' ELSE 'device' END],
+        CASE WHEN p_key IS NOT NULL THEN ARRAY[p_key] END, ARRAY[p_fresh], ARRAY[p_redelivered], NULL, NULL, 0, 300000000);
     inserted := r.outcomes[1] = 0;
     class := (ARRAY['clean', 'warning', 'alert'])[r.classes[1] + 1];
     alerts := r.alerts;
+    code := r.codes[1];
 END $body$;

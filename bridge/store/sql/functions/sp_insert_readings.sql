@@ -1,7 +1,7 @@
 -- A contract with other systems, for a batch: the name, the parameters and the columns stay; docs/database.md.
--- Outcomes: 0 stored, 1 duplicate. Classes: 0 clean, 1 warning, 2 alert. `alerts` are the events
--- for iot:alerts, in the order of their readings.
--- Raises 22003 for a value that is not finite, 23503 for a sensor that does not exist.
+-- Outcomes: 0 stored, 1 duplicate, 2 refused, and in quarantine: `codes` and `details` say why, NULL where nothing is.
+-- Classes: 0 clean, 1 warning, 2 alert. `alerts` are the events for iot:alerts, in the order of their readings.
+-- `stored_ts_us` are the times of the rows, NULL where all are as given. Raises 23503 for a sensor that does not exist.
 CREATE OR REPLACE FUNCTION sp_insert_readings(
     p_sensor_ids   bigint[],
     p_values       double precision[],
@@ -21,10 +21,16 @@ CREATE OR REPLACE FUNCTION sp_insert_readings(
     OUT outbox_id      bigint,
     OUT alerts         jsonb,
     OUT after_instance integer[],
-    OUT after_outbox   bigint[]
+    OUT after_outbox   bigint[],
+    OUT codes          text[],
+    OUT details        text[],
+    OUT stored_ts_us   bigint[]
 ) LANGUAGE plpgsql AS $body$
 BEGIN
-    SELECT * INTO outcomes, classes, stored_us, outbox_id, alerts, after_instance, after_outbox
-    FROM store_readings_v1(p_sensor_ids, p_values, p_ts_us, p_sequences, p_received_us, p_device_time, p_keys, p_fresh,
-                           p_redelivered, p_sources, p_gateways, p_instance);
+    SELECT * INTO outcomes, classes, stored_us, outbox_id, alerts, after_instance, after_outbox, codes, details, stored_ts_us
+    FROM store_readings_v2(p_sensor_ids, p_values, p_ts_us, p_sequences, p_received_us,
+                           CASE WHEN p_device_time IS NOT NULL THEN
+                               (SELECT array_agg(CASE WHEN d.own THEN 'device' WHEN NOT d.own THEN 'server' END ORDER BY d.ord)
+                                FROM unnest(p_device_time) WITH ORDINALITY AS d (own, ord)) END,
+                           p_keys, p_fresh, p_redelivered, p_sources, p_gateways, p_instance, 300000000);
 END $body$;

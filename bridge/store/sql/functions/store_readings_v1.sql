@@ -1,16 +1,4 @@
--- Stores a batch in one call, with the same result as its rows stored one by one, in order. One set-based statement
--- inserts, evaluates and moves `latest`; only rows of sensors whose state can change go through a loop, in order.
---
--- Locks: the row of sensor_readings_latest is the mutex of a sensor. All are taken first, in order
--- of sensor_id, then devices in order of id: two batches wait for each other and never deadlock.
---
--- Under ingest_batch_v1 and both contracts. NULL stands for the usual in every row: no sequence, received now, the
--- device's own time, no key, fresh, redelivered, from `sql`, through no gateway.
---
--- Outcomes: 0 stored, 1 duplicate. Classes: 0 clean, 1 warning, 2 alert. `alerts` are the events
--- for iot:alerts, in the order of their readings.
--- Raises 22003 for a value that is not finite, 22008 for a time of another program beyond the years 1 to 9999, 23503 for a
--- sensor that does not exist.
+-- For calls that are under way while functions are replaced: they call it by name. See ingest_batch_v2.
 CREATE OR REPLACE FUNCTION store_readings_v1(
     p_sensor_ids   bigint[],
     p_values       double precision[],
@@ -33,152 +21,12 @@ CREATE OR REPLACE FUNCTION store_readings_v1(
     OUT after_outbox   bigint[]
 ) LANGUAGE plpgsql AS $body$
 DECLARE
-    v_count    integer := cardinality(p_sensor_ids);
-    v_now      timestamptz := now();
-    v_known    integer[] := '{}';
-    v_outbox   bigint;
-    v_steps    reading_step[];
-    v_devices  bigint[];
-    v_stored   integer;
+    r record;
 BEGIN
-    outcomes := '{}'; classes := '{}'; alerts := '[]'; after_instance := '{}'; after_outbox := '{}';
-    stored_us := to_us(clock_timestamp());
-    IF v_count = 0 THEN
-        RETURN;
-    END IF;
-    IF 'NaN' = ANY (p_values) OR 'Infinity' = ANY (p_values) OR '-Infinity' = ANY (p_values) THEN
-        RAISE EXCEPTION 'a value is not finite' USING ERRCODE = '22003';
-    END IF;
-    -- What our processes send is bounded by their own rules; to_us holds no more than this, and is asked for every sensor.
-    IF p_instance = 0 AND EXISTS (SELECT 1 FROM unnest(p_ts_us) t (us)
-                                  WHERE t.us NOT BETWEEN -62135596800000000 AND 253402300799999999) THEN
-        RAISE EXCEPTION 'a time is not within the years 1 to 9999' USING ERRCODE = '22008';
-    END IF;
-    p_received_us := coalesce(p_received_us, array_fill(stored_us, ARRAY[v_count]));
-    p_sources := coalesce(p_sources, array_fill('sql'::text, ARRAY[v_count]));
-
-    INSERT INTO sensor_readings_latest (sensor_id)
-    SELECT DISTINCT s FROM unnest(p_sensor_ids) s
-    WHERE NOT EXISTS (SELECT 1 FROM sensor_readings_latest l WHERE l.sensor_id = s)
-    ORDER BY s
-    ON CONFLICT DO NOTHING;
-    PERFORM 1 FROM sensor_readings_latest WHERE sensor_id = ANY (p_sensor_ids)
-    ORDER BY sensor_id FOR NO KEY UPDATE;
-
-    IF p_keys IS NOT NULL THEN
-        v_known := remember_event_keys(p_keys, coalesce(p_redelivered, array_fill(true, ARRAY[v_count])), v_now);
-    END IF;
-    v_outbox := nextval(pg_get_serial_sequence('ingest_outbox', 'id'));
-
-    WITH input AS MATERIALIZED (
-        SELECT nextval('sensor_readings_id_seq') AS id, a.*
-        FROM (
-            SELECT i.ord::integer, i.sensor_id, i.value, i.ts_us, i.sequence, i.received_us, i.device_time, s.device_id,
-                   s.operational_state, s.valid_readings_count, s.min_readings_for_normal
-            FROM unnest(p_sensor_ids, p_values, p_ts_us, p_sequences, p_received_us, p_device_time)
-                 WITH ORDINALITY AS i (sensor_id, value, ts_us, sequence, received_us, device_time, ord)
-            JOIN sensors s ON s.id = i.sensor_id
-            ORDER BY i.ord
-        ) a
-    ), inserted AS (
-        INSERT INTO sensor_readings (id, sensor_id, value, "timestamp", device_timestamp, ingested_at, sequence)
-        SELECT id, sensor_id, value, from_us(ts_us),
-               CASE WHEN coalesce(device_time, true) THEN from_us(ts_us) END, v_now, sequence
-        FROM input WHERE ord <> ALL (v_known)
-        ORDER BY ord
-        ON CONFLICT DO NOTHING
-        RETURNING id
-    ), stored AS (
-        SELECT i.*, l.latest_value, to_us(l.latest_timestamp) AS latest_us, l.outbox_instance, l.outbox_id AS latest_outbox,
-               max(i.ts_us) OVER (PARTITION BY i.sensor_id ORDER BY i.ord
-                                  ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before_us
-        FROM input i JOIN inserted USING (id) JOIN sensor_readings_latest l USING (sensor_id)
-    ), marked AS (
-        -- Strictly older than the newest so far, in the table or earlier in this batch.
-        SELECT *, coalesce(ts_us < greatest(latest_us, before_us), false) AS late FROM stored
-    ), lagged AS (
-        SELECT m.*,
-               CASE WHEN NOT late THEN coalesce(lag(value) OVER w, latest_value) END AS prev_value,
-               CASE WHEN NOT late THEN coalesce(lag(ts_us) OVER w, latest_us) END AS prev_us
-        FROM marked m WINDOW w AS (PARTITION BY sensor_id, late ORDER BY ord)
-    ), judged AS (
-        SELECT g.*, t.id AS threshold_id, t.severity, d.id AS delta_id
-        FROM lagged g
-        LEFT JOIN LATERAL (
-            SELECT a.id, a.severity FROM alert_thresholds a
-            WHERE a.sensor_id = g.sensor_id AND a.is_active AND CASE a.condition_type
-                WHEN 'greater_than' THEN g.value > a.threshold_value_min
-                WHEN 'less_than' THEN g.value < coalesce(a.threshold_value_min, a.threshold_value_max)
-                WHEN 'equal_to' THEN g.value = a.threshold_value_min
-                ELSE coalesce(g.value < a.threshold_value_min, false) OR coalesce(g.value > a.threshold_value_max, false)
-            END
-            ORDER BY severity_rank(a.severity) DESC, a.id LIMIT 1
-        ) t ON true
-        LEFT JOIN LATERAL (
-            SELECT x.id FROM delta_thresholds x
-            CROSS JOIN LATERAL (
-                SELECT abs(bounded_value(g.value) - bounded_value(g.prev_value)) AS jump,
-                       greatest(abs(bounded_value(g.prev_value)), 1e-6) AS base,
-                       (g.ts_us - g.prev_us) / 1e6::double precision AS seconds
-            ) m
-            WHERE x.sensor_id = g.sensor_id AND x.is_active AND g.prev_value IS NOT NULL AND (
-                m.jump > x.abs_delta OR m.jump / m.base > x.rel_delta
-                OR (g.ts_us > g.prev_us AND (m.jump / m.seconds > x.abs_slope OR m.jump / m.base / m.seconds > x.rel_slope)))
-            ORDER BY severity_rank(x.severity) DESC, x.id LIMIT 1
-        ) d ON true
-    ), newest AS (
-        SELECT DISTINCT ON (sensor_id) sensor_id, value, ts_us, received_us
-        FROM judged WHERE NOT late ORDER BY sensor_id, ord DESC
-    ), moved AS (
-        UPDATE sensor_readings_latest l
-        SET latest_value = n.value, latest_timestamp = from_us(n.ts_us), received_at = from_us(n.received_us),
-            outbox_instance = p_instance, outbox_id = v_outbox
-        FROM newest n WHERE l.sensor_id = n.sensor_id
-    ), restless AS (
-        SELECT DISTINCT sensor_id FROM judged
-        WHERE operational_state <> 'NORMAL' OR (NOT late AND (threshold_id IS NOT NULL OR delta_id IS NOT NULL))
-    ), waited AS (
-        -- A process publishes its rows in order, so its newest stands for all of them. Rows of
-        -- instance 0 are written by any session and may be published in any order.
-        SELECT outbox_instance, max(latest_outbox) AS latest_outbox FROM stored
-        WHERE outbox_instance <> p_instance
-        GROUP BY outbox_instance, CASE WHEN outbox_instance = 0 THEN latest_outbox END
-    )
-    SELECT (SELECT array_agg(CASE WHEN j.id IS NULL THEN 1 ELSE 0 END::smallint ORDER BY i.ord)
-            FROM input i LEFT JOIN judged j USING (id)),
-           (SELECT array_agg(CASE WHEN j.threshold_id IS NOT NULL THEN 2 WHEN j.delta_id IS NOT NULL THEN 1 ELSE 0 END::smallint
-                             ORDER BY i.ord)
-            FROM input i LEFT JOIN judged j USING (id)),
-           (SELECT array_agg((j.ord, j.sensor_id, j.device_id, j.value, j.ts_us, j.late, j.prev_value, j.prev_us,
-                              j.operational_state, j.valid_readings_count, j.min_readings_for_normal,
-                              j.threshold_id, j.severity, j.delta_id)::reading_step ORDER BY j.sensor_id, j.ord)
-            FROM judged j JOIN restless USING (sensor_id) WHERE NOT j.late),
-           (SELECT array_agg(DISTINCT i.device_id) FROM input i
-            WHERE p_fresh IS NULL OR p_fresh[i.ord]),
-           (SELECT array_agg(w.outbox_instance ORDER BY w.outbox_instance, w.latest_outbox) FROM waited w
-            WHERE EXISTS (SELECT 1 FROM ingest_outbox o WHERE o.id = w.latest_outbox)),
-           (SELECT array_agg(w.latest_outbox ORDER BY w.outbox_instance, w.latest_outbox) FROM waited w
-            WHERE EXISTS (SELECT 1 FROM ingest_outbox o WHERE o.id = w.latest_outbox))
-    INTO outcomes, classes, v_steps, v_devices, after_instance, after_outbox;
-
-    IF cardinality(outcomes) IS DISTINCT FROM v_count THEN
-        RAISE EXCEPTION 'a sensor of the batch does not exist' USING ERRCODE = '23503';
-    END IF;
-    after_instance := coalesce(after_instance, '{}');
-    after_outbox := coalesce(after_outbox, '{}');
-    IF v_steps IS NOT NULL THEN
-        alerts := step_sensor_states(v_steps);
-    END IF;
-    PERFORM touch_devices(p_sensor_ids, p_received_us, p_fresh, v_devices);
-    IF p_instance = 0 THEN
-        PERFORM book_direct_calls(p_sensor_ids, p_sources, outcomes);
-    END IF;
-
-    v_stored := v_count - coalesce(array_length(array_positions(outcomes, 1::smallint), 1), 0);
-    IF v_stored > 0 THEN
-        PERFORM fill_outbox(v_outbox, p_instance, stored_us, v_stored = v_count, outcomes, p_sensor_ids, p_values, p_ts_us,
-                            p_sequences, p_received_us, p_keys, classes, p_sources, p_gateways, alerts,
-                            after_instance, after_outbox);
-        outbox_id := v_outbox;
-    END IF;
+    r := store_readings_v2(p_sensor_ids, p_values, p_ts_us, p_sequences, p_received_us,
+                           former_clocks(p_device_time, p_keys, p_gateways), p_keys, p_fresh, p_redelivered, p_sources,
+                           p_gateways, p_instance, CASE p_instance WHEN 0 THEN 300000000 END);
+    PERFORM raise_unknown_outcomes(p_ts_us, r.stored_ts_us, r.codes, r.details);
+    outcomes := r.outcomes; classes := r.classes; stored_us := r.stored_us; outbox_id := r.outbox_id;
+    alerts := r.alerts; after_instance := r.after_instance; after_outbox := r.after_outbox;
 END $body$;

@@ -1,10 +1,10 @@
-"""What the door knew of something refused: the SQL file beside this one."""
+"""A value belongs to the identity of a reading: the SQL file beside this one."""
 
 from bridge.store.migrate import run_sql_file
 
 revision = "0017"
 down_revision = "0016"
-functions = "4708cbe1231f1f30"
+functions = "61f163474eb7d35f"
 
 
 def upgrade() -> None:

@@ -1,0 +1,11 @@
+"""What the door knew of something refused: the SQL file beside this one."""
+
+from bridge.store.migrate import run_sql_file
+
+revision = "0018"
+down_revision = "0017"
+functions = "d501664829023361"
+
+
+def upgrade() -> None:
+    run_sql_file(__file__)

@@ -1,0 +1,48 @@
+-- Remembers the keys of a batch, each with the sensor and the value of the reading that it is of, and compares those that
+-- are known. `duplicates` are the places (from 1) of the same reading sent again, `conflicts` those of another sensor or
+-- value; `details` say of the latter what was there. Under store_readings_v2.
+--
+-- In order: a row is compared with the one before it in the batch that took its key, else with the table. NULL in a row of
+-- an older release is equal to anything.
+CREATE OR REPLACE FUNCTION compare_event_keys(
+    p_keys text[], p_redelivered boolean[], p_sensor_ids bigint[], p_values double precision[],
+    p_outcomes smallint[],  -- only rows with 0 count
+    p_now timestamptz,
+    OUT duplicates integer[], OUT conflicts integer[], OUT details text[]
+) LANGUAGE plpgsql AS $body$
+BEGIN
+    WITH keyed AS MATERIALIZED (
+        SELECT k.ord::integer, k.key, k.sensor_id, k.value, e.sensor_id AS kept_sensor, e.value AS kept_value,
+               NOT coalesce(k.redelivered, true)
+               OR (e.key IS NULL AND row_number() OVER (PARTITION BY k.key ORDER BY k.ord) = 1) AS takes
+        FROM unnest(p_keys, p_redelivered, p_sensor_ids, p_values, p_outcomes)
+             WITH ORDINALITY AS k (key, redelivered, sensor_id, value, outcome, ord)
+        LEFT JOIN ingest_event_keys e ON e.key = k.key
+        WHERE k.key IS NOT NULL AND k.outcome = 0
+    ), former AS MATERIALIZED (
+        SELECT *, max(CASE WHEN takes THEN ord END) OVER (PARTITION BY key ORDER BY ord
+                                                          ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS former_ord
+        FROM keyed
+    ), remembered AS (
+        INSERT INTO ingest_event_keys AS e (key, seen_at, sensor_id, value)
+        SELECT f.key, p_now, p_sensor_ids[f.taken], p_values[f.taken]
+        FROM (SELECT key, max(CASE WHEN takes THEN ord END) AS taken FROM former GROUP BY key) f ORDER BY f.key
+        ON CONFLICT (key) DO UPDATE
+        SET seen_at = excluded.seen_at, sensor_id = coalesce(excluded.sensor_id, e.sensor_id),
+            value = coalesce(excluded.value, e.value)
+    ), compared AS (
+        SELECT ord, sensor_id, value,
+               CASE WHEN former_ord IS NULL THEN kept_sensor ELSE p_sensor_ids[former_ord] END AS former_sensor,
+               CASE WHEN former_ord IS NULL THEN kept_value ELSE p_values[former_ord] END AS former_value
+        FROM former WHERE NOT takes
+    ), judged AS (
+        SELECT *, coalesce(former_sensor <> sensor_id, false) OR coalesce(former_value <> value, false) AS differs FROM compared
+    )
+    SELECT array_agg(ord ORDER BY ord) FILTER (WHERE NOT differs), array_agg(ord ORDER BY ord) FILTER (WHERE differs),
+           array_agg(CASE WHEN former_sensor <> sensor_id
+                          THEN format('its key was sent with %s of sensor %s before, now with %s of sensor %s',
+                                      former_value, former_sensor, value, sensor_id)
+                          ELSE format('its key was sent with %s before, now with %s', former_value, value)
+                     END ORDER BY ord) FILTER (WHERE differs)
+    INTO duplicates, conflicts, details FROM judged;
+END $body$;

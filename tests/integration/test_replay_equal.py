@@ -2,8 +2,8 @@
 
 Every example sends one stream of messages to two services with the same registry. One of them has faults: sensors that
 are not registered, or switched off, devices that are disabled, limits that are too narrow, a database that refuses.
-Then its faults are mended and its quarantine is replayed. Both must have the same readings and events, and balanced books; a
-device of which nothing newer had come in between has the same alerts and states, too.
+Then its faults are mended and its quarantine is replayed. Both must have the same readings and events, and balanced
+books; a device of which nothing newer had come in between has the same alerts and states, too.
 """
 
 from __future__ import annotations
@@ -267,7 +267,8 @@ class World:
 
     def readings(self) -> list[tuple[Any, ...]]:
         return self.query(
-            'SELECT sensor_id, value, "timestamp", device_timestamp, sequence, clock FROM sensor_readings ORDER BY 1, 3, 5, 2'
+            """SELECT sensor_id, value, "timestamp", device_timestamp, sequence, clock
+               FROM sensor_readings ORDER BY 1, 3, 5, 2"""
         )
 
     def events(self) -> list[tuple[Any, ...]]:

@@ -34,7 +34,9 @@ class Record(msgspec.Struct, frozen=True):
     ts_us: int = 0
     sequence: int | None = None
     ts_quality: TsQuality = TsQuality.DEVICE  # device or gateway
-    key: str | None = None  # the sender's identity for it (Idempotency-Key, msgId) where ts is ours
+    key: str | None = (
+        None  # the sender's identity for it (Idempotency-Key, msgId) where ts is ours; see `DoorFacts.key`
+    )
     updates_liveness: bool = msgspec.field(default=True, name="fresh")  # the name in refused.jsonl
     redelivered: bool = True
     label: ReadingClass = ReadingClass.CLEAN  # by the gateway's own limits
@@ -43,6 +45,7 @@ class Record(msgspec.Struct, frozen=True):
     payload: bytes = b""
     topic: str = ""
     index: int = 0  # its place in the packet
+    whole: bool | None = None  # of something quarantined: see `DoorFacts`
 
     @property
     def quarantined(self) -> bool:

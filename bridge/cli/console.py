@@ -111,6 +111,49 @@ def show(value: Any, as_json: bool, columns: Sequence[str] = ()) -> None:
                 say(f"{key}: {'' if item is None else item}")
 
 
+class JsonList:
+    """A JSON list on standard output, printed part by part: however long it is, it is never in memory."""
+
+    def __init__(self) -> None:
+        self._written = 0
+
+    def add(self, items: Sequence[Any]) -> None:
+        """Append items."""
+        for item in items:
+            sys.stdout.buffer.write(b"," if self._written else b"[")
+            sys.stdout.buffer.write(visible_json(msgspec.json.encode(item, enc_hook=str)))
+            self._written += 1
+        sys.stdout.flush()
+
+    def end(self) -> None:
+        """Close the list."""
+        sys.stdout.buffer.write(b"]\n" if self._written else b"[]\n")
+        sys.stdout.flush()
+
+
+class Bar:
+    """How far a command is, on standard error, where that is a terminal."""
+
+    def __init__(self, total: int, what: str) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._progress = Progress(
+            *columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
+        )
+        self._task = self._progress.add_task(what, total=total)
+        self._progress.start()
+
+    def advance(self, count: int) -> None:
+        """So many more are done."""
+        self._progress.advance(self._task, count)
+
+    def stop(self) -> None:
+        """Take it off the terminal."""
+        self._progress.stop()
+
+
 def say(*parts: object) -> None:
     """Print one line to standard output."""
     print(visible(" ".join(map(str, parts))), flush=True)

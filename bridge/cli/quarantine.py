@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bridge.cli.console import FAILED, Config, DataDir, Json, NotFound, Rows, admin, connect_admin, settings, show
+from bridge.cli.console import (
+    FAILED,
+    UNAVAILABLE,
+    Bar,
+    Config,
+    DataDir,
+    Json,
+    JsonList,
+    NotFound,
+    Rows,
+    admin,
+    connect_admin,
+    say,
+    settings,
+    show,
+    warn,
+)
+from bridge.cli.device import find
 from bridge.errors import ConfigError
-from bridge.model.reading import Source
 
 if TYPE_CHECKING:
     from bridge.settings.service import Settings
@@ -22,6 +38,8 @@ CodeOption = Annotated[str | None, typer.Option(help="Only this reason code.")]
 ALL = 1_000_000
 PAGE = 500
 """Rows replayed, or dropped, at a time: their payloads are in memory together."""
+PAGE_BYTES = 4 << 20
+"""Of the payloads of rows replayed at a time; one payload alone may have 256 KiB."""
 
 
 def register(app: typer.Typer) -> None:
@@ -77,8 +95,6 @@ def show_row(
     with admin(config, data_dir) as connection:
         row = _row(connection, row_id)
     payload = bytes(row.pop("payload"))
-    for internal in ("received_us", "sender_device"):
-        row.pop(internal)
     text = payload.decode(errors="replace")
     row["text"] = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
     row["hex"] = payload.hex()
@@ -93,7 +109,7 @@ def drop(
     Example: iot-bridge quarantine drop --code bad_json
     """
     with admin(config, data_dir) as connection:
-        chosen = _chosen(connection, ids, code, pending=False)
+        chosen = _chosen(connection, ids, code)
         dropped = sum(connection.drop_quarantine(some) for some in _pages(chosen))
     if ids and not dropped:
         raise NotFound("nothing in quarantine has these ids; see iot-bridge quarantine list")
@@ -101,52 +117,135 @@ def drop(
 
 
 def replay(
-    ids: Ids = None, code: CodeOption = None, config: Config = None, data_dir: DataDir = None, json: Json = False
+    ids: Ids = None,
+    code: CodeOption = None,
+    device: Annotated[str | None, typer.Option(help="Only of this device: UUID or id.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All that was not replayed yet, of every code.")] = False,
+    config: Config = None,
+    data_dir: DataDir = None,
+    json: Json = False,
 ) -> None:
-    """Take quarantined bytes through the pipeline again, once their cause is mended.
+    """Take quarantined bytes through the pipeline again, once their cause is mended: the oldest first.
 
-    What is stored now is marked as replayed; what is refused again stays as it was. Exit code 1 if any is.
-    What a gateway has brought is judged by what it may speak for now.
+    Each reading is stored as it would have been when it came. What is stored now is marked as replayed; what is
+    refused again stays as it was. What a gateway has brought is judged by what it may speak for now.
+    Killed in the middle, or without a database, it is begun again with the same command: nothing is stored twice.
+    Exit code 1 if anything is refused, 3 if the database goes away.
 
     Example: iot-bridge quarantine replay --code unknown_sensor
     """
     with settings(config, data_dir) as found, connect_admin(found) as connection:
-        results = asyncio.run(_replay(found, connection, _chosen(connection, ids, code, pending=True)))
-    show(results, json, columns=("id", "outcome", "code", "detail"))
-    if any(result["outcome"] not in ("stored", "duplicate") for result in results):
-        raise SystemExit(FAILED)
+        chosen = _to_replay(connection, ids, code, device, everything=everything)
+        answer = _Answer(len(chosen), json)
+        if chosen:
+            asyncio.run(_replay(found, connection, chosen, answer))
+        answer.end()
 
 
-async def _replay(found: Settings, connection: Admin, ids: Sequence[int]) -> list[dict[str, Any]]:
-    rows = [row for some in _pages(ids) for row in connection.fetch("quarantine_sources", ids=some)]
-    imported = {row["id"] for row in rows if row["source"] == Source.IMPORT}
-    # History was imported without regard to its age, so it is replayed likewise.
-    ageless = found.model_copy(update={"pipeline": found.pipeline.model_copy(update={"max_behind_s": time.time()})})
-    results = await _replay_with(found, connection, [row_id for row_id in ids if row_id not in imported])
-    return results + await _replay_with(ageless, connection, [row_id for row_id in ids if row_id in imported])
+Sized = tuple[int, int]
+"""The id of a row, and the bytes of its payload."""
 
 
-async def _replay_with(found: Settings, connection: Admin, ids: Sequence[int]) -> list[dict[str, Any]]:
-    from bridge.maintenance.quarantine_replay import SETTLED, QuarantineReplay, Speakers
+class _Answer:
+    """What became of rows, printed as it is known: of many, people are told what was refused, and how much was not."""
+
+    def __init__(self, rows: int, as_json: bool) -> None:
+        self._as_json = as_json
+        self._shows_all = rows <= PAGE
+        self._rows = rows
+        self._shown: list[dict[str, Any]] = []
+        self._list = JsonList() if as_json else None
+        self._counts: Counter[str] = Counter()
+        self._bar = Bar(rows, "replayed")
+
+    def add(self, results: Sequence[dict[str, Any]]) -> None:
+        """These have been replayed."""
+        self._counts.update(result["outcome"] for result in results)
+        if self._list is not None:
+            self._list.add(results)
+        else:
+            self._shown += (r for r in results if self._shows_all or r["outcome"] not in ("stored", "duplicate"))
+            del self._shown[PAGE:]
+        self._bar.advance(len(results))
+
+    def end(self) -> None:
+        """Print what is left; the exit code says whether all of it is stored."""
+        self._bar.stop()
+        counts = self._counts
+        if self._list is not None:
+            self._list.end()
+        else:
+            if self._shown or not self._rows:
+                show(self._shown, False, columns=("id", "outcome", "code", "detail"))
+            refused = counts["refused"] + counts["failed"]
+            more = "" if self._shows_all or refused <= PAGE else f"; the first {PAGE} are shown"
+            if self._rows:
+                say(f"{counts['stored']} stored, {counts['duplicate']} duplicate, {refused} not stored{more}")
+        left = self._rows - counts.total()
+        if left or counts["failed"]:
+            warn(f"error: the database went away; {left + counts['failed']} rows are left: replay them again")
+            raise SystemExit(UNAVAILABLE)
+        if counts["refused"]:
+            raise SystemExit(FAILED)
+
+
+async def _replay(found: Settings, connection: Admin, chosen: Sequence[Sized], answer: _Answer) -> None:
+    from bridge.maintenance.quarantine_replay import SETTLED, QuarantineReplay, Speakers, ageless
     from bridge.mqtt.converters.select import Converters
     from bridge.service.core import open_core
 
-    results: list[dict[str, Any]] = []
-    if not ids:
-        return results
-    converters = Converters(found.mqtt)
-    async with open_core(found) as core:
-        for some in _pages(ids):
-            rows = [_row(connection, row_id) for row_id in some]
+    async with open_core(found.model_copy(update={"pipeline": ageless(found.pipeline)})) as core:
+        most = found.http.max_readings_per_packet
+        replay = QuarantineReplay(core.pipeline, core.resolver, Converters(found.mqtt), found.pipeline, most)
+        for page in _pages_by_size(chosen):
+            rows = connection.fetch("quarantine_page", ids=page)
             # Asked anew for each page: a replay may take a while.
             speakers = Speakers(_gateways(connection, rows), _api_keys(connection, rows))
-            replay = QuarantineReplay(
-                core.pipeline, core.check, converters, speakers, found.http.max_readings_per_packet
-            )
-            done = await asyncio.gather(*(replay.replay(row) for row in rows))
-            connection.mark_replayed([row["id"] for row in done if row["outcome"] in SETTLED])
-            results += done
-    return results
+            results = await replay.replay(rows, speakers)
+            connection.mark_replayed([row["id"] for row in results if row["outcome"] in SETTLED])
+            answer.add(results)
+            if any(row["outcome"] == "failed" for row in results):
+                return
+
+
+def _to_replay(
+    connection: Admin, ids: list[int] | None, code: str | None, device: str | None, *, everything: bool
+) -> list[Sized]:
+    """The rows to be replayed, in the order in which they came. Raises NotFound, ConfigError."""
+    chooses = code is not None or device is not None
+    if not ids and not chooses and not everything:
+        raise ConfigError(["name ids, a reason code with --code, a device with --device, or --all"])
+    if (ids and (chooses or everything)) or (chooses and everything):
+        raise ConfigError(["name ids, or choose by --code and --device, or --all: not several of them"])
+    _check_code(code)
+    wanted = _ids(ids) if ids else None
+    found = find(connection, device) if device is not None else {"device_id": None, "device_uuid": None}
+    rows = connection.fetch(
+        "quarantine_in_order",
+        ids=wanted,
+        code=code,
+        device_id=found["device_id"],
+        device_uuid=found["device_uuid"],
+    )
+    chosen = [(row["id"], row["bytes"]) for row in rows]
+    if wanted and len(chosen) < len(wanted):
+        missing = next(row_id for row_id in wanted if row_id not in {row_id for row_id, _ in chosen})
+        raise NotFound(f"nothing in quarantine has the id {missing}; see iot-bridge quarantine list")
+    return chosen
+
+
+def _pages_by_size(chosen: Sequence[Sized]) -> Iterator[list[int]]:
+    """Ids of rows whose payloads may be in memory together."""
+    page: list[int] = []
+    size = 0
+    for row_id, of_bytes in chosen:
+        if page and (len(page) == PAGE or size + of_bytes > PAGE_BYTES):
+            yield page
+            page, size = [], 0
+        page.append(row_id)
+        size += of_bytes
+    if page:
+        yield page
 
 
 def _gateways(connection: Admin, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -162,16 +261,20 @@ def _api_keys(connection: Admin, rows: Sequence[dict[str, Any]]) -> list[dict[st
     return connection.fetch("api_key_speakers", ids=list(ids)) if ids else []
 
 
-def _chosen(connection: Admin, ids: list[int] | None, code: str | None, *, pending: bool) -> list[int]:
+def _chosen(connection: Admin, ids: list[int] | None, code: str | None) -> list[int]:
     if ids:
-        beyond = [str(row_id) for row_id in ids if not 0 < row_id < 1 << 63]
-        if beyond:
-            raise NotFound(f"nothing in quarantine has the id {beyond[0]}; see iot-bridge quarantine list")
-        return list(dict.fromkeys(ids))
+        return _ids(ids)
     if code is None:
         raise ConfigError(["name ids, or a reason code with --code"])
     _check_code(code)
-    return [row["id"] for row in connection.fetch("list_quarantine", code=code, pending=pending, limit=ALL)]
+    return [row["id"] for row in connection.fetch("list_quarantine", code=code, pending=None, limit=ALL)]
+
+
+def _ids(ids: Sequence[int]) -> list[int]:
+    beyond = [str(row_id) for row_id in ids if not 0 < row_id < 1 << 63]
+    if beyond:
+        raise NotFound(f"nothing in quarantine has the id {beyond[0]}; see iot-bridge quarantine list")
+    return list(dict.fromkeys(ids))
 
 
 def _check_code(code: str | None) -> None:

@@ -23,6 +23,7 @@ from bridge.model.reading import (
     Code,
     DecodedReading,
     Delivery,
+    DoorFacts,
     ExternalId,
     Outcome,
     Packet,
@@ -73,6 +74,8 @@ class UplinkRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     payload: bytes = b""  # Base64 in JSON
     topic: str = ""
     index: Annotated[int, Meta(ge=0, le=(1 << 31) - 1)] = 0
+    key: Identity | None = None  # of something quarantined, as `whole`: see `DoorFacts`
+    whole: bool | None = None
 
 
 class GatewayLedger(msgspec.Struct, frozen=True):
@@ -191,10 +194,18 @@ def delivery_of(
     devices: Container[str] | None = None,
 ) -> Delivery:
     """Make a delivery of a record of `gateway`, which may speak for `devices` (None: every one)."""
+    facts = None
     if record.code is None:
         packet, identity = Packet((decoded_of(record),)), record.identity
         topic, payload = body_of(record)
     else:
+        facts = DoorFacts(
+            whole=record.whole,
+            key=record.key,
+            redelivered=record.redelivered,
+            retained=not record.updates_liveness,
+            index=record.index,
+        )
         packet, identity = Packet((), (_rejection(record, record.code, devices),)), f"q-{gateway}-{epoch}-{record.id}"
         topic, payload = record.topic[:MAX_TOPIC], record.payload
     return Delivery(
@@ -212,6 +223,7 @@ def delivery_of(
         identity=identity,
         ts_quality=record.ts_quality,
         in_unit=record.resolved,
+        facts=facts,
     )
 
 

@@ -223,6 +223,7 @@ class Reading(msgspec.Struct, frozen=True):
     redelivered: bool = True  # False: a first delivery, so an older row of the same `key` is another reading's
     device_uuid: str | None = None  # of the sensor's device
     unresolved: int | str | None = None  # the sensor as its device named it, where only the service may know it
+    replay_of: tuple[int, int] | None = None  # the row of quarantine that it comes from, and its index in that
 
     @property
     def event_id(self) -> str:
@@ -240,6 +241,28 @@ class Receipt(msgspec.Struct, frozen=True):
     code: Code | None = None
     detail: str = ""
     sensor: SensorRef | None = None
+
+
+class DoorFacts(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the first door of ours knew of something refused beyond its bytes: a replay makes the same reading of it.
+
+    Kept as JSON in `quarantine.facts`: fields may be added.
+    """
+
+    whole: bool | None = None  # all that was sent; False: the reading at its index alone; None: not known
+    key: str | None = None  # see `Delivery.key`
+    redelivered: bool = True
+    retained: bool = False
+    ts_us: int | None = None  # of a foreign message: what its converter took for its time then
+    index: int = 0  # in the packet
+    # Of a reading that a gateway had taken for good, and of which it keeps no bytes:
+    sensor: int | str | None = None
+    external: bool = False  # `sensor` is its name in a foreign format
+    value: float = 0.0
+    sequence: int | None = None
+    identity: str | None = None
+    ts_quality: TsQuality | None = None
+    in_unit: bool = False
 
 
 class Delivery(msgspec.Struct, frozen=True):
@@ -271,6 +294,9 @@ class Delivery(msgspec.Struct, frozen=True):
     )
     ts_quality: TsQuality | None = None  # whose clock ts is
     in_unit: bool = False  # values are in their sensors' units already
+    facts: DoorFacts | None = None  # of something that it has quarantined itself
+    # Of a replay:
+    replay_of: int | None = None  # the row of quarantine
 
 
 class QuarantineRow(msgspec.Struct, frozen=True):
@@ -289,6 +315,8 @@ class QuarantineRow(msgspec.Struct, frozen=True):
     identity: str | None = None  # of a gateway's: sent again, it is kept once
     sender: str | None = None  # see `Delivery.sender`
     account_uuid: str | None = None  # the device whose quota it uses up, where `device_id` does not say
+    facts: DoorFacts | None = None
+    replay_of: int | None = None  # the row that it is of, which is kept already
 
 
 class LedgerLine(msgspec.Struct, frozen=True):
@@ -298,6 +326,10 @@ class LedgerLine(msgspec.Struct, frozen=True):
     source: str  # the account: see `account_of`
     received: int
     returned: int  # given back unacknowledged: the sender still has it
+
+
+REPLAYED = "replay"
+"""The ledger's account of what comes out of quarantine again: its door has booked it already."""
 
 
 def account_of(source: Source, gateway: str | None) -> str:

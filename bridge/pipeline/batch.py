@@ -16,16 +16,18 @@ from bridge.model.reading import (
     MAX_DETAIL,
     MAX_TIME_US,
     MIN_TIME_US,
+    REPLAYED,
     Code,
     DecodedReading,
     Delivery,
+    DoorFacts,
+    ExternalId,
     Outcome,
     QuarantineRow,
     Reading,
     Receipt,
     Rejection,
     Sensor,
-    SensorRef,
     account_of,
 )
 from bridge.pipeline.decode import excerpts
@@ -34,6 +36,8 @@ from bridge.pipeline.validate import Validator
 
 MAX_QUARANTINED_BYTES = 65_536
 """Bytes of a payload that quarantine keeps."""
+MAX_LIMITED_BYTES = 262_144
+"""Of one that is `rate_limited`: nothing is wrong with it, and it can be replayed. As `mqtt.max_payload_bytes` is."""
 MAX_TOPIC = 65_535
 """Characters of a topic in quarantine. No topic has more (MQTT 5.0, section 1.5.4), and replay needs it whole."""
 NOT_STORED = "this reading cannot be stored; the operator sees why in the quarantine"
@@ -85,8 +89,8 @@ class Entry:
         self.settle_if_done()
 
 
-_Refused = tuple[Rejection, SensorRef | None, int]
-"""Why a reading is refused, the sensor that it names, and the id of that sensor's device where it is known."""
+_Refused = tuple[Rejection, DecodedReading | None, int]
+"""Why a reading is refused, the reading where it could be decoded, the id of its sensor's device where it is known."""
 
 
 def make_entry(delivery: Delivery, sensor_of: Callable[[DecodedReading], Sensor | None], validator: Validator) -> Entry:
@@ -101,7 +105,7 @@ def make_entry(delivery: Delivery, sensor_of: Callable[[DecodedReading], Sensor 
         else:
             # A sensor of another device is unknown: what its sender makes of it is not its device's.
             is_known = sensor is not None and checked.code is not Code.UNKNOWN_SENSOR
-            refused.append((checked, decoded.sensor, sensor.device_id if sensor is not None and is_known else 0))
+            refused.append((checked, decoded, sensor.device_id if sensor is not None and is_known else 0))
     if refused:
         _add_refused(entry, refused)
     return entry
@@ -117,10 +121,11 @@ def _add_refused(entry: Entry, refused: Sequence[_Refused]) -> None:
     has_readings = bool(entry.todo)
     parts = [rejection.index for rejection, _, _ in refused if not rejection.whole]
     payloads = _excerpts(delivery, parts) if parts else {}
-    for rejection, sensor, device_id in refused:
+    for rejection, decoded, device_id in refused:
         payload = delivery.payload if rejection.whole else payloads[rejection.index]
-        row = _quarantine_row(delivery, rejection, own_id or device_id, payload)
+        row = _quarantine_row(delivery, rejection, own_id or device_id, payload, decoded)
         detail = rejection.detail[:MAX_DETAIL]
+        sensor = None if decoded is None else decoded.sensor
         receipt = Receipt(rejection.index, Outcome.QUARANTINED, rejection.code, detail, sensor)
         entry.todo.append(BatchRow(entry, rejection.index, row, receipt))
         entry.refused_bytes += 0 if has_readings else 1 + len(row.payload)
@@ -132,21 +137,54 @@ def _excerpts(delivery: Delivery, indexes: Sequence[int]) -> Mapping[int, bytes]
     return own(indexes) if own is not None else excerpts(delivery.payload, indexes)
 
 
-def _quarantine_row(delivery: Delivery, rejection: Rejection, device_id: int, payload: bytes) -> QuarantineRow:
+def _quarantine_row(
+    delivery: Delivery, rejection: Rejection, device_id: int, payload: bytes, decoded: DecodedReading | None
+) -> QuarantineRow:
+    facts = delivery.facts or _facts(delivery, rejection, decoded)
+    most = MAX_LIMITED_BYTES if rejection.code is Code.RATE_LIMITED else MAX_QUARANTINED_BYTES
     return QuarantineRow(
         code=rejection.code,
         detail=_clean(rejection.detail, MAX_DETAIL),
-        payload=payload[:MAX_QUARANTINED_BYTES],
+        payload=payload[:most],
         source=delivery.source,
         topic=_clean(delivery.topic, MAX_TOPIC),
         received_us=delivery.received_us,
         device_id=device_id,
         device_uuid=delivery.device_uuid or delivery.packet.device_uuid,
-        index=rejection.index,
+        index=facts.index,
         gateway=delivery.gateway,
         identity=delivery.identity,
         sender=delivery.sender,
         account_uuid=_account_uuid(delivery),
+        facts=facts,
+        replay_of=delivery.replay_of,
+    )
+
+
+def _facts(delivery: Delivery, rejection: Rejection, decoded: DecodedReading | None) -> DoorFacts:
+    """What the door knows of something refused beyond its bytes."""
+    facts = DoorFacts(
+        whole=rejection.whole,
+        key=delivery.key,
+        redelivered=delivery.redelivered,
+        retained=delivery.retained,
+        index=rejection.index,
+    )
+    if decoded is None:
+        return facts
+    named = decoded.sensor
+    if delivery.gateway is None:
+        return msgspec.structs.replace(facts, ts_us=decoded.ts_us) if isinstance(named, ExternalId) else facts
+    return msgspec.structs.replace(
+        facts,
+        ts_us=decoded.ts_us,
+        sensor=named.text if isinstance(named, ExternalId) else named,
+        external=isinstance(named, ExternalId),
+        value=decoded.value,
+        sequence=decoded.sequence,
+        identity=delivery.identity,
+        ts_quality=delivery.ts_quality,
+        in_unit=delivery.in_unit,
     )
 
 
@@ -165,7 +203,8 @@ def quarantine(row: BatchRow, reading: Reading, code: Code, detail: str, told: s
     """Turn a row's reading, which cannot be stored, into a quarantine row. `told`: what its sender is told of it."""
     delivery = row.entry.delivery
     payload = _excerpts(delivery, [row.index])[row.index]
-    row.content = _quarantine_row(delivery, Rejection(row.index, code, detail), reading.device_id, payload)
+    decoded = next((each for each in delivery.packet.readings if each.index == row.index), None)
+    row.content = _quarantine_row(delivery, Rejection(row.index, code, detail), reading.device_id, payload, decoded)
     row.receipt = Receipt(row.index, Outcome.QUARANTINED, code, told, reading.sensor_id)
 
 
@@ -182,7 +221,9 @@ def _plain(row: QuarantineRow, problem: str) -> QuarantineRow:
 def _bare(row: QuarantineRow, problem: str) -> QuarantineRow:
     """What is left where not even that is taken: that there was something, when, and by whom."""
     detail = _clean(f"its bytes could not be kept: {problem}", MAX_DETAIL)
-    return msgspec.structs.replace(row, detail=detail, topic="", payload=b"", device_uuid=None, identity=None)
+    return msgspec.structs.replace(
+        row, detail=detail, topic="", payload=b"", device_uuid=None, identity=None, facts=None
+    )
 
 
 PLAINER_FORMS = (_plain, _bare)
@@ -195,6 +236,7 @@ def accounts(rows: Iterable[BatchRow]) -> dict[Account, int]:
     counts: dict[Account, int] = {}
     for row in rows:
         content = row.content
-        account = (content.device_id, account_of(content.source, content.gateway))
+        door = account_of(content.source, content.gateway) if content.replay_of is None else REPLAYED
+        account = (content.device_id, door)
         counts[account] = counts.get(account, 0) + 1
     return counts

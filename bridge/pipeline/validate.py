@@ -105,7 +105,8 @@ def _in_unit(value: float, sensor: Sensor) -> float:
 def _reading(
     decoded: DecodedReading, sensor: Sensor, delivery: Delivery, value: float, *, unresolved: int | str | None = None
 ) -> Reading:
-    quality = delivery.ts_quality or (TsQuality.SERVER if decoded.ts_us is None else TsQuality.DEVICE)
+    ours = TsQuality.SERVER if delivery.gateway is None else TsQuality.GATEWAY
+    quality = delivery.ts_quality or (ours if decoded.ts_us is None else TsQuality.DEVICE)
     key = None if quality is TsQuality.DEVICE else delivery.identity
     if key is None and decoded.ts_us is None:
         key = _key(decoded, sensor, delivery)
@@ -126,6 +127,7 @@ def _reading(
         redelivered=delivery.redelivered or decoded.key is not None,
         device_uuid=sensor.device_uuid or None,
         unresolved=unresolved,
+        replay_of=None if delivery.replay_of is None else (delivery.replay_of, decoded.index),
     )
 
 

@@ -7,7 +7,7 @@ Flows in: settings, an open store, and the outbox that takes what is committed. 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Container
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from random import Random
@@ -23,12 +23,10 @@ from bridge.auth.key_index import KeyIndex
 from bridge.broker.deferred_outbox import DeferredOutbox
 from bridge.errors import StoreUnavailable
 from bridge.http.gateway_cache import GatewayCache
-from bridge.model.reading import Code, Delivery, Packet, Rejection, Source
 from bridge.mqtt.downlink import Downlink
 from bridge.pipeline.ports import Outbox
 from bridge.pipeline.resolve import Resolver
 from bridge.pipeline.run import Pipeline
-from bridge.pipeline.validate import Validator
 from bridge.service.housekeeping import Housekeeping, forget_table
 from bridge.settings.service import Settings
 from bridge.store.change_feed import ChangeFollower
@@ -126,28 +124,6 @@ class ServiceCore:
             "changes": partial(every, self.settings.pipeline.change_poll_s, self.changes.follow),
             **self.housekeeping.works(),
         }
-
-    async def check(
-        self, packet: Packet, device_uuid: str | None, received_us: int, devices: Container[str] | None = None
-    ) -> Rejection | None:
-        """The first rejection that the packet would meet now, without taking it in. Raises StoreUnavailable.
-
-        For an operator: unlike a sender, he is told where a sensor is of none of the `devices` (None: every one).
-        """
-        sensors = await self.resolver.load({decoded.sensor for decoded in packet.readings})
-        delivery = Delivery(
-            packet, Source.REPLAY, b"", received_us, lambda _: None, device_uuid=device_uuid, devices=devices
-        )
-        validator = Validator(self.settings.pipeline)
-        for decoded in packet.readings:
-            sensor = sensors.get(decoded.sensor)
-            if devices is not None and sensor is not None and sensor.device_uuid not in devices:
-                detail = f"whoever brought it may not speak for {sensor.device_uuid}"
-                return Rejection(decoded.index, Code.FOREIGN_DEVICE, detail)
-            checked = validator.check(decoded, sensor, delivery)
-            if isinstance(checked, Rejection):
-                return checked
-        return None
 
     async def drain(self, deadline_s: float) -> None:
         """Wait until everything taken in is settled and written, for `deadline_s` at most."""

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import psycopg
 import structlog
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
@@ -194,6 +195,7 @@ class PostgresStore:
 def arguments(instance: int, batch: Batch, quotas: DatabaseSettings, max_ahead_us: int) -> dict[str, Any]:
     """What the query `ingest_batch` is given. Of `quotas`, those of quarantine count."""
     readings, rows, lines = batch.readings, batch.quarantined, batch.ledger
+    replays = _unless_all([r.replay_of for r in readings], None)
     return {
         "instance": instance,
         "batch": batch.number,
@@ -235,6 +237,10 @@ def arguments(instance: int, batch: Batch, quotas: DatabaseSettings, max_ahead_u
             quotas.quarantine_max_bytes,
         ],
         "max_ahead_us": max_ahead_us,
+        "q_facts": [q.facts and msgspec.json.encode(q.facts).decode() for q in rows],
+        "q_replays": [q.replay_of for q in rows],
+        "replays": replays and [replay and replay[0] for replay in replays],
+        "replay_indexes": replays and [replay and replay[1] for replay in replays],
     }
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from zlib import crc32
 
 from bridge.errors import StoreRefused
-from bridge.model.reading import Code, QuarantineRow, Reading, ReadingClass, Source, TsQuality
+from bridge.model.reading import Code, DoorFacts, QuarantineRow, Reading, ReadingClass, Source, TsQuality
 from edge.record import Record
 
 SOURCES = tuple(Source)
@@ -29,6 +29,9 @@ CLASS_BITS = 0b11 << CLASS_SHIFT
 CLOCK_UNSET = 1 << 8
 
 _HAS_SEQUENCE = 1 << 9  # in the CRC alone
+WHOLE = 1 << 10  # of a quarantined row: it is all that was sent
+PART = 1 << 11  # it is the reading at its index alone; neither: of a former release, which did not say
+KEYED = 1 << 12  # its topic ends in NUL and the key: with a column of their own, older spools could not be read
 
 READING_COLUMNS = 11
 DEVICE_ID, DEVICE_UUID, PAYLOAD = 1, 2, 10  # columns of a quarantined row
@@ -158,6 +161,18 @@ def source_in(flags: object) -> int:
 
 def refused_row(row: QuarantineRow, row_id: int, mono_us: int, boot: int, *, clock_set: bool) -> SqlRow:
     """The row of something quarantined. Raises StoreRefused where it can never be kept."""
+    facts = row.facts or DoorFacts()
+    flags = _SOURCE_NUMBERS[row.source]
+    if not clock_set:
+        flags |= CLOCK_UNSET
+    if facts.whole is not None:
+        flags |= WHOLE if facts.whole else PART
+    if facts.retained:
+        flags |= STALE
+    if not facts.redelivered:
+        flags |= FIRST_DELIVERY
+    if facts.key is not None:
+        flags |= KEYED
     columns = (
         row_id,
         row.device_id,
@@ -165,10 +180,10 @@ def refused_row(row: QuarantineRow, row_id: int, mono_us: int, boot: int, *, clo
         row.received_us,
         mono_us,
         boot,
-        _SOURCE_NUMBERS[row.source] | (0 if clock_set else CLOCK_UNSET),
+        flags,
         row.code.value,
         _clean(row.detail),
-        _clean(row.topic),
+        _clean(row.topic if facts.key is None else f"{row.topic}\0{facts.key}"),
         row.payload,
         row.index,
     )
@@ -244,6 +259,9 @@ def refused_record(row: SqlRow, boots: Mapping[int, Boot], epoch: str) -> Record
     clock_set = not flags & CLOCK_UNSET
     if not clock_set and boot.anchor_us is not None:
         received_us, clock_set = mono_us + boot.anchor_us, True
+    key = None
+    if flags & KEYED:
+        topic, _, key = topic.rpartition("\0")
     return Record(
         row_id,
         epoch,
@@ -254,6 +272,10 @@ def refused_record(row: SqlRow, boots: Mapping[int, Boot], epoch: str) -> Record
         clock_set,
         device_uuid,
         device_id,
+        key=key,
+        updates_liveness=not flags & STALE,
+        redelivered=not flags & FIRST_DELIVERY,
+        whole=bool(flags & WHOLE) if flags & (WHOLE | PART) else None,
         code=Code(code),
         detail=detail,
         topic=topic,

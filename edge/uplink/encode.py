@@ -34,6 +34,8 @@ def uplink_record(record: Record, gateway: str) -> UplinkRecord:
         payload=record.payload,
         topic=record.topic[:MAX_TOPIC],
         index=record.index,
+        key=record.key if record.quarantined else None,
+        whole=record.whole,
     )
 
 

@@ -95,7 +95,7 @@ def test_replay_stores_what_can_be_stored_now_once(commands: Commands, quarantin
     assert {row["outcome"] for row in commands.json("quarantine", "replay", *ids, expect=1)} == {"refused"}
     quarantine.register()
     replayed = commands.json("quarantine", "replay", "--code", "unknown_sensor")
-    assert [(str(row["id"]), row["outcome"]) for row in replayed] == [(id, "stored") for id in reversed(ids)]
+    assert [(str(row["id"]), row["outcome"]) for row in replayed] == [(id, "stored") for id in ids]
     assert quarantine.values() == [1, 2]
     assert commands.json("quarantine", "replay", "--code", "unknown_sensor") == []
     assert [row["outcome"] for row in commands.json("quarantine", "replay", *ids)] == ["duplicate", "duplicate"]
@@ -201,6 +201,8 @@ def test_quarantine_that_is_not_there(commands: Commands, quarantine: Quarantine
     for number in ("99", "9" * 30):
         for verb in ("show", "replay", "drop"):
             assert "see iot-bridge quarantine list" in commands.problems("quarantine", verb, number, expect=4)[0]
-    for verb in ("replay", "drop"):
-        assert commands.problems("quarantine", verb) == ["name ids, or a reason code with --code"]
+    assert commands.problems("quarantine", "drop") == ["name ids, or a reason code with --code"]
+    assert commands.problems("quarantine", "replay") == [
+        "name ids, a reason code with --code, or a device with --device"
+    ]
     assert "allowed" in commands.problems("quarantine", "drop", "--code", "bad_jsno")[0]

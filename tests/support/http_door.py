@@ -20,6 +20,7 @@ from bridge.http.app import ServiceDoorParts, build_app
 from bridge.http.door import App
 from bridge.http.server import HttpServer
 from bridge.model.scopes import DEFAULT_SCOPES
+from bridge.pipeline.ports import DeliverySink
 from bridge.service.app import http_door
 from bridge.service.core import ServiceCore
 from bridge.settings.http import HttpSettings, KeySettings, LimitSettings
@@ -134,12 +135,13 @@ async def _no_status(_: int) -> None:
 
 @asynccontextmanager
 async def open_door(
-    pipeline: FakePipeline | None = None,
+    pipeline: DeliverySink | None = None,
     keys: FakeKeys | None = None,
     *,
     limits: LimitSettings | None = None,
     sensor_status: Callable[[int], Awaitable[dict[str, Any] | None]] = _no_status,
     now: Callable[[], float] = time.monotonic,
+    now_us: Callable[[], int] = lambda: NOW_US,
     make_app: Callable[[ServiceDoorParts], App] = build_app,
     **http: Any,
 ) -> AsyncIterator[Door]:
@@ -159,7 +161,7 @@ async def open_door(
             problems=list,
             sensor_status=sensor_status,
             now=now,
-            now_us=lambda: NOW_US,
+            now_us=now_us,
         )
     )
     server = HttpServer(app, settings, metrics)

@@ -178,9 +178,24 @@ ORDER BY id DESC LIMIT %(limit)s
 
 -- name: show_quarantine
 SELECT id, code, detail, device_id, device_uuid::text, source, topic, gateway, gateway_id, sender, account, reading_index,
-       received_at::text, replayed_at::text, whole_bytes, payload, to_us(received_at) AS received_us,
+       received_at::text, replayed_at::text, whole_bytes, facts, replayed_indexes, payload
+FROM quarantine WHERE id = %(id)s
+
+-- name: quarantine_page
+-- What a replay needs of some rows, in the order in which they came.
+SELECT id, code, device_uuid::text, source, topic, gateway, gateway_id, sender, reading_index, whole_bytes, payload, facts,
+       replayed_indexes, to_us(received_at) AS received_us,
        (SELECT d.device_uuid::text FROM devices d WHERE q.sender = 'device:' || d.id) AS sender_device
-FROM quarantine q WHERE id = %(id)s
+FROM quarantine q WHERE id = ANY (%(ids)s::bigint[]) ORDER BY received_at, reading_index, id
+
+-- name: quarantine_in_order
+-- The rows to be replayed, or with `ids` those of them that are there: oldest first, of one message by their places in it.
+SELECT id, octet_length(payload) AS bytes FROM quarantine
+WHERE CASE WHEN %(ids)s::bigint[] IS NULL
+           THEN replayed_at IS NULL AND (%(code)s::text IS NULL OR code = %(code)s)
+                AND (%(device_id)s::bigint IS NULL OR device_id = %(device_id)s OR device_uuid = %(device_uuid)s::uuid)
+           ELSE id = ANY (%(ids)s::bigint[]) END
+ORDER BY received_at, reading_index, id
 
 -- name: quarantine_usage
 -- What is held of each account, and what was thinned of it.
@@ -208,11 +223,9 @@ SELECT k.id AS key_id, k.all_devices, array(
        ) AS devices
 FROM api_keys k WHERE k.id = ANY (%(ids)s::bigint[])
 
--- name: quarantine_sources
-SELECT id, source FROM quarantine WHERE id = ANY (%(ids)s::bigint[])
-
 -- name: mark_replayed
-UPDATE quarantine SET replayed_at = now() WHERE id = ANY (%(ids)s::bigint[])
+UPDATE quarantine q SET replayed_at = now()
+FROM (SELECT id FROM quarantine WHERE id = ANY (%(ids)s::bigint[]) ORDER BY id FOR NO KEY UPDATE) r WHERE q.id = r.id
 
 -- name: drop_quarantine
 SELECT drop_quarantine_v1(%(ids)s::bigint[]) AS dropped

@@ -100,6 +100,9 @@ CREATE FUNCTION public.hold_device_sensors() RETURNS trigger
 CREATE FUNCTION public.hold_quota(p_fates smallint[], p_accounts bigint[], p_payloads bytea[], p_remedies boolean[], p_quota bigint[]) RETURNS smallint[]
     LANGUAGE plpgsql;  -- functions/hold_quota.sql
 
+CREATE FUNCTION public.hold_replayed(p_replays bigint[], p_indexes integer[]) RETURNS void
+    LANGUAGE plpgsql;  -- functions/hold_replayed.sql
+
 CREATE FUNCTION public.ingest_batch(p_instance integer, p_batch bigint, p_device_ids bigint[], p_sensor_ids bigint[], p_values double precision[], p_ts_us bigint[], p_sequences bigint[], p_received_us bigint[], p_device_time boolean[], p_keys text[], p_fresh boolean[], p_redelivered boolean[], p_sources text[], p_gateways text[], q_codes text[], q_details text[], q_payloads bytea[], q_sources text[], q_topics text[], q_gateways text[], q_device_ids bigint[], q_device_uuids uuid[], q_indexes integer[], q_received_us bigint[], q_identities text[], l_device_ids bigint[], l_sources text[], l_received bigint[], l_returned bigint[], p_published bigint[], OUT outcomes smallint[], OUT classes smallint[], OUT stored_us bigint, OUT outbox_id bigint, OUT alerts jsonb, OUT after_instance integer[], OUT after_outbox bigint[]) RETURNS record
     LANGUAGE plpgsql;  -- functions/ingest_batch.sql
 
@@ -109,7 +112,7 @@ CREATE FUNCTION public.ingest_batch_v1(p_instance integer, p_batch bigint, p_dev
 CREATE FUNCTION public.ingest_batch_v2(p_instance integer, p_batch bigint, p_device_ids bigint[], p_sensor_ids bigint[], p_values double precision[], p_ts_us bigint[], p_sequences bigint[], p_received_us bigint[], p_device_time boolean[], p_keys text[], p_fresh boolean[], p_redelivered boolean[], p_sources text[], p_gateways text[], q_codes text[], q_details text[], q_payloads bytea[], q_sources text[], q_topics text[], q_gateways text[], q_device_ids bigint[], q_device_uuids uuid[], q_indexes integer[], q_received_us bigint[], q_identities text[], l_device_ids bigint[], l_sources text[], l_received bigint[], l_returned bigint[], p_published bigint[], q_senders text[], q_account_uuids uuid[], q_remedies boolean[], q_quota bigint[], OUT outcomes smallint[], OUT classes smallint[], OUT stored_us bigint, OUT outbox_id bigint, OUT alerts jsonb, OUT after_instance integer[], OUT after_outbox bigint[], OUT thinned text[]) RETURNS record
     LANGUAGE plpgsql;  -- functions/ingest_batch_v2.sql
 
-CREATE FUNCTION public.ingest_batch_v3(p_instance integer, p_batch bigint, p_device_ids bigint[], p_sensor_ids bigint[], p_values double precision[], p_ts_us bigint[], p_sequences bigint[], p_received_us bigint[], p_clocks text[], p_keys text[], p_fresh boolean[], p_redelivered boolean[], p_sources text[], p_gateways text[], q_codes text[], q_details text[], q_payloads bytea[], q_sources text[], q_topics text[], q_gateways text[], q_device_ids bigint[], q_device_uuids uuid[], q_indexes integer[], q_received_us bigint[], q_identities text[], l_device_ids bigint[], l_sources text[], l_received bigint[], l_returned bigint[], p_published bigint[], q_senders text[], q_account_uuids uuid[], q_remedies boolean[], q_quota bigint[], p_max_ahead_us bigint, OUT outcomes smallint[], OUT classes smallint[], OUT stored_us bigint, OUT outbox_id bigint, OUT alerts jsonb, OUT after_instance integer[], OUT after_outbox bigint[], OUT thinned text[], OUT codes text[], OUT details text[], OUT stored_ts_us bigint[]) RETURNS record
+CREATE FUNCTION public.ingest_batch_v3(p_instance integer, p_batch bigint, p_device_ids bigint[], p_sensor_ids bigint[], p_values double precision[], p_ts_us bigint[], p_sequences bigint[], p_received_us bigint[], p_clocks text[], p_keys text[], p_fresh boolean[], p_redelivered boolean[], p_sources text[], p_gateways text[], q_codes text[], q_details text[], q_payloads bytea[], q_sources text[], q_topics text[], q_gateways text[], q_device_ids bigint[], q_device_uuids uuid[], q_indexes integer[], q_received_us bigint[], q_identities text[], l_device_ids bigint[], l_sources text[], l_received bigint[], l_returned bigint[], p_published bigint[], q_senders text[], q_account_uuids uuid[], q_remedies boolean[], q_quota bigint[], p_max_ahead_us bigint, q_facts text[], q_replays bigint[], p_replays bigint[], p_replay_indexes integer[], OUT outcomes smallint[], OUT classes smallint[], OUT stored_us bigint, OUT outbox_id bigint, OUT alerts jsonb, OUT after_instance integer[], OUT after_outbox bigint[], OUT thinned text[], OUT codes text[], OUT details text[], OUT stored_ts_us bigint[]) RETURNS record
     LANGUAGE plpgsql;  -- functions/ingest_batch_v3.sql
 
 CREATE FUNCTION public.is_within_past_alert(p_sensor bigint, p_us bigint) RETURNS boolean
@@ -119,7 +122,10 @@ CREATE FUNCTION public.judge_inputs(p_sensor_ids bigint[], p_values double preci
     LANGUAGE plpgsql;  -- functions/judge_inputs.sql
 
 CREATE FUNCTION public.keep_quarantined(p_codes text[], p_details text[], p_payloads bytea[], p_sources text[], p_topics text[], p_gateways text[], p_device_ids bigint[], p_device_uuids uuid[], p_indexes integer[], p_received_us bigint[], p_identities text[], p_senders text[], p_account_uuids uuid[], p_remedies boolean[], p_quota bigint[]) RETURNS smallint[]
-    LANGUAGE plpgsql;  -- functions/keep_quarantined.sql
+    LANGUAGE sql;  -- functions/keep_quarantined.sql
+
+CREATE FUNCTION public.keep_quarantined_v2(p_codes text[], p_details text[], p_payloads bytea[], p_sources text[], p_topics text[], p_gateways text[], p_device_ids bigint[], p_device_uuids uuid[], p_indexes integer[], p_received_us bigint[], p_identities text[], p_senders text[], p_account_uuids uuid[], p_remedies boolean[], p_quota bigint[], p_facts text[], p_replays bigint[]) RETURNS smallint[]
+    LANGUAGE plpgsql;  -- functions/keep_quarantined_v2.sql
 
 CREATE FUNCTION public.keep_sensor_state(p_sensor bigint, p_state text, p_valid integer, p_changed_us bigint) RETURNS void
     LANGUAGE sql;  -- functions/keep_sensor_state.sql
@@ -147,6 +153,9 @@ CREATE FUNCTION public.note_gateway() RETURNS trigger
 
 CREATE FUNCTION public.note_key_row() RETURNS trigger
     LANGUAGE plpgsql;  -- functions/note_key_row.sql
+
+CREATE FUNCTION public.note_replayed(p_replays bigint[], p_indexes integer[], p_outcomes smallint[]) RETURNS void
+    LANGUAGE sql;  -- functions/note_replayed.sql
 
 CREATE FUNCTION public.note_sensor_row() RETURNS trigger
     LANGUAGE plpgsql;  -- functions/note_sensor_row.sql
@@ -693,7 +702,9 @@ CREATE TABLE public.quarantine (
     account bigint DEFAULT 0,
     gateway_id bigint,
     sender text,
-    whole_bytes integer
+    whole_bytes integer,
+    facts jsonb,
+    replayed_indexes integer[] DEFAULT '{}'::integer[] NOT NULL
 );
 
 CREATE TABLE public.quarantine_dropped (

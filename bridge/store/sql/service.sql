@@ -28,7 +28,8 @@ FROM ingest_batch_v3(
     %(l_device_ids)s::bigint[], %(l_sources)s::text[], %(l_received)s::bigint[], %(l_returned)s::bigint[],
     %(published)s::bigint[],
     %(q_senders)s::text[], %(q_account_uuids)s::uuid[], %(q_remedies)s::boolean[], %(q_quota)s::bigint[],
-    %(max_ahead_us)s::bigint)
+    %(max_ahead_us)s::bigint,
+    %(q_facts)s::text[], %(q_replays)s::bigint[], %(replays)s::bigint[], %(replay_indexes)s::integer[])
 
 -- name: note_retained
 -- Readings of retained messages that are the newest of their sensors already: see bridge/store/retained.py.

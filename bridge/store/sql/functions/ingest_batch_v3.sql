@@ -9,8 +9,10 @@ CREATE OR REPLACE FUNCTION ingest_batch_v3(
     q_device_ids bigint[], q_device_uuids uuid[], q_indexes integer[], q_received_us bigint[], q_identities text[],
     l_device_ids bigint[], l_sources text[], l_received bigint[], l_returned bigint[],
     p_published bigint[],
-    q_senders text[], q_account_uuids uuid[], q_remedies boolean[], q_quota bigint[],  -- see keep_quarantined
+    q_senders text[], q_account_uuids uuid[], q_remedies boolean[], q_quota bigint[],  -- see keep_quarantined_v2
     p_max_ahead_us bigint,
+    q_facts text[], q_replays bigint[],
+    p_replays bigint[], p_replay_indexes integer[],  -- the row of quarantine that a reading comes from; NULL: none does
     OUT outcomes smallint[], OUT classes smallint[], OUT stored_us bigint, OUT outbox_id bigint, OUT alerts jsonb,
     OUT after_instance integer[], OUT after_outbox bigint[],
     OUT thinned text[],  -- codes of rows for quarantine that were not kept, one for each
@@ -23,17 +25,23 @@ BEGIN
     IF cardinality(p_published) > 0 THEN
         DELETE FROM ingest_outbox WHERE id = ANY (p_published);
     END IF;
+    IF p_replays IS NOT NULL THEN
+        PERFORM hold_replayed(p_replays, p_replay_indexes);
+    END IF;
     r := store_readings_v2(p_sensor_ids, p_values, p_ts_us, p_sequences, p_received_us, p_clocks, p_keys, p_fresh,
                            p_redelivered, p_sources, p_gateways, p_instance, p_max_ahead_us);
     outcomes := r.outcomes; classes := r.classes; stored_us := r.stored_us; outbox_id := r.outbox_id;
     alerts := r.alerts; after_instance := r.after_instance; after_outbox := r.after_outbox;
     codes := r.codes; details := r.details; stored_ts_us := r.stored_ts_us;
+    IF p_replays IS NOT NULL THEN
+        PERFORM note_replayed(p_replays, p_replay_indexes, outcomes);
+    END IF;
 
     thinned := '{}';
     IF cardinality(q_codes) > 0 THEN
-        v_fates := keep_quarantined(q_codes, q_details, q_payloads, q_sources, q_topics, q_gateways, q_device_ids,
-                                    q_device_uuids, q_indexes, q_received_us, q_identities, q_senders, q_account_uuids,
-                                    q_remedies, q_quota);
+        v_fates := keep_quarantined_v2(q_codes, q_details, q_payloads, q_sources, q_topics, q_gateways, q_device_ids,
+                                       q_device_uuids, q_indexes, q_received_us, q_identities, q_senders,
+                                       q_account_uuids, q_remedies, q_quota, q_facts, q_replays);
         SELECT coalesce(array_agg(q.code), '{}') INTO thinned FROM unnest(q_codes, v_fates) AS q (code, fate) WHERE q.fate = 2;
     END IF;
 
@@ -44,13 +52,15 @@ BEGIN
         SELECT d.device_id, d.source, d.received, d.returned, 0 AS stored, 0 AS duplicate, 0 AS quarantined, 0 AS thinned
         FROM unnest(l_device_ids, l_sources, l_received, l_returned) AS d (device_id, source, received, returned)
         UNION ALL
-        SELECT s.device_id, s.source || coalesce('@' || s.gateway, ''), 0, 0, (s.outcome = 0)::integer,
-               (s.outcome = 1)::integer, 0, 0
-        FROM unnest(p_device_ids, p_sources, p_gateways, outcomes) AS s (device_id, source, gateway, outcome)
+        SELECT s.device_id, CASE WHEN s.replay IS NULL THEN s.source || coalesce('@' || s.gateway, '') ELSE 'replay' END,
+               0, 0, (s.outcome = 0)::integer, (s.outcome = 1)::integer, 0, 0
+        FROM unnest(p_device_ids, p_sources, p_gateways, outcomes, p_replays)
+             AS s (device_id, source, gateway, outcome, replay)
         UNION ALL
-        SELECT q.device_id, q.source || coalesce('@' || q.gateway, ''), 0, 0, 0, (q.fate = 1)::integer,
-               (q.fate IN (0, 3))::integer, (q.fate = 2)::integer
-        FROM unnest(q_device_ids, q_sources, q_gateways, v_fates) AS q (device_id, source, gateway, fate)
+        SELECT q.device_id, CASE WHEN q.replay IS NULL THEN q.source || coalesce('@' || q.gateway, '') ELSE 'replay' END,
+               0, 0, 0, (q.fate = 1)::integer, (q.fate IN (0, 3))::integer, (q.fate = 2)::integer
+        FROM unnest(q_device_ids, q_sources, q_gateways, v_fates, q_replays)
+             AS q (device_id, source, gateway, fate, replay)
     ) b
     GROUP BY b.device_id, b.source
     ON CONFLICT (instance, device_id, source) DO UPDATE

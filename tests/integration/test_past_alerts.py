@@ -179,6 +179,21 @@ def test_a_run_goes_on_through_readings_that_raised_nothing(connection: Connecti
     assert past(plant) == [run(10, 105)]
 
 
+def test_processes_of_the_release_before_get_the_fields_that_they_know(plant: Plant) -> None:
+    """They refuse any other; what they are given they publish without `past`."""
+    query = (
+        "SELECT alerts FROM store_readings_v1(ARRAY[%(id)s]::bigint[], ARRAY[60.0]::float8[], ARRAY[%(us)s]::bigint[],"
+        " NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0)"
+    )
+    events = plant.one(query, id=plant.sensor, us=us(10))["alerts"]
+    assert [event["kind"] for event in events] == ["alert", "resolved"]
+    for event in events:
+        assert event.keys() == {
+            *("event_id", "alert_id", "sensor_id", "kind", "severity", "value", "threshold_id", "triggered_at_us")
+        }
+    assert past(plant) == [run(10, LATEST_S)]
+
+
 @pytest.mark.parametrize("order", ["oldest first", "newest first"])
 def test_a_backlog_of_a_thaw_is_one_alert(plant: Plant, order: str) -> None:
     """A freezer thawed while the gateway was cut off: it is in range again when the first live reading comes."""

@@ -89,13 +89,15 @@ def test_a_late_violation_raises_an_alert_that_is_over(plant: Plant) -> None:
 
 def test_a_late_violation_within_a_past_alert_extends_nothing(plant: Plant) -> None:
     plant.store(60.0, 10)
-    assert plant.store(70.0, 20) == (True, "alert", [])
+    stored = plant.store(70.0, 20)
+    assert (stored.label, stored.events) == ("alert", [])
     assert past(plant) == [run(10, LATEST_S)]
 
 
 def test_a_late_reading_in_range_shortens_a_past_alert(plant: Plant) -> None:
     plant.store(60.0, 10)
-    assert plant.store(20.0, 30) == (True, "clean", [])
+    stored = plant.store(20.0, 30)
+    assert (stored.label, stored.events) == ("clean", [])
     assert past(plant) == [run(10, 30)]
     plant.store(60.0, 40)
     assert past(plant) == [run(10, 30), run(40, LATEST_S)]
@@ -156,7 +158,7 @@ def test_a_sensor_that_has_never_warmed_up_raises_nothing(connection: Connection
     plant = Plant(connection, operational_state="INITIALIZING")
     plant.threshold("greater_than", 50)
     plant.store(20.0, LATEST_S)
-    assert plant.store(60.0, 10) == (True, "alert", [])
+    assert plant.store(60.0, 10).label == "alert"
     assert plant.alerts == []
 
 

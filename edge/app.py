@@ -132,7 +132,7 @@ class Gateway:
     def _registry_changed(self) -> None:
         self.resolver.clear()
         self.forget_keys()
-        self.local_publisher.forget_unknown()
+        self.local_publisher.follow_registry(self.clock.now_us())
         if self.broker_passwords is not None:
             self.broker_passwords.changed()
 

@@ -97,11 +97,38 @@ class LocalAlerts:
         events = []
         if active is not None and (hit is None or hit.severity != active.severity):
             del self.active[sensor_id]
-            events.append(self._event("resolved", reading, active.severity, active.threshold_id))
+            why = "in_range" if hit is None else "severity_changed"
+            events.append(self._event("resolved", reading, active.severity, active.threshold_id, why))
             active = None
         if active is None and hit is not None:
             self.active[sensor_id] = Active(sensor_id, hit.threshold_id, hit.severity, reading.value, reading.ts_us)
             events.append(self._event("alert", reading, hit.severity, hit.threshold_id))
+        self.changes += len(events)
+        return events
+
+    def review(self, latest: Mapping[int, float], now_us: int) -> list[AlertEvent]:
+        """Return the ends of alerts that no threshold means any more, by the latest value of each sensor.
+
+        As `review_alerts` does in the database; for when the registry has changed.
+        """
+        thresholds = self._thresholds()
+        ended = [
+            alert
+            for alert in self.active.values()
+            if worst(thresholds.get(alert.sensor_id, ()), latest.get(alert.sensor_id, alert.value)) is None
+        ]
+        events = []
+        for alert in ended:
+            del self.active[alert.sensor_id]
+            event_id = f"local-{self._gateway}-{alert.sensor_id}-{now_us}-resolved"
+            value = latest.get(alert.sensor_id, alert.value)
+            events.append(
+                AlertEvent(
+                    *(event_id, 0, alert.sensor_id, "resolved", alert.severity, value, alert.threshold_id, now_us),
+                    threshold_kind="alert",
+                    resolution="threshold_changed" if thresholds.get(alert.sensor_id) else "threshold_removed",
+                )
+            )
         self.changes += len(events)
         return events
 
@@ -112,7 +139,13 @@ class LocalAlerts:
             for sensor_id in [sensor_id for sensor_id in kept if sensor_id not in sensors]:
                 del kept[sensor_id]
 
-    def _event(self, kind: str, reading: Reading, severity: str, threshold_id: int) -> AlertEvent:
+    def _event(
+        self, kind: str, reading: Reading, severity: str, threshold_id: int, resolution: str | None = None
+    ) -> AlertEvent:
         # `local-` and no alert_id: the service makes its own of the same readings, under ids of its own.
         event_id = f"local-{self._gateway}-{reading.sensor_id}-{reading.ts_us}-{kind}"
-        return AlertEvent(event_id, 0, reading.sensor_id, kind, severity, reading.value, threshold_id, reading.ts_us)
+        return AlertEvent(
+            *(event_id, 0, reading.sensor_id, kind, severity, reading.value, threshold_id, reading.ts_us),
+            threshold_kind="alert",
+            resolution=resolution,
+        )

@@ -92,14 +92,8 @@ class LocalPublisher:
         for reading, label in zip(publication.readings, publication.classes, strict=True):
             alerts += self._local_alerts.step(reading)
             self._note(reading, label)
-        for alert in alerts:
-            log.warning("local_alert", kind=alert.kind, sensor_id=alert.sensor_id, severity=alert.severity)
-            self._metrics.alerts.labels(alert.kind).inc()
         self._push_alerts(alerts)
-        if len(self._queue) >= MAX_PUBLICATIONS:
-            self._metrics.missed.labels("broker").inc(len(self._queue.popleft().readings))
-        self._queue.append(msgspec.structs.replace(publication, alerts=alerts))
-        self._wake.set()
+        self._push(msgspec.structs.replace(publication, alerts=alerts))
 
     def take_published(self) -> list[int]:
         """Return nothing: nothing is kept in a table."""
@@ -113,11 +107,15 @@ class LocalPublisher:
 
     # -- what the status shows
 
-    def forget_unknown(self) -> None:
-        """Forget sensors that have left the registry."""
+    def follow_registry(self, now_us: int) -> None:
+        """Forget sensors that have left the registry, and end alerts that no threshold means any more."""
         names = self._registry.names
         self._local_alerts.forget_all_but(names)
         self.latest = {sensor: latest for sensor, latest in self.latest.items() if sensor in names}
+        values = {sensor: latest.value for sensor, latest in self.latest.items()}
+        if ended := self._local_alerts.review(values, now_us):
+            self._push_alerts(ended)
+            self._push(Publication(1, 0, [], [], now_us, ended))
 
     def status_of(self, sensor_id: int) -> dict[str, Any] | None:
         """Return the answer of GET /sensors/{id}/status, as far as the gateway can tell; None: no such sensor."""
@@ -184,8 +182,16 @@ class LocalPublisher:
             self.latest[reading.sensor_id] = Latest(reading.value, reading.ts_us, reading.received_us, label)
             self._due[reading.sensor_id] = None
 
+    def _push(self, publication: Publication) -> None:
+        if len(self._queue) >= MAX_PUBLICATIONS:
+            self._metrics.missed.labels("broker").inc(len(self._queue.popleft().readings))
+        self._queue.append(publication)
+        self._wake.set()
+
     def _push_alerts(self, alerts: list[AlertEvent]) -> None:
         for alert in alerts:
+            log.warning("local_alert", kind=alert.kind, sensor_id=alert.sensor_id, severity=alert.severity)
+            self._metrics.alerts.labels(alert.kind).inc()
             if len(self._alerts) >= MAX_ALERTS:
                 self._alerts.popleft()
                 self._metrics.missed.labels("mqtt").inc()
@@ -216,6 +222,8 @@ class LocalPublisher:
                 "severity": alert.severity,
                 "value": alert.value,
                 "threshold_id": alert.threshold_id,
+                "threshold_kind": alert.threshold_kind,
+                "resolution": alert.resolution,
                 "triggered_at": alert.triggered_at_us / 1_000_000,
                 "gateway": self._gateway,
                 "local": True,

@@ -11,7 +11,7 @@ from bridge.settings.stores import DatabaseSettings
 from bridge.store.outbox import PostgresOutbox
 from bridge.store.postgres import PostgresStore
 from bridge.store.registry import PostgresRegistry
-from tests.support.plant import Connection, Plant, Row, connect
+from tests.support.plant import Connection, Plant, Row, connect, us
 from tests.support.servers import PostgresServer, wait_until
 
 
@@ -155,41 +155,36 @@ async def test_a_row_without_readings_is_a_publication(plant: Plant, database: s
     assert (event.kind, event.resolution, event.past) == ("resolved", "threshold_removed", False)
 
 
-def test_changes_of_many_thresholds_and_batches_of_the_same_sensors_do_not_deadlock(
+def test_a_change_of_many_thresholds_and_a_batch_of_their_sensors_queue_in_one_order(
     connection: Connection, database: str
 ) -> None:
-    plants = [Plant(connection) for _ in range(6)]
+    """The middle sensor is held until both wait: whoever took the last one first would hold it against the other."""
+    plants = [Plant(connection) for _ in range(3)]
     for plant in plants:
         plant.threshold("greater_than", 50)
         plant.store(60.0, 0)
-    ids = [plant.sensor for plant in plants]
+    sensors = [plant.sensor for plant in plants]
+    change = "DELETE FROM alert_thresholds WHERE sensor_id = %s"
+    blocked = "SELECT bool_and(cardinality(pg_blocking_pids(pid)) > 0) AS both FROM unnest(%(pids)s::integer[]) s (pid)"
+    with connect(database) as first, connect(database) as second, ThreadPoolExecutor(2) as threads:
 
-    def change() -> None:
-        with connect(database) as other:
-            for turn in range(40):
-                order = "DESC" if turn % 2 else "ASC"
-                other.execute(
-                    "UPDATE alert_thresholds t SET threshold_value_min = 120 - threshold_value_min FROM ("
-                    "SELECT id FROM alert_thresholds WHERE sensor_id = ANY (%s)"
-                    f" ORDER BY id {order} FOR UPDATE) x WHERE x.id = t.id".encode(),
-                    [ids],
-                )
+        def change_backwards() -> None:
+            with first.transaction():
+                for sensor in sensors[::-1]:
+                    first.execute(change, [sensor])
 
-    def store() -> None:
-        with connect(database) as other:
-            for turn in range(1, 120):
-                other.execute(
-                    "SELECT sp_insert_readings(%s::bigint[], %s::float8[], %s::bigint[])",
-                    [
-                        ids[:: 1 if turn % 2 else -1],
-                        [60.0] * len(ids),
-                        [turn * 1_000_000 + 1_900_000_000_000_000] * len(ids),
-                    ],
-                )
+        def store() -> None:
+            values = [[20.0] * 3, [us(1)] * 3]
+            second.execute("SELECT sp_insert_readings(%s::bigint[], %s::float8[], %s::bigint[])", [sensors, *values])
 
-    with ThreadPoolExecutor(2) as threads:
-        for session in [threads.submit(change), threads.submit(store)]:
-            session.result(60)
+        pids = [first.info.backend_pid, second.info.backend_pid]
+        with connection.transaction(force_rollback=True):
+            connection.execute("SELECT 1 FROM sensor_readings_latest WHERE sensor_id = %s FOR UPDATE", [sensors[1]])
+            sessions = [threads.submit(change_backwards), threads.submit(store)]
+            wait_until(lambda: plants[0].one(blocked, pids=pids)["both"])
+        for session in sessions:
+            session.result(30)
+    assert {plant.alerts[0]["status"] for plant in plants} == {"resolved"}
 
 
 def test_an_alert_that_is_being_raised_is_waited_for(plant: Plant, database: str) -> None:

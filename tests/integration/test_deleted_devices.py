@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from typing import Any
 
+import httpx
 import psycopg
 import pytest
 
+from bridge.store import admin
 from tests.support.commands import Commands
+from tests.support.http_door import open_service
 from tests.support.redis_process import RedisProcess
 
 MANY = "SELECT outcomes FROM sp_insert_readings(%s::bigint[], %s::float8[], %s::bigint[])"
@@ -128,3 +132,31 @@ def test_device_deleted_in_the_middle_of_traffic(
         stored = sum(session.result(60) for session in sessions)
     total = site.json("ledger", "--verify")
     assert (total["balanced"], total["problems"], total["total"]["stored"]) == (True, [], stored)
+
+
+async def test_device_deleted_while_it_sends(
+    site: Commands, connection: psycopg.Connection[Any], postgres_url: str
+) -> None:
+    """The service knows the sensor and the key for a while longer; nothing that it took in is lost from the books."""
+    made = site.json("device", "add", "shed", "--sensor", "air:temperature")
+    sensor, path = made["sensors"][0]["sensor_uuid"], f"/devices/{made['device_uuid']}/readings"
+    answers: list[int] = []
+
+    async def send(client: httpx.AsyncClient, first: int) -> None:
+        for number in range(first, first + 40):
+            readings = [{"sensor_uuid": sensor, "value": 20.0, "sequence": number}]
+            answers.append((await client.post(path, json={"readings": readings})).status_code)
+
+    async with open_service(postgres_url) as service, service.client(**{"X-Device-Key": made["device_key"]}) as client:
+        await send(client, 1)
+        async with asyncio.TaskGroup() as group:
+            for first in (100, 200, 300):
+                group.create_task(send(client, first))
+            await asyncio.to_thread(connection.execute, "DELETE FROM devices WHERE id = %s", [made["device_id"]])
+        await send(client, 400)
+    assert set(answers) <= {200, 401, 422}, answers
+    with admin.connect(postgres_url) as operator:
+        [row] = operator.ledger(made["device_id"])
+        assert (operator.verify()[0], row["pending"]) == ([], 0)
+    assert row["stored"] >= 40
+    assert row["deleted_at"]

@@ -89,13 +89,15 @@ def test_a_late_violation_raises_an_alert_that_is_over(plant: Plant) -> None:
 
 def test_a_late_violation_within_a_past_alert_extends_nothing(plant: Plant) -> None:
     plant.store(60.0, 10)
-    assert plant.store(70.0, 20) == (True, "alert", [])
+    stored = plant.store(70.0, 20)
+    assert (stored.label, stored.events) == ("alert", [])
     assert past(plant) == [run(10, LATEST_S)]
 
 
 def test_a_late_reading_in_range_shortens_a_past_alert(plant: Plant) -> None:
     plant.store(60.0, 10)
-    assert plant.store(20.0, 30) == (True, "clean", [])
+    stored = plant.store(20.0, 30)
+    assert (stored.label, stored.events) == ("clean", [])
     assert past(plant) == [run(10, 30)]
     plant.store(60.0, 40)
     assert past(plant) == [run(10, 30), run(40, LATEST_S)]
@@ -156,7 +158,7 @@ def test_a_sensor_that_has_never_warmed_up_raises_nothing(connection: Connection
     plant = Plant(connection, operational_state="INITIALIZING")
     plant.threshold("greater_than", 50)
     plant.store(20.0, LATEST_S)
-    assert plant.store(60.0, 10) == (True, "alert", [])
+    assert plant.store(60.0, 10).label == "alert"
     assert plant.alerts == []
 
 
@@ -177,6 +179,21 @@ def test_a_run_goes_on_through_readings_that_raised_nothing(connection: Connecti
     plant.threshold("greater_than", 50)
     plant.store(60.0, 10)
     assert past(plant) == [run(10, 105)]
+
+
+def test_processes_of_the_release_before_get_the_fields_that_they_know(plant: Plant) -> None:
+    """They refuse any other; what they are given they publish without `past`."""
+    query = (
+        "SELECT alerts FROM store_readings_v1(ARRAY[%(id)s]::bigint[], ARRAY[60.0]::float8[], ARRAY[%(us)s]::bigint[],"
+        " NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0)"
+    )
+    events = plant.one(query, id=plant.sensor, us=us(10))["alerts"]
+    assert [event["kind"] for event in events] == ["alert", "resolved"]
+    for event in events:
+        assert event.keys() == {
+            *("event_id", "alert_id", "sensor_id", "kind", "severity", "value", "threshold_id", "triggered_at_us")
+        }
+    assert past(plant) == [run(10, LATEST_S)]
 
 
 @pytest.mark.parametrize("order", ["oldest first", "newest first"])

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from bridge.broker.events import ALERT_FIELDS, READING_FIELDS, alert_rows, reading_rows, unix_seconds
 from bridge.model.reading import Publication, ReadingClass
+from bridge.store.postgres import alert_event
 from tests.support.publications import alert, publication, reading
 
 
@@ -35,6 +36,34 @@ def test_reading_rows_carry_what_is_optional() -> None:
         "m-1",
         "alert",
     )
+
+
+def test_alert_rows_say_what_is_past_and_why_it_is_over() -> None:
+    told = msgspec.structs.replace(
+        alert(1, 0), threshold_kind="alert", past=True, resolved_at_us=1_500_000, resolution="in_range"
+    )
+    [row] = alert_rows(Publication(1, 1, [], [], 0, [told]))
+    assert dict(zip(ALERT_FIELDS, row, strict=True)) | {
+        "threshold_kind": "alert",
+        "past": "1",
+        "resolved_at": "1.500000",
+        "resolution": "in_range",
+    } == dict(zip(ALERT_FIELDS, row, strict=True))
+
+
+def test_alert_event_of_an_older_or_a_later_release_is_read() -> None:
+    former = {
+        "event_id": "a-9-alert",
+        "alert_id": 9,
+        "sensor_id": 1,
+        "kind": "alert",
+        "severity": "info",
+        "value": 1.0,
+        "threshold_id": None,
+        "triggered_at_us": 5,
+    }
+    assert alert_event(former) == alert_event(former | {"of": "a later release"})
+    assert (alert_event(former).past, alert_event(former).threshold_kind) == (False, None)
 
 
 def test_alert_rows_carry_the_threshold() -> None:

@@ -153,9 +153,25 @@ async def test_publisher_forgets_sensors_that_left_the_registry(tmp_path: Path) 
     bench = Bench(tmp_path)
     bench.publisher.enqueue(published(1, reading(1), reading(1, sensor=2)))
     adopt(bench.registry, snapshot(sensors=1))
-    bench.publisher.forget_unknown()
+    bench.publisher.follow_registry(0)
     assert list(bench.publisher.latest) == [1]
     assert bench.publisher.status_of(2) is None
+
+
+async def test_publisher_ends_an_alert_whose_threshold_is_gone(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, above(30))
+    async with bench.running():
+        bench.publisher.enqueue(published(1, reading(1, value=31)))
+        await wait(lambda: len(bench.mqtt.sent) >= 2)
+        adopt(bench.registry, snapshot())
+        bench.publisher.follow_registry(5_000_000)
+        await wait(lambda: bench.mqtt.topics().count("site/alerts") == 2)
+    body = [body for topic, body, *_ in bench.mqtt.sent if topic == "site/alerts"][-1]
+    assert (body["kind"], body["value"], body["triggered_at"]) == ("resolved", 31, 5.0)
+    assert (body["resolution"], body["threshold_kind"]) == ("threshold_removed", "alert")
+    status = bench.publisher.status_of(1)
+    assert status is not None
+    assert status["alert_active"] is None
 
 
 async def test_publisher_that_starts_again_goes_on_with_its_alerts(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from bridge.store.migrate import run_sql_file
 
 revision = "0018"
 down_revision = "0017"
-functions = "58aaad070b1cc5ee"
+functions = "e45b123d610d7bf9"
 
 
 def upgrade() -> None:

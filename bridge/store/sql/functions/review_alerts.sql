@@ -16,7 +16,11 @@ BEGIN
     FOR l IN
         SELECT x.sensor_id, x.latest_value, n.device_id, n.operational_state
         FROM sensor_readings_latest x JOIN sensors n ON n.id = x.sensor_id
-        WHERE x.sensor_id = ANY (p_sensor_ids) AND x.latest_value IS NOT NULL ORDER BY x.sensor_id
+        WHERE x.sensor_id = ANY (p_sensor_ids) AND x.latest_value IS NOT NULL AND (
+            EXISTS (SELECT 1 FROM alerts a WHERE a.sensor_id = x.sensor_id AND a.status IN ('active', 'acknowledged'))
+            OR EXISTS (SELECT 1 FROM ml_events e WHERE e.sensor_id = x.sensor_id AND e.status IN ('active', 'acknowledged')
+                         AND e.event_type = 'warning'))
+        ORDER BY x.sensor_id
     LOOP
         s := (0, l.sensor_id, l.device_id, l.latest_value, to_us(v_now), false, NULL, NULL, l.operational_state, 0, 0, NULL, NULL,
               NULL)::reading_step;

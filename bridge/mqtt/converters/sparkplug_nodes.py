@@ -17,7 +17,8 @@ from collections.abc import Sequence
 import msgspec
 
 from bridge.mqtt.converters.message import MAX_ID
-from bridge.mqtt.converters.sparkplug_payload import Metric, Payload
+from bridge.mqtt.converters.sparkplug_metric import Metric
+from bridge.mqtt.converters.sparkplug_payload import Payload
 
 REORDER_US = 2_000_000
 """How long a missing message may be late ("a couple of seconds")."""

@@ -290,6 +290,26 @@ def test_each_reading_is_found_again_in_what_quarantine_keeps(path: Any) -> None
             assert one.ts_us == draft.ts_us or sample.get("in_order")
 
 
+@pytest.mark.parametrize("path", samples(), ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_marks_around_text_are_no_part_of_it(path: Any) -> None:
+    """A byte order mark before and NULs after, as some clients' text functions leave them."""
+    sample = load(path)
+    plain, marked = converters_of(sample), converters_of(sample)
+    for message in sample["messages"]:
+        payload = payload_of(message)
+        if "hex" in message or not payload or path.parent.name == "ignore":
+            continue
+        found = [
+            converters_.convert(message["topic"], body, received_us=RECEIVED_US).packet
+            for converters_, body in ((plain, payload), (marked, b"\xef\xbb\xbf" + payload + b"\0\0"))
+        ]
+        assert found[0].readings == found[1].readings
+        assert [(one.index, one.code) for one in found[0].rejections] == [
+            (one.index, one.code) for one in found[1].rejections
+        ]
+        assert [one.name for one in found[0].unknown] == [one.name for one in found[1].unknown]
+
+
 def test_numbers_of_fields_do_not_depend_on_what_is_taken() -> None:
     payload = json.dumps({"a": 1, "b": {"c": 2, "d": "text"}, "e": [3, 4]}).encode()
 

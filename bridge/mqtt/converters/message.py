@@ -25,7 +25,6 @@ from bridge.errors import DecodeError
 from bridge.model.reading import Code, DecodedReading, ExternalId, Packet, Rejection, UnknownField
 from bridge.mqtt.converters.local_times import LocalClock, choose
 from bridge.pipeline.decode import decode_any
-from bridge.pipeline.json_body import trimmed
 from bridge.pipeline.timestamps import TimeUnit, candidates
 from bridge.settings.mqtt import ConverterSettings
 
@@ -64,7 +63,7 @@ class IncomingMessage(msgspec.Struct, frozen=True):
 
     topic: str
     captured: tuple[str, ...]  # the levels that the filter's wildcards stand for
-    payload: bytes
+    payload: bytes  # of text, without a byte order mark before it and NULs after it
     received_us: int
     settings: ConverterSettings
     outgoing: list[OutgoingMessage] = []
@@ -77,7 +76,7 @@ class IncomingMessage(msgspec.Struct, frozen=True):
     def text(self) -> str:
         """The payload as text. Raises DecodeError."""
         try:
-            return trimmed(self.payload).decode().strip()
+            return self.payload.decode().strip()
         except UnicodeDecodeError:
             raise DecodeError(Code.BAD_ENCODING, "the payload is not UTF-8") from None
 

@@ -8,7 +8,6 @@ from bridge.errors import DecodeError
 from bridge.model.reading import Code, Packet
 from bridge.mqtt.converters.message import MAX_FIELDS, MAX_ID, NOTHING, IncomingMessage, PacketBuilder, walk, whole
 from bridge.pipeline.decode import decode_any, decode_legacy, decode_mqtt_packet
-from bridge.pipeline.json_body import trimmed
 
 
 def packet(message: IncomingMessage) -> Packet:
@@ -37,7 +36,7 @@ def value(message: IncomingMessage) -> Packet:
     """
     *device, channel = message.captured if len(message.captured) > 1 else (*message.captured, "value")
     name = "/".join(device) or message.topic
-    body = trimmed(message.payload).strip()
+    body = message.payload.strip()
     if not body or body == b"null":
         return NOTHING
     if body.startswith(b"{"):

@@ -13,6 +13,7 @@ from bridge.errors import DecodeError
 from bridge.model.reading import Code, Packet
 from bridge.mqtt.converters.message import MAX_PATH, IncomingMessage, PacketBuilder, finite, walk
 from bridge.pipeline.decode import decode_any
+from bridge.pipeline.json_body import trimmed
 
 VERSION = 10
 """Of SenML, the highest known (RFC 8428, section 4.4)."""
@@ -33,7 +34,9 @@ _LABELS = dict(enumerate(("n", "u", "v", "vs", "vb", "s", "t", "ut", "vd"))) | {
 def senml(message: IncomingMessage) -> Packet:
     """Numbers and booleans of a pack; the channel is the record's whole name, base name and all."""
     try:
-        records = _from_json(message) if message.payload.lstrip()[:1] in (b"[", b"{", b"") else _from_cbor(message)
+        records = (
+            _from_json(message) if trimmed(message.payload).lstrip()[:1] in (b"[", b"{", b"") else _from_cbor(message)
+        )
     except RecursionError:
         raise DecodeError(Code.BAD_FORM, "the pack is nested too deeply") from None
     if not isinstance(records, list):

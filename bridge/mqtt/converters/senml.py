@@ -12,7 +12,6 @@ import msgspec
 from bridge.errors import DecodeError
 from bridge.model.reading import Code, Packet
 from bridge.mqtt.converters.message import MAX_PATH, IncomingMessage, PacketBuilder, finite, walk
-from bridge.pipeline.decode import decode_any
 from bridge.pipeline.json_body import trimmed
 
 VERSION = 10
@@ -53,6 +52,8 @@ def senml(message: IncomingMessage) -> Packet:
     for name, key, value, seconds in beside:  # numbered after the records, whose places they do not shift
         readings.add_unknown(f"{name}.{key}", value)
         kept[readings.index] = _standalone(name, key, value, seconds)
+    for place, (channel, value) in enumerate(message.lost, start=readings.index + 1):  # as the packet numbers them
+        kept[place] = _standalone(channel, "v", value, 0.0)
     return readings.packet(partial(_excerpts, message.payload, kept))
 
 
@@ -178,7 +179,7 @@ def _excerpts(payload: bytes, kept: Mapping[int, dict[str, Any]], indexes: Colle
 
 
 def _from_json(message: IncomingMessage) -> Any:
-    return decode_any(message.payload)
+    return message.parsed()
 
 
 def _from_cbor(message: IncomingMessage) -> Any:

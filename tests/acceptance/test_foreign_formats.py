@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import paho.mqtt.publish as publish
 import psycopg
 import pytest
@@ -190,3 +193,41 @@ def test_setting_nothing_and_setting_what_is_not_there(service: Service, sensors
     service.command("sensor", "set", str(sensors[0]), expect=2)
     service.command("sensor", "set", "999999", "--unit", "V", expect=4)
     service.command("sensor", "set", str(sensors[0]), "--external-id", "nonsense", expect=2)
+
+
+async def test_first_of_what_is_not_taken_is_a_sample_and_replayed_once_it_is_taken(
+    postgres_url: str, redis_server: RedisProcess, mosquitto: MosquittoProcess, tmp_path: Path
+) -> None:
+    @contextmanager
+    def running(*take: str) -> Iterator[Service]:
+        converter = {"filter": "zigbee2mqtt/#", "format": "zigbee2mqtt", "take": take}
+        settings = {"mqtt__converters": json.dumps([converter])}
+        service = Service(tmp_path, postgres_url, redis_server.url, mosquitto.url, **settings)
+        service.start()
+        try:
+            yield service
+        finally:
+            service.stop()
+
+    with running("temperature") as service:
+        made = service.command("device", "add", "hall", "--sensor", "air:temperature", "--sensor", "damp:humidity:%")
+        air, damp = (sensor["sensor_id"] for sensor in made["sensors"])
+        service.command("sensor", "set", str(air), "--external-id", "zigbee2mqtt/hall#temperature")
+        service.command("sensor", "set", str(damp), "--external-id", "zigbee2mqtt/hall#humidity")
+        for temperature in (20.5, 21.5, 22.5):
+            payload = json.dumps({"temperature": temperature, "humidity": 48, "linkquality": 90, "preset": "hold"})
+            publish.single("zigbee2mqtt/hall", payload, qos=1, port=mosquitto.port)
+        await eventually(lambda: len(stored(postgres_url)) == 3, 20)
+        rows = service.command("quarantine", "list", "--code", "not_taken")
+        assert sorted((row["reading_index"], row["detail"]) for row in rows) == [
+            (2, "zigbee2mqtt/hall#humidity: not taken: not among take: 48"),
+            (4, "zigbee2mqtt/hall#preset: not taken: not among take: 'hold'"),
+        ]
+        assert balanced(service)["quarantined"] == 2
+        metrics = (await asyncio.to_thread(httpx.get, f"{service.http}/metrics", timeout=30)).text
+        assert 'iot_bridge_mqtt_unknown_fields_total{channel="humidity",format="zigbee2mqtt"} 3.0' in metrics
+    with running("temperature", "humidity") as service:
+        replayed = service.command("quarantine", "replay", "--code", "not_taken", expect=None)
+        assert sorted(row["outcome"] for row in replayed) == ["refused", "stored"]
+        assert (damp, 48.0) in stored(postgres_url)
+        balanced(service)

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from bridge.model.reading import Code, Delivery, Outcome, Receipt
 from bridge.settings.http import LimitSettings
+from bridge.settings.mqtt import ConverterSettings
 from tests.acceptance.service import Service
 from tests.support.certificates import Authority
 from tests.support.mqtt_door import (
@@ -727,3 +728,32 @@ async def test_service_killed_with_messages_unacknowledged_stores_them_once(
             assert {count for value, count in rows if value != 99} == {1}
         finally:
             await asyncio.to_thread(service.kill)
+
+
+# -- what converters do not take
+
+
+async def test_sample_of_what_is_not_taken_is_in_the_delivery_again_where_it_was_not_settled(
+    mosquitto: MosquittoProcess,
+) -> None:
+    converter = ConverterSettings(filter="zigbee2mqtt/#", format="zigbee2mqtt", take=("temperature",))
+    pipeline = FakePipeline(None)
+
+    def sampled(delivery: Delivery) -> list[tuple[int, Code]]:
+        return [(rejection.index, rejection.code) for rejection in delivery.packet.rejections]
+
+    with Device(mosquitto.port) as device:
+        async with open_door(mosquitto.url, pipeline, converters=(converter,)) as door:
+            await until(lambda: door.connected)
+            await device.publish(b'{"temperature": 20.5, "humidity": 48}', topic="zigbee2mqtt/hall")
+            await until(lambda: pipeline.held)
+            assert sampled(pipeline.held[0]) == [(2, Code.NOT_TAKEN)]
+            settle(pipeline.held[0], Outcome.FAILED)  # the broker sends it again
+            await until(lambda: len(pipeline.held) == 2)
+            assert sampled(pipeline.held[1]) == [(2, Code.NOT_TAKEN)]
+            settle(pipeline.held[1], Outcome.STORED)
+            await device.publish(b'{"temperature": 21.5, "humidity": 49}', topic="zigbee2mqtt/hall")
+            await until(lambda: len(pipeline.held) == 3)
+            assert sampled(pipeline.held[2]) == []
+            settle(pipeline.held[2], Outcome.STORED)
+            assert door.sample("mqtt_unknown_fields_total", format="zigbee2mqtt", channel="humidity") == 3

@@ -1,7 +1,8 @@
 """Golden samples, `tests/golden/<format>/*.json`: a converter's configuration, and messages with what becomes of them.
 
 `source` cites where the form is documented. A payload is `text`, `json` or `hex`. Times are ISO 8601. `unknown` (index
-and external id) and `known` (a count) say what becomes of the other fields; left out, they say nothing.
+and external id) and `known` (a count) say what becomes of the other fields; left out, they say nothing. `in_order`:
+local times that only the messages before tell apart.
 `iot-bridge mqtt learn --out DIR` writes files of the same form.
 """
 

@@ -37,7 +37,8 @@ _TARGET = re.compile(r"make ([a-z]+)")
 
 MADE_BY_READERS = {"acme.py", "hot.py"}
 """Files that a page tells its reader to make."""
-OF_OTHERS = {"HoltWinters", "NaN", "OrderedDict", "PressureUnit", "TempUnit", "TaskGroup"}
+OF_OTHERS = {"HoltWinters", "NaN", "OrderedDict", "TaskGroup"}
+OF_OTHERS |= {"PressureUnit", "TempUnit", "SpeedUnit", "ProbeTemperature", "DewPoint", "HeatIndex"}
 """Names in the form of our classes that are another project's."""
 SETTINGS_OF_OTHERS = {"mqtt.output", "advanced.cache_state", "paho.mqtt"}
 

@@ -31,9 +31,16 @@ SENML_VALUES = {"v", "vb", "vs", "vd", "s", 2, 3, 4, 8, 5}
 Leaf = tuple[tuple[Any, ...], Any]
 
 
+class Members(list[tuple[str, Any]]):
+    """An object as it stands in the bytes: a name may be there twice."""
+
+
 def leaves(document: Any, *path: Any) -> Iterator[Leaf]:
     """Every scalar, with its path."""
-    if isinstance(document, dict):
+    if isinstance(document, Members):
+        for key, value in document:
+            yield from leaves(value, *path, key)
+    elif isinstance(document, dict):
         for key, value in document.items():
             yield from leaves(value, *path, key)
     elif isinstance(document, list):
@@ -50,6 +57,8 @@ def expected(format_name: str, payload: bytes) -> int:
     if payload.lstrip()[:1] != b"{":
         return 1
     document = json.loads(payload)
+    if format_name not in BODIES:
+        document = json.loads(payload, object_pairs_hook=Members)
     for key in BODIES.get(format_name, ()):
         document = document[key]
     return sum(1 for _ in leaves(document))
@@ -57,8 +66,12 @@ def expected(format_name: str, payload: bytes) -> int:
 
 def senml_leaves(payload: bytes) -> int:
     """A value that is no scalar is one refused value; one that `bv` alone gives is a reading without a leaf."""
+    twice = 0
+    if payload.lstrip()[:1] == b"[":
+        twice = sum(1 for _ in leaves(json.loads(payload, object_pairs_hook=Members)))
+        twice -= sum(1 for _ in leaves(json.loads(payload)))
     pack = json.loads(payload) if payload.lstrip()[:1] == b"[" else cbor2.loads(payload)
-    count, based = 0, False
+    count, based = twice, False
     for record in pack:
         based = based or bool(record.keys() & {"bv", -5})
         count += based and not record.keys() & SENML_VALUES
@@ -159,6 +172,15 @@ def mutate(document: Any, draw: Callable[[st.SearchStrategy[Any]], Any]) -> None
         parent[name] = copy.deepcopy(parent[key]) if kind == "repeat" else parent.pop(key)
 
 
+def repeat_in_bytes(payload: bytes, value: str) -> bytes:
+    """The first member of the first object stands before itself, with another value."""
+    name, colon, rest = payload.partition(b":")
+    head, _, name = name.rpartition(b"{")
+    if not colon or not name.strip().startswith(b'"'):
+        return payload
+    return b"%s{%s:%s,%s:%s" % (head, name, value.encode(), name, rest)
+
+
 def containers(document: Any) -> Iterator[Any]:
     for value in document.values() if isinstance(document, dict) else document if isinstance(document, list) else ():
         if isinstance(value, dict | list):
@@ -177,7 +199,11 @@ def test_every_leaf_of_a_mutated_sample(data: st.DataObject) -> None:
             body = body[key]
     for _ in range(data.draw(st.integers(1, 4))):
         mutate(body, data.draw)
-    payload = json.dumps(document).encode()
+    payload = json.dumps(
+        document, separators=data.draw(st.sampled_from([(",", ":"), (", ", ": "), (" , ", " : ")]))
+    ).encode()
+    if sample["converter"]["format"] not in BODIES and data.draw(st.booleans()):
+        payload = repeat_in_bytes(payload, data.draw(st.sampled_from(["21.5", '"text"', "null", '{"a": [1, 2]}'])))
     extra = data.draw(st.sampled_from([{}, {"skip": ()}, {"take": ("*emp*",)}, {"skip_also": ("*a*", "x")}]))
     converters = converters_of(sample | {"converter": sample["converter"] | extra})
     packet = converters.convert(topic, payload, received_us=RECEIVED_US, retained=data.draw(st.booleans())).packet
@@ -189,3 +215,23 @@ documents_once = documents()
 
 def test_every_format_is_counted_or_says_why_not() -> None:
     assert {path.parent.name for path in samples()} - OTHERS == set(FORMATS) - OTHERS
+
+
+def test_what_stands_before_a_name_again_is_unknown() -> None:
+    twice = b'{"Temperature":21.5,"Temperature":22.5}'
+    payload = b'{"Time":"2026-11-26T09:15:32","DS18B20":{"Temperature":20.5},"DS18B20":%s}' % twice
+    converters = converters_of({"converter": {"filter": "tele/+/SENSOR", "format": "tasmota"}})
+    packet = converters.convert("tele/kitchen/SENSOR", payload, received_us=RECEIVED_US).packet
+    assert [reading.value for reading in packet.readings] == [22.5]
+    assert [(field.index, field.name, field.value) for field in packet.unknown] == [
+        (3, "tasmota/kitchen#DS18B20.Temperature", 20.5),
+        (4, "tasmota/kitchen#DS18B20.Temperature", 21.5),
+    ]
+    assert packet.known == 1
+
+
+def test_text_that_looks_like_a_name_is_no_name() -> None:
+    payload = b'{"DS18B20" : {"Id":"a\\":b","Temperature":20.5}}'
+    converters = converters_of({"converter": {"filter": "tele/+/SENSOR", "format": "tasmota"}})
+    packet = converters.convert("tele/kitchen/SENSOR", payload, received_us=RECEIVED_US).packet
+    assert (len(packet.readings), packet.unknown, packet.known) == (1, (), 1)

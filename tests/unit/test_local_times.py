@@ -35,6 +35,10 @@ NIGHTS = {  # the first instant of the repeated time, and how long it lasts, in 
         (FIRST, None, FIRST),
         (FIRST - AHEAD_US, None, FIRST),
         (FIRST - HOUR_US, None, FIRST),  # both ahead: the earlier is less so
+        (0, FIRST - MINUTE_US, FIRST),  # both far ahead: our own clock is not set, and order decides
+        (0, FIRST, SECOND),
+        (0, FIRST + MINUTE_US, SECOND),
+        (0, SECOND + MINUTE_US, SECOND),
         (SECOND - AHEAD_US - 1, None, FIRST),
         (SECOND - AHEAD_US, None, SECOND),  # a clock may be some minutes ahead
         (SECOND + 100 * HOUR_US, None, SECOND),
@@ -65,7 +69,7 @@ def test_of_one_candidate_there_is_no_choice(received_us: int, last_us: int | No
 def test_choice_is_a_candidate_and_never_ahead_where_one_is_not(received_us: int, last_us: int | None) -> None:
     chosen = choose((FIRST, SECOND), received_us, last_us)
     assert chosen in (FIRST, SECOND)
-    assert chosen <= received_us + AHEAD_US or (chosen == FIRST and received_us + AHEAD_US < FIRST)
+    assert chosen <= received_us + AHEAD_US or received_us + AHEAD_US < FIRST
 
 
 class Station:
@@ -192,6 +196,13 @@ def test_a_clock_that_begins_in_1970_is_not_the_last_instant() -> None:
     station.hear(station.payload(SECOND - MINUTE_US, 1), SECOND - MINUTE_US)
     station.hear(b'{"Time": "1970-01-01T00:00:10", "T": 2}', SECOND)
     assert station.hear(station.payload(SECOND + MINUTE_US, 3), SECOND + MINUTE_US) == SECOND + MINUTE_US
+
+
+def test_order_decides_while_our_own_clock_is_not_set() -> None:
+    """A gateway without a battery clock hears the night before it knows the time."""
+    station = Station("America/New_York")
+    for value, true_us in enumerate((FIRST - MINUTE_US, FIRST, FIRST + MINUTE_US, SECOND - MINUTE_US, SECOND)):
+        assert station.hear(station.payload(true_us, value), 60_000_000) == true_us
 
 
 def test_each_topic_has_a_clock_of_its_own() -> None:

@@ -19,7 +19,7 @@ scalars = st.none() | st.booleans() | st.integers(0, 10**10) | st.sampled_from([
 anything = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab", max_size=2), inner, max_size=3)
 )
-names = st.sampled_from(["value", "ts", "sensor_ts", "timestamp", "sequence", "unit", "battery", "meta"])
+names = st.sampled_from(["value", "ts", "sensor_ts", "timestamp", "sequence", "msgId", "unit", "battery", "meta"])
 
 
 def converted(payload: bytes, topic: str = "meters/hall/p", **options: Any) -> Packet:
@@ -46,7 +46,7 @@ def test_every_leaf_of_a_value_is_accounted_for(document: dict[str, Any], take: 
         return
     found = len(packet.readings) + len(packet.rejections) + len(packet.unknown) + packet.known
     # Of our own fields each is one, whatever it holds; a value that is missing is a refusal without a leaf.
-    ours = {"value", "ts", "sensor_ts", "timestamp", "sequence"} & document.keys()
+    ours = {"value", "ts", "sensor_ts", "timestamp", "sequence", "msgId"} & document.keys()
     others = sum(1 for key in document.keys() - ours for _ in leaves(document[key]))
     assert found == len(ours) + others + ("value" not in document)
 
@@ -58,6 +58,14 @@ def test_fields_that_nobody_knows_are_said() -> None:
         ("value/hall#battery.v", 3.1),
     ]
     assert packet.known == 1  # null
+
+
+def test_msg_id_is_the_identity_of_a_reading() -> None:
+    (decoded,) = converted(b'{"value": 1, "msgId": "m1"}').readings
+    assert decoded.key == "m1"
+    for wrong in (b'""', b"7", b'"%s"' % (b"x" * 256)):
+        (refusal,) = converted(b'{"value": 1, "msgId": %s}' % wrong).rejections
+        assert (refusal.index, refusal.code) == (0, Code.BAD_FORM)
 
 
 def test_text_of_a_mapping_is_no_measurement_and_is_said() -> None:

@@ -16,7 +16,8 @@ from bridge.errors import DecodeError
 from bridge.model.reading import Code, ExternalId, Packet
 from bridge.mqtt.converters.select import Converters
 from bridge.mqtt.converters.sparkplug_compressed import MAX_INFLATED_BYTES, UUID, inflate
-from bridge.mqtt.converters.sparkplug_payload import MAX_METRICS, MAX_TEMPLATE_DEPTH, decode_payload
+from bridge.mqtt.converters.sparkplug_metric import MAX_TEMPLATE_DEPTH
+from bridge.mqtt.converters.sparkplug_payload import MAX_METRICS, decode_payload
 from bridge.settings.mqtt import ConverterSettings, MqttSettings
 from tests.support.golden import RECEIVED_US
 from tests.support.sparkplug import encode, metric

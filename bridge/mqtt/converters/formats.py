@@ -24,6 +24,7 @@ class Format(msgspec.Struct, frozen=True):
 
     make: Callable[[ConverterSettings], Decoder]
     foreign: bool = True  # its fields are numbered from 1, and index 0 is the message
+    binary: bool = False  # its bytes are not text: what stands around text is part of them
     remembers: bool = False  # needs every message of a device, in order: no shared subscription
 
 
@@ -49,9 +50,9 @@ FORMATS: dict[str, Format] = {
     "homie": _pure(home.homie),
     "chirpstack": _pure(radio.chirpstack),
     "ttn": _pure(radio.ttn),
-    "senml": _pure(senml),
+    "senml": Format(lambda _settings: senml, binary=True),
     "rtl_433": _pure(radio.rtl_433),
-    "sparkplug": Format(lambda _settings: make_sparkplug(), remembers=True),
+    "sparkplug": Format(lambda _settings: make_sparkplug(), binary=True, remembers=True),
     "mapping": Format(_make_mapping),
     "ignore": _pure(own.ignore),
 }

@@ -24,17 +24,18 @@ RECENT = 8
 def choose(candidates: Sequence[int], received_us: int, last_us: int | None) -> int:
     """The earliest candidate after the channel's last instant; the same instant again where no later one can be meant.
 
-    `candidates` are in order. What would lie ahead of the time of receipt is not meant. Without a last instant, and of
-    what is older than it: the latest that is left.
+    `candidates` are in order. What would lie ahead of the time of receipt is not meant, unless all would: then one of
+    the two clocks is wrong, and order alone decides. Without a last instant, and of what is older than it, the latest
+    that can be meant.
     """
-    possible = [instant for instant in candidates if instant <= received_us + AHEAD_US] or candidates[:1]
-    if last_us is not None:
-        later = [instant for instant in possible if instant > last_us]
-        if later:
-            return later[0]
-        if last_us in possible:
-            return last_us
-    return possible[-1]
+    possible = [instant for instant in candidates if instant <= received_us + AHEAD_US]
+    if last_us is None:
+        return possible[-1] if possible else candidates[0]
+    possible = possible or list(candidates)
+    later = [instant for instant in possible if instant > last_us]
+    if later:
+        return later[0]
+    return last_us if last_us in possible else possible[-1]
 
 
 class _Judged(msgspec.Struct, frozen=True):
@@ -106,7 +107,8 @@ class LocalClock:
         if len(candidates) > 1 and not reading.recalled:
             self._recall(reading)
         instant = choose(candidates, reading.received_us, reading.last_us)
-        if instant <= reading.received_us + AHEAD_US:  # a clock that is wrong says nothing of what comes after
+        # A clock that is far ahead says nothing of what comes after; but of a repeated hour each pass needs the other.
+        if len(candidates) > 1 or instant <= reading.received_us + AHEAD_US:
             reading.last_us = instant if reading.last_us is None else max(instant, reading.last_us)
             known_us = reading.channel.last_us
             reading.channel.last_us = instant if known_us is None else max(instant, known_us)

@@ -24,8 +24,8 @@ import msgspec
 from bridge.errors import DecodeError
 from bridge.model.reading import Code, DecodedReading, ExternalId, Packet, Rejection, UnknownField
 from bridge.mqtt.converters.local_times import LocalClock, choose
+from bridge.mqtt.converters.repeated import lost_fields
 from bridge.pipeline.decode import decode_any
-from bridge.pipeline.json_body import trimmed
 from bridge.pipeline.timestamps import TimeUnit, candidates
 from bridge.settings.mqtt import ConverterSettings
 
@@ -64,11 +64,12 @@ class IncomingMessage(msgspec.Struct, frozen=True):
 
     topic: str
     captured: tuple[str, ...]  # the levels that the filter's wildcards stand for
-    payload: bytes
+    payload: bytes  # of text, without a byte order mark before it and NULs after it
     received_us: int
     settings: ConverterSettings
     outgoing: list[OutgoingMessage] = []
     clock: LocalClock | None = None  # of a zone that may repeat an hour; None: nothing is remembered
+    lost: list[tuple[str, object]] = []  # fields that the parser has dropped, once it has parsed
 
     @property
     def levels(self) -> list[str]:
@@ -77,13 +78,19 @@ class IncomingMessage(msgspec.Struct, frozen=True):
     def text(self) -> str:
         """The payload as text. Raises DecodeError."""
         try:
-            return trimmed(self.payload).decode().strip()
+            return self.payload.decode().strip()
         except UnicodeDecodeError:
             raise DecodeError(Code.BAD_ENCODING, "the payload is not UTF-8") from None
 
+    def parsed(self) -> object:
+        """The payload as JSON. Raises DecodeError."""
+        document = decode_any(self.payload)
+        self.lost[:] = lost_fields(self.payload, document)
+        return document
+
     def document(self) -> dict[str, Any]:
         """The payload as a JSON object. Raises DecodeError."""
-        document = decode_any(self.payload)
+        document = self.parsed()
         if not isinstance(document, dict):
             raise DecodeError(Code.BAD_FORM, "the payload is not a JSON object")
         return document
@@ -220,6 +227,8 @@ class PacketBuilder:
         `reason` is one of a few texts.
         """
         self._index += 1
+        if self._index > MAX_FIELDS:
+            raise DecodeError(Code.TOO_LARGE, f"more than {MAX_FIELDS} fields in one message", where=channel[:80])
         left_out = any(pattern is not None and pattern.match(channel) for pattern in (self._skip, self._leave_out))
         if value is None or left_out:
             self._known += 1
@@ -236,6 +245,8 @@ class PacketBuilder:
 
     def packet(self, excerpts: Callable[[Collection[int]], Mapping[int, bytes]] | None = None) -> Packet:
         """All that was added. Raises DecodeError where quarantining it all would cost too much."""
+        for channel, value in self._message.lost:
+            self.add_unknown(channel, value)
         rows = len(self._readings) + len(self._rejections)
         size = len(self._message.payload)
         if excerpts is None and rows * size > MAX_EXPANSION_BYTES:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
+
+from bridge.errors import DecodeError
 from bridge.model.reading import Code, Packet
-from bridge.mqtt.converters.message import MAX_FIELDS, NOTHING, IncomingMessage, PacketBuilder, walk, whole
+from bridge.mqtt.converters.message import MAX_FIELDS, MAX_ID, NOTHING, IncomingMessage, PacketBuilder, walk, whole
 from bridge.pipeline.decode import decode_any, decode_legacy, decode_mqtt_packet
-from bridge.pipeline.json_body import trimmed
 
 
 def packet(message: IncomingMessage) -> Packet:
@@ -23,18 +25,18 @@ def legacy(message: IncomingMessage) -> Packet:
 
 _TIMES = ("sensor_ts", "ts", "timestamp")
 """Names that our own forms have for the time of one reading; the first that is there counts."""
-_FIELDS = frozenset((*_TIMES, "value", "sequence"))
+_FIELDS = frozenset((*_TIMES, "value", "sequence", "msgId"))
 
 
 def value(message: IncomingMessage) -> Packet:
-    """A bare number, or `{"value", "ts"?, "sequence"?}`. The last wildcard level is the channel, the others the device.
+    """A bare number, or `{"value", "ts"?, "sequence"?, "msgId"?}`.
 
-    With one wildcard level that is the device, and the channel is called `value`. Null, bare or as the value, and a
-    message of no bytes are known, and no reading.
+    The last wildcard level is the channel, the others are the device; one level is the device, and the channel `value`.
+    Null, bare or as the value, and a message of no bytes are known, and no reading.
     """
     *device, channel = message.captured if len(message.captured) > 1 else (*message.captured, "value")
     name = "/".join(device) or message.topic
-    body = trimmed(message.payload).strip()
+    body = message.payload.strip()
     if not body or body == b"null":
         return NOTHING
     if body.startswith(b"{"):
@@ -65,7 +67,17 @@ def _document(message: IncomingMessage, name: str, channel: str) -> Packet:
         for path, _, leaf in walk(item, field):
             readings.add_unknown(path, leaf)
     readings.add_known(len(_FIELDS & document.keys()) - ("value" in document))
-    return readings.packet()
+    return _keyed(readings.packet(), document.get("msgId"))
+
+
+def _keyed(packet: Packet, key: object) -> Packet:
+    """With the sender's own identity for the one reading. Raises DecodeError."""
+    if key is None:
+        return packet
+    if not isinstance(key, str) or not 0 < len(key) <= MAX_ID:
+        raise DecodeError(Code.BAD_FORM, f"msgId is not 1 to {MAX_ID} characters", where="$.msgId")
+    readings = tuple(msgspec.structs.replace(decoded, key=key) for decoded in packet.readings)
+    return msgspec.structs.replace(packet, readings=readings)
 
 
 def ignore(message: IncomingMessage) -> Packet:

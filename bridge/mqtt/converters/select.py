@@ -15,6 +15,7 @@ from bridge.mqtt.converters.formats import FORMATS, Decoder
 from bridge.mqtt.converters.local_times import LocalClock, LocalTimes
 from bridge.mqtt.converters.message import IncomingMessage, OutgoingMessage
 from bridge.mqtt.topics import MAX_TOPIC, decode_message, device_of, is_ours, parse_topic
+from bridge.pipeline.json_body import trimmed
 from bridge.settings.mqtt import ConverterSettings, MqttSettings
 
 MAX_READINGS = 5_000
@@ -59,6 +60,7 @@ class _Entry(msgspec.Struct, frozen=True):
     settings: ConverterSettings
     levels: tuple[str, ...]
     decode: Decoder
+    binary: bool
 
 
 class Converters:
@@ -67,7 +69,9 @@ class Converters:
     def __init__(self, settings: MqttSettings) -> None:
         self._max_payload_bytes = settings.max_payload_bytes
         self._entries = [
-            _Entry(entry, tuple(entry.filter.split("/")), FORMATS[entry.format].make(entry))
+            _Entry(
+                entry, tuple(entry.filter.split("/")), FORMATS[entry.format].make(entry), FORMATS[entry.format].binary
+            )
             for entry in settings.converters
         ]
         self._of_topic: dict[str, tuple[_Entry, tuple[str, ...]]] = {}
@@ -92,9 +96,8 @@ class Converters:
             clock = None
             if entry.settings.zone != "UTC":
                 clock = LocalClock(self._local_times, topic, payload, received_us)
-            packet = entry.decode(
-                IncomingMessage(topic, captured, payload, received_us, entry.settings, outgoing, clock)
-            )
+            body = payload if entry.binary else trimmed(payload)
+            packet = entry.decode(IncomingMessage(topic, captured, body, received_us, entry.settings, outgoing, clock))
             if retained and entry.settings.retained == "skip":
                 packet = _timed(packet)
         except DecodeError as error:

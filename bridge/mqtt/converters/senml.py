@@ -12,7 +12,7 @@ import msgspec
 from bridge.errors import DecodeError
 from bridge.model.reading import Code, Packet
 from bridge.mqtt.converters.message import MAX_PATH, IncomingMessage, PacketBuilder, finite, walk
-from bridge.pipeline.decode import decode_any
+from bridge.pipeline.json_body import trimmed
 
 VERSION = 10
 """Of SenML, the highest known (RFC 8428, section 4.4)."""
@@ -33,7 +33,9 @@ _LABELS = dict(enumerate(("n", "u", "v", "vs", "vb", "s", "t", "ut", "vd"))) | {
 def senml(message: IncomingMessage) -> Packet:
     """Numbers and booleans of a pack; the channel is the record's whole name, base name and all."""
     try:
-        records = _from_json(message) if message.payload.lstrip()[:1] in (b"[", b"{", b"") else _from_cbor(message)
+        records = (
+            _from_json(message) if trimmed(message.payload).lstrip()[:1] in (b"[", b"{", b"") else _from_cbor(message)
+        )
     except RecursionError:
         raise DecodeError(Code.BAD_FORM, "the pack is nested too deeply") from None
     if not isinstance(records, list):
@@ -50,6 +52,8 @@ def senml(message: IncomingMessage) -> Packet:
     for name, key, value, seconds in beside:  # numbered after the records, whose places they do not shift
         readings.add_unknown(f"{name}.{key}", value)
         kept[readings.index] = _standalone(name, key, value, seconds)
+    for place, (channel, value) in enumerate(message.lost, start=readings.index + 1):  # as the packet numbers them
+        kept[place] = _standalone(channel, "v", value, 0.0)
     return readings.packet(partial(_excerpts, message.payload, kept))
 
 
@@ -175,7 +179,7 @@ def _excerpts(payload: bytes, kept: Mapping[int, dict[str, Any]], indexes: Colle
 
 
 def _from_json(message: IncomingMessage) -> Any:
-    return decode_any(message.payload)
+    return message.parsed()
 
 
 def _from_cbor(message: IncomingMessage) -> Any:

@@ -11,18 +11,9 @@ from functools import partial
 from bridge.errors import DecodeError
 from bridge.model.reading import Code, Packet
 from bridge.mqtt.converters.message import MAX_ID, NOTHING, IncomingMessage, OutgoingMessage, PacketBuilder
+from bridge.mqtt.converters.sparkplug_metric import DATE_TIME, DEFINITION, NULL, Metric, signed
 from bridge.mqtt.converters.sparkplug_nodes import Known, Nodes
-from bridge.mqtt.converters.sparkplug_payload import (
-    DATE_TIME,
-    DEFINITION,
-    NULL,
-    Metric,
-    Payload,
-    decode_payload,
-    named,
-    rebirth_request,
-    signed,
-)
+from bridge.mqtt.converters.sparkplug_payload import Payload, decode_payload, named, rebirth_request
 
 NAMESPACE = "spBv1.0"
 _OF_NODE = ("NBIRTH", "NDATA", "NDEATH")

@@ -17,7 +17,8 @@ from collections.abc import Sequence
 import msgspec
 
 from bridge.mqtt.converters.message import MAX_ID
-from bridge.mqtt.converters.sparkplug_payload import Metric, Payload
+from bridge.mqtt.converters.sparkplug_metric import Metric
+from bridge.mqtt.converters.sparkplug_payload import Payload
 
 REORDER_US = 2_000_000
 """How long a missing message may be late ("a couple of seconds")."""
@@ -26,6 +27,8 @@ ASK_EVERY_US = 30_000_000
 MAX_NODES = 10_000
 MAX_NAMES = 1_000_000
 """Names and aliases kept, of all nodes; the node that was silent for longest is forgotten first, and asked again."""
+_CHANGES = ("NBIRTH", "DBIRTH", "NDEATH", "DDEATH")
+"""Messages after which other names are kept."""
 SMALL = 128
 """Below, an integer is the same in every type, signed or not."""
 
@@ -85,7 +88,7 @@ class Nodes:
     def see(self, kind: str, node_name: str, device: str, payload: Payload, now_us: int) -> Seen:
         """`kind` is the message type of the topic: NBIRTH, DBIRTH, NDATA, DDATA, NDEATH or DDEATH."""
         node = self._node(node_name)
-        before = node.size
+        before = node.size if kind in _CHANGES else 0  # which has to look at each device
         if kind == "NBIRTH":
             _be_born(node, payload)
         elif kind == "NDEATH":
@@ -99,7 +102,8 @@ class Nodes:
             _learn(node, device, payload)
         elif kind == "DDEATH":
             _forget_device(node, device)
-        self._names += node.size - before
+        if kind in _CHANGES:
+            self._names += node.size - before
         self._shrink()
         metrics = [_identify(node, device, metric) for metric in payload.metrics]
         lost = not node.born or node.stale or any(known.problem for known in metrics)

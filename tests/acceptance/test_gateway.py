@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 import time
 from pathlib import Path
 
 import httpx
+import psycopg
 import pytest
 
 from tests.acceptance.field import Field, moments, open_field
@@ -161,3 +163,26 @@ async def test_gateway_without_enrolment_spools_and_takes_one_up_while_it_runs(
             ]
         finally:
             assert gateway.stop() == 0
+
+
+async def test_sample_of_what_a_gateway_does_not_take_comes_to_the_service_once(
+    postgres_url: str, mosquitto: MosquittoProcess, tmp_path: Path
+) -> None:
+    converter = {"filter": "zigbee2mqtt/#", "format": "zigbee2mqtt", "take": ["temperature"]}
+    async with open_field(postgres_url, mosquitto, tmp_path, mqtt__converters=json.dumps([converter])) as field:
+        with Device(mosquitto.port) as device:
+            for humidity in (48, 49, 50):
+                await device.publish(b'{"linkquality": 9, "humidity": %d}' % humidity, topic="zigbee2mqtt/hall")
+
+        def quarantined() -> list[tuple[int, str, str]]:
+            with psycopg.connect(postgres_url) as connection:
+                query = "SELECT reading_index, detail, convert_from(payload, 'UTF8') FROM quarantine"
+                return connection.execute(f"{query} WHERE code = 'not_taken'").fetchall()
+
+        await until(lambda: bool(quarantined()), 30)
+        await field.arrived(30)
+        detail = "zigbee2mqtt/hall#humidity: not taken: not among take: 48"
+        assert [(text, payload) for _, text, payload in quarantined()] == [
+            (detail, '{"linkquality": 9, "humidity": 48}')
+        ]
+        assert field.service.imbalance() == []

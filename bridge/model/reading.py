@@ -269,7 +269,9 @@ class Delivery(msgspec.Struct, frozen=True):
     redelivered: bool = True  # False: the sender vouches that this is the first delivery of `key`
     # Of a gateway, which was the first door:
     devices: Container[str] | None = None  # the devices it may speak for; none but theirs resolve
-    identity: str | None = None  # of the reading, as the gateway knows it; overrides every other where ts is not the device's
+    identity: str | None = (
+        None  # of the reading, as the gateway knows it; overrides every other where ts is not the device's
+    )
     ts_quality: TsQuality | None = None  # whose clock ts is
     in_unit: bool = False  # values are in their sensors' units already
     facts: DoorFacts | None = None  # of something that it has quarantined itself

@@ -83,6 +83,8 @@ class Ingest:
                 devices=sender.key.devices,
             ),
         )
+        if key is not None:
+            _refuse_if_all_conflict(receipts)
         return self._answer(receipts, device is not None, received_us, verdict)
 
     async def _received(self, request: Request, decode: Decoder) -> tuple[bytes, Packet | DecodeError, int]:
@@ -156,6 +158,17 @@ class Ingest:
         )
         if any(receipt.outcome == Outcome.FAILED for receipt in receipts):
             raise Unavailable("nothing is stored now; send the same again")
+
+
+def _refuse_if_all_conflict(receipts: Sequence[Receipt]) -> None:
+    """Raise Problem 422 where an Idempotency-Key came with another body, of which nothing is what it was before.
+
+    A body that has grown, or lost some readings, is answered 200: firmware must not be trapped with it. What conflicts is
+    in quarantine either way.
+    """
+    if receipts and all(receipt.code == Code.CONFLICTING_IDENTITY for receipt in receipts):
+        told = f"this Idempotency-Key came with another body before: {receipts[0].detail}"
+        raise Problem(422, Code.CONFLICTING_IDENTITY, told)
 
 
 def _may_be_large(request: Request, raw: bytes) -> bool:

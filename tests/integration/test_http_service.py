@@ -108,6 +108,60 @@ async def test_readings_of_a_sensor_without_a_time_in_one_packet_are_all_stored(
     assert site.stored() == 3
 
 
+async def test_idempotency_key_with_another_body_is_compared_by_place(
+    site: RegisteredDevice, postgres_url: str
+) -> None:
+    """Firmware whose buffer grew between tries is not trapped, and nothing of it is lost."""
+    path = f"/devices/{site.device}/readings"
+
+    def body(*values: float) -> dict[str, Any]:
+        return {"readings": [{"sensor_uuid": site.sensor, "value": value} for value in values]}
+
+    headers = {"X-Device-Key": "key-1", "Idempotency-Key": "boot-7/1"}
+    async with open_service(postgres_url) as service, service.client(**headers) as client:
+        first = (await client.post(path, json=body(20, 21))).json()
+        grown = (await client.post(path, json=body(20, 21, 22))).json()
+        other = (await client.post(path, json=body(20, 99, 22, 23))).json()
+        refused = await client.post(path, json=body(97, 98))
+        again = await client.post(path, json=body(97, 98))
+        unchanged = (await client.post(path, json=body(20, 21, 22, 23))).json()
+    assert [(a["inserted"], a["duplicates"], len(a["rejected"])) for a in (first, grown, other, unchanged)] == [
+        (2, 0, 0),
+        (1, 2, 0),
+        (1, 2, 1),
+        (0, 4, 0),
+    ]
+    (rejected,) = other["rejected"]
+    assert (rejected["index"], rejected["code"]) == (1, "conflicting_identity")
+    assert rejected["detail"] == "its key was sent with 21 before, now with 99"
+    assert (refused.status_code, refused.json()["code"], again.status_code) == (422, "conflicting_identity", 422)
+    assert site.stored() == 4
+    kept = site.database.execute("SELECT code, payload FROM quarantine ORDER BY id").fetchall()
+    assert [row["code"] for row in kept] == ["conflicting_identity"] * 5
+    assert b"99" in bytes(kept[0]["payload"])
+    books = site.one(
+        "SELECT sum(received)::int AS received, sum(stored)::int AS stored, sum(duplicate)::int AS duplicate,"
+        " sum(quarantined)::int AS quarantined, sum(returned)::int AS returned FROM ingest_ledger"
+    )
+    assert books == {"received": 17, "stored": 4, "duplicate": 8, "quarantined": 5, "returned": 0}
+
+
+async def test_two_values_of_one_second_are_two_readings_and_sent_again_two_duplicates(
+    site: RegisteredDevice, postgres_url: str
+) -> None:
+    at_s = int(time.time())
+    path = f"/devices/{site.device}/readings"
+    body = {"readings": [{"sensor_uuid": site.sensor, "value": value, "sensor_ts": at_s} for value in (19, 430)]}
+    async with open_service(postgres_url) as service, service.client(**{"X-Device-Key": "key-1"}) as client:
+        first = (await client.post(path, json=body)).json()
+        again = (await client.post(path, json=body)).json()
+        body["readings"] = [{**reading, "sequence": 1} for reading in body["readings"]]
+        counted = (await client.post(path, json=body)).json()
+    assert (first["inserted"], again["inserted"], again["duplicates"]) == (2, 0, 2)
+    assert (counted["inserted"], [r["code"] for r in counted["rejected"]]) == (1, ["conflicting_identity"])
+    assert site.stored() == 3
+
+
 # -- PostgreSQL away
 
 

@@ -8,7 +8,10 @@ from datetime import UTC, datetime
 import psycopg
 import pytest
 
-from tests.support.plant import BATCH, Connection, Plant, Row, at, connect, us
+from bridge.model.reading import DecodedReading
+from bridge.pipeline.decode import decode_api_reading
+from bridge.store import admin
+from tests.support.plant import BATCH, START, Connection, Plant, Row, at, connect, us
 from tests.support.servers import PostgresServer
 
 
@@ -40,7 +43,7 @@ def plant(connection: Connection) -> Plant:
 
 
 def test_a_reading_is_stored_to_the_microsecond(plant: Plant) -> None:
-    assert plant.store(23.5, 1.000001, 7, received_s=4) == (True, "clean", [])
+    assert plant.store(23.5, 1.000001, 7, received_s=4) == (True, "clean", [], None)
     row = plant.one("SELECT * FROM sensor_readings WHERE sensor_id = %(id)s", id=plant.sensor)
     assert (row["value"], row["timestamp"], row["device_timestamp"], row["sequence"]) == (
         23.5,
@@ -71,12 +74,12 @@ def test_an_empty_batch_does_nothing(plant: Plant) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_a_value_that_is_not_finite_is_refused_with_its_batch(plant: Plant, value: float) -> None:
-    with pytest.raises(psycopg.errors.NumericValueOutOfRange, match="not finite"):  # 22003
-        plant.store(value, 0)
-    with pytest.raises(psycopg.errors.NumericValueOutOfRange, match="not finite"):
-        plant.batch((1.0, 0), (value, 1))
-    assert plant.values == []
+def test_a_value_that_is_not_finite_is_refused_alone(plant: Plant, value: float) -> None:
+    assert not plant.store(value, 0).inserted
+    answer = plant.batch((1.0, 0), (value, 1), (2.0, 2))
+    assert (answer["outcomes"], answer["codes"]) == ([0, 2, 0], [None, "bad_value", None])
+    assert "no finite number" in answer["details"][1]
+    assert plant.values == [1.0, 2.0]
 
 
 def test_a_null_value_is_refused(plant: Plant) -> None:
@@ -102,7 +105,7 @@ def test_a_duplicate_is_one_row_and_one_alert(plant: Plant, sequence: int | None
     plant.threshold("greater_than", 50)
     assert plant.store(60.0, 0, sequence).inserted
     plant.connection.execute("UPDATE alerts SET status = 'resolved' WHERE sensor_id = %s", [plant.sensor])
-    assert plant.store(60.0, 0, sequence) == (False, "clean", [])
+    assert plant.store(60.0, 0, sequence) == (False, "clean", [], None)
     assert plant.values == [60.0]
     assert len(plant.alerts) == 1
 
@@ -126,6 +129,192 @@ def test_a_first_delivery_with_a_known_key_is_another_reading(plant: Plant) -> N
     assert plant.store(2.0, None, received_s=9, key="m1", redelivered=False).inserted
 
 
+# Identity: what is sent again, and what is another reading. Its table is held by test_identity_table.
+
+
+def test_other_value_at_one_time_is_another_reading(plant: Plant) -> None:
+    """A clock of seconds. Tasmota sends the power of one second twice: 19 W, then 1830 W (cases/tasmota_energy_same_second)."""
+    assert plant.store(19.0, 0).inserted
+    assert plant.store(1830.0, 0).inserted
+    assert plant.store(19.0, 0).code is plant.store(1830.0, 0).code is None
+    rows = plant.all('SELECT * FROM sensor_readings WHERE sensor_id = %(id)s ORDER BY "timestamp"', id=plant.sensor)
+    assert [(row["value"], row["timestamp"], row["device_timestamp"]) for row in rows] == [
+        (19.0, at(0), at(0)),
+        (1830.0, at(0.000001), at(0)),
+    ]
+    assert plant.latest == (1830.0, at(0.000001))
+
+
+def test_value_that_comes_back_within_a_tick_is_the_first_one_again(plant: Plant) -> None:
+    """A, B, A: the third cannot be told from the first sent again."""
+    answer = plant.batch((1.0, 0), (2.0, 0), (1.0, 0))
+    assert answer["outcomes"] == [0, 0, 1]
+    assert answer["stored_ts_us"] == [us(0), us(0) + 1, us(0)]
+    assert plant.batch((1.0, 0), (2.0, 0), (1.0, 0))["outcomes"] == [1, 1, 1]
+
+
+def test_stored_times_are_in_the_outbox(plant: Plant) -> None:
+    plant.batch((1.0, 0), (2.0, 0))
+    assert outbox(plant)[-1]["ts_us"] == [us(0), us(0) + 1]
+
+
+def test_later_row_of_a_batch_gives_way_to_one_that_was_moved(plant: Plant) -> None:
+    """One by one the second would have been at the third's time when that came."""
+    plant.batch((1.0, 0), (2.0, 0), (3.0, 0.000001))
+    rows = plant.all("SELECT * FROM sensor_readings WHERE sensor_id = %(id)s ORDER BY id", id=plant.sensor)
+    assert [(row["value"], row["timestamp"]) for row in rows] == [
+        (1.0, at(0)),
+        (2.0, at(0.000001)),
+        (3.0, at(0.000002)),
+    ]
+
+
+def test_thousand_values_at_one_time_are_stored_and_no_more(plant: Plant) -> None:
+    answer = plant.batch(*((float(n), 0) for n in range(1_001)))
+    assert answer["outcomes"] == [0] * 1_000 + [2]
+    assert answer["codes"][-1] == "conflicting_identity"
+    assert "every microsecond" in answer["details"][-1]
+    assert plant.batch(*((float(n), 0) for n in range(1_000)))["outcomes"] == [1] * 1_000
+    assert plant.store(5_000.0, 0).code == "conflicting_identity"
+
+
+def test_other_value_for_a_time_and_sequence_is_a_conflict(plant: Plant) -> None:
+    plant.store(20.0, 0, 7)
+    stored = plant.store(21.0, 0, 7)
+    assert (stored.inserted, stored.code) == (False, "conflicting_identity")
+    (row,) = quarantined(plant)
+    assert row["detail"] == "at 2026-03-01T12:00:00.000000Z with sequence 7 there is 20, not 21"
+    assert plant.store(21.0, 1, 7).inserted  # counters restart at boot
+    assert plant.values == [20.0, 21.0]
+
+
+def test_other_value_for_a_key_is_a_conflict(plant: Plant) -> None:
+    plant.store(20.0, None, key="k")
+    assert plant.store(21.0, None, received_s=9, key="k").code == "conflicting_identity"
+    assert plant.store(20.0, None, received_s=9, key="k") == (False, "clean", [], None)
+    assert quarantined(plant)[0]["detail"] == "its key was sent with 20 before, now with 21"
+
+
+def test_key_of_another_sensor_is_a_conflict(plant: Plant) -> None:
+    """An Idempotency-Key names a place of a body, whatever sensor is there."""
+    other = plant.add_sensor()
+    call = "SELECT * FROM sp_insert_reading_and_check_threshold(%(id)s, 20, p_key => %(key)s)"
+    key = f"h-{plant.device}-0"
+    assert plant.one(call, id=plant.sensor, key=key)["inserted"]
+    assert plant.one(call, id=other, key=key)["code"] == "conflicting_identity"
+
+
+def test_message_whose_sensor_has_another_unit_now_is_the_same(plant: Plant) -> None:
+    """Its key is made of its payload."""
+    call = "SELECT * FROM sp_insert_reading_and_check_threshold(%(id)s, %(value)s, p_key => %(key)s)"
+    key = f"r-{plant.device:032x}-0"
+    assert plant.one(call, id=plant.sensor, value=68.0, key=key)["inserted"]
+    assert plant.one(call, id=plant.sensor, value=20.0, key=key)["code"] is None
+    assert plant.values == [68.0]
+
+
+def test_key_of_an_older_release_is_equal_to_any(plant: Plant) -> None:
+    plant.store(20.0, None, key="k")
+    plant.connection.execute("UPDATE ingest_event_keys SET value = NULL, sensor_id = NULL")
+    assert plant.store(21.0, None, key="k") == (False, "clean", [], None)
+
+
+def test_key_says_nothing_where_the_device_gave_a_time(plant: Plant) -> None:
+    assert plant.store(20.0, 0, key="k").inserted
+    assert plant.store(21.0, 1, key="k").inserted
+    assert outbox(plant)[-1]["keys"] in (None, [None])
+
+
+def test_readings_without_time_and_key_are_always_new(plant: Plant) -> None:
+    for _ in range(3):
+        assert plant.store(20.0, None).inserted
+    rows = plant.all('SELECT * FROM sensor_readings WHERE sensor_id = %(id)s ORDER BY "timestamp"', id=plant.sensor)
+    assert [row["timestamp"] for row in rows] == [at(0), at(0.000001), at(0.000002)]
+    assert {(row["device_timestamp"], row["clock"]) for row in rows} == {(None, "server")}
+
+
+def test_export_that_is_taken_in_again_is_no_second_reading(plant: Plant) -> None:
+    """What is at its very time without a device's time is compared, too."""
+    plant.store(20.0, None)
+    assert not plant.store(20.0, 0).inserted
+    assert plant.store(21.0, 0).inserted
+
+
+# Refused by the procedure itself
+
+
+def quarantined(plant: Plant) -> list[Row]:
+    return plant.all("SELECT * FROM quarantine WHERE device_id = %(id)s ORDER BY id", id=plant.device)
+
+
+def test_value_beyond_the_sensors_own_limits_is_refused_and_can_be_replayed(plant: Plant) -> None:
+    plant.connection.execute("UPDATE sensors SET min_value = -5, max_value = 50 WHERE id = %s", [plant.sensor])
+    assert [plant.store(value, n, 7).code for n, value in enumerate([-5.0, 50.0, -5.1, 50.1])] == [
+        None,
+        None,
+        "value_out_of_range",
+        "value_out_of_range",
+    ]
+    first, second = quarantined(plant)
+    assert (first["detail"], second["detail"]) == (
+        "-5.1 is outside -5 to 50 (the sensor's own limits)",
+        "50.1 is outside -5 to 50 (the sensor's own limits)",
+    )
+    assert (second["source"], second["topic"], second["code"]) == ("sql", "/ingest/readings", "value_out_of_range")
+    (decoded,) = decode_api_reading(bytes(second["payload"])).readings
+    assert decoded == DecodedReading(0, plant.sensor, 50.1, us(3), 7)
+
+
+def test_time_ahead_is_refused_beyond_five_minutes(plant: Plant) -> None:
+    now_s = (datetime.now(UTC) - START).total_seconds()
+    assert plant.store(20.0, now_s + 290).inserted
+    assert plant.store(20.0, now_s + 310).code == "time_ahead"
+    assert plant.store(20.0, now_s - 86400 * 400).inserted  # never age: other systems backfill
+    call = "SELECT * FROM sp_insert_reading_and_check_threshold(%(id)s, 20, %(at)s)"
+    for far in ("2099-01-01", "9999-12-31", "200000-01-01", "294276-12-31", "infinity"):
+        assert plant.one(call, id=plant.sensor, at=far)["code"] == "time_ahead", far
+    assert len(plant.values) == 2
+
+
+def test_what_is_refused_is_in_the_ledger(plant: Plant, database: str) -> None:
+    plant.batch((1.0, 0), (float("nan"), 1), (2.0, 0), (1.0, 0))
+    line = plant.one("SELECT * FROM ingest_ledger WHERE device_id = %(id)s", id=plant.device)
+    assert (line["received"], line["stored"], line["duplicate"], line["quarantined"]) == (4, 2, 1, 1)
+    with admin.connect(database) as books:
+        assert [problem for problem in books.verify()[0] if str(plant.device) in str(problem)] == []
+
+
+# Times ahead
+
+
+def test_reading_ahead_is_judged_at_once_and_deafens_nothing(plant: Plant) -> None:
+    plant.threshold("greater_than", 50)
+    started = datetime.now(UTC)
+    now_s = (started - START).total_seconds()
+    assert plant.store(60.0, now_s + 200).kinds == [("alert", "warning")]
+    assert started <= plant.latest[1] <= datetime.now(UTC)
+    later_s = (datetime.now(UTC) - START).total_seconds()
+    assert plant.store(20.0, later_s + 0.5).kinds == [("resolved", "warning")]
+    assert plant.latest[0] == 20.0
+
+
+def test_reading_ahead_deafens_nothing_within_its_batch(plant: Plant) -> None:
+    plant.threshold("greater_than", 50)
+    now_s = (datetime.now(UTC) - START).total_seconds()
+    answer = plant.batch((20.0, now_s + 290), (60.0, now_s + 5), (20.0, now_s + 6))
+    assert [event["kind"] for event in answer["alerts"]] == ["alert", "resolved"]
+
+
+def test_latest_that_an_older_release_left_ahead_deafens_nothing(plant: Plant) -> None:
+    plant.threshold("greater_than", 50)
+    plant.store(20.0, 0)
+    plant.connection.execute(
+        "UPDATE sensor_readings_latest SET latest_timestamp = '2099-01-01' WHERE sensor_id = %s", [plant.sensor]
+    )
+    assert plant.store(60.0, 1).kinds == [("alert", "warning")]
+    assert plant.latest == (60.0, at(1))
+
+
 # Warm-up and states
 
 
@@ -133,7 +322,7 @@ def test_a_sensor_raises_nothing_until_it_has_warmed_up(connection: Connection) 
     plant = Plant(connection, operational_state="INITIALIZING", min_readings_for_normal=10)
     plant.threshold("greater_than", 50)
     for second in range(9):
-        assert plant.store(60.0, second) == (True, "alert", [])
+        assert plant.store(60.0, second) == (True, "alert", [], None)
     assert plant.state == ("INITIALIZING", 9)
     assert plant.store(60.0, 9).events == []
     assert plant.state == ("NORMAL", 10)
@@ -299,13 +488,13 @@ def test_an_inactive_threshold_is_not_looked_at(plant: Plant) -> None:
     plant.threshold("greater_than", 50, is_active=False)
     plant.delta(abs_delta=5, is_active=False)
     plant.store(10.0, 0)
-    assert plant.store(60.0, 1) == (True, "clean", [])
+    assert plant.store(60.0, 1) == (True, "clean", [], None)
 
 
 def test_a_second_violation_keeps_the_one_active_alert(plant: Plant) -> None:
     plant.threshold("greater_than", 50)
     plant.store(60.0, 0)
-    assert plant.store(70.0, 1) == (True, "alert", [])
+    assert plant.store(70.0, 1) == (True, "alert", [], None)
     (alert,) = plant.alerts
     assert alert["triggered_value"] == 60.0
 
@@ -369,6 +558,8 @@ JUMPS = [
     ({"rel_slope": 0.2}, 10, 15.0, 2, True),
     ({"rel_slope": 0.2}, 10, 15.0, 2.5, False),
     ({"abs_slope": 2}, 10, 15.0, 0, False),  # at one moment there is no slope
+    ({"abs_slope": 2, "rel_slope": 0.2}, 10, 15.0, 0.000999, False),  # nor within a millisecond of it
+    ({"abs_slope": 2}, 10, 15.0, 0.001, True),
     ({"abs_delta": 5, "abs_slope": 100}, 10, 16.0, 1, True),
     ({}, 10, 9e9, 1, False),
 ]
@@ -417,7 +608,7 @@ def test_a_jump_within_the_cooldown_raises_nothing(plant: Plant) -> None:
     plant.store(10.0, 0)
     plant.store(20.0, 1)
     plant.store(20.0, 2)  # resolves
-    assert plant.store(30.0, 10.9) == (True, "warning", [])  # what it is, and what is said of it, are two things
+    assert plant.store(30.0, 10.9) == (True, "warning", [], None)  # what it is, and what is said of it, are two things
     plant.store(30.0, 10.95)
     assert plant.store(40.0, 11).kinds == [("warning", "warning")]
     assert len(plant.warnings) == 2
@@ -439,7 +630,7 @@ def test_a_warning_of_another_program_is_the_one_warning_and_theirs_to_resolve(p
     number = plant.foreign_warning()
     plant.delta(abs_delta=5)
     plant.store(10.0, 0)
-    assert plant.store(20.0, 1) == (True, "warning", [])
+    assert plant.store(20.0, 1) == (True, "warning", [], None)
     assert plant.state[0] == "WARNING"
     plant.store(20.0, 2)
     assert [(row["id"], row["status"]) for row in plant.warnings] == [(number, "active")]
@@ -453,7 +644,7 @@ def test_a_late_reading_is_stored_and_changes_nothing(plant: Plant) -> None:
     plant.delta(abs_delta=5)
     plant.store(20.0, 10)
     before = plant.latest, plant.state, plant.changed_at
-    assert plant.store(60.0, 9.999999) == (True, "alert", [])
+    assert plant.store(60.0, 9.999999) == (True, "alert", [], None)
     assert (plant.latest, plant.state, plant.changed_at) == before
     assert plant.values == [60.0, 20.0]
     assert (plant.alerts, plant.warnings) == ([], [])
@@ -465,7 +656,7 @@ def test_a_late_reading_resolves_nothing(plant: Plant) -> None:
     plant.delta(abs_delta=5)
     plant.store(10.0, 0)
     plant.store(60.0, 10)
-    assert plant.store(20.0, 9) == (True, "clean", [])
+    assert plant.store(20.0, 9) == (True, "clean", [], None)
     assert ([row["status"] for row in plant.alerts], [row["status"] for row in plant.warnings]) == (
         ["active"],
         ["active"],

@@ -282,20 +282,19 @@ def test_partitions_are_months_of_utc(connection: Connection, plant: Plant) -> N
         assert partition_of(connection, plant.sensor, moment) == "sensor_readings_2026_03"
 
 
-@pytest.mark.parametrize("moment", [month(2026, 2), month(2026, 4), month(1999, 1), month(2250, 1)])
+@pytest.mark.parametrize("moment", [month(2026, 2), month(2026, 4), month(1999, 1), month(1, 1)])
 def test_a_reading_outside_of_all_partitions_is_stored_in_the_default_one(
     connection: Connection, plant: Plant, moment: datetime
 ) -> None:
-    """Whether a time is acceptable is the validator's question: the database takes what it can represent."""
+    """How old a reading may be is the validator's question: the database takes what it can represent."""
     ensure(connection, START, START)
     assert plant.store(1.0, (moment - START).total_seconds()).inserted
     assert partition_of(connection, plant.sensor, moment) == "sensor_readings_default"
 
 
-@pytest.mark.parametrize("ts_us", [2**63 - 1, -(2**63)])
-def test_a_time_that_postgresql_cannot_represent_is_refused(connection: Connection, plant: Plant, ts_us: int) -> None:
+def test_a_time_that_postgresql_cannot_represent_is_refused(connection: Connection, plant: Plant) -> None:
     with pytest.raises(psycopg.errors.DataError):  # class 22: these rows are bad for good
-        connection.execute("SELECT sp_insert_readings(ARRAY[%s]::bigint[], '{1}', ARRAY[%s])", [plant.sensor, ts_us])
+        connection.execute("SELECT sp_insert_readings(ARRAY[%s]::bigint[], '{1}', ARRAY[%s])", [plant.sensor, -(2**63)])
     assert plant.values == []
 
 

@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 START = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 
 ONE = """
-    SELECT inserted, class, alerts FROM sp_insert_reading_and_check_threshold(
+    SELECT inserted, class, alerts, code FROM sp_insert_reading_and_check_threshold(
         %s, %s, %s, %s::bigint, %s::timestamptz, %s::text, %s, %s)
 """
 BATCH = """
@@ -40,6 +40,7 @@ class Stored(NamedTuple):
     inserted: bool
     label: str  # the class
     events: list[Row]
+    code: str | None  # why it is refused
 
     @property
     def kinds(self) -> list[tuple[str, str]]:
@@ -94,7 +95,7 @@ class Plant:
         arguments = [self.sensor, value, ts, sequence, at(received_s), scoped, fresh, redelivered]
         row = self.connection.execute(ONE, arguments).fetchone()
         assert row is not None
-        return Stored(row["inserted"], row["class"], row["alerts"])
+        return Stored(row["inserted"], row["class"], row["alerts"], row["code"])
 
     def batch(self, *readings: tuple[float, float]) -> Row:
         """(value, ts_s) pairs in one call; returns its whole answer."""

@@ -17,6 +17,10 @@ from tests.support.batch_rows import batch_row, outcome_of, quarantine_row
 
 NOW_US = 1_769_594_400_000_000
 SECRET = "the procedure's SQL"
+CONFLICTS = (77.0, 78.0)
+"""Values that the store refuses alone."""
+MOVED = 88.0
+"""A value that the store puts a microsecond later."""
 
 
 class Store:
@@ -35,14 +39,34 @@ class Store:
         if self.refuses(batch):
             raise StoreRefused(SECRET)
         self.batches.append(batch)
-        return CommitResult([0] * len(batch.readings), [0] * len(batch.readings), NOW_US)
+        refusals = {
+            place: (Code.CONFLICTING_IDENTITY, f"there is {r.value - 1:g}, not {r.value:g}")
+            for place, r in enumerate(batch.readings)
+            if r.value in CONFLICTS
+        }
+        outcomes = [2 if place in refusals else 0 for place in range(len(batch.readings))]
+        stored_ts_us = [r.ts_us + (r.value == MOVED) for r in batch.readings]
+        is_any_moved = any(r.value == MOVED for r in batch.readings)
+        return CommitResult(
+            outcomes,
+            [0] * len(outcomes),
+            NOW_US,
+            self.calls if 0 in outcomes else None,
+            refusals=refusals,
+            stored_ts_us=stored_ts_us if is_any_moved else (),
+        )
 
     async def was_committed(self, number: int) -> bool:
         return False
 
 
 class Outbox:
-    def enqueue(self, publication: Publication) -> None: ...
+    def __init__(self) -> None:
+        self.publications: list[Publication] = []
+
+    def enqueue(self, publication: Publication) -> None:
+        self.publications.append(publication)
+
     def take_published(self) -> list[int]:
         return []
 
@@ -55,7 +79,8 @@ class Bench:
         self.store = Store(refuses)
         self.ledger = DoorLedger()
         self.metrics = Metrics()
-        self.writer = BatchWriter(self.store, Outbox(), self.ledger, 1, self.metrics, stalled_s=9.0)
+        self.outbox = Outbox()
+        self.writer = BatchWriter(self.store, self.outbox, self.ledger, 1, self.metrics, stalled_s=9.0)
 
     def unstorable(self, kind: str) -> float | None:
         return self.metrics.registry.get_sample_value("iot_bridge_unstorable_total", {"kind": kind})
@@ -101,6 +126,66 @@ async def test_words_of_the_store_go_to_the_operator_and_not_to_the_sender() -> 
     assert receipt is not None
     assert (receipt.code, receipt.detail) == (Code.STORE_REFUSED, NOT_STORED)
     assert bench.store.batches[-1].quarantined[0].detail == SECRET
+
+
+async def test_reading_that_conflicts_is_in_quarantine_before_its_delivery_settles() -> None:
+    bench = Bench(lambda batch: False)
+    rows = [batch_row(reading(n, 77.0 if n == 1 else 20.0)) for n in range(3)]
+    rows.insert(1, batch_row(quarantine_row(7, source=Source.HTTP)))
+    settled_at: list[int] = []
+
+    write = bench.store.write
+
+    async def watched(batch: Batch) -> CommitResult:
+        settled_at.append(sum(row.entry.receipts[0] is not None for row in rows))
+        return await write(batch)
+
+    bench.store.write = watched  # type: ignore[method-assign]
+    await bench.writer.write(rows)
+    assert settled_at == [0, 3], "its own receipt comes with the second batch"
+    assert [outcome_of(row) for row in rows] == [
+        Outcome.STORED,
+        Outcome.QUARANTINED,
+        Outcome.QUARANTINED,
+        Outcome.STORED,
+    ]
+    receipt = rows[2].entry.receipts[0]
+    assert receipt is not None
+    assert (receipt.code, receipt.detail) == (Code.CONFLICTING_IDENTITY, "there is 76, not 77")
+    first, second = bench.store.batches
+    assert (len(first.readings), len(first.quarantined), len(second.readings)) == (3, 1, 0)
+    (kept,) = second.quarantined
+    assert (kept.code, kept.detail, kept.payload) == (Code.CONFLICTING_IDENTITY, "there is 76, not 77", b"{}")
+    assert [r.value for publication in bench.outbox.publications for r in publication.readings] == [20.0, 20.0]
+
+
+async def test_conflict_is_written_by_the_next_try_where_the_store_goes_away_in_between() -> None:
+    bench = Bench(lambda batch: False)
+    rows = [batch_row(reading(1, 77.0)), batch_row(reading(2))]
+    bench.store.away_at = 2
+    with pytest.raises(StoreUnavailable):
+        await bench.writer.write(rows)
+    assert (outcome_of(rows[0]), outcome_of(rows[1])) == (None, Outcome.STORED)
+    await bench.writer.write([rows[0]])
+    assert outcome_of(rows[0]) == Outcome.QUARANTINED
+    assert [len(batch.quarantined) for batch in bench.store.batches] == [0, 1]
+
+
+async def test_conflicts_among_poison_are_kept_with_their_own_code() -> None:
+    bench = Bench(lambda batch: any(r.value == 66.0 for r in batch.readings))
+    rows = [batch_row(reading(n, (20.0, 66.0, 77.0, 78.0)[n % 4])) for n in range(40)]
+    await bench.writer.write(rows)
+    codes = [row.entry.receipts[0] and row.entry.receipts[0].code for row in rows]
+    conflict = Code.CONFLICTING_IDENTITY
+    assert codes == [None, Code.STORE_REFUSED, conflict, conflict] * 10
+
+
+async def test_what_is_published_has_the_time_it_is_stored_at() -> None:
+    bench = Bench(lambda batch: False)
+    await bench.writer.write([batch_row(reading(1)), batch_row(reading(1, MOVED)), batch_row(reading(1, 77.0))])
+    (publication,) = bench.outbox.publications
+    assert [r.ts_us for r in publication.readings] == [NOW_US + 1, NOW_US + 2]
+    assert len({r.event_id for r in publication.readings}) == 2
 
 
 async def test_refused_ledger_line_is_set_aside_and_spares_the_readings() -> None:

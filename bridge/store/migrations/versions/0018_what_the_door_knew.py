@@ -4,7 +4,7 @@ from bridge.store.migrate import run_sql_file
 
 revision = "0018"
 down_revision = "0017"
-functions = "d501664829023361"
+functions = "aa0cf8b69ea62486"
 
 
 def upgrade() -> None:

@@ -31,12 +31,14 @@ BEGIN
         SET seen_at = excluded.seen_at, sensor_id = coalesce(excluded.sensor_id, e.sensor_id),
             value = coalesce(excluded.value, e.value)
     ), compared AS (
-        SELECT ord, sensor_id, value,
+        SELECT ord, key, sensor_id, value,
                CASE WHEN former_ord IS NULL THEN kept_sensor ELSE p_sensor_ids[former_ord] END AS former_sensor,
                CASE WHEN former_ord IS NULL THEN kept_value ELSE p_values[former_ord] END AS former_value
         FROM former WHERE NOT takes
     ), judged AS (
-        SELECT *, coalesce(former_sensor <> sensor_id, false) OR coalesce(former_value <> value, false) AS differs FROM compared
+        -- A message's key is made of its payload: only a sensor whose unit was changed gives another value.
+        SELECT *, (coalesce(former_sensor <> sensor_id, false) OR coalesce(former_value <> value, false))
+                  AND key !~ '^[mr]-[0-9a-f]{32}-' AS differs FROM compared
     )
     SELECT array_agg(ord ORDER BY ord) FILTER (WHERE NOT differs), array_agg(ord ORDER BY ord) FILTER (WHERE differs),
            array_agg(CASE WHEN former_sensor <> sensor_id

@@ -12,14 +12,15 @@ CREATE OR REPLACE FUNCTION place_readings(
 DECLARE
     r        record;
     v_free   bigint;
-    v_known  boolean;
-    v_run    bigint;
     v_value  double precision;
-    v_sensor bigint;  -- of the reading that was placed last
-    v_seq    bigint;
-    v_from   bigint;
-    v_next   bigint;
     t        record;
+    -- Of the last search, for readings that follow with the same sensor and time. Nothing leaves its place meanwhile.
+    v_sensor bigint;
+    v_from   bigint;
+    v_seq    bigint;              -- of a time that is ours
+    v_values double precision[];  -- what the device gave its time; NULL where the time was ours
+    v_taken  bigint[];
+    v_next   bigint;              -- nothing is free before it
 BEGIN
     outcomes := array_fill(0::smallint, ARRAY[cardinality(p_ids)]);
     details := array_fill(NULL::text, ARRAY[cardinality(p_ids)]);
@@ -44,28 +45,37 @@ BEGIN
             END IF;
             v_free := r.ts_us;
         ELSIF r.clock = 'device' THEN
-            SELECT coalesce(bool_or(x.value = r.value AND (x.device_timestamp = from_us(r.ts_us)
-                                    OR x.device_timestamp IS NULL AND x.us = r.ts_us)), false),
-                   count(*) FILTER (WHERE x.us - r.ts_us = x.nth - 1)
-            INTO v_known, v_run
-            FROM (SELECT y.value, y.device_timestamp, to_us(y."timestamp") AS us, row_number() OVER (ORDER BY y."timestamp") AS nth
-                  FROM sensor_readings y
-                  WHERE y.sensor_id = r.sensor_id AND y."timestamp" >= from_us(r.ts_us)
-                    AND y."timestamp" < from_us(r.ts_us + 1000) AND y.sequence IS NULL) x;
-            IF v_known THEN
+            -- Many may come with one time: what is there is read once for all of them.
+            IF (r.sensor_id, r.ts_us) IS DISTINCT FROM (v_sensor, v_from) OR v_values IS NULL THEN
+                SELECT coalesce(array_agg(x.value) FILTER (WHERE x.device_timestamp = from_us(r.ts_us)
+                                                           OR x.device_timestamp IS NULL AND x."timestamp" = from_us(r.ts_us)), '{}'),
+                       coalesce(array_agg(to_us(x."timestamp")), '{}')
+                INTO v_values, v_taken
+                FROM sensor_readings x
+                WHERE x.sensor_id = r.sensor_id AND x."timestamp" >= from_us(r.ts_us)
+                  AND x."timestamp" < from_us(r.ts_us + 1000) AND x.sequence IS NULL;
+                v_sensor := r.sensor_id; v_from := r.ts_us; v_next := r.ts_us;
+            END IF;
+            IF r.value = ANY (v_values) THEN
                 outcomes[r.ord] := 1;
                 CONTINUE;
-            ELSIF v_run > 999 THEN
+            END IF;
+            WHILE v_next = ANY (v_taken) LOOP
+                v_next := v_next + 1;
+            END LOOP;
+            IF v_next >= r.ts_us + 1000 THEN
                 outcomes[r.ord] := 2;
                 details[r.ord] := conflict_text(r.ts_us, NULL, NULL, r.value);
                 CONTINUE;
             END IF;
-            v_free := r.ts_us + v_run;
+            v_free := v_next;
+            v_next := v_next + 1;
+            v_values := v_values || r.value;
         ELSE
-            -- Nothing leaves its place meanwhile: what was searched for the reading before need not be searched again.
             v_free := CASE WHEN (r.sensor_id, r.ts_us) = (v_sensor, v_from) AND r.sequence IS NOT DISTINCT FROM v_seq
+                                AND v_values IS NULL
                            THEN v_next ELSE r.ts_us END;
-            v_sensor := r.sensor_id; v_from := r.ts_us; v_seq := r.sequence;
+            v_sensor := r.sensor_id; v_from := r.ts_us; v_seq := r.sequence; v_values := NULL;
             FOR t IN
                 SELECT to_us(x."timestamp") AS us FROM sensor_readings x
                 WHERE x.sensor_id = r.sensor_id AND x."timestamp" >= from_us(v_free)

@@ -9,34 +9,30 @@ CREATE OR REPLACE FUNCTION resolve_taken_places(
 ) LANGUAGE plpgsql AS $body$
 DECLARE
     r         record;
-    v_count   integer := cardinality(p_ids);
-    v_sensors bigint[] := '{}';
+    v_sensors bigint[];
     v_places  integer[];
     v_anew    record;
 BEGIN
-    outcomes := p_outcomes;
-    codes := coalesce(p_codes, array_fill(NULL::text, ARRAY[v_count]));
-    details := coalesce(p_details, array_fill(NULL::text, ARRAY[v_count]));
-    FOR r IN
-        SELECT i.ord::integer, i.sensor_id, i.ts_us, i.sequence, i.value, x.value AS stored,
-               coalesce(i.clock, 'device') = 'device' AS timed,
-               x.device_timestamp IS NULL OR x.device_timestamp = x."timestamp" AS is_own
+    WITH taken AS (
+        SELECT i.ord, i.sensor_id, i.ts_us, i.sequence, i.value, x.value AS stored,
+               CASE WHEN coalesce(i.clock, 'device') <> 'device' THEN 0
+                    WHEN x.value = i.value AND (i.sequence IS NOT NULL OR x.is_own) THEN 1
+                    WHEN i.sequence IS NOT NULL THEN 2 ELSE 0 END AS outcome
         FROM unnest(p_sensor_ids, p_values, p_ts_us, p_sequences, p_clocks)
              WITH ORDINALITY AS i (sensor_id, value, ts_us, sequence, clock, ord)
         JOIN unnest(p_missing) AS m (ord) ON m.ord = i.ord,
-             LATERAL (SELECT y.value, y."timestamp", y.device_timestamp FROM sensor_readings y
+             LATERAL (SELECT y.value, y.device_timestamp IS NULL OR y.device_timestamp = y."timestamp" AS is_own
+                      FROM sensor_readings y
                       WHERE y.sensor_id = i.sensor_id AND y."timestamp" = from_us(i.ts_us)
                         AND y.sequence IS NOT DISTINCT FROM i.sequence LIMIT 1) x
-    LOOP
-        IF r.timed AND r.stored = r.value AND (r.is_own OR r.sequence IS NOT NULL) THEN
-            outcomes[r.ord] := 1;
-        ELSIF r.timed AND r.sequence IS NOT NULL THEN
-            outcomes[r.ord] := 2; codes[r.ord] := 'conflicting_identity';
-            details[r.ord] := conflict_text(r.ts_us, r.sequence, r.stored, r.value);
-        ELSIF r.sensor_id <> ALL (v_sensors) THEN
-            v_sensors := v_sensors || r.sensor_id;
-        END IF;
-    END LOOP;
+    )
+    SELECT array_agg(coalesce(t.outcome, i.outcome)::smallint ORDER BY i.ord),
+           array_agg(CASE t.outcome WHEN 2 THEN 'conflicting_identity' ELSE i.code END ORDER BY i.ord),
+           array_agg(CASE t.outcome WHEN 2 THEN conflict_text(t.ts_us, t.sequence, t.stored, t.value) ELSE i.detail END
+                     ORDER BY i.ord),
+           coalesce(array_agg(DISTINCT t.sensor_id) FILTER (WHERE t.outcome = 0), '{}')
+    INTO outcomes, codes, details, v_sensors
+    FROM unnest(p_outcomes, p_codes, p_details) WITH ORDINALITY AS i (outcome, code, detail, ord) LEFT JOIN taken t USING (ord);
 
     IF v_sensors <> '{}' THEN
         FOR r IN

@@ -123,16 +123,19 @@ BEGIN
         p_ts_us := coalesce(stored_ts_us, p_ts_us);
     END IF;
 
-    WITH stored AS (
-        SELECT i.ord::integer, i.sensor_id, i.value, i.ts_us, i.received_us, s.device_id, s.operational_state,
-               s.valid_readings_count, s.min_readings_for_normal, l.latest_value, l.outbox_instance, l.outbox_id AS latest_outbox,
+    WITH input AS MATERIALIZED (
+        SELECT i.ord::integer, i.sensor_id, i.value, i.ts_us, i.received_us, i.outcome, s.device_id, s.operational_state,
+               s.valid_readings_count, s.min_readings_for_normal
+        FROM unnest(p_sensor_ids, p_values, p_ts_us, p_received_us, outcomes)
+             WITH ORDINALITY AS i (sensor_id, value, ts_us, received_us, outcome, ord)
+        JOIN sensors s ON s.id = i.sensor_id
+    ), stored AS (
+        SELECT i.*, l.latest_value, l.outbox_instance, l.outbox_id AS latest_outbox,
                -- A latest ahead of now is of a clock that was set back, or of an older release: it judges nobody.
                greatest(CASE WHEN to_us(l.latest_timestamp) <= v_now_us THEN to_us(l.latest_timestamp) END,
                         max(least(i.ts_us, v_now_us)) OVER (PARTITION BY i.sensor_id ORDER BY i.ord
                                                             ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)) AS newest_us
-        FROM unnest(p_sensor_ids, p_values, p_ts_us, p_received_us, outcomes)
-             WITH ORDINALITY AS i (sensor_id, value, ts_us, received_us, outcome, ord)
-        JOIN sensors s ON s.id = i.sensor_id JOIN sensor_readings_latest l ON l.sensor_id = i.sensor_id
+        FROM input i JOIN sensor_readings_latest l USING (sensor_id)
         WHERE i.outcome = 0
     ), marked AS (
         -- Strictly older than the newest so far, in the table or earlier in this batch.
@@ -188,13 +191,13 @@ BEGIN
     )
     SELECT (SELECT array_agg(CASE WHEN j.threshold_id IS NOT NULL THEN 2 WHEN j.delta_id IS NOT NULL THEN 1 ELSE 0 END::smallint
                              ORDER BY i.ord)
-            FROM generate_series(1, v_count) i (ord) LEFT JOIN judged j USING (ord)),
+            FROM input i LEFT JOIN judged j USING (ord)),
            (SELECT array_agg((j.ord, j.sensor_id, j.device_id, j.value, j.ts_us, j.late, j.prev_value, j.prev_us,
                               j.operational_state, j.valid_readings_count, j.min_readings_for_normal,
                               j.threshold_id, j.severity, j.delta_id)::reading_step ORDER BY j.sensor_id, j.ord)
             FROM judged j JOIN restless USING (sensor_id) WHERE NOT j.late),
-           (SELECT array_agg(DISTINCT s.device_id) FROM unnest(p_sensor_ids, p_fresh) AS i (sensor_id, fresh)
-            JOIN sensors s ON s.id = i.sensor_id WHERE coalesce(i.fresh, p_fresh IS NULL)),
+           (SELECT array_agg(DISTINCT i.device_id) FROM input i
+            WHERE p_fresh IS NULL OR p_fresh[i.ord]),
            (SELECT array_agg(w.outbox_instance ORDER BY w.outbox_instance, w.latest_outbox) FROM waited w
             WHERE EXISTS (SELECT 1 FROM ingest_outbox o WHERE o.id = w.latest_outbox)),
            (SELECT array_agg(w.latest_outbox ORDER BY w.outbox_instance, w.latest_outbox) FROM waited w

@@ -149,14 +149,14 @@ class Gateway:
             keep_unknown=True,
         )
         self._core = core
-        self._handed_over = 0
+        self._delivered = 0
 
-    async def hand_over(self) -> None:
+    async def deliver(self) -> None:
         """What the spool has, as the service takes it off the wire; answered when it is settled."""
-        records = await self.spool.read(above=self._handed_over, count=1_000, max_bytes=1 << 24)
+        records = await self.spool.read(above=self._delivered, count=1_000, max_bytes=1 << 24)
         if not records:
             return
-        self._handed_over = records[-1].id
+        self._delivered = records[-1].id
         batch = UplinkBatch(records[0].epoch, tuple(uplink_record(record, GATEWAY) for record in records))
         received, ignored = decode_batch(msgspec.json.encode(batch))
         assert not ignored
@@ -256,7 +256,7 @@ class World:
                         # One after the other: of what is sent at once, the order is nobody's promise.
                         await until(lambda: not pipeline.queued)
                         if gateway is not None:
-                            await gateway.hand_over()
+                            await gateway.deliver()
             assert await core.pipeline.drain(10)
         finally:
             for task in tasks:

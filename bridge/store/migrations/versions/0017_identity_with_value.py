@@ -4,7 +4,7 @@ from bridge.store.migrate import run_sql_file
 
 revision = "0017"
 down_revision = "0016"
-functions = "919c471a618516df"
+functions = "ece616d6ae18a19c"
 
 
 def upgrade() -> None:

@@ -32,8 +32,9 @@ def ledger(
 
     `thinned` was refused like what is quarantined, over a quota of quarantine, and its bytes are not kept;
     `returned` went back to its sender unacknowledged (503, a process that died); `pending` is on its way.
-    `missing` are gaps in a device's sequence: lost before our door, which is no imbalance. Exit code 1 where
-    the books do not balance, 3 where --verify finds no Redis to recount.
+    `missing` are gaps in a device's sequence: lost before our door, which is no imbalance; of them, `leaps` of a
+    million or more are a counter that was set, or begun anew. Exit code 1 where the books do not balance, 3 where
+    --verify finds no Redis to recount.
 
     Example: iot-bridge ledger --verify --data-dir var/bridge
     """
@@ -45,6 +46,7 @@ def ledger(
         device_id = find(connection, device)["device_id"] if device is not None else None
         rows = connection.ledger(device_id)
         problems, gaps = connection.verify(device_id) if verify else ([], [])
+        leaps = connection.leaps(gaps)
         if verify:
             try:
                 findings = asyncio.run(audit_stream(found.redis, found.broker, connection))
@@ -54,16 +56,19 @@ def ledger(
     total = {name: sum(row[name] for row in rows) for name in _COUNTS}
     balanced = not problems and all(row["pending"] >= 0 for row in rows)
     if json:
-        answer: dict[str, Any] = {"balanced": balanced, "total": total, "problems": problems, "missing": gaps}
+        answer: dict[str, Any] = {"balanced": balanced, "total": total, "problems": problems}
+        answer |= {"missing": gaps, "leaps": leaps}
         show(answer | {"streams": [finding.as_row() for finding in findings], "devices": rows}, json)
     else:
         show([*rows, {"device_id": "total", "device_uuid": "", "name": "", "deleted_at": "", **total}], json)
         for line in problems:
             say(f"does not balance: {line}")
         for gap in gaps:
-            say(f"missing before our door: device {gap['device_id']}, {gap['missing']} sequence numbers")
+            say(_missing(gap, next((leap for leap in leaps if leap["device_id"] == gap["device_id"]), None)))
         for finding in findings:
-            say(f"{finding.stream}:", finding.why_not or f"{finding.found} of {finding.expected} found")
+            others = f"; {finding.unreadable} entries are not of the bridge's form" if finding.unreadable else ""
+            found_of = f"{finding.found} of {finding.expected} found{others}"
+            say(f"{finding.stream}:", finding.why_not or found_of)
         if verify and balanced:
             say("balanced")
     if away:
@@ -72,6 +77,14 @@ def ledger(
         raise SystemExit(FAILED)
     if away:
         raise SystemExit(UNAVAILABLE)
+
+
+def _missing(gap: dict[str, Any], leap: dict[str, Any] | None) -> str:
+    missing = gap["missing"] - (leap["numbers"] if leap else 0)
+    leaps = ""
+    if leap:
+        leaps = f", beside {leap['leaps']} leap{'s' * (leap['leaps'] > 1)} of its counter by {leap['numbers']}"
+    return f"missing before our door: device {gap['device_id']}, {missing} sequence numbers{leaps}"
 
 
 _COUNTS = ("received", "stored", "duplicate", "quarantined", "thinned", "returned", "pending")

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 Ids = Annotated[list[int] | None, typer.Argument(help="Ids, as list shows them.")]
 CodeOption = Annotated[str | None, typer.Option(help="Only this reason code.")]
+_NAME_SOME = "name ids, or a reason code with --code"
 ALL = 1_000_000
 PAGE = 500
 """Rows replayed, or dropped, at a time: their payloads are in memory together."""
@@ -214,7 +215,7 @@ def _to_replay(
     """The rows to be replayed, in the order in which they came. Raises NotFound, ConfigError."""
     chooses = code is not None or device is not None
     if not ids and not chooses and not everything:
-        raise ConfigError(["name ids, a reason code with --code, a device with --device, or --all"])
+        raise ConfigError([_NAME_SOME])
     if (ids and (chooses or everything)) or (chooses and everything):
         raise ConfigError(["name ids, or choose by --code and --device, or --all: not several of them"])
     _check_code(code)
@@ -265,7 +266,7 @@ def _chosen(connection: Admin, ids: list[int] | None, code: str | None) -> list[
     if ids:
         return _ids(ids)
     if code is None:
-        raise ConfigError(["name ids, or a reason code with --code"])
+        raise ConfigError([_NAME_SOME])
     _check_code(code)
     return [row["id"] for row in connection.fetch("list_quarantine", code=code, pending=None, limit=ALL)]
 

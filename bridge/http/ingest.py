@@ -65,7 +65,7 @@ class Ingest:
         device = sender.key.device_uuid
         body, packet, received_us = await self._received(request, decode)
         if isinstance(packet, DecodeError):
-            await self._quarantine(request, sender, body, packet)
+            await self._quarantine(request, sender, body, packet, key)
             raise packet
         if device is not None and packet.device_uuid not in (None, device):
             raise Problem(403, "foreign_device", "the key belongs to another device than the packet names")
@@ -153,7 +153,9 @@ class Ingest:
         except TimeoutError:
             raise Unavailable("the database is too slow; send the same again", retry_after_s=2) from None
 
-    async def _quarantine(self, request: Request, sender: AuthenticatedSender, body: bytes, error: DecodeError) -> None:
+    async def _quarantine(
+        self, request: Request, sender: AuthenticatedSender, body: bytes, error: DecodeError, key: str | None
+    ) -> None:
         """Keep what could not be decoded. If even that cannot be stored, the sender is told 503."""
         packet = Packet((), (Rejection(0, Code(error.reason), error.detail, whole=True),))
         receipts = await self._settled(
@@ -168,6 +170,7 @@ class Ingest:
                 device_id=sender.device_id,
                 sender=sender.key_owner,
                 topic=request.scope["path"],
+                key=key,
             ),
         )
         if any(receipt.outcome == Outcome.FAILED for receipt in receipts):

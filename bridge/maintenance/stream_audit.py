@@ -51,6 +51,7 @@ class StreamAudit(msgspec.Struct, frozen=True):
     entries: int = 0  # that are on it now; 0: there is none, or it has been emptied
     expected: int = 0  # stored since its oldest entry, and not in the outbox
     missing: Mapping[int, int] = {}  # by device
+    unreadable: int = 0  # entries that are none of ours: others have added them
     why_not: str = ""  # why it was not looked at
 
     @property
@@ -70,6 +71,7 @@ class StreamAudit(msgspec.Struct, frozen=True):
             "entries": self.entries,
             "expected": self.expected,
             "found": self.found,
+            "unreadable": self.unreadable,
             "why_not": self.why_not,
         }
 
@@ -106,15 +108,18 @@ async def audit_one_stream(stream: str, tables: Tables, reader: Reader, concerns
     # The tables first: what they show as published is on the stream from here on, until it is trimmed.
     wanted = _stored(stream, tables, since_us, concerns)
     expected = len(wanted)
-    entries, last = 0, "0"
+    entries, unreadable, last = 0, 0, "0"
     while page := await reader.read_after(stream, last, PAGE, 0):
         for message in page:
-            wanted.pop(_key(stream, message.fields), None)
+            try:
+                wanted.pop(_key(stream, message.fields), None)
+            except (KeyError, ValueError):
+                unreadable += 1
         entries += len(page)
         last = page[-1].id
     trimmed_us = await _complete_since_us(stream, reader)
     missing = Counter(device_id for device_id, at_us in wanted.values() if at_us > trimmed_us)
-    return StreamAudit(stream, entries, expected, missing)
+    return StreamAudit(stream, entries, expected, missing, unreadable)
 
 
 async def _complete_since_us(stream: str, reader: Reader) -> int:
@@ -143,6 +148,7 @@ def _row_key(stream: str, row: Mapping[str, Any]) -> Key:
 
 
 def _key(stream: str, fields: Mapping[str, str]) -> Key:
+    """What an entry is of. Raises KeyError, ValueError for one that is none of ours."""
     if stream == ALERTS:
         return int(fields["sensor_id"]), fields["kind"], int(fields["alert_id"])
     sequence = fields["sequence"]

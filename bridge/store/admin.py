@@ -246,6 +246,11 @@ class Admin:
         gaps = [gap | {"missing": int(gap["missing"])} for gap in gaps if device_id in (None, gap["device_id"])]
         return problems, gaps
 
+    def leaps(self, gaps: Sequence[TableRow]) -> list[TableRow]:
+        """Of the gaps that `verify` has found, those of a million numbers or more: how many, and over how much."""
+        found = self.fetch("sequence_leaps", devices=[gap["device_id"] for gap in gaps if gap["missing"] >= 1_000_000])
+        return [leap | {"numbers": int(leap["numbers"])} for leap in found]
+
 
 def _miscounted(row: TableRow) -> str:
     account = "in all" if row["account"] is None else f"of account {row['account']}"

@@ -151,6 +151,33 @@ def test_gap_in_a_sequence_is_missing_before_our_door(books: Books, commands: Co
     assert "3 sequence numbers" in commands.run("ledger", "--verify").out
 
 
+def test_leap_of_a_counter_does_not_hide_what_is_missing(books: Books, commands: Commands) -> None:
+    books.store(2)
+    books.sequence += 3
+    books.store(1)
+    for sequence in (2**63 - 1, -1):
+        books.sequence = sequence - 1
+        books.store(1)
+    answer = books.verify()
+    device = int(books.device)
+    assert answer["missing"] == [{"device_id": device, "missing": 2**63 + 1 - 5}]
+    (leap,) = answer["leaps"]
+    assert (leap["device_id"], leap["leaps"], answer["missing"][0]["missing"] - leap["numbers"]) == (device, 1, 4)
+    said = commands.run("ledger", "--verify").out
+    assert f"missing before our door: device {device}, 4 sequence numbers, beside 1 leap of its counter" in said
+
+
+def test_entries_that_others_have_added_are_passed_over(books: Books, commands: Commands) -> None:
+    books.store(1)
+    books.publish()
+    books.redis.xadd("iot:readings", {"note": "hello"})
+    books.redis.xadd("iot:readings", {"sensor_id": "x", "timestamp": "y", "sequence": ""})
+    books.redis.xadd("iot:alerts", {"kind": "alert"})
+    readings, alerts = books.verify()["streams"]
+    assert (readings["unreadable"], alerts["unreadable"]) == (2, 1)
+    assert "2 entries are not of the bridge's form" in commands.run("ledger", "--verify").out
+
+
 def test_stored_reading_that_was_never_published_is_found(books: Books) -> None:
     books.store(1)
     books.publish()

@@ -287,6 +287,16 @@ FROM (
 ) g
 WHERE span > seen ORDER BY device_id LIMIT 1000
 
+-- name: sequence_leaps
+-- Of these gaps, those of a million numbers or more: no loss, but a counter that was set, or begun anew.
+SELECT device_id, count(*) AS leaps, sum(gap) AS numbers
+FROM (
+    SELECT device_id, lead(sequence) OVER (PARTITION BY device_id ORDER BY sequence)::numeric - sequence - 1 AS gap
+    FROM (SELECT DISTINCT s.device_id, r.sequence FROM sensor_readings r JOIN sensors s ON s.id = r.sensor_id
+          WHERE r.sequence IS NOT NULL AND s.device_id = ANY (%(devices)s::bigint[])) n
+) g
+WHERE gap >= 1000000 GROUP BY device_id ORDER BY device_id
+
 -- name: readings_since
 -- Less what waits in the outbox: one statement, so one snapshot.
 SELECT r.sensor_id, to_us(r."timestamp") AS ts_us, r.sequence, s.device_id, to_us(r.ingested_at) AS since_us
@@ -378,5 +388,5 @@ JOIN (SELECT gateway_id, least(sum(spooled::numeric + quarantined), 1e18)::bigin
       FROM gateway_books GROUP BY 1) b ON b.gateway_id = g.id
 LEFT JOIN LATERAL (
     SELECT coalesce(sum(i.stored + i.quarantined + i.thinned), 0)::bigint AS kept, coalesce(sum(i.duplicate), 0)::bigint AS duplicate
-    FROM ingest_ledger i WHERE i.source LIKE '%%@' || g.name) l ON true
+    FROM ingest_ledger i WHERE split_part(i.source, '@', 2) = g.name) l ON true
 ORDER BY g.name

@@ -25,7 +25,7 @@ BEGIN
         q_codes, q_details, q_payloads, q_sources, q_topics, q_gateways,
         q_device_ids, q_device_uuids, q_indexes, q_received_us, q_identities,
         l_device_ids, l_sources, l_received, l_returned,
-        p_published, q_senders, q_account_uuids, q_remedies, q_quota, NULL);
+        p_published, q_senders, q_account_uuids, q_remedies, q_quota, NULL, NULL, NULL, NULL, NULL);
     PERFORM raise_unknown_outcomes(p_ts_us, r.stored_ts_us, r.codes, r.details);
     outcomes := r.outcomes; classes := r.classes; stored_us := r.stored_us; outbox_id := r.outbox_id;
     alerts := former_alert_events(r.alerts); after_instance := r.after_instance; after_outbox := r.after_outbox; thinned := r.thinned;

@@ -17,19 +17,23 @@ BEGIN
            array_agg(convert_to(jsonb_strip_nulls(jsonb_build_object(
                'sensor_id', i.sensor_id, 'value', i.value, 'sequence', i.sequence,
                'timestamp', CASE WHEN coalesce(i.clock, 'device') = 'device' THEN trim_scale(i.ts_us / 1000000.0) END
-           ))::text, 'UTF8') ORDER BY i.ord) AS payloads
+           ))::text, 'UTF8') ORDER BY i.ord) AS payloads,
+           -- Its value is in the sensor's unit, unlike that of a body (DoorFacts).
+           array_agg(jsonb_strip_nulls(jsonb_build_object(
+               'whole', true, 'sensor', i.sensor_id, 'value', i.value, 'sequence', i.sequence, 'ts_us', i.ts_us,
+               'ts_quality', coalesce(i.clock, 'device'), 'in_unit', true))::text ORDER BY i.ord) AS facts
     INTO q
     FROM unnest(p_sensor_ids, p_values, p_ts_us, p_sequences, p_received_us, p_clocks, p_sources, p_outcomes, p_codes, p_details)
          WITH ORDINALITY AS i (sensor_id, value, ts_us, sequence, received_us, clock, source, outcome, code, detail, ord)
     JOIN sensors s ON s.id = i.sensor_id JOIN devices d ON d.id = s.device_id
     WHERE i.outcome = 2;
 
-    v_fates := keep_quarantined(
+    v_fates := keep_quarantined_v2(
         q.codes, q.details, q.payloads, q.sources, array_fill('/ingest/readings'::text, ARRAY[cardinality(q.codes)]),
         array_fill(NULL::text, ARRAY[cardinality(q.codes)]), q.devices, q.uuids,
         array_fill(0, ARRAY[cardinality(q.codes)]), q.received, array_fill(NULL::text, ARRAY[cardinality(q.codes)]),
         array_fill(NULL::text, ARRAY[cardinality(q.codes)]), q.uuids, q.remedies,
-        ARRAY[10000, 16777216, 1000000, 1073741824]::bigint[]);
+        ARRAY[10000, 16777216, 1000000, 1073741824]::bigint[], q.facts, NULL);
     FOR i IN 1 .. cardinality(q.places) LOOP
         IF v_fates[i] = 2 THEN
             p_outcomes[q.places[i]] := 3;

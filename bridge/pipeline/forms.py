@@ -79,8 +79,8 @@ class LegacyReading(Reading, kw_only=True, forbid_unknown_fields=True):
     sensorId: int | None = None  # noqa: N815
     sensor_id: int | None = None
     metadata: Metadata | None = None
-    v: msgspec.Raw = ABSENT
-    type: msgspec.Raw = ABSENT
+    v: Any = None
+    type: Any = None
 
 
 Item = TypeVar("Item", bound=Reading)

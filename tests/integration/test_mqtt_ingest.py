@@ -727,3 +727,20 @@ async def test_service_killed_with_messages_unacknowledged_stores_them_once(
             assert {count for value, count in rows if value != 99} == {1}
         finally:
             await asyncio.to_thread(service.kill)
+
+
+async def test_fields_that_nobody_reads_are_counted_and_named(mqtt_log: MqttLog) -> None:
+    pipeline = FakePipeline()
+    async with FakeBroker() as broker, open_door(broker.url, pipeline) as door:
+        await until(lambda: door.connected)
+        for mid, payload in enumerate((b'{"value":1,"sensor_ts":3}', b'{"value":2,"colour":"red"}', b"null"), 1):
+            broker.publish(TOPIC, payload, mid=mid)
+        await until(lambda: broker.acknowledged == [1, 2, 3])
+        assert door.sample("ignored_fields_total", source="mqtt") == 1
+    assert [[reading.ts_us for reading in delivery.packet.readings] for delivery in pipeline.taken] == [
+        [3_000_000],
+        [None],
+        [],
+    ]
+    (line,) = [entry for entry in mqtt_log.entries if entry["event"] == "fields_ignored"]
+    assert (line["sender"], line["topic"], line["fields"]) == (DEVICE, TOPIC, ["$.colour"])

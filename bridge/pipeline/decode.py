@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Callable, Collection
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 from uuid import UUID
 
@@ -24,6 +25,7 @@ from bridge.model.reading import Code, DecodedReading, Packet, Rejection
 from bridge.pipeline.forms import (
     ABSENT,
     MAX_IGNORED,
+    VALUE,
     ApiReading,
     BareReading,
     Form,
@@ -36,6 +38,7 @@ from bridge.pipeline.forms import (
     Reading,
     Time,
     loose_number,
+    repeated,
     told,
 )
 from bridge.pipeline.json_body import FAULTS, bounded, cost_fault, decode_json, trimmed
@@ -284,9 +287,11 @@ def _decode_packet(form: PacketForm[Item], body: bytes, make: Make[Item], max_re
             readings.append(make(index, item, ts_us))
         except DecodeError as error:
             rejections.append(Rejection(index, Code(error.reason), error.detail))
-    if not has_unknown:
+    has_repeated = body.count(VALUE) > len(envelope.readings)
+    if not has_unknown and not has_repeated:
         return Packet(tuple(readings), tuple(rejections), device)
-    return Packet(tuple(readings), tuple(rejections), device, ignored=told(form.ignored(body)))
+    ignored = chain(form.ignored(body) if has_unknown else (), repeated(body) if has_repeated else ())
+    return Packet(tuple(readings), tuple(rejections), device, ignored=told(ignored))
 
 
 def _decode_each(form: PacketForm[Item], body: bytes, make: Make[Item], max_readings: int) -> Packet:
@@ -300,7 +305,7 @@ def _decode_each(form: PacketForm[Item], body: bytes, make: Make[Item], max_read
     for index, raw in enumerate(envelope.readings):
         _check_count(index + 1, max_readings)
         try:
-            item, unknown = form.form.read(memoryview(raw), f"$.readings[{index}]")
+            item, unknown = form.form.read(bytes(raw), f"$.readings[{index}]")
             if item is not None:
                 readings.append(make(index, item, ts_us))
         except DecodeError as error:

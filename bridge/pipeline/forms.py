@@ -12,6 +12,7 @@ Every form reads the same fields beside those that name its sensor: `value`, a t
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, Generic, TypeVar, cast
 
@@ -26,6 +27,8 @@ ABSENT = msgspec.Raw()
 Time = int | float | str | None
 MAX_IGNORED = 10
 """Places of unknown fields that are told of one message; `…` stands for further ones."""
+VALUE = b'"value"'
+"""In a body once for each reading: where it is there more often, one may hide another."""
 _MAX_NAME = 64  # characters of a field's name that are told
 
 
@@ -76,8 +79,8 @@ class LegacyReading(Reading, kw_only=True, forbid_unknown_fields=True):
     sensorId: int | None = None  # noqa: N815
     sensor_id: int | None = None
     metadata: Metadata | None = None
-    v: msgspec.Raw = ABSENT
-    type: msgspec.Raw = ABSENT
+    v: Any = None
+    type: Any = None
 
 
 Item = TypeVar("Item", bound=Reading)
@@ -98,18 +101,25 @@ class Form(Generic[Item]):
         raw = {"value": msgspec.Raw, "sequence": msgspec.Raw}
         self._loose = msgspec.json.Decoder(_tolerant(kind, **tolerant, **raw), strict=False)
 
-    def read(self, body: bytes | memoryview, at: str = "$") -> tuple[Item | None, list[str]]:
-        """A reading, None where its value is null, and the places of what is unknown in it. Raises DecodeError."""
+    def read(self, body: bytes, at: str = "$") -> tuple[Item | None, list[str]]:
+        """A reading, None where its value is null, and the places of what is not read of it. Raises DecodeError."""
+        item: Item | None
+        ignored: list[str] = []
         try:
-            return self.strict.decode(body), []
+            item = self.strict.decode(body)
         except FAULTS:
-            pass
+            item, ignored = self._read_again(body, at)
+        if body.count(VALUE) > 1:
+            ignored += repeated(body, at)
+        return item, ignored
+
+    def _read_again(self, body: bytes, at: str) -> tuple[Item | None, list[str]]:
         try:
             return self.tolerant.decode(body), self.ignored(body, at)
         except FAULTS:
             return self._read_loosely(body, at)
 
-    def ignored(self, body: bytes | memoryview | msgspec.Raw, at: str = "$") -> list[str]:
+    def ignored(self, body: bytes | msgspec.Raw, at: str = "$") -> list[str]:
         """The places of fields that the form does not have, in an object that it has."""
         fields = _fields.decode(body)
         found = [place(at, name) for name in fields if name not in self.names]
@@ -118,7 +128,7 @@ class Form(Generic[Item]):
                 found += [place(f"{at}.{field}", name) for name in _fields.decode(fields[field]) if name not in known]
         return found
 
-    def _read_loosely(self, body: bytes | memoryview, at: str) -> tuple[Item | None, list[str]]:
+    def _read_loosely(self, body: bytes, at: str) -> tuple[Item | None, list[str]]:
         item = decode_json(self._loose, body)
         value, sequence = cast(Any, item.value), cast(Any, item.sequence)
         if value is ABSENT:
@@ -194,6 +204,32 @@ def place(at: str, name: str) -> str:
     """The JSON path of a field, in visible characters."""
     shown = name[:_MAX_NAME]
     return f"{at}.{shown}" if shown.isascii() and shown.isidentifier() else f"{at}[{json.dumps(shown)}]"
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """A JSON object with all that it holds."""
+
+
+def repeated(body: bytes, at: str = "$") -> list[str]:
+    """The places of fields that stand more than once in an object or in one of its `readings`; the last one is read.
+
+    msgspec does not tell, and to look costs more than decoding: only for a body with more values than readings.
+    """
+    try:
+        document = json.loads(body, object_pairs_hook=_Pairs)
+    except (ValueError, RecursionError):  # not as msgspec has it: nothing is known of it
+        return []
+    found = _twice(document, at)
+    for name, value in document if isinstance(document, _Pairs) else ():
+        if name == "readings" and isinstance(value, list):
+            found += [place for index, each in enumerate(value) for place in _twice(each, f"{at}.readings[{index}]")]
+    return found
+
+
+def _twice(document: object, at: str) -> list[str]:
+    if not isinstance(document, _Pairs):
+        return []
+    return [place(at, name) for name, count in Counter(name for name, _ in document).items() if count > 1]
 
 
 def told(places: Iterable[str]) -> tuple[str, ...]:

@@ -101,7 +101,7 @@ def _named(fault: str, body: bytes | memoryview) -> str:
     found = _AT_BYTE.search(fault)
     if found is None:
         return fault
-    at = int(found[1])
+    at = int(found[1]) - ("trailing characters" in fault)  # of these msgspec names the byte behind the first
     character = bytes(body[at : at + 4]).decode(errors="replace")[:1]
     if character.isdigit() and _DECIMAL_COMMA.search(bytes(body[max(0, at - 8) : at])):
         return f"{fault[: found.start()]}(byte {at}, behind a comma: the decimal sign of JSON is the point)"

@@ -22,7 +22,7 @@ from bridge.http.app import build_app, service_endpoints
 from bridge.http.door import Door
 from bridge.http.endpoint import Endpoint
 from bridge.mqtt.subscriptions import RESULTS
-from bridge.pipeline import decode
+from bridge.pipeline import decode, forms
 from bridge.settings.mqtt import MqttSettings
 from edge.web import page
 from tests.hostile.documents import Names, Schema, example
@@ -114,15 +114,13 @@ def asked_fields(run: Callable[..., Any]) -> list[str]:
 
 def decoder_structs() -> dict[str, type[msgspec.Struct]]:
     """The forms that `bridge.pipeline.decode` reads, by their names."""
-    found = {name: each for name, each in vars(decode).items() if isinstance(each, type)}
-    return {
-        name: each
-        for name, each in found.items()
-        if issubclass(each, msgspec.Struct)
-        and each.__module__ == decode.__name__
-        and msgspec.Raw not in {field.type for field in msgspec.structs.fields(each)}
-        and not any(field.type == list[msgspec.Raw] for field in msgspec.structs.fields(each))
-    }
+    found: dict[str, type[msgspec.Struct]] = {}
+    for name, each in vars(decode).items():
+        if isinstance(each, forms.Form):
+            found[name.strip("_").lower()] = each.kind
+        elif isinstance(each, forms.PacketForm):
+            found[f"{name.strip('_')} packet"] = each.strict.type
+    return found
 
 
 def own_documents(names: Names) -> dict[str, Any]:
@@ -130,7 +128,7 @@ def own_documents(names: Names) -> dict[str, Any]:
     found = {}
     for name, struct in decoder_structs().items():
         schema = msgspec.json.schema(struct)
-        found[name.strip("_")] = example(schema, schema, names)
+        found[name] = example(schema, schema, names)
     return found
 
 

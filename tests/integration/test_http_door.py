@@ -12,12 +12,15 @@ from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
 from typing import Any
 
+import msgspec
 import pytest
 
+from bridge.broker.build import notes
 from bridge.http.app import ServiceDoorParts, build_app
 from bridge.http.door import App, plain_app
 from bridge.model.reading import Code, Outcome
 from bridge.settings.http import LimitSettings
+from bridge.settings.stores import BrokerSettings
 from tests.support import http_door
 from tests.support.http_door import KEYS, READINGS, SENSOR, Door, FakeKeys, until_closed
 from tests.support.mqtt_door import NOW_US, FakePipeline
@@ -533,3 +536,20 @@ async def test_stop_answers_what_is_late_and_cuts_it(open_door: OpenDoor) -> Non
         await until(lambda: door.sample("cache_total", cache="key", result="miss") == 1)
         await door.server.stop(0.2)
         assert statuses(await until_closed(reader)) == [503]
+
+
+@pytest.mark.parametrize("make_app", [build_app, plain_app])
+async def test_health_says_what_the_settings_keep_from_consumers(make_app: Callable[[ServiceDoorParts], App]) -> None:
+    async with http_door.open_door(make_app=make_app) as door, door.client() as client:
+        assert (await client.get("/health")).content == b'{"status":"ok"}'
+        assert "notes" not in (await client.get("/health/ready")).json()
+
+    def split(parts: ServiceDoorParts) -> App:
+        return make_app(msgspec.structs.replace(parts, notes=notes(BrokerSettings(redis_percent=10))))
+
+    async with http_door.open_door(make_app=split) as door, door.client() as client:
+        for path in ("/health", "/health/ready"):
+            answer = await client.get(path)
+            assert answer.status_code == 200
+            (note,) = answer.json()["notes"]
+            assert "redis_percent = 10" in note

@@ -757,3 +757,20 @@ async def test_sample_of_what_is_not_taken_is_in_the_delivery_again_where_it_was
             assert sampled(pipeline.held[2]) == []
             settle(pipeline.held[2], Outcome.STORED)
             assert door.sample("mqtt_unknown_fields_total", format="zigbee2mqtt", channel="humidity") == 3
+
+
+async def test_fields_that_nobody_reads_are_counted_and_named(mqtt_log: MqttLog) -> None:
+    pipeline = FakePipeline()
+    async with FakeBroker() as broker, open_door(broker.url, pipeline) as door:
+        await until(lambda: door.connected)
+        for mid, payload in enumerate((b'{"value":1,"sensor_ts":3}', b'{"value":2,"colour":"red"}', b"null"), 1):
+            broker.publish(TOPIC, payload, mid=mid)
+        await until(lambda: broker.acknowledged == [1, 2, 3])
+        assert door.sample("ignored_fields_total", source="mqtt") == 1
+    assert [[reading.ts_us for reading in delivery.packet.readings] for delivery in pipeline.taken] == [
+        [3_000_000],
+        [None],
+        [],
+    ]
+    (line,) = [entry for entry in mqtt_log.entries if entry["event"] == "fields_ignored"]
+    assert (line["sender"], line["topic"], line["fields"]) == (DEVICE, TOPIC, ["$.colour"])

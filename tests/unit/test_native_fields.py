@@ -181,6 +181,31 @@ def test_sensor_uuid_beside_the_topics_is_known_where_it_is_the_same() -> None:
     assert decode_bare(other, SENSOR) == Packet((DecodedReading(0, SENSOR, 1.0),), ignored=("$.sensor_uuid",))
 
 
+def test_value_that_another_one_hides_is_said() -> None:
+    twice = b'{"sensor_uuid":"%s","value":1,"value":2,"ts":3,"ts":4}' % SENSOR.encode()
+    one, packets = message(f"devices/{DEVICE}/readings"), b'{"x":1,"readings":[%s,%s]}'
+    assert one(twice) == Packet((DecodedReading(0, SENSOR, 2.0, 4_000_000),), ignored=("$.value", "$.ts"))
+    good = b'{"sensor_uuid":"%s","value":1}' % SENSOR.encode()
+    assert decode_packet(packets % (good, twice), max_readings=MAX).ignored == (
+        "$.x",
+        "$.readings[1].value",
+        "$.readings[1].ts",
+    )
+    bad = b'{"sensor_uuid":"%s","value":"x"}' % SENSOR.encode()
+    assert decode_packet(packets % (bad, twice), max_readings=MAX).ignored[1:] == (
+        "$.readings[1].value",
+        "$.readings[1].ts",
+    )
+    assert decode_bare(b'{"value":1,"value":2}', SENSOR).ignored == ("$.value",)
+
+
+def test_text_that_is_called_value_hides_nothing() -> None:
+    packet = FORMS["api"].packet(value=1, msgId="value")
+    assert (packet.readings[0].key, packet.ignored) == ("value", ())
+    deep = b'{"value":1,"x":["value",' + b"[" * 500 + b"]" * 500 + b"]}"
+    assert decode_bare(deep, SENSOR).ignored == ("$.x",)
+
+
 KNOWN = ("value", "sensor_ts", "ts", "timestamp", "sequence", "msgId")
 names = st.sampled_from([*KNOWN, "sensor_uuid", "sensor_id", "colour", "Value", "seq", "value "])
 values = st.none() | st.booleans() | st.integers(-9, 9) | st.floats(-9, 9) | st.sampled_from(["1", "x", "1 V", [], {}])

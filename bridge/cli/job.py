@@ -34,7 +34,7 @@ def predictions(
     from bridge.maintenance.predictions import predict
     from bridge.store.jobs import connect
 
-    with settings(config, data_dir) as found, connect(found.database.url) as table:
+    with settings(config, data_dir) as found, connect(found.database.session_url) as table:
         done = predict(table, found.ml, hours, time.time_ns() // 1_000)
     show({"sensors": done.sensors, "forecasts": done.forecasts, "anomalies": done.anomalies}, json)
 
@@ -56,6 +56,6 @@ def explain(
     with settings(config, data_dir) as found:
         if not found.explain.url:
             raise ConfigError(["explain.url is not set: the external explainer"])
-        with connect(found.database.url) as table:
+        with connect(found.database.session_url) as table:
             done = run(table, Explainer(found.explain), limit)
     show({"explained": done.explained, "skipped": done.skipped, "problem": done.problem}, json)

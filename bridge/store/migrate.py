@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
 import sqlalchemy as sa
 from alembic import command, op
 from alembic.config import Config
@@ -21,6 +22,8 @@ from psycopg.errors import LockNotAvailable
 
 from bridge.errors import StoreUnavailable
 from bridge.store import functions
+from bridge.store.connection import CONNECT_S, check_session
+from bridge.store.faults import unavailable
 
 LOCK_TIMEOUT_S = 3.0
 """Well within `database.statement_timeout_s` (10), after which the calls behind it would fail."""
@@ -93,13 +96,20 @@ def _connect(url: str) -> Iterator[sa.Connection]:
     scheme, _, rest = url.partition("://")
     if scheme not in ("postgresql", "postgres"):
         raise StoreUnavailable(f"database.url must begin with postgresql://, not {scheme}://")
-    engine = sa.create_engine(f"postgresql+psycopg://{rest}", poolclass=sa.NullPool)
+    engine = sa.create_engine(
+        f"postgresql+psycopg://{rest}", poolclass=sa.NullPool, connect_args={"connect_timeout": CONNECT_S}
+    )
     try:
         with engine.begin() as connection:
+            driver = connection.connection.driver_connection
+            if not isinstance(driver, psycopg.Connection):
+                raise StoreUnavailable("the connection to the database is gone")
+            check_session(driver, url)
             yield connection
-    except LockNotAvailable as error:
-        raise StoreUnavailable(
-            "another session holds a lock that a migration needs: try again; nothing has changed"
-        ) from error
-    except sa.exc.OperationalError as error:
-        raise StoreUnavailable(f"the database does not answer: {error.orig}") from error
+    except (psycopg.Error, sa.exc.DBAPIError) as error:
+        cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+        if isinstance(cause, LockNotAvailable):
+            raise StoreUnavailable(
+                "another session holds a lock that a migration needs: try again; nothing has changed"
+            ) from error
+        raise unavailable(cause if isinstance(cause, psycopg.Error) else error) from error

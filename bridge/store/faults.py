@@ -13,7 +13,7 @@ from psycopg.errors import CheckViolation
 
 from bridge.errors import StoreMisconfigured, StoreRefused, StoreUnavailable
 
-_REFUSED_CLASSES = ("21", "22", "23", "44", "54")
+REFUSED_CLASSES = ("21", "22", "23", "44", "54")
 """Bad for good, by the class of the SQLSTATE: a row twice in one command, data exceptions, integrity violations, WITH
 CHECK OPTION, program limits (a text too long for an index).
 https://www.postgresql.org/docs/current/errcodes-appendix.html"""
@@ -63,7 +63,7 @@ def translate(error: Exception, *, sent: bool) -> StoreUnavailable | StoreRefuse
         if isinstance(error, psycopg.DataError):
             return StoreRefused(_bounded(f"it cannot be sent to the database: {error}"))
         return _without_state(error, sent=sent)
-    if (state[:2] in _REFUSED_CLASSES or state == _RAISED) and not _routed_astray(error):
+    if (state[:2] in REFUSED_CLASSES or state == _RAISED) and not _routed_astray(error):
         return StoreRefused(_said(error))
     # The server answered, so it has rolled back: deadlock, shutdown, no connections left, no schema …
     advice = f"; {_ADVICE[state]}" if state in _ADVICE else ""

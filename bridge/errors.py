@@ -69,6 +69,16 @@ class StoreUnavailable(Unavailable):
         self.told = told or detail
 
 
+class StoreMisconfigured(StoreUnavailable):
+    """The database answers, and refuses us as the settings have us come: password, name, rights, version, pooler.
+
+    Trying again does not help before somebody changes something. A service that starts ends with it; one that runs
+    waits as for any database that is away, since a password may be changed on both sides one after the other.
+    """
+
+    code = "store_misconfigured"
+
+
 class InstanceExpired(StoreUnavailable):
     """This process was away for so long that its ledger was closed as that of a dead one.
 

@@ -154,17 +154,24 @@ class Doors:
     times: CloseTimes
 
     @asynccontextmanager
-    async def opened(self, stop: asyncio.Event, connect_s: float | None = None) -> AsyncIterator[dict[str, str]]:
+    async def opened(
+        self,
+        stop: asyncio.Event,
+        connect_s: float | None = None,
+        can_store: Callable[[], Awaitable[bool]] | None = None,
+    ) -> AsyncIterator[dict[str, str]]:
         """The doors are open within the body, which is given their URLs; then they are closed in order.
 
-        Waits for the MQTT broker until `stop`, or for `connect_s`.
+        HTTP opens at once: it can say what is away. MQTT opens once `can_store` returns, and not at all where that
+        returns False: a subscription would have the broker hand out what nobody can keep. Waits for the MQTT broker
+        until `stop`, or for `connect_s`.
         """
         urls: dict[str, str] = {}
         session: asyncio.Task[None] | None = None
         try:
             if self.http is not None:
                 urls["http"] = await self.http.start()
-            if self.mqtt is not None and self.run_mqtt is not None:
+            if (can_store is None or await can_store()) and self.mqtt is not None and self.run_mqtt is not None:
                 session = asyncio.create_task(supervised("mqtt", self.run_mqtt), name="mqtt")
                 urls["mqtt"] = self.mqtt.address
                 await first_of([self.mqtt.wait_connected(), stop.wait()], connect_s)

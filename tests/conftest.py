@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 from hypothesis import HealthCheck, settings
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 from structlog.testing import capture_logs
 
 from tests.support import needs
@@ -56,6 +59,23 @@ def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
     yield postgres_server.url_of(name)
     postgres_server.start()
     postgres_server.drop_database(name)
+
+
+@pytest.fixture
+def password_url(postgres_server: PostgresServer, postgres_url: str) -> Iterator[Callable[..., str]]:
+    """The URL of the test's database for a role that needs its password, which is `right`."""
+    hba = Path(conninfo_to_dict(postgres_url)["host"]) / "pg_hba.conf"  # type: ignore[arg-type]
+    before = hba.read_text()
+    role = f"locked_{os.getpid()}"
+    with psycopg.connect(postgres_server.url, autocommit=True) as admin:
+        admin.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'right'").format(sql.Identifier(role)))
+        hba.write_text(f"local all {role} scram-sha-256\n{before}")
+        admin.execute("SELECT pg_reload_conf()")
+    yield lambda password="right": postgres_url.replace("postgres:@", f"{role}:{password}@")
+    hba.write_text(before)
+    with psycopg.connect(postgres_server.url, autocommit=True) as admin:
+        admin.execute("SELECT pg_reload_conf()")
+        admin.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
 
 
 @pytest.fixture

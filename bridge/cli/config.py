@@ -49,8 +49,8 @@ def show_settings(config: Config = None, data_dir: DataDir = None, json: Json = 
     settings = load(config).model_dump(mode="json")
     for section, key in (("mqtt", "password"), ("hooks", "secret"), ("emqx", "secret")):
         settings[section][key] = "(hidden)" if settings[section][key] else ""
-    for section in ("database", "redis", "mqtt"):
-        settings[section]["url"] = hide_password(settings[section]["url"])
+    for section, key in (("database", "url"), ("database", "direct_url"), ("redis", "url"), ("mqtt", "url")):
+        settings[section][key] = hide_password(settings[section][key])
     settings["explain"]["token"] = "(hidden)" if settings["explain"]["token"] else ""
     for channel in settings["notifier"]["channels"]:
         channel |= {key: "(hidden)" for key in ("url", "webhook", "secret") if channel[key]}

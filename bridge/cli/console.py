@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import msgspec
 import typer
 
-from bridge.errors import BridgeError, ConfigError, Unavailable
+from bridge.errors import BridgeError, ConfigError, StoreMisconfigured, Unavailable
 from bridge.model.visible_text import visible, visible_json
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def connect_admin(found: Settings) -> Iterator[Admin]:
     """A connection to the database that settings name."""
     from bridge.store.admin import connect
 
-    with connect(found.database.url) as connection:
+    with connect(found.database.session_url) as connection:
         yield connection
 
 
@@ -197,7 +197,7 @@ def fail(error: BridgeError, as_json: bool) -> NoReturn:
         show_error(error.code, lines)
     if isinstance(error, NotFound):
         raise SystemExit(NOT_FOUND)
-    if isinstance(error, Unavailable):
+    if isinstance(error, Unavailable) and not isinstance(error, StoreMisconfigured):
         raise SystemExit(UNAVAILABLE)
     raise SystemExit(USAGE)
 

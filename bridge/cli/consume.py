@@ -28,7 +28,7 @@ def consume(
     """
     from bridge.consumers.app import consume as run
     from bridge.consumers.app import names
-    from bridge.embedded.stack import attached
+    from bridge.embedded.stack import expected
     from bridge.settings.service import Settings, load
 
     if name is None:
@@ -41,8 +41,6 @@ def consume(
         return settings.model_copy(update={"consumers": consumers})
 
     settings = load(config)
-    if data_dir is None:
-        raise SystemExit(run(ready(settings), name))
-    with attached(data_dir, settings) as found:
-        code = run(ready(found), name)
-    raise SystemExit(code)
+    if data_dir is not None:
+        settings = expected(data_dir, settings)
+    raise SystemExit(run(ready(settings), name))

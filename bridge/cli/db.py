@@ -23,7 +23,7 @@ def migrate(config: Config = None, data_dir: DataDir = None, json: Json = False)
     from bridge.store.migrate import migrate as run
 
     with settings(config, data_dir) as found:
-        show({"applied": run(found.database.url)}, json)
+        show({"applied": run(found.database.session_url)}, json)
 
 
 def status(config: Config = None, data_dir: DataDir = None, json: Json = False) -> None:
@@ -34,7 +34,7 @@ def status(config: Config = None, data_dir: DataDir = None, json: Json = False) 
     from bridge.store.migrate import pending
 
     with settings(config, data_dir) as found:
-        todo = pending(found.database.url)
+        todo = pending(found.database.session_url)
     show({"pending": todo}, json)
     if todo:
         raise SystemExit(FAILED)

@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from bridge.cli.console import MAX_DAYS, MAX_ROWS, Config, DataDir, Json, finite, settings, show
+from bridge.cli.console import (
+    MAX_DAYS,
+    MAX_ROWS,
+    UNAVAILABLE,
+    Config,
+    DataDir,
+    Json,
+    Told,
+    finite,
+    settings,
+    show,
+    warn,
+)
 from bridge.errors import ConfigError
 
 
@@ -34,7 +46,7 @@ def predictions(
     from bridge.maintenance.predictions import predict
     from bridge.store.jobs import connect
 
-    with settings(config, data_dir) as found, connect(found.database.url) as table:
+    with settings(config, data_dir) as found, connect(found.database.session_url) as table:
         done = predict(table, found.ml, hours, time.time_ns() // 1_000)
     show({"sensors": done.sensors, "forecasts": done.forecasts, "anomalies": done.anomalies}, json)
 
@@ -47,6 +59,8 @@ def explain(
 ) -> None:
     """Have anomalies explained by the service that explain.url names; those it cannot are left to the next run.
 
+    Exit code 3 where it is down.
+
     Example: iot-bridge job explain --limit 100
     """
     from bridge.maintenance.predictions import Explainer
@@ -56,6 +70,9 @@ def explain(
     with settings(config, data_dir) as found:
         if not found.explain.url:
             raise ConfigError(["explain.url is not set: the external explainer"])
-        with connect(found.database.url) as table:
+        with connect(found.database.session_url) as table:
             done = run(table, Explainer(found.explain), limit)
     show({"explained": done.explained, "skipped": done.skipped, "problem": done.problem}, json)
+    if done.down:
+        warn(f"error: {done.problem}; the rest is left to the next run")
+        raise Told(UNAVAILABLE)

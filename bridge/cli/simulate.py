@@ -69,7 +69,7 @@ def simulate(
             broker = found.mqtt
             if not (http or mqtt):
                 http, mqtt = _doors(data_dir), found.mqtt.url
-            ready = ready or _register(found.database.url, devices, prefix)
+            ready = ready or _register(found.database.session_url, devices, prefix)
     if not (http or mqtt):
         raise ConfigError(["no door to send to: name --http URL, --mqtt URL, or a running service by --data-dir"])
     doors = _check_doors(http, mqtt)

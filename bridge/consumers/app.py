@@ -12,7 +12,7 @@ import secrets
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import entry_points
 from random import Random
@@ -26,7 +26,7 @@ from bridge.broker.build import redis_streams
 from bridge.broker.streams import Streams
 from bridge.consumers.api import Consumer, Event, Handler, Tools
 from bridge.consumers.worker import ConsumerIdentity, Worker
-from bridge.errors import BrokerUnavailable, ConfigError, StoreUnavailable, Unavailable
+from bridge.errors import BrokerUnavailable, ConfigError, StoreMisconfigured, StoreUnavailable, Unavailable
 from bridge.settings.consumers import ConsumerSettings
 from bridge.settings.service import Settings
 from bridge.store.consumer_states import LeaderLock
@@ -77,13 +77,19 @@ async def _consume(settings: Settings, name: str, consumer: Consumer) -> int:
     tools = Tools(settings, metrics, broker, _now_us)
     served = _serve_metrics(settings.consumers, metrics)
     try:
-        async with _single_active(consumer, settings, stop):
-            if stop.is_set():
-                return 0
-            async with consumer.open(tools) as handler:
-                sys.stdout.write(f"ready consumer={name} group={consumer.group}{served}\n")
-                sys.stdout.flush()
-                await run(consumer, handler, broker, settings, metrics, stop)
+        while not stop.is_set():
+            try:
+                async with _single_active(consumer, settings, stop):
+                    if stop.is_set():
+                        break
+                    async with consumer.open(tools) as handler:
+                        sys.stdout.write(f"ready consumer={name} group={consumer.group}{served}\n")
+                        sys.stdout.flush()
+                        await run(consumer, handler, broker, settings, metrics, stop)
+            except* StoreUnavailable as lost:
+                # Another process may have its turn by now: this one begins anew, with what the database holds.
+                log.warning("database_lost", consumer=name, detail="; ".join(_details(lost)))
+                await _stopped(stop, LEADER_CHECK_S)
     except ExceptionGroup:
         log.exception("task_failed", consumer=name)
         return 1
@@ -93,11 +99,20 @@ async def _consume(settings: Settings, name: str, consumer: Consumer) -> int:
     return 0
 
 
+def _details(group: BaseExceptionGroup[StoreUnavailable]) -> Iterator[str]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _details(error)
+        else:
+            yield error.detail
+
+
 @asynccontextmanager
 async def _single_active(consumer: Consumer, settings: Settings, stop: asyncio.Event) -> AsyncIterator[None]:
-    """Stand by until no other process of the consumer works. A lock that is lost ends the process.
+    """Stand by until no other process of the consumer works.
 
     Raises StoreUnavailable, within its body, when the database goes away: another process may hold the lock by now.
+    Raises ConfigError where the database refuses us as the settings have us come.
     """
     if not consumer.single_active:
         yield
@@ -122,6 +137,10 @@ async def _until_ours(leader: LeaderLock, stop: asyncio.Event) -> None:
             if await leader.take():
                 return
             now = "another process works; standing by"
+        except StoreMisconfigured as error:
+            if not told:  # a password may change later, on one side first
+                raise ConfigError([error.detail]) from error
+            now = error.detail
         except StoreUnavailable as error:
             now = error.detail
         if now != told:

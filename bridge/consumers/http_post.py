@@ -16,10 +16,14 @@ from bridge.model.location import REDIRECTS, redirect_detail
 
 
 class PostFailed(BridgeError):
-    """Raised where a server did not take what was posted."""
+    """Raised where a server did not take what was posted. `answered`: it said so itself."""
 
     retryable = True
     code = "post_failed"
+
+    def __init__(self, detail: str, *, answered: bool = True) -> None:
+        super().__init__(detail)
+        self.answered = answered
 
 
 class _NoRedirect(HTTPRedirectHandler):
@@ -48,4 +52,4 @@ def post(
                 raise PostFailed(redirect_detail(who, error.code, error.headers.get("Location"))) from error
             raise PostFailed(f"{who} answers {error.code}") from error
     except (URLError, HTTPException, OSError) as error:
-        raise PostFailed(f"{who} does not answer: {error}") from error
+        raise PostFailed(f"{who} does not answer: {error}", answered=False) from error

@@ -6,13 +6,16 @@ import os
 import shutil
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 
-from bridge.embedded.children import Child, listens, start_server
+from bridge.embedded.children import Child, listens, start_server, until_silent
 from bridge.embedded.private import make_private_folder, open_private
-from bridge.errors import ConfigError
+from bridge.errors import ConfigError, Unavailable
 
 LOOPBACK = "127.0.0.1"
+FORMER_STOP_S = 1.0
+"""How long a broker that was told to end is waited for; anything else may listen there for ever."""
 
 
 def start_mqtt(data_dir: Path, port: int) -> tuple[Child, str]:
@@ -21,6 +24,8 @@ def start_mqtt(data_dir: Path, port: int) -> tuple[Child, str]:
     It asks for no password, as the simulated devices have none: every user of this machine may publish there.
     """
     port = port or free_port()
+    with suppress(Unavailable):  # the broker of a service that was killed a moment ago may still save its state
+        until_silent("the MQTT broker", (LOOPBACK, port), data_dir / "mqtt.log", FORMER_STOP_S)
     if listens((LOOPBACK, port)):
         raise ConfigError([f"mqtt.port = {port}: something listens there already; choose another, or 0"])
     program = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from bridge.embedded.private import UMASK, open_private
@@ -64,7 +66,7 @@ def start_child(name: str, command: list[str], folder: Path, environment: Mappin
             env=environment,
             umask=UMASK,
             start_new_session=True,  # Ctrl-C is for us: we stop it in our order
-            preexec_fn=_die_with_parent,
+            preexec_fn=partial(_die_with_parent, os.getpid()),
         )
     return Child(process)
 
@@ -81,6 +83,15 @@ def start_server(name: str, what: str, command: list[str], data_dir: Path, addre
     return child
 
 
+def until_silent(what: str, address: Address, log: Path, within_s: float = START_S) -> None:
+    """Wait until nothing listens at an address any more: a server of ours that was told to end. Raises Unavailable."""
+    deadline_s = time.monotonic() + within_s
+    while listens(address):
+        if time.monotonic() > deadline_s:
+            raise Unavailable(f"{what} of a service that is gone has not ended; see {log}")
+        time.sleep(0.02)
+
+
 def listens(address: Address) -> bool:
     """Whether something accepts connections there."""
     with socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET) as probe:
@@ -88,5 +99,7 @@ def listens(address: Address) -> bool:
         return probe.connect_ex(address) == 0
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(parent: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it was killed before the kernel knew
+        os._exit(1)

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
 
-from bridge.embedded.children import Child, start_server
+from bridge.embedded.children import Child, start_server, until_silent
 from bridge.embedded.private import make_private_folder, socket_path
 
 SOCKET = "redis.sock"
@@ -26,9 +26,16 @@ def start_redis(data_dir: Path) -> tuple[Child, str] | None:
         return None
     folder = make_private_folder(data_dir / "redis")
     path = socket_path(folder, SOCKET)
-    path.unlink(missing_ok=True)  # of one that was killed: the folder is ours alone, by its lock
+    # The folder is ours alone, by its lock; but the Redis of a service that was killed may still write its file.
+    until_silent("Redis", str(path), data_dir / "redis.log")
+    path.unlink(missing_ok=True)
     child = start_server("redis", "Redis", redis_command(program, path, folder), data_dir, str(path))
-    return child, f"unix://{quote(str(path))}?db=0"
+    return child, redis_url(data_dir)
+
+
+def redis_url(data_dir: Path) -> str:
+    """Where the Redis of a data folder listens, or will. Raises ConfigError."""
+    return f"unix://{quote(str(socket_path(data_dir / 'redis', SOCKET)))}?db=0"
 
 
 def redis_command(program: str, socket: Path, folder: Path) -> list[str]:

@@ -41,12 +41,18 @@ class Explained(msgspec.Struct, frozen=True):
     explained: int
     skipped: int
     problem: str = ""  # the last one
+    down: bool = False
+    """Nothing was explained since the explainer stopped answering, or failed too often in a row: the rest is left."""
 
 
 class NotExplained(BridgeError):
-    """The explainer did not answer, or not in the agreed form."""
+    """The explainer did not answer, or (`answered`) not in the agreed form."""
 
     code = "not_explained"
+
+    def __init__(self, detail: str, *, answered: bool = True) -> None:
+        super().__init__(detail)
+        self.answered = answered
 
 
 def predict(table: JobTable, settings: MlSettings, hours: float, now_us: int) -> Predicted:
@@ -96,7 +102,7 @@ def _forecast(
 def explain(table: JobTable, ask: Callable[[Anomaly], str], limit: int) -> Explained:
     """Have anomalies explained, up to `limit`. One that cannot be is skipped. Raises StoreUnavailable."""
     explained = skipped = failures = after = 0
-    problem = ""
+    problem, answered = "", True
     while explained + skipped < limit and failures < FAILURES_IN_A_ROW:
         part = table.unexplained(after, min(ANOMALIES_AT_ONCE, limit - explained - skipped), READINGS_BEFORE)
         if not part:
@@ -106,12 +112,12 @@ def explain(table: JobTable, ask: Callable[[Anomaly], str], limit: int) -> Expla
             try:
                 table.explain(anomaly.id, ask(anomaly))
             except NotExplained as error:
-                skipped, failures, problem = skipped + 1, failures + 1, error.detail
+                skipped, failures, problem, answered = skipped + 1, failures + 1, error.detail, error.answered
                 if failures >= FAILURES_IN_A_ROW:
                     break
             else:
-                explained, failures = explained + 1, 0
-    return Explained(explained, skipped, problem)
+                explained, failures, answered = explained + 1, 0, True
+    return Explained(explained, skipped, problem, failures >= FAILURES_IN_A_ROW or not answered)
 
 
 class Explainer:
@@ -134,7 +140,7 @@ class Explainer:
                 max_answer_bytes=MAX_ANSWER_BYTES + 1,
             )
         except PostFailed as error:
-            raise NotExplained(error.detail) from error
+            raise NotExplained(error.detail, answered=error.answered) from error
         return _text(body)
 
 

@@ -1,6 +1,6 @@
 """All wiring of the service. Reads top to bottom; stops in order.
 
-settings ─► store, broker ─► relay ─► core (pipeline) ─► doors
+settings ─► store, broker ─► relay ─► core (pipeline) ─► HTTP door ─► the store is open ─► tasks ─► MQTT door
 stop: doors ─► drain the pipeline ─► publish what is committed ─► close the stores
 
 Each step of the stop has its share of `service.shutdown_s`. What is left undone at its end stays where it is safe:
@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from random import Random
 
@@ -23,7 +23,7 @@ from bridge import logs
 from bridge.broker.build import Broker, notes
 from bridge.broker.relay import Relay
 from bridge.embedded.stack import EmbeddedStack
-from bridge.errors import BridgeError, StoreUnavailable
+from bridge.errors import BridgeError, ConfigError, StoreMisconfigured, StoreUnavailable
 from bridge.http.app import GatewayParts, ServiceDoorParts, build_app
 from bridge.http.door import App
 from bridge.http.server import HttpServer
@@ -54,7 +54,7 @@ def serve(settings: Settings, *, embedded: bool) -> int:
     try:
         if stack is not None:
             settings = stack.start(settings)
-            migrate(settings.database.url)
+            migrate(settings.database.session_url)
         return uvloop.run(_serve(settings, stack))
     finally:
         if stack is not None:
@@ -64,8 +64,6 @@ def serve(settings: Settings, *, embedded: bool) -> int:
 async def _serve(settings: Settings, stack: EmbeddedStack | None) -> int:
     stop = stop_signals()
     store = PostgresStore(settings.database, settings.service.name, settings.pipeline.max_ahead_s)
-    if not await _until_open(store, stop):
-        return 0
     metrics = Metrics()
     broker = Broker(settings, metrics)
     relay = Relay(broker.publisher, PostgresOutbox(store), settings.broker, metrics, Random(), now_us)
@@ -79,15 +77,25 @@ async def _serve(settings: Settings, stack: EmbeddedStack | None) -> int:
     }
     if emqx is not None:
         works["emqx"] = partial(every, settings.pipeline.change_poll_s, emqx.follow)
+    core.waits_for = "starting: the database has not answered yet"
+    metrics.store_up.set(0)
     try:
-        async with running(works):
-            async with _doors(core, relay).opened(stop) as urls:
+        async with AsyncExitStack() as tasks:
+
+            async def can_store() -> bool:
+                if not await _until_open(core, stop):
+                    return False
+                await tasks.enter_async_context(running(works))
+                return True
+
+            async with _doors(core, relay).opened(stop, can_store=can_store) as urls:
                 if stack is not None:
                     stack.note({"http": urls.get("http", "")})
                 if not stop.is_set():
                     say_ready(urls)
                 await stop.wait()
-            await _finish(core, relay)
+            if not core.waits_for:
+                await _finish(core, relay)
     finally:
         if emqx is not None:
             await emqx.close()
@@ -97,20 +105,28 @@ async def _serve(settings: Settings, stack: EmbeddedStack | None) -> int:
     return 0
 
 
-async def _until_open(store: PostgresStore, stop: asyncio.Event) -> bool:
-    """Wait for the database for as long as it takes; False when told to stop meanwhile."""
+async def _until_open(core: ServiceCore, stop: asyncio.Event) -> bool:
+    """Wait for the database for as long as it takes; False when told to stop meanwhile.
+
+    The doors that are open say what is waited for. Raises ConfigError where waiting cannot help.
+    """
     told = False
     while not stop.is_set():
         try:
-            await store.open()
+            await core.store.open()
+        except StoreMisconfigured as error:
+            raise ConfigError([error.detail]) from error
         except StoreUnavailable as error:
+            core.waits_for = f"starting: {error.told}"
             if not told:
-                log.error("store_unavailable", detail=error.detail, advice="waiting; see iot-bridge db migrate")
+                log.error("store_unavailable", detail=error.detail, advice="waiting; see iot-bridge db status")
                 told = True
             with suppress(TimeoutError):
                 async with asyncio.timeout(RECONNECT_S):
                     await stop.wait()
         else:
+            core.waits_for = ""
+            core.metrics.store_up.set(1)
             return True
     return False
 

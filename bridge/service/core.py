@@ -54,6 +54,8 @@ class ServiceCore:
     def __init__(self, settings: Settings, store: PostgresStore, outbox: Outbox, metrics: Metrics) -> None:
         self.settings = settings
         self.metrics = metrics
+        self.waits_for = ""
+        """What the process waits for before its tasks run, as anybody may read; empty once they run."""
         self.store = store
         self.registry = PostgresRegistry(store)
         self.gateways = Gateways(store)
@@ -106,7 +108,7 @@ class ServiceCore:
     @property
     def problem(self) -> str:
         """Why nothing can be stored at the moment; empty when it can."""
-        return self.pipeline.problem or self.changes.problem
+        return self.waits_for or self.pipeline.problem or self.changes.problem
 
     async def look_up(self, query: Callable[[A], Awaitable[B]], argument: A) -> B:
         """Ask the database for a client, who is told at once that it is away where that is known.

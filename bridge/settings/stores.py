@@ -64,6 +64,8 @@ def _checked_redis(url: str) -> str:
 class DatabaseSettings(Section):
     url: Annotated[str, AfterValidator(_checked_database)] = Field(default="", pattern=r"^$|^postgres(ql)?://")
     """postgresql://…; empty with --embedded takes the embedded server."""
+    direct_url: Annotated[str, AfterValidator(_checked_database)] = Field(default="", pattern=r"^$|^postgres(ql)?://")
+    """The same database past a pooler in transaction mode (pgbouncer) that database.url leads to; empty without one."""
     pool_size: Annotated[int, Field(ge=1, le=1_000)] = 4
     """Connections for look-ups; the writer has one of its own."""
     connect_timeout_s: Positive = 5.0
@@ -86,6 +88,11 @@ class DatabaseSettings(Section):
     """The same in bytes of what was sent."""
     audit_days: DaysOrNever = 365
     """Rows of the audit trail older than this are deleted; 0 keeps everything but refused logins beyond 100,000."""
+
+    @property
+    def session_url(self) -> str:
+        """Where a connection has a session of its own: what locks, and what belongs to who connects, need."""
+        return self.direct_url or self.url
 
 
 class RedisSettings(Section):

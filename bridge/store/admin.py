@@ -19,6 +19,7 @@ from psycopg.types.json import Jsonb
 
 from bridge.model.scopes import DEFAULT_SCOPES
 from bridge.store import queries
+from bridge.store.connection import CONNECT_S, check_session
 from bridge.store.faults import translate
 from bridge.store.passwords import mosquitto_hash
 from bridge.store.secret import new_code, new_key
@@ -282,7 +283,8 @@ def _operator() -> str:
 def connect(url: str) -> Iterator[Admin]:
     """Connect as whoever runs this process. Raises StoreUnavailable, or StoreRefused for what the database refuses."""
     try:
-        with psycopg.connect(url, autocommit=True, row_factory=dict_row, connect_timeout=5) as connection:
+        with psycopg.connect(url, autocommit=True, row_factory=dict_row, connect_timeout=CONNECT_S) as connection:
+            check_session(connection, url)
             admin = Admin(connection)
             # The address of who sits at the other end of SSH, which says so in the environment (sshd(8)).
             admin.act_as(_operator(), os.environ.get("SSH_CONNECTION", "").partition(" ")[0][:45])

@@ -13,7 +13,8 @@ import psycopg
 from bridge.errors import StoreUnavailable
 from bridge.settings.stores import DatabaseSettings
 from bridge.store import queries
-from bridge.store.faults import translate
+from bridge.store.connection import Connection, connect_options, connect_session
+from bridge.store.faults import unavailable
 from bridge.store.postgres import PostgresStore
 
 
@@ -76,26 +77,20 @@ class LeaderLock:
         self._settings = settings
         self._consumer = consumer
         self._sql = queries.load("consumers")
-        self._connection: psycopg.AsyncConnection[tuple[Any, ...]] | None = None
+        self._connection: Connection | None = None
 
     async def take(self) -> bool:
         """Try to take the lock; False while another process has it."""
         try:
             if self._connection is None:
-                self._connection = await psycopg.AsyncConnection.connect(
-                    self._settings.url,
-                    autocommit=True,
-                    connect_timeout=max(2, round(self._settings.connect_timeout_s)),
-                    application_name=f"iot-bridge {self._consumer}",
-                    keepalives_idle=10,
-                    keepalives_interval=5,
-                    keepalives_count=3,
+                self._connection = await connect_session(
+                    self._settings, connect_options(self._settings, self._consumer)
                 )
             cursor = await self._connection.execute(self._sql["hold_leader_lock"], {"consumer": self._consumer})
             row = await cursor.fetchone()
         except psycopg.Error as error:
             await self.close()
-            raise StoreUnavailable(translate(error, sent=False).detail) from error
+            raise unavailable(error) from error
         return row is not None and bool(row[0])
 
     async def check(self) -> None:
@@ -106,7 +101,7 @@ class LeaderLock:
             await self._connection.execute("SELECT 1")
         except psycopg.Error as error:
             await self.close()
-            raise StoreUnavailable(translate(error, sent=False).detail) from error
+            raise unavailable(error) from error
 
     async def close(self) -> None:
         """Release the lock."""

@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 import psycopg
 
-from bridge.errors import StoreUnavailable
 from bridge.model.prediction import Prediction
 from bridge.store import queries
-from bridge.store.faults import translate
+from bridge.store.connection import CONNECT_S, check_session
+from bridge.store.faults import unavailable
 from bridge.store.predictions import columns
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -73,7 +73,8 @@ class JobTable:
 def connect(url: str) -> Iterator[JobTable]:
     """The table, on a connection in autocommit. Database errors come out as ours."""
     try:
-        with psycopg.connect(url, autocommit=True, connect_timeout=5, options="-c jit=off") as connection:
+        with psycopg.connect(url, autocommit=True, connect_timeout=CONNECT_S, options="-c jit=off") as connection:
+            check_session(connection, url)
             yield JobTable(connection)
     except psycopg.Error as error:
-        raise StoreUnavailable(translate(error, sent=False).detail) from error
+        raise unavailable(error) from error

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
 import sqlalchemy as sa
 from alembic import command, op
 from alembic.config import Config
@@ -19,8 +20,10 @@ from alembic.script import ScriptDirectory
 from alembic.script.revision import ResolutionError
 from psycopg.errors import LockNotAvailable
 
-from bridge.errors import StoreUnavailable
+from bridge.errors import BridgeError, StoreMisconfigured, StoreRefused, StoreUnavailable
 from bridge.store import functions
+from bridge.store.connection import CONNECT_S, check_session
+from bridge.store.faults import REFUSED_CLASSES, translate
 
 LOCK_TIMEOUT_S = 3.0
 """Well within `database.statement_timeout_s` (10), after which the calls behind it would fail."""
@@ -32,7 +35,8 @@ _FOLDER = Path(__file__).parent / "migrations"
 def migrate(url: str, *, lock_timeout_s: float = LOCK_TIMEOUT_S) -> list[str]:
     """Bring the database at `url` to the newest schema. Returns the revisions applied.
 
-    Raises StoreUnavailable, also where another session keeps a lock for longer than `lock_timeout_s`: nothing changes.
+    Raises StoreUnavailable, also where another session keeps a lock for longer than `lock_timeout_s`, and StoreRefused
+    for a database that a migration does not fit: nothing changes then.
     """
     with _connect(url) as connection:
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK}, 0)")
@@ -93,13 +97,29 @@ def _connect(url: str) -> Iterator[sa.Connection]:
     scheme, _, rest = url.partition("://")
     if scheme not in ("postgresql", "postgres"):
         raise StoreUnavailable(f"database.url must begin with postgresql://, not {scheme}://")
-    engine = sa.create_engine(f"postgresql+psycopg://{rest}", poolclass=sa.NullPool)
+    engine = sa.create_engine(
+        f"postgresql+psycopg://{rest}", poolclass=sa.NullPool, connect_args={"connect_timeout": CONNECT_S}
+    )
     try:
         with engine.begin() as connection:
+            driver = connection.connection.driver_connection
+            if not isinstance(driver, psycopg.Connection):
+                raise StoreUnavailable("the connection to the database is gone")
+            check_session(driver, url)
             yield connection
-    except LockNotAvailable as error:
-        raise StoreUnavailable(
-            "another session holds a lock that a migration needs: try again; nothing has changed"
-        ) from error
-    except sa.exc.OperationalError as error:
-        raise StoreUnavailable(f"the database does not answer: {error.orig}") from error
+    except (psycopg.Error, sa.exc.DBAPIError) as error:
+        raise _fault(error.orig if isinstance(error, sa.exc.DBAPIError) else error) from error
+
+
+def _fault(error: BaseException | None) -> BridgeError:
+    """What a migration met, in a line. The transaction is rolled back."""
+    if isinstance(error, LockNotAvailable):
+        return StoreUnavailable("another session holds a lock that a migration needs: try again; nothing has changed")
+    if not isinstance(error, psycopg.Error):
+        return StoreUnavailable(f"the database driver fails: {error}")
+    fault = translate(error, sent=False)
+    if isinstance(fault, StoreMisconfigured) or (error.sqlstate or "")[:2] not in ("42", *REFUSED_CLASSES):
+        return fault
+    # Something of the same name is there that is not ours, or rows that a new rule does not allow.
+    said = error.diag.message_primary or fault.detail
+    return StoreRefused(f"a migration does not fit this database ({error.sqlstate}: {said}); nothing has changed")

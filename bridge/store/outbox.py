@@ -27,16 +27,18 @@ class PostgresOutbox:
     async def orphans(self, limit: int) -> AsyncIterator[list[Publication]]:
         """See `OutboxTable.orphans`."""
         async with self._store.pooled() as connection:
-            cursor = await connection.execute(self._sql["try_sweep"])
-            row = await cursor.fetchone()
-            if row is None or not row[0]:
-                yield []
-                return
+            # The lock of a transaction, so that a pooler in transaction mode keeps it on one session.
+            await connection.execute("BEGIN")
             try:
+                cursor = await connection.execute(self._sql["try_sweep"])
+                row = await cursor.fetchone()
+                if row is None or not row[0]:
+                    yield []
+                    return
                 cursor = await connection.execute(self._sql["orphans"], {"own": self._store.instance, "limit": limit})
                 yield [_publication(row) for row in await cursor.fetchall()]
             finally:
-                await connection.execute(self._sql["end_sweep"])
+                await connection.execute("COMMIT")
 
     async def existing(self, ids: Sequence[int]) -> set[int]:
         """See `OutboxTable.existing`."""

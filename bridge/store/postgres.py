@@ -23,8 +23,15 @@ from bridge.errors import InstanceExpired, StoreUnavailable
 from bridge.model.reading import AlertEvent, Batch, Code, CommitResult, Sensor, TsQuality
 from bridge.settings.stores import DatabaseSettings
 from bridge.store import queries
-from bridge.store.connection import Connection, TimedConnection, check_alive, connect_options
-from bridge.store.faults import UNSENDABLE, translate
+from bridge.store.connection import (
+    Connection,
+    TimedConnection,
+    check_alive,
+    connect_options,
+    connect_session,
+    pool_options,
+)
+from bridge.store.faults import UNSENDABLE, translate, unavailable
 from bridge.store.retained import comparisons
 
 log = structlog.get_logger("store")
@@ -68,7 +75,7 @@ class PostgresStore:
                 max_size=self._settings.pool_size,
                 timeout=self._settings.connect_timeout_s,
                 reconnect_timeout=POOL_RETRY_S,
-                kwargs=connect_options(self._settings, self._name),
+                kwargs=pool_options(self._settings, self._name),
                 check=check_alive,
                 open=False,
                 name="lookup",
@@ -151,17 +158,14 @@ class PostgresStore:
             return self._writer
         try:
             options = connect_options(self._settings, self._name)
-            writer = TimedConnection(
-                await psycopg.AsyncConnection.connect(self._settings.url, **options), self._timeout_s
-            )
+            writer = TimedConnection(await connect_session(self._settings, options), self._timeout_s)
             try:
                 await self._register(writer)
             except BaseException:
                 await writer.close()
                 raise
         except psycopg.Error as error:
-            fault = translate(error, sent=False)
-            raise fault if isinstance(fault, StoreUnavailable) else StoreUnavailable(fault.detail) from error
+            raise unavailable(error) from error
         self._writer = writer
         log.info("store_connected", instance=self.instance)
         return writer

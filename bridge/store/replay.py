@@ -7,10 +7,10 @@ from typing import Any
 
 import psycopg
 
-from bridge.errors import StoreUnavailable
 from bridge.settings.stores import DatabaseSettings
 from bridge.store import queries
-from bridge.store.faults import translate
+from bridge.store.connection import connect_options, connect_session
+from bridge.store.faults import unavailable
 
 
 async def stored(
@@ -18,15 +18,15 @@ async def stored(
 ) -> AsyncIterator[list[tuple[Any, ...]]]:
     """Rows of a query of `sql/replay.sql`, through a cursor: never all in memory. Raises StoreUnavailable."""
     sql = queries.load("replay")[query]
+    # In a transaction, for the cursor; and for as long as it takes.
+    options = connect_options(settings, "replay") | {"autocommit": False, "options": "-c jit=off"}
     try:
         async with (
-            await psycopg.AsyncConnection.connect(
-                settings.url, connect_timeout=max(2, round(settings.connect_timeout_s)), options="-c jit=off"
-            ) as connection,
+            await connect_session(settings, options) as connection,
             connection.cursor(name="replay") as cursor,
         ):
             await cursor.execute(sql, {"from_us": from_us, "until_us": until_us})
             while rows := await cursor.fetchmany(part):
                 yield rows
     except psycopg.Error as error:
-        raise StoreUnavailable(translate(error, sent=False).detail) from error
+        raise unavailable(error) from error

@@ -44,6 +44,11 @@ class Service(OwnProcess):
 
     def start(self) -> None:
         """Returns once it has printed that it is ready."""
+        self.launch()
+        self.await_ready()
+
+    def launch(self) -> None:
+        """Start it, whatever it waits for."""
         with (self._folder / "service.log").open("a") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "bridge", "serve"],
@@ -52,11 +57,21 @@ class Service(OwnProcess):
                 stderr=log,
                 text=True,
             )
+
+    def await_ready(self) -> None:
+        """Returns once it has printed that it is ready."""
         try:
             self._await_ready()
         except BaseException:
             self.kill()  # or a test that fails here leaves it running
             raise
+
+    def await_end(self) -> int:
+        """Returns its exit code, once it has ended by itself."""
+        assert self._process is not None
+        code = self._process.wait(self._end_s)
+        self.kill()
+        return code
 
     def _await_ready(self) -> None:
         assert self._process is not None

@@ -17,6 +17,9 @@ from typing import Any
 import httpx
 import pytest
 
+from bridge.embedded.stack import running_urls
+from tests.support.servers import RedisServer
+
 COMMAND = [sys.executable, "-m", "bridge"]
 START_S = 60.0
 
@@ -41,11 +44,11 @@ def document(folder: Path, *arguments: str) -> Any:
 class Embedded:
     """`iot-bridge serve --data-dir` in a folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **settings: str) -> None:
         self.folder = folder
         self.process = subprocess.Popen(
             [*COMMAND, "serve", "--data-dir", str(folder)],
-            env=environment(http__port="0", mqtt__port="0", log__format="json"),
+            env=environment(http__port="0", mqtt__port="0", log__format="json", **settings),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -141,3 +144,36 @@ def test_serve_says_all_that_is_missing() -> None:
 def test_serve_on_an_address_of_another_machine(postgres_url: str) -> None:
     done = run("serve", expect=2, database__url=postgres_url, broker__kind="memory", http__host="192.0.2.1")
     assert "error: http.host = '192.0.2.1': cannot listen there: Cannot assign requested address" in done.stderr
+
+
+def test_data_folder_beside_a_database_of_the_settings(short_dir: Path, postgres_url: str) -> None:
+    """Whose environment names a production database is told where readings go, before anything else."""
+    folder = short_dir / "d"
+    url = postgres_url.replace("postgres:@", "postgres:secret@")
+    service = Embedded(folder, database__url=url)
+    assert service.ready.startswith("ready ")
+    done = run("device", "list", "--data-dir", str(folder), "--json", expect=2, database__url=url)
+    assert "the service that runs here stores in another database: leave out --data-dir" in done.stderr
+    service.process.send_signal(signal.SIGTERM)
+    _, log = service.process.communicate(timeout=START_S)
+    first = json.loads(log.splitlines()[0])
+    assert first["event"] == "not_embedded"
+    assert first["detail"].startswith("database.url is set: postgresql:///t")
+    assert "secret" not in log
+
+
+def test_command_on_a_data_folder_beside_a_database_of_the_settings(embedded: Embedded, postgres_url: str) -> None:
+    """An option says more than the environment."""
+    run("device", "add", "shed", "--data-dir", str(embedded.folder), "--json")
+    done = run("device", "list", "--data-dir", str(embedded.folder), "--json", database__url=postgres_url)
+    assert [row["name"] for row in json.loads(done.stdout)] == ["shed"]
+    assert "database.url is set, and the PostgreSQL of" in done.stderr
+
+
+def test_consumer_of_a_service_without_its_own_redis(short_dir: Path, redis_server: RedisServer) -> None:
+    service = Embedded(short_dir / "d", redis__url=redis_server.url)
+    assert service.ready.startswith("ready ")
+    folder = ("--data-dir", str(service.folder))
+    assert "redis" not in running_urls(service.folder)
+    assert run("tail", "readings", "--count", "1", *folder, "--json", redis__url=redis_server.url).stdout == "[]\n"
+    assert service.stop() == 0

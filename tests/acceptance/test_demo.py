@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import psycopg
 
 from bridge.embedded.stack import running_urls
 from tests.acceptance.service import Service
+from tests.support.process import running_in
 
 COMMAND = [sys.executable, "-m", "bridge"]
 
@@ -97,17 +97,3 @@ def test_simulate_says_what_is_missing(service: Service, tmp_path: Path) -> None
         )
         assert done.returncode == 2, done.stderr
         assert done.stderr.startswith("error: ")
-
-
-def running_in(folder: Path) -> list[str]:
-    """Command lines of processes that have to do with a folder."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal() and int(entry.name) != os.getpid():
-            try:
-                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            except OSError:
-                continue
-            if str(folder) in line:
-                found.append(line)
-    return found

@@ -144,6 +144,10 @@ async def test_gateway_without_enrolment_spools_and_takes_one_up_while_it_runs(
         field = Field(service, gateway, mosquitto)
         await gateway.start()
         try:
+            async with httpx.AsyncClient(headers={"X-Device-Key": DEVICE_KEY}) as client:
+                answer = await client.post(f"{gateway.http}/devices/{field.device}/readings", json={"readings": []})
+            # Whose key it is comes with the registry.
+            assert (answer.status_code, answer.headers["retry-after"].isdecimal()) == (503, True)
             with Device(mosquitto.port) as device:
                 topic = f"devices/{field.device}/sensors/{field.sensors['mqtt']}"
                 await device.publish(b'{"value": 21, "sequence": 5}', topic=topic)

@@ -74,4 +74,4 @@ def test_db_migrate_brings_an_empty_database_up_once(commands: Commands, postgre
 def test_db_that_does_not_answer(commands: Commands) -> None:
     commands.set(database__url="postgresql://127.0.0.1:1/none")
     for verb in ("migrate", "status"):
-        assert "does not answer" in commands.problems("db", verb, expect=3)[0]
+        assert "no answer from the database" in commands.problems("db", verb, expect=3)[0]

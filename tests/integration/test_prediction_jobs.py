@@ -137,6 +137,7 @@ def test_explainer_that_is_down_is_not_asked_for_ever(plant: Plant, table: jobs.
     done = explain(table, Explainer(ExplainSettings(url="http://127.0.0.1:9", timeout_s=2)), 1_000)
     assert (done.explained, done.skipped) == (0, FAILURES_IN_A_ROW)
     assert done.problem.startswith("the explainer does not answer")
+    assert done.down
 
 
 def test_commands(plant: Plant, postgres_url: str, explainer: WebhookReceiver, tmp_path: Any) -> None:
@@ -145,3 +146,26 @@ def test_commands(plant: Plant, postgres_url: str, explainer: WebhookReceiver, t
     service = Service(tmp_path, postgres_url, "", explain__url=explainer.base)
     assert service.command("job", "predictions") == {"sensors": 1, "forecasts": 1, "anomalies": 0}
     assert service.command("job", "explain") == {"explained": 2, "skipped": 0, "problem": ""}
+
+
+@pytest.mark.parametrize("anomalies", [1, 300])
+def test_command_says_that_the_explainer_is_down(
+    plant: Plant, postgres_url: str, tmp_path: Any, anomalies: int
+) -> None:
+    add_anomalies(plant, anomalies)
+    service = Service(tmp_path, postgres_url, "", explain__url="http://127.0.0.1:9")
+    done = service.command("job", "explain", expect=3)
+    assert (done["explained"], done["skipped"]) == (0, min(anomalies, FAILURES_IN_A_ROW))
+    assert "does not answer" in done["problem"]
+
+
+def test_command_is_done_where_the_explainer_answers_that_it_cannot(
+    plant: Plant, postgres_url: str, explainer: WebhookReceiver, tmp_path: Any
+) -> None:
+    add_anomalies(plant, 1)
+    explainer.answers = [422]
+    service = Service(tmp_path, postgres_url, "", explain__url=explainer.base)
+    assert service.command("job", "explain")["skipped"] == 1
+    explainer.answers = [500] * FAILURES_IN_A_ROW
+    add_anomalies(plant, FAILURES_IN_A_ROW)
+    service.command("job", "explain", expect=3)

@@ -30,10 +30,11 @@ MOSQUITTO = Need("mosquitto", "mosquitto")
 MOSQUITTO_PASSWD = Need("mosquitto_passwd", "mosquitto")
 MOSQUITTO_PUB = Need("mosquitto_pub", "mosquitto-clients")
 PAHO_C_PUB = Need("paho_c_pub", "paho.mqtt.c-examples")
+PGBOUNCER = Need("pgbouncer", "pgbouncer")
 PROMTOOL = Need("promtool", "prometheus")
 SYSTEMD_ANALYZE = Need("systemd-analyze", "systemd")
 ROOT = Need("root")
-ALL = (MOSQUITTO, MOSQUITTO_PASSWD, MOSQUITTO_PUB, PAHO_C_PUB, PROMTOOL, SYSTEMD_ANALYZE, ROOT)
+ALL = (MOSQUITTO, MOSQUITTO_PASSWD, MOSQUITTO_PUB, PAHO_C_PUB, PGBOUNCER, PROMTOOL, SYSTEMD_ANALYZE, ROOT)
 
 
 def find(need: Need) -> str | None:

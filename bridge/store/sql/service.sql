@@ -183,10 +183,8 @@ WHERE o.instance <> %(own)s AND NOT EXISTS (
 ORDER BY o.id LIMIT %(limit)s
 
 -- name: try_sweep
-SELECT pg_try_advisory_lock(7004, 0)
-
--- name: end_sweep
-SELECT pg_advisory_unlock(7004, 0)
+-- For the rest of the transaction. A process of the release before takes the same lock for its session.
+SELECT pg_try_advisory_xact_lock(7004, 0)
 
 -- name: delete_outbox
 DELETE FROM ingest_outbox WHERE id = ANY (%(ids)s::bigint[])

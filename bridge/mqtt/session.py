@@ -403,4 +403,5 @@ class MqttSession:
 
     def reconnect(self, problem: str) -> None:
         """End this connection from our side; `run` makes the next."""
+        self._publish_offline()
         self._end_connection(problem, How.OURS)

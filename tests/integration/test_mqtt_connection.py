@@ -11,6 +11,7 @@ import paho.mqtt.client as mqtt
 import uvloop
 
 from bridge.mqtt.address import parse_address
+from bridge.mqtt.connack import BrokerLimits
 from bridge.mqtt.connection import ConnectionEnd, MqttConnection, Will
 from bridge.settings.mqtt import MqttSettings
 from tests.support.servers import until
@@ -33,8 +34,10 @@ class Events:
         self.messages: list[mqtt.MQTTMessage] = []
         self.ends: list[ConnectionEnd] = []
 
-    def accepted(self, session_present: bool, refusal: str) -> None:
-        self.is_accepted = not refusal
+    def accepted(self, session_present: bool, limits: BrokerLimits) -> None:
+        self.is_accepted = True
+
+    def refused(self, code: int, elsewhere: str) -> None: ...
 
     def answered(self, mid: int, reasons: Sequence[int]) -> None: ...
 
@@ -71,8 +74,8 @@ async def reset_behind_data(*, acknowledged: bool) -> Events:
 
 
 def test_reset_behind_messages_is_found_while_one_is_acknowledged() -> None:
-    assert uvloop.run(reset_behind_data(acknowledged=True)).ends[0].reason
+    assert uvloop.run(reset_behind_data(acknowledged=True)).ends[0].fault == ""
 
 
 def test_reset_behind_messages_is_found_without_anything_to_send() -> None:
-    assert uvloop.run(reset_behind_data(acknowledged=False)).ends[0].reason
+    assert uvloop.run(reset_behind_data(acknowledged=False)).ends[0].fault == ""

@@ -176,6 +176,8 @@ class FakeBroker:
         self.packets: list[tuple[int, bytes]] = []
         """Type and body of what came over the present connection."""
         self.suback: Iterable[int] = (1, 1, 1)
+        self.connack = b""
+        """What CONNECT is answered with; empty: that we take the client."""
         self._writer: asyncio.StreamWriter | None = None
         self._server: asyncio.Server | None = None
         self._served: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
@@ -238,16 +240,16 @@ class FakeBroker:
         task = asyncio.current_task()
         assert task is not None
         self._served[task] = writer
-        self._writer = writer
-        self.packets = packets = []
+        packets: list[tuple[int, bytes]] = []
         try:
             with suppress(asyncio.IncompleteReadError, OSError):
                 while True:
                     kind, body = await read_packet(reader)
                     packets.append((kind, body))
                     if kind == CONNECT:
+                        self._writer, self.packets = writer, packets  # one that says nothing is no client
                         self.connections += 1
-                        writer.write(packet(CONNACK, b"\0\0" + self._properties))
+                        writer.write(self.connack or packet(CONNACK, b"\0\0" + self._properties))
                     elif kind == SUBSCRIBE:
                         writer.write(packet(SUBACK, body[:2] + self._properties + bytes(self.suback)))
                     elif kind == UNSUBSCRIBE:

@@ -280,6 +280,7 @@ class MqttConnection:
             client.tls_set_context(tls)
         client.on_connect = self._on_connect
         client.on_refused = self._events.refused
+        client.may_read = lambda: self._reading
         client.on_disconnect = self._on_disconnect
         client.on_subscribe = self._on_reasons
         client.on_unsubscribe = self._on_reasons
@@ -361,13 +362,17 @@ class MqttConnection:
 
 
 class _Client(mqtt.Client):
-    """paho's client, which tells of every refusal.
+    """paho's client, which tells of every refusal, and reads what a broker has sent before its connection broke.
 
     paho keeps a refused protocol version to itself where it is not to reconnect, takes a CONNACK in the form of the
-    other version for no MQTT, and knows only some codes.
+    other version for no MQTT, and knows only some codes. And where it cannot write any more it closes the socket over
+    what lies there unread: messages that a killed broker has acknowledged to devices, and will not send again.
     """
 
     on_refused: Callable[[int, str], None] | None = None
+    may_read: Callable[[], bool] = staticmethod(lambda: False)
+    """Whether another message may be taken."""
+    _is_ending = False
 
     def _handle_connack(self) -> MQTTErrorCode:
         refused = refusal(bytes(self._in_packet["packet"]))
@@ -375,3 +380,15 @@ class _Client(mqtt.Client):
             return super()._handle_connack()
         self.on_refused(*refused)
         return MQTTErrorCode.MQTT_ERR_CONN_REFUSED
+
+    def _loop_rc_handle(self, rc: MQTTErrorCode) -> MQTTErrorCode:
+        if rc == MQTTErrorCode.MQTT_ERR_CONN_LOST and self._sock is not None:
+            if self._is_ending:  # an acknowledgement of what is being read, which finds the same end
+                return rc
+            self._is_ending = True
+            while self._sock is not None and self.may_read() and self._packet_read() == MQTTErrorCode.MQTT_ERR_SUCCESS:
+                pass
+            self._is_ending = False
+            if self._sock is None:
+                return rc
+        return super()._loop_rc_handle(rc)

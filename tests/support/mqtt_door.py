@@ -178,6 +178,9 @@ class FakeBroker:
         self.suback: Iterable[int] = (1, 1, 1)
         self.connack = b""
         """What CONNECT is answered with; empty: that we take the client."""
+        self.hangs_up = False
+        """CONNECT is answered by the end of the connection."""
+        self.hangs_up_at_subscribe = False
         self._writer: asyncio.StreamWriter | None = None
         self._server: asyncio.Server | None = None
         self._served: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
@@ -249,7 +252,11 @@ class FakeBroker:
                     if kind == CONNECT:
                         self._writer, self.packets = writer, packets  # one that says nothing is no client
                         self.connections += 1
+                        if self.hangs_up:
+                            return
                         writer.write(self.connack or packet(CONNACK, b"\0\0" + self._properties))
+                    elif kind == SUBSCRIBE and self.hangs_up_at_subscribe:
+                        return
                     elif kind == SUBSCRIBE:
                         writer.write(packet(SUBACK, body[:2] + self._properties + bytes(self.suback)))
                     elif kind == UNSUBSCRIBE:

@@ -34,9 +34,12 @@ class ClientIdConflict:
         """What is wrong until a connection lasts again; `lasts_s`: the present one, so far, or 0."""
         return "" if lasts_s > STEADY_S else self._problem
 
-    def subscribed(self, *, witness_open: bool) -> None:
-        """The broker has taken us back; `witness_open`: it has held the witness since before it ended the last one."""
-        if self._short:
+    def subscribed(self, *, witness_open: bool | None) -> None:
+        """The broker has taken us back; `witness_open`: it holds the witness that was open as it ended the last one.
+
+        None: there was no witness, which says nothing.
+        """
+        if self._short and witness_open is not None:
             self._singled_out = self._singled_out + 1 if witness_open else 0
 
     def ended(self, lasted_s: float, *, subscribed: bool, orderly: bool, code: int | None, taken_over: bool) -> str:

@@ -7,6 +7,8 @@ from contextlib import suppress
 
 LIFE_S = 40.0
 """It is closed then. Brokers give a connection that says nothing 10 s (HiveMQ) to 90 s (Mosquitto)."""
+YOUNG_S = 5.0
+"""An older one is replaced at the next connection, so that it outlives that."""
 CONNECT_S = 2.0
 
 
@@ -15,12 +17,19 @@ class Witness:
 
     def __init__(self, host: str, port: int) -> None:
         self._transport: asyncio.BaseTransport | None = None
+        self._began_s = asyncio.get_running_loop().time()
         self._opening = asyncio.create_task(self._open(host, port), name="mqtt-witness")
 
     @property
     def is_open(self) -> bool:
         """Whether the broker holds the connection."""
         return self._transport is not None and not self._transport.is_closing()
+
+    @property
+    def is_young(self) -> bool:
+        """Whether it is open, or being opened, and will be for a while."""
+        young = asyncio.get_running_loop().time() - self._began_s < YOUNG_S
+        return young and (self.is_open or not self._opening.done())
 
     def close(self) -> None:
         """Close it, or give up opening it."""
@@ -39,38 +48,37 @@ class Witness:
 
 
 class Witnesses:
-    """Those of the present connection and of the one before it."""
+    """The one that is held open at present, and whether it was open as a connection ended."""
 
     def __init__(self, host: str, port: int) -> None:
         self._host = host
         self._port = port
         self._present: Witness | None = None
-        self._before: Witness | None = None
+        self._at_end: Witness | None = None  # that was open as the connection before ended
 
     @property
-    def held(self) -> bool:
-        """Whether the broker holds the one of the connection before, which it has ended."""
-        return self._before is not None and self._before.is_open
+    def held(self) -> bool | None:
+        """Whether the broker still holds the one that was open as it ended the connection before; None: none was."""
+        return None if self._at_end is None else self._at_end.is_open
 
     def begin(self, *, wanted: bool) -> None:
         """A connection begins."""
-        self._forget_before()
-        self._before, self._present = self._present, Witness(self._host, self._port) if wanted else None
+        if not wanted:
+            self.close()
+        elif self._present is None or not self._present.is_young:
+            if self._present is not None and self._present is not self._at_end:
+                self._present.close()
+            self._present = Witness(self._host, self._port)
 
     def end(self) -> None:
         """The connection has ended: a witness that comes later has seen nothing."""
-        if self._present is not None and not self._present.is_open:
-            self._present.close()
-            self._present = None
+        if self._at_end is not None and self._at_end is not self._present:
+            self._at_end.close()
+        self._at_end = self._present if self._present is not None and self._present.is_open else None
 
     def close(self) -> None:
         """Close all."""
-        self._forget_before()
-        if self._present is not None:
-            self._present.close()
-        self._present = None
-
-    def _forget_before(self) -> None:
-        if self._before is not None:
-            self._before.close()
-        self._before = None
+        for witness in (self._present, self._at_end):
+            if witness is not None:
+                witness.close()
+        self._present = self._at_end = None

@@ -30,6 +30,8 @@ RATE_PER_S = 500
 BETWEEN_S = 3.0
 """Of load, before each end and after the last."""
 PASSWORD = "secret"
+AUTOSAVE_S = 6.0
+"""autosave_interval, and a second to notice and to save."""
 SHARED_GAP_S = 2.0
 """What a shared subscription may lose at each restart: what came in so many seconds, on a busy machine."""
 
@@ -166,3 +168,26 @@ def test_shared_subscription(
     for service in services:
         assert "mqtt_share_loses_messages" in service.log
         assert "another client" not in service.log
+
+
+@pytest.mark.soak
+def test_kill_while_the_bridge_is_away(broker: ShippedMosquitto, make_service: Callable[..., Service]) -> None:
+    """What came since the last save is lost, autosave_interval at most: nobody else has it."""
+    service = make_service(mqtt=broker.url, service__name="one")
+    devices, _ = register(service.database, 10, "steady")
+    sensors = [sensor for device in devices for sensor in device.sensors]
+    service.start()
+    broker.save()
+    assert service.stop() == 0
+    with SteadyPublisher(broker.port, sensors, RATE_PER_S, username="publisher", password=PASSWORD) as publisher:
+        time.sleep(4 * BETWEEN_S)  # the load; nothing to wait for
+        broker.end(signal.SIGKILL)
+        broker.start()
+        service.start()
+        publisher.stop()
+        wait_until(lambda: publisher.all_told, 60)
+        stored = _stored_once_quiet(service.database)
+    missing = publisher.told.keys() - stored
+    print("away", {"told": len(publisher.told), "missing": len(missing)})  # noqa: T201 - the report of make soak
+    assert len(missing) <= AUTOSAVE_S * RATE_PER_S
+    assert len(missing) < len(publisher.told) * 2 / 3

@@ -15,7 +15,7 @@ def taken_over(conflict: ClientIdConflict) -> str:
     return conflict.ended(3_600.0, subscribed=True, orderly=True, code=0x8E, taken_over=True)
 
 
-def rounds(conflict: ClientIdConflict, count: int, *, witness_open: bool) -> list[str]:
+def rounds(conflict: ClientIdConflict, count: int, *, witness_open: bool | None) -> list[str]:
     """Short connections, and what the witness of each says once the broker has taken us back."""
     said = []
     for _ in range(count):
@@ -44,6 +44,13 @@ def test_conflict_broker_that_restarts_again_and_again_is_none() -> None:
     conflict = ClientIdConflict("mine")
     assert not any(rounds(conflict, 100, witness_open=False))
     assert not conflict.contested(0.0)
+
+
+def test_conflict_without_a_witness_nothing_is_known() -> None:
+    conflict = ClientIdConflict("mine")
+    assert not any(rounds(conflict, 100, witness_open=None))
+    assert not any(rounds(conflict, SINGLED_OUT, witness_open=True))
+    assert short(conflict)
 
 
 def test_conflict_restart_in_between_begins_anew() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+
+from bridge.mqtt.connack import BrokerLimits
 
 CLOSED_EARLY = (
     "the broker hangs up before the session begins; is this its port for mqtt, or for mqtts (TLS)? "
@@ -146,6 +148,17 @@ def of_end(code: int | None, protocol: str, client_id: str, *, orderly: bool, el
     if code:
         return f"the broker ends the connection: {of_code(code, protocol, client_id, elsewhere)}"
     return "the connection ended: " + ("the broker closed it" if orderly else "it broke")
+
+
+def of_limits(limits: BrokerLimits, session_expiry_s: int) -> Iterator[str]:
+    """What the broker takes of us that costs readings."""
+    if limits.session_expiry_s is not None and limits.session_expiry_s < session_expiry_s:
+        yield (
+            f"the broker keeps our session for {limits.session_expiry_s} s, not {session_expiry_s} s "
+            "(mqtt.session_expiry_s): what comes while we are away for longer is lost"
+        )
+    if not limits.maximum_qos:
+        yield "the broker has QoS 0 alone: it keeps nothing while we are away, and loses messages without a word"
 
 
 _SUBSCRIBE_CODES = {

@@ -23,7 +23,7 @@ _OVERHEAD_BYTES = 16
 """Of PUBLISH beside topic and payload, at most: header 5, length of the topic 2, packet id 2, message expiry 6."""
 
 
-class Sender(Protocol):
+class PublishingConnection(Protocol):
     """A connection."""
 
     def publish(
@@ -35,12 +35,12 @@ class Publications:
     """Between `begin` and `end` of a connection."""
 
     def __init__(self) -> None:
-        self._connection: Sender | None = None
+        self._connection: PublishingConnection | None = None
         self._limits = BrokerLimits()
         self._quota = SendQuota()
         self._replies = PendingReplies()
 
-    def begin(self, connection: Sender, limits: BrokerLimits) -> None:
+    def begin(self, connection: PublishingConnection, limits: BrokerLimits) -> None:
         """The broker has taken us."""
         self._connection = connection
         self._limits = limits

@@ -275,6 +275,8 @@ class MqttSession:
         if self._connection is not None and self._apply(SessionEvent.ACCEPTED):
             self._publications.begin(self._connection, limits)
             log.info("mqtt_connected", broker=self.address, session_present=session_present)
+            for problem in diagnostics.of_limits(limits, self._settings.session_expiry_s):
+                log.warning("mqtt_broker_limit", broker=self.address, detail=problem)
             self._subscribe()
 
     def refused(self, code: int, elsewhere: str) -> None:

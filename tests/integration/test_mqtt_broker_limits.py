@@ -154,6 +154,15 @@ async def test_what_is_larger_than_the_broker_takes_is_not_sent(mqtt_log: MqttLo
     assert [entry["broker_takes"] for entry in mqtt_log.entries if entry["event"] == "mqtt_too_large"] == [200, 200]
 
 
+async def test_broker_that_keeps_the_session_for_less_is_told(mqtt_log: MqttLog) -> None:
+    async with FakeBroker("5") as broker:
+        broker.connack = connack(b"\x11" + struct.pack("!I", 3600))
+        async with open_door(broker.url, FakePipeline(), protocol="5") as door:
+            await until(lambda: door.connected)
+    (told,) = [entry["detail"] for entry in mqtt_log.entries if entry["event"] == "mqtt_broker_limit"]
+    assert "for 3600 s, not 604800 s" in told
+
+
 async def test_broker_with_qos_0_alone_gets_nothing_else() -> None:
     async with FakeBroker("5") as broker:
         broker.connack = connack(MAXIMUM_QOS_0)

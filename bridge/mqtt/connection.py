@@ -34,6 +34,8 @@ REFUSAL = 128
 NO_SUBSCRIBERS = 16
 SESSION_TAKEN_OVER = 0x8E
 _PROTOCOL_ERROR = 0x82
+NOT_MQTT = (ValueError, UnicodeDecodeError, msgspec.MsgspecError, MQTTException)
+"""What paho raises on packets that no broker should send."""
 
 
 class Will(msgspec.Struct, frozen=True):
@@ -235,8 +237,7 @@ class MqttConnection:
             self._client.loop_read()
             while self._reading and self._decrypted:
                 self._client.loop_read()
-        except (ValueError, UnicodeDecodeError, msgspec.MsgspecError, MQTTException) as error:
-            # paho raises on packets that no broker should send. Nothing of them can be settled.
+        except NOT_MQTT as error:  # nothing of it can be settled
             self.stop_reading()
             self._events.ended(ConnectionEnd(fault=str(error)))
 
@@ -386,8 +387,10 @@ class _Client(mqtt.Client):
             if self._is_ending:  # an acknowledgement of what is being read, which finds the same end
                 return rc
             self._is_ending = True
-            while self._sock is not None and self.may_read() and self._packet_read() == MQTTErrorCode.MQTT_ERR_SUCCESS:
-                pass
+            with suppress(*NOT_MQTT):
+                while self._sock is not None and self.may_read():
+                    if self._packet_read() != MQTTErrorCode.MQTT_ERR_SUCCESS:
+                        break
             self._is_ending = False
             if self._sock is None:
                 return rc

@@ -13,7 +13,7 @@ BENCH := $(VENV)/.has-bench
 CHECK := $(VENV)/.has-check
 DOCS := $(VENV)/.has-docs
 
-.PHONY: install demo test soak fleet chaos hostile bench check docs wheel fresh clean
+.PHONY: install demo test soak restarts fleet chaos hostile bench check docs wheel fresh clean
 
 install: $(DEMO)  ## only makes .venv, with what the demo needs
 
@@ -39,6 +39,10 @@ test: $(TEST)  ## everything, on real servers
 soak: $(TEST)  ## the long faults at full size: ten kills, two weeks offline, ...; about 45 minutes, prints figures
 	@scripts/servers
 	$(BIN)/python -m pytest -q -s -m soak tests/acceptance
+
+restarts: $(TEST)  ## Mosquitto killed and restarted ten times under load, plain and shared; MOSQUITTO=... names another; 4 minutes
+	@scripts/servers
+	$(BIN)/python -m pytest -q -s -m soak tests/acceptance/test_broker_restarts.py
 
 fleet: $(TEST)  ## 1,000 simulated devices for 5 minutes on Mosquitto: balanced books, flat memory
 	@scripts/servers

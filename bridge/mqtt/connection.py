@@ -17,11 +17,12 @@ from typing import Any, Protocol
 import msgspec
 import paho.mqtt.client as mqtt
 from paho.mqtt import MQTTException
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from bridge.mqtt.address import BrokerAddress
+from bridge.mqtt.connack import BrokerLimits, limits_of, refusal, server_reference
 from bridge.settings.mqtt import MqttSettings
 
 CONNECT_TIMEOUT_S = 10.0
@@ -31,30 +32,45 @@ _MAX_EXPIRY_S = 0xFFFF_FFFF
 REFUSAL = 128
 """MQTT 5, section 2.4: reason codes from here on are refusals."""
 NO_SUBSCRIBERS = 16
-SESSION_TAKEN_OVER = 142
+SESSION_TAKEN_OVER = 0x8E
+_PROTOCOL_ERROR = 0x82
+NOT_MQTT = (ValueError, UnicodeDecodeError, msgspec.MsgspecError, MQTTException)
+"""What paho raises on packets that no broker should send."""
 
 
 class Will(msgspec.Struct, frozen=True):
-    """What the broker publishes, retained, when it loses us."""
+    """What the broker publishes when it loses us."""
 
     topic: str
     payload: bytes
+    qos: int = 1  # Moquette keeps no retained message of QoS 0
+    retain: bool = True
 
 
 class ConnectionEnd(msgspec.Struct, frozen=True):
     """How a connection ended. `orderly`: the other end closed it, as opposed to a network that broke."""
 
-    reason: str
-    taken_over: bool = False  # the broker says that our client id has connected again (MQTT 5, section 3.14.2.1)
+    code: int | None = None  # of the broker's DISCONNECT (MQTT 5, section 3.14.2.1)
     orderly: bool = False
     tls: ssl.SSLError | None = None
+    elsewhere: str = ""  # Server Reference of the broker's DISCONNECT
+    fault: str = ""  # what the broker sent that is not MQTT
+
+    @property
+    def taken_over(self) -> bool:
+        """Whether the broker says that our client id has connected again."""
+        return self.code == SESSION_TAKEN_OVER
 
 
 class ConnectionEvents(Protocol):
     """Takes what happens on a connection, on the event loop. Implemented by the session."""
 
-    def accepted(self, session_present: bool, refusal: str) -> None:
-        """CONNACK; `refusal` is empty where the broker takes us."""
+    def accepted(self, session_present: bool, limits: BrokerLimits) -> None:
+        """CONNACK: the broker takes us."""
+        ...
+
+    def refused(self, code: int, elsewhere: str) -> None:
+        """CONNACK: it does not, with MQTT 5's reason code in either version, and its Server Reference."""
         ...
 
     def answered(self, mid: int, reasons: Sequence[int]) -> None:
@@ -141,9 +157,9 @@ class MqttConnection:
         """Wait until everything is written, or the socket is closed."""
         await self._drained.wait()
 
-    def subscribe(self, filters: Sequence[str]) -> int | None:
-        """At QoS 1: at 2, paho would confirm a message before it is handed to us."""
-        return self._client.subscribe([(each, 1) for each in filters])[1]
+    def subscribe(self, filters: Sequence[str], qos: int = 1) -> int | None:
+        """At QoS 1 at most: at 2, paho would confirm a message before it is handed to us."""
+        return self._client.subscribe([(each, qos) for each in filters])[1]
 
     def unsubscribe(self, filters: Sequence[str]) -> int | None:
         return self._client.unsubscribe(list(filters))[1]
@@ -221,10 +237,9 @@ class MqttConnection:
             self._client.loop_read()
             while self._reading and self._decrypted:
                 self._client.loop_read()
-        except (ValueError, UnicodeDecodeError, msgspec.MsgspecError, MQTTException) as error:
-            # paho raises on packets that no broker should send. Nothing of them can be settled.
+        except NOT_MQTT as error:  # nothing of it can be settled
             self.stop_reading()
-            self._events.ended(ConnectionEnd(f"the broker sent what is not MQTT: {error}"))
+            self._events.ended(ConnectionEnd(fault=str(error)))
 
     async def _keep_alive(self) -> None:
         """Look after the reader, see `_watch`, and run paho's timers.
@@ -249,7 +264,7 @@ class MqttConnection:
 
     def _make_client(self, client_id: str, tls: ssl.SSLContext | None, will: Will) -> mqtt.Client:
         v5 = self._settings.protocol == "5"
-        client = mqtt.Client(
+        client = _Client(
             CallbackAPIVersion.VERSION2,
             client_id=client_id,
             clean_session=None if v5 else False,
@@ -258,12 +273,15 @@ class MqttConnection:
             reconnect_on_failure=False,
         )
         client.connect_timeout = CONNECT_TIMEOUT_S
-        client.will_set(will.topic, will.payload, qos=0, retain=True)
+        client.will_set(will.topic, will.payload, qos=will.qos, retain=will.retain)
+        client.max_inflight_messages_set(0)  # none waits in paho: `send_quota` bounds them
         if self._address.username:
             client.username_pw_set(self._address.username, self._address.password)
         if tls is not None:
             client.tls_set_context(tls)
         client.on_connect = self._on_connect
+        client.on_refused = self._events.refused
+        client.may_read = lambda: self._reading
         client.on_disconnect = self._on_disconnect
         client.on_subscribe = self._on_reasons
         client.on_unsubscribe = self._on_reasons
@@ -318,8 +336,9 @@ class MqttConnection:
 
     # -- paho's callbacks, on the loop
 
-    def _on_connect(self, _client: Any, _userdata: Any, flags: Any, reason: Any, _properties: Any) -> None:
-        self._events.accepted(bool(flags.session_present), str(reason) if reason.is_failure else "")
+    def _on_connect(self, _client: Any, _userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
+        if not reason.is_failure:  # of a failure `_Client` tells
+            self._events.accepted(bool(flags.session_present), limits_of(properties))
 
     def _on_reasons(self, _client: Any, _userdata: Any, mid: int, reasons: Sequence[Any], _properties: Any) -> None:
         self._events.answered(mid, [reason.value for reason in reasons])
@@ -330,7 +349,49 @@ class MqttConnection:
     def _on_message(self, _client: Any, _userdata: Any, message: mqtt.MQTTMessage) -> None:
         self._events.message(message)
 
-    def _on_disconnect(self, _client: Any, _userdata: Any, flags: Any, reason: Any, _properties: Any) -> None:
+    def _on_disconnect(self, _client: Any, _userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
         said = bool(flags.is_disconnect_packet_from_server)
-        taken_over = said and reason.value == SESSION_TAKEN_OVER
-        self._events.ended(ConnectionEnd(str(reason), taken_over, said or self._orderly, self._alert))
+        self._events.ended(
+            ConnectionEnd(
+                reason.value if said else None,
+                said or self._orderly,
+                self._alert,
+                server_reference(properties),
+                fault="an unknown packet" if not said and reason.value == _PROTOCOL_ERROR else "",
+            )
+        )
+
+
+class _Client(mqtt.Client):
+    """paho's client, which tells of every refusal, and reads what a broker has sent before its connection broke.
+
+    paho keeps a refused protocol version to itself where it is not to reconnect, takes a CONNACK in the form of the
+    other version for no MQTT, and knows only some codes. And where it cannot write any more it closes the socket over
+    what lies there unread: messages that a killed broker has acknowledged to devices, and will not send again.
+    """
+
+    on_refused: Callable[[int, str], None] | None = None
+    may_read: Callable[[], bool] = staticmethod(lambda: False)
+    """Whether another message may be taken."""
+    _is_ending = False
+
+    def _handle_connack(self) -> MQTTErrorCode:
+        refused = refusal(bytes(self._in_packet["packet"]))
+        if refused is None or self.on_refused is None:
+            return super()._handle_connack()
+        self.on_refused(*refused)
+        return MQTTErrorCode.MQTT_ERR_CONN_REFUSED
+
+    def _loop_rc_handle(self, rc: MQTTErrorCode) -> MQTTErrorCode:
+        if rc == MQTTErrorCode.MQTT_ERR_CONN_LOST and self._sock is not None:
+            if self._is_ending:  # an acknowledgement of what is being read, which finds the same end
+                return rc
+            self._is_ending = True
+            with suppress(*NOT_MQTT):
+                while self._sock is not None and self.may_read():
+                    if self._packet_read() != MQTTErrorCode.MQTT_ERR_SUCCESS:
+                        break
+            self._is_ending = False
+            if self._sock is None:
+                return rc
+        return super()._loop_rc_handle(rc)

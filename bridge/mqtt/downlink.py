@@ -20,6 +20,7 @@ import structlog
 
 from bridge.errors import BridgeError, StoreUnavailable, Unavailable
 from bridge.mqtt.connection import NO_SUBSCRIBERS, REFUSAL
+from bridge.mqtt.publications import PACKET_TOO_LARGE
 from bridge.rate_limit import SlidingWindow, check
 from bridge.settings.service import CommandSettings
 from bridge.telemetry import Metrics
@@ -147,7 +148,8 @@ class Downlink:
             self._metrics.commands.labels("unreachable").inc()
             await self._record(self._commands.postpone(due.command_id, self._settings.retry_s))
         elif reason >= REFUSAL:
-            log.error("command_refused", topic=topic, reason=reason, advice="check the broker's ACL")
+            advice = "it is larger than the broker takes" if reason == PACKET_TOO_LARGE else "check the broker's ACL"
+            log.error("command_refused", topic=topic, reason=reason, advice=advice)
             await self._record(self._commands.postpone(due.command_id, self._settings.retry_s))
         else:
             self._metrics.commands.labels("published").inc()

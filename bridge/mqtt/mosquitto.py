@@ -34,6 +34,7 @@ MAX_BRIDGES = 50
 
 _BRIDGE_MAY = (
     "topic read #",
+    "topic read $SYS/broker/version",  # beside `#`, which has nothing of $SYS: see broker_version
     "topic write devices/+/rejected",
     "topic write devices/+/commands/+",
     "topic write bridge/+/status",
@@ -171,9 +172,9 @@ def _tls(layout: Layout) -> list[str]:
 def _limits(layout: Layout) -> list[str]:
     kept_where = ["persistence true", f"persistence_location {layout.data_folder}/"]
     return [
-        "# Sessions and messages outlive a restart; what a crash may lose is half a minute.",
+        "# Sessions and messages outlive a restart; a crash may lose what came in 5 s while the bridge was away.",
         *(() if layout.included else kept_where),
-        "autosave_interval 30",
+        "autosave_interval 5",
         "persistent_client_expiration 14d",
         "",
         "# What waits for the bridge while it is away. The default of 1,000 messages would drop the rest;",

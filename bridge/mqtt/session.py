@@ -15,7 +15,9 @@ messages, to the handler. A session that the broker has kept (it is persistent) 
 
 - What is subscribed is remembered in a `SubscriptionStore`, and filters that the settings no longer name are
   unsubscribed (`subscriptions`).
-- Of two processes with one client id one gives way (`client_id_conflict`).
+- Of two processes with one client id one gives way (`client_id_conflict`), on evidence that a `witness` gives.
+- What the broker takes of us (`connack`) is kept to by `publications`.
+- A broker that is known to lose messages of shared subscriptions is named in the log (`broker_version`).
 - While the handler holds as many messages as it may, no connection is made: the broker would send more.
 """
 
@@ -29,18 +31,22 @@ from contextlib import suppress
 from random import Random
 from typing import Any, Protocol
 
+import msgspec
 import structlog
 
 from bridge.errors import Unavailable
 from bridge.mqtt import diagnostics, status
 from bridge.mqtt.address import parse_address, tls_context
+from bridge.mqtt.broker_version import VERSION_TOPIC, BrokerVersion
 from bridge.mqtt.client_id_conflict import ClientIdConflict
+from bridge.mqtt.connack import QOS_NOT_SUPPORTED, RETAIN_NOT_SUPPORTED, BrokerLimits
 from bridge.mqtt.connection import REFUSAL, ConnectionEnd, MqttConnection
-from bridge.mqtt.pending_replies import PendingReplies
-from bridge.mqtt.reconnect_delay import ReconnectDelay
+from bridge.mqtt.publications import Publications
+from bridge.mqtt.reconnect_delay import How, ReconnectDelay
 from bridge.mqtt.session_state import SessionEvent, SessionState
 from bridge.mqtt.subscriptions import Subscriptions, SubscriptionStore
 from bridge.mqtt.watched_state import WatchedState
+from bridge.mqtt.witness import Witnesses
 from bridge.settings.mqtt import MqttSettings
 from bridge.telemetry import Metrics
 
@@ -93,12 +99,15 @@ class MqttSession:
         self._status_topic = status.topic_of(name)
         self._will = status.will(name)
         self._conflict = ClientIdConflict(client_id)
+        self._witnesses = Witnesses(self._address.host, self._address.port)
+        self._version = BrokerVersion(settings)
         self._state = WatchedState()
         self._connection: MqttConnection | None = None
-        self._opened_s = 0.0
+        self._opened_s = self._lasted_s = 0.0  # when the present connection began; how long the one before lasted
         self._delay = ReconnectDelay(settings, random)
+        self._how = How.REFUSED  # the connection before ended
         self._subscribe_id: int | None = None  # of the SUBSCRIBE that is not answered
-        self._replies = PendingReplies()
+        self._publications = Publications()
         self.problem = "not connected yet"
         """Why no messages come; empty when they do."""
 
@@ -144,6 +153,7 @@ class MqttSession:
                     case _:
                         await self._state.changes()
         finally:
+            self._witnesses.close()
             self._apply(SessionEvent.CLOSE)
 
     def pause(self) -> None:
@@ -155,7 +165,7 @@ class MqttSession:
         self.pause()
         connection = self._connection
         if connection is not None and self._state.present.has_connection:
-            self._publish_offline(connection)
+            self._publish_offline()
             try:
                 async with asyncio.timeout(deadline_s):
                     await connection.drain()
@@ -176,7 +186,7 @@ class MqttSession:
             self._connection.stop_reading()
         if before.has_connection and not after.has_connection:
             self._subscribe_id = None
-            self._replies.fail()
+            self._publications.end()
         self._metrics.mqtt_connected.set(after.publishes)
         return True
 
@@ -199,8 +209,8 @@ class MqttSession:
 
     async def _wait_before_connecting(self) -> None:
         self._metrics.mqtt_reconnects.inc()
-        lasted_s = time.monotonic() - self._opened_s
-        wait_s = self._delay.next_s(lasted_s, taken_over=self._state.present is SessionState.YIELDING)
+        taken_over = self._state.present is SessionState.YIELDING
+        wait_s = self._delay.next_s(self._lasted_s, How.TAKEN_OVER if taken_over else self._how)
         if not await self._state.changes(wait_s):
             self._apply(SessionEvent.WAITED)
 
@@ -211,11 +221,13 @@ class MqttSession:
             self._settings, self._address, self._client_id, self._tls, self._will, self
         )
         self._opened_s = time.monotonic()
+        self._witnesses.begin(wanted=self._conflict.wants_witness)
         try:
             await connection.open()
         except (OSError, ssl.SSLError) as error:
-            self._conflict.ended(0, subscribed=False, orderly=False, taken_over=False)
-            self._end_connection(diagnostics.of_connecting(error, self._address.host))
+            self._conflict.ended(0, subscribed=False, orderly=False, code=None, taken_over=False)
+            problem = diagnostics.of_connecting(error, self._address.host, self._settings.protocol)
+            self._end_connection(problem, How.REFUSED)
             return
         unsubscribing = asyncio.create_task(self._unsubscribe_stale(connection), name="mqtt-unsubscribe")
         try:
@@ -225,7 +237,7 @@ class MqttSession:
             with suppress(asyncio.CancelledError):
                 await unsubscribing
             if self._state.present is not SessionState.CLOSED:  # `close` has published it
-                self._publish_offline(connection)
+                self._publish_offline()
             await connection.close()
 
     async def _keep_subscribed(self) -> None:
@@ -247,24 +259,35 @@ class MqttSession:
         if packet_id is None:
             return
         with suppress(Unavailable):  # the connection ended: the next one asks again
-            await self._replies.wait(packet_id)
+            await self._publications.reply(packet_id)
             await self._subscriptions.drop_stale(STORE_RETRY_S)
             log.info("mqtt_unsubscribed", topics=stale)
 
-    def _publish_offline(self, connection: MqttConnection) -> None:
+    def _publish_offline(self) -> None:
         """Publish that we go: an orderly DISCONNECT takes the will back (MQTT-3.1.2-10)."""
-        if connection.connected:
-            connection.publish(self._status_topic, status.offline(self._now_us()), retain=True)
+        if self._connection is not None and self._connection.connected:
+            self._publications.publish_status(self._status_topic, status.offline(self._now_us()))
 
     # -- what the connection tells: see `ConnectionEvents`
 
-    def accepted(self, session_present: bool, refusal: str) -> None:
-        """CONNACK: subscribe, or give the reason for the end that follows."""
-        if refusal:
-            self._end_connection(diagnostics.of_refusal(refusal))
-        elif self._apply(SessionEvent.ACCEPTED):
+    def accepted(self, session_present: bool, limits: BrokerLimits) -> None:
+        """CONNACK: subscribe."""
+        if self._connection is not None and self._apply(SessionEvent.ACCEPTED):
+            self._publications.begin(self._connection, limits)
             log.info("mqtt_connected", broker=self.address, session_present=session_present)
+            for problem in diagnostics.of_limits(limits, self._settings.session_expiry_s):
+                log.warning("mqtt_broker_limit", broker=self.address, detail=problem)
             self._subscribe()
+
+    def refused(self, code: int, elsewhere: str) -> None:
+        """CONNACK: give the reason for the end that follows; what the broker does not take of our will goes."""
+        if code == RETAIN_NOT_SUPPORTED:
+            self._will = msgspec.structs.replace(self._will, retain=False)
+        elif code == QOS_NOT_SUPPORTED:
+            self._will = msgspec.structs.replace(self._will, qos=0)
+        self._conflict.ended(0, subscribed=False, orderly=False, code=code, taken_over=False)
+        problem = diagnostics.of_refusal(code, self._settings.protocol, self._client_id, elsewhere)
+        self._end_connection(problem, How.REFUSED)
 
     def _subscribe(self) -> None:
         connection = self._connection
@@ -281,42 +304,67 @@ class MqttSession:
             self._subscribe_id = None
             self._subscribed(reasons)
         else:
-            self._replies.answer(mid, reasons)
+            self._publications.answered(mid, reasons)
 
     def _subscribed(self, reasons: Sequence[int]) -> None:
-        refused = [each for each, reason in zip(self._filters, reasons, strict=False) if reason >= REFUSAL]
+        refused = [pair for pair in zip(self._filters, reasons, strict=False) if pair[1] >= REFUSAL]
         if refused:
-            self._report(f"the broker does not let us subscribe to {', '.join(refused)}; check its ACL")
+            self._report(diagnostics.of_subscription([each for each, _ in refused], refused[0][1]))
             self._apply(SessionEvent.SUBSCRIPTION_REFUSED)
         elif self._apply(SessionEvent.SUBSCRIBED) and self._connection is not None:
             self.problem = ""
-            self._connection.publish(self._status_topic, status.online(self._now_us()), retain=True)
+            self._conflict.subscribed(witness_open=self._witnesses.held)
+            self._publications.publish_status(self._status_topic, status.online(self._now_us()))
+            if self._version.is_wanted:
+                self._connection.subscribe([VERSION_TOPIC], 0)
 
     def message(self, message: Any) -> None:
         """A message, for the handler."""
-        self._handler.message(message)
+        if self._version.is_wanted and self._version.take(message) and self._connection is not None:
+            self._connection.unsubscribe([VERSION_TOPIC])
+        else:
+            self._handler.message(message)
 
-    def ended(self, how: ConnectionEnd) -> None:
+    def ended(self, end: ConnectionEnd) -> None:
         """The connection ended: report why, unless that is known already or is our own wish."""
         state = self._state.present
-        if state not in (SessionState.CONNECTING, SessionState.SUBSCRIBING, SessionState.SUBSCRIBED):
+        if not state.reads or state is SessionState.SUBSCRIPTION_REFUSED:
+            self._how = How.REFUSED
             self._apply(SessionEvent.ENDED)
             return
+        self._witnesses.end()
         lasted_s = time.monotonic() - self._opened_s
         conflict = self._conflict.ended(
-            lasted_s, subscribed=self.subscribed, orderly=how.orderly, taken_over=how.taken_over
+            lasted_s, subscribed=self.subscribed, orderly=end.orderly, code=end.code, taken_over=end.taken_over
         )
         if conflict:
             self._metrics.mqtt_taken_over.inc()
-            self._end_connection(conflict, SessionEvent.TAKEN_OVER)
-        elif self.subscribed and not how.tls:
-            self._end_connection(f"the connection ended: {how.reason}")
+            self._end_connection(conflict, How.TAKEN_OVER)
+        elif self.subscribed:
+            self._end_connection(self._problem_of(end, state), How.CLOSED if end.orderly else How.BROKEN)
         else:
-            self._end_connection(diagnostics.of_early_end(how.tls, tls_wanted=self._tls is not None))
+            self._end_connection(self._problem_of(end, state), How.REFUSED)
 
-    def _end_connection(self, problem: str, event: SessionEvent = SessionEvent.ENDED) -> None:
+    def _problem_of(self, end: ConnectionEnd, state: SessionState) -> str:
+        protocol = self._settings.protocol
+        if state is SessionState.CONNECTING:
+            if end.code:
+                return diagnostics.of_refusal(end.code, protocol, self._client_id, end.elsewhere)
+            return diagnostics.of_early_end(end.tls, protocol, tls_wanted=self._tls is not None, is_mqtt=not end.fault)
+        if end.tls is not None:
+            return diagnostics.of_alert(end.tls)
+        if end.fault:
+            return f"the broker sent what is not MQTT: {end.fault}"
+        if state is SessionState.SUBSCRIBING and not end.code:
+            return diagnostics.CLOSED_UNSUBSCRIBED
+        return diagnostics.of_end(end.code, protocol, self._client_id, orderly=end.orderly, elsewhere=end.elsewhere)
+
+    def _end_connection(self, problem: str, how: How) -> None:
         """Leave the present connection, which `run` closes, for a reason that is reported."""
+        event = SessionEvent.TAKEN_OVER if how is How.TAKEN_OVER else SessionEvent.ENDED
         if self._apply(event) and self._state.present is not SessionState.CLOSED:
+            self._how = how
+            self._lasted_s = time.monotonic() - self._opened_s
             self._report(problem)
 
     # -- what the handler and the owner ask
@@ -333,17 +381,15 @@ class MqttSession:
 
     def publish(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False) -> bool:
         """Send now or not at all: False while we are not connected."""
-        if self._connection is None or not self._state.present.publishes:
+        if not self._state.present.publishes:
             return False
-        self._connection.publish(topic, payload, qos=qos, retain=retain)
-        return True
+        return self._publications.publish(topic, payload, qos=qos, retain=retain)
 
     async def publish_confirmed(self, topic: str, payload: bytes, expiry_s: int) -> int:
         """Publish at QoS 1; the broker's reason code, 0 where it has it. Raises Unavailable where it is not known."""
-        if self._connection is None or not self.subscribed:
+        if not self.subscribed:
             raise Unavailable(self.problem or "the broker is away")
-        packet_id = self._connection.publish(topic, payload, qos=1, expiry_s=expiry_s)
-        return (await self._replies.wait(packet_id))[0]
+        return await self._publications.publish_confirmed(topic, payload, expiry_s)
 
     def stop_reading(self) -> None:
         """The handler has no capacity for more messages."""
@@ -359,4 +405,5 @@ class MqttSession:
 
     def reconnect(self, problem: str) -> None:
         """End this connection from our side; `run` makes the next."""
-        self._end_connection(problem)
+        self._publish_offline()
+        self._end_connection(problem, How.OURS)

@@ -148,16 +148,16 @@ class MqttSettings(Section):
     """MQTT 5: how long the broker keeps the session while we are away."""
     share: str = Field(default="", pattern=r"^[^/+#$]{0,100}$")
     """MQTT 5: group of processes that share one load ($share/<group>/…); empty: this process takes everything."""
-    takeover_wait_s: Positive = 300.0
-    """How long to stay away after another process has connected with our client id."""
+    takeover_wait_s: Positive = 15.0
+    """How long to stay away after another process has connected with our client id; spread by a quarter."""
     max_inflight: Count = 2_000
     """Messages held unacknowledged; beyond it nothing more is read from the broker."""
     max_inflight_bytes: Count = 33_554_432
     """Their size, likewise; what they decode to takes a few times as much."""
     max_payload_bytes: Count = 262_144
     """Largest message; a larger one goes to quarantine, cut."""
-    reconnect_min_s: Positive = 0.5
-    """First reconnect delay; doubles, with jitter."""
+    reconnect_min_s: Positive = 0.2
+    """First reconnect delay; doubles, with jitter. A broker that closes in order is tried within 0.2 s."""
     reconnect_max_s: Positive = 30.0
     """Longest reconnect delay."""
     topics: tuple[TopicFilter, ...] = Field(

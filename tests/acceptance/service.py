@@ -7,8 +7,11 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import httpx
 
 from tests.support.process import OwnProcess
 from tests.support.redis_process import free_port
@@ -85,6 +88,13 @@ class Service(OwnProcess):
             line = self._process.stdout.readline()
             if not line:
                 time.sleep(0.01)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it takes readings in, over every door that is open."""
+        with suppress(httpx.TransportError):
+            return not httpx.get(f"{self.http}/health/ready").json()["degraded"]
+        return False
 
     def command(self, *arguments: str, expect: int | None = 0) -> Any:
         """Run a command against the same servers with --json; its document."""

@@ -40,7 +40,7 @@ def test_contested_session_is_not_ready(mosquitto: MosquittoProcess, postgres_ur
                 break
         assert status == 503
         (problem,) = httpx.get(ready).json()["problems"]
-        assert problem.startswith("mqtt: the broker drops us soon after each connect")
+        assert problem.startswith("mqtt: the broker has closed our connection soon after each connect")
         assert "iot-bridge-north" in problem
         assert "iot_bridge_mqtt_contested 1.0" in httpx.get(f"{service.http}/metrics").text
         assert problem.removeprefix("mqtt: ") in service.log

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pytest
 
 from bridge.errors import StoreUnavailable
 from bridge.model.reading import Outcome
+from bridge.mqtt.client_id_conflict import SINGLED_OUT
 from tests.support.mqtt_door import (
     DEVICE,
     DISCONNECT,
@@ -215,6 +218,40 @@ async def test_process_that_was_taken_over_comes_back_when_the_other_is_gone(
         await until(lambda: one.connected, 20)
         if one.sample("mqtt_taken_over_total"):
             assert one.ingest.contested, "connected again, and not for long: the other may be back any moment"
+
+
+async def test_broker_that_restarts_again_and_again_is_no_other_process(
+    mosquitto: MosquittoProcess, protocol: str, mqtt_log: MqttLog
+) -> None:
+    async with open_door(mosquitto.url, FakePipeline(), protocol=protocol, takeover_wait_s=60) as door:
+        for _ in range(7):
+            await until(lambda: door.connected)
+            await asyncio.to_thread(mosquitto.stop)
+            await asyncio.to_thread(mosquitto.start)
+        await until(lambda: door.connected)
+        assert door.sample("mqtt_taken_over_total") == 0
+        assert not door.ingest.contested
+    assert not [error for error in mqtt_log.errors if "client id" in error]
+
+
+def ended(broker: FakeBroker, door: Door, count: int) -> bool:
+    return contested(door) or broker.connections > count
+
+
+async def test_broker_that_ends_our_connection_alone_is_told_with_what_was_seen(mqtt_log: MqttLog) -> None:
+    async with FakeBroker() as broker, open_door(broker.url, FakePipeline(), takeover_wait_s=60) as door:
+        while not contested(door):
+            count = broker.connections
+            await until(lambda: door.connected)
+            if count > 1:
+                await until(lambda: broker.open == 2)  # the session's, and a witness of it
+            broker.hang_up()
+            await until(partial(ended, broker, door, count))
+        assert broker.connections == SINGLED_OUT + 2
+        assert contested(door)
+        assert door.ingest.problem.startswith(
+            "the broker has closed our connection soon after each connect, 3 times in a row, and held another one"
+        )
 
 
 # -- the bridge's status

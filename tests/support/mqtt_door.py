@@ -10,7 +10,7 @@ import struct
 from collections.abc import AsyncIterator, Iterable, MutableMapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
@@ -156,6 +156,23 @@ async def open_door(
             await task
 
 
+class Published(NamedTuple):
+    """A PUBLISH of ours, as a broker got it."""
+
+    topic: str
+    qos: int
+    retain: bool
+    packet_id: int  # 0 at QoS 0
+
+    @classmethod
+    def of(cls, first: int, body: bytes) -> Published:
+        """Of the first byte of the packet and its body, in either version."""
+        (length,) = struct.unpack_from("!H", body)
+        qos = first >> 1 & 3
+        packet_id = struct.unpack_from("!H", body, 2 + length)[0] if qos else 0
+        return cls(body[2 : 2 + length].decode(), qos, bool(first & 1), packet_id)
+
+
 class FakeBroker:
     """A broker for one client at a time: accepts it, notes what it sends, and sends what it is told.
 
@@ -175,7 +192,14 @@ class FakeBroker:
         self.connections = 0
         self.packets: list[tuple[int, bytes]] = []
         """Type and body of what came over the present connection."""
+        self.published: list[Published] = []
+        """What was published over the present connection. Nothing of it is acknowledged: see `puback`."""
         self.suback: Iterable[int] = (1, 1, 1)
+        self.connack = b""
+        """What CONNECT is answered with; empty: that we take the client."""
+        self.hangs_up = False
+        """CONNECT is answered by the end of the connection."""
+        self.hangs_up_at_subscribe = False
         self._writer: asyncio.StreamWriter | None = None
         self._server: asyncio.Server | None = None
         self._served: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
@@ -229,6 +253,10 @@ class FakeBroker:
         """A message; at QoS 1 where it has a packet id."""
         self.send(publication(topic, payload, mid=mid, dup=dup, retain=retain))
 
+    def puback(self, packet_id: int) -> None:
+        """Acknowledge a publication of ours."""
+        self.send(packet(PUBACK, struct.pack("!H", packet_id)))
+
     def hang_up(self) -> None:
         """End the present connection in order."""
         assert self._writer is not None
@@ -238,16 +266,25 @@ class FakeBroker:
         task = asyncio.current_task()
         assert task is not None
         self._served[task] = writer
-        self._writer = writer
-        self.packets = packets = []
+        packets: list[tuple[int, bytes]] = []
+        published: list[Published] = []
         try:
             with suppress(asyncio.IncompleteReadError, OSError):
                 while True:
-                    kind, body = await read_packet(reader)
+                    first, body = await _read_raw(reader)
+                    kind = first >> 4
                     packets.append((kind, body))
                     if kind == CONNECT:
+                        # One that says nothing is no client.
+                        self._writer, self.packets, self.published = writer, packets, published
                         self.connections += 1
-                        writer.write(packet(CONNACK, b"\0\0" + self._properties))
+                        if self.hangs_up:
+                            return
+                        writer.write(self.connack or packet(CONNACK, b"\0\0" + self._properties))
+                    elif kind == PUBLISH:
+                        published.append(Published.of(first, body))
+                    elif kind == SUBSCRIBE and self.hangs_up_at_subscribe:
+                        return
                     elif kind == SUBSCRIBE:
                         writer.write(packet(SUBACK, body[:2] + self._properties + bytes(self.suback)))
                     elif kind == UNSUBSCRIBE:
@@ -279,14 +316,19 @@ def publication(topic: str | bytes, payload: bytes, *, mid: int = 0, dup: bool =
 
 async def read_packet(reader: asyncio.StreamReader) -> tuple[int, bytes]:
     """Type and body of the next packet. Raises IncompleteReadError."""
-    kind = (await reader.readexactly(1))[0] >> 4
+    first, body = await _read_raw(reader)
+    return first >> 4, body
+
+
+async def _read_raw(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+    first = (await reader.readexactly(1))[0]
     length = 0
     for shift in itertools.count(0, 7):
         byte = (await reader.readexactly(1))[0]
         length |= (byte & 127) << shift
         if not byte & 128:
             break
-    return kind, await reader.readexactly(length)
+    return first, await reader.readexactly(length)
 
 
 class Device:

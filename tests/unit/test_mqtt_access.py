@@ -71,7 +71,7 @@ def test_mosquitto_hash_is_of_the_form_that_mosquitto_writes() -> None:
 def test_acl_lists_accounts_and_the_same_patterns_for_all_devices() -> None:
     users = [User("hub", "bridge", "$7$a"), User("weather", "publisher", "$7$b"), User(DEVICE, "device", "$7$c")]
     text = acl(users)
-    assert "user hub\ntopic read #\n" in text
+    assert "user hub\ntopic read #\ntopic read $SYS/broker/version\n" in text
     assert "user weather\ntopic write iot/sensors/+/readings\n" in text
     patterns = [line for line in text.splitlines() if line.startswith("pattern")]
     assert patterns == [

@@ -4,7 +4,7 @@ from bridge.store.migrate import run_sql_file
 
 revision = "0019"
 down_revision = "0018"
-functions = "12d7c8e8c5904af5"
+functions = "e968559053703ea5"
 
 
 def upgrade() -> None:

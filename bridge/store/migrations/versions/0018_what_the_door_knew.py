@@ -4,7 +4,7 @@ from bridge.store.migrate import run_sql_file
 
 revision = "0018"
 down_revision = "0017"
-functions = "0dbbc235859aa7b1"
+functions = "23a98c769372334d"
 
 
 def upgrade() -> None:

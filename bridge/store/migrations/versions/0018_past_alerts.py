@@ -4,7 +4,7 @@ from bridge.store.migrate import run_sql_file
 
 revision = "0018"
 down_revision = "0017"
-functions = "e45b123d610d7bf9"
+functions = "b2226b5c975320a7"
 
 
 def upgrade() -> None:

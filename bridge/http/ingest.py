@@ -163,8 +163,8 @@ class Ingest:
 def _refuse_if_all_conflict(receipts: Sequence[Receipt]) -> None:
     """Raise Problem 422 where an Idempotency-Key came with another body, of which nothing is what it was before.
 
-    A body that has grown, or lost some readings, is answered 200: firmware must not be trapped with it. What conflicts is
-    in quarantine either way.
+    A body that has grown, or lost some readings, is answered 200: firmware must not be trapped with it. What conflicts
+    is in quarantine either way.
     """
     if receipts and all(receipt.code == Code.CONFLICTING_IDENTITY for receipt in receipts):
         told = f"this Idempotency-Key came with another body before: {receipts[0].detail}"

@@ -326,7 +326,7 @@ class CommitResult(msgspec.Struct, frozen=True):
     depends_on: Sequence[tuple[int, int]] = ()  # (instance, outbox id) of others that must be published first
     instance: int = 0  # whose outbox row it is, where that can change
     thinned: Sequence[str] = ()  # codes of quarantined rows whose bytes are not kept, one for each
-    refusals: Mapping[int, tuple[Code, str]] = {}  # code and detail, by place, of each QUARANTINED
+    rejected: Mapping[int, tuple[Code, str]] = {}  # code and detail, by place, of each QUARANTINED
     stored_ts_us: Sequence[int] = ()  # of readings: where some are not stored at their own time
 
 

@@ -185,7 +185,7 @@ class BatchWriter:
         if rows:
             self._metrics.batch_size.observe(len(rows))
         self._publish(readings, committed)
-        if committed.refusals:
+        if committed.rejected:
             rows = self._set_refused_apart(rows, committed)
         self._enter_receipts(rows, committed)
 
@@ -199,7 +199,7 @@ class BatchWriter:
                 settled.append(row)
                 continue
             place += 1
-            refusal = committed.refusals.get(place)
+            refusal = committed.rejected.get(place)
             if refusal is None:
                 settled.append(row)
             else:
@@ -241,7 +241,7 @@ class BatchWriter:
     def _enter_receipts(self, rows: Sequence[BatchRow], committed: CommitResult) -> None:
         """Enter a receipt for each row, and count them."""
         outcomes = iter(committed.outcomes)
-        if committed.refusals:  # their rows are not among these
+        if committed.rejected:  # their rows are not among these
             outcomes = iter([outcome for outcome in committed.outcomes if outcome != Outcome.QUARANTINED])
         settled: Counter[tuple[str, Outcome]] = Counter()
         for row in rows:

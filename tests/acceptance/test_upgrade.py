@@ -118,7 +118,7 @@ def signatures(connection: Connection) -> set[str]:
 def is_kept(former: str, present: set[str]) -> bool:
     """Whether a function is there as it was; a contract with other systems may have columns more, at its end."""
     if former.startswith("sp_"):
-        return any(signature.startswith(former.replace(") TABLE", ")")) for signature in present)
+        return any(signature.startswith(former.removesuffix(") record")) for signature in present)
     return former in present
 
 

@@ -4,7 +4,7 @@ taken for something else, and nothing of theirs is lost.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 
 import psycopg
 import pytest
@@ -38,8 +38,9 @@ V2 = """
         %(device_ids)s::bigint[], %(sensor_ids)s::bigint[], %(values)s::double precision[], %(ts_us)s::bigint[],
         %(sequences)s::bigint[], %(received_us)s::bigint[], %(device_time)s::boolean[], %(keys)s::text[],
         %(fresh)s::boolean[], %(redelivered)s::boolean[], %(sources)s::text[], %(gateways)s::text[],
-        %(q_codes)s::text[], %(q_details)s::text[], %(q_payloads)b::bytea[], %(q_sources)s::text[], %(q_topics)s::text[],
-        %(q_gateways)s::text[], %(q_device_ids)s::bigint[], %(q_device_uuids)s::uuid[], %(q_indexes)s::integer[],
+        %(q_codes)s::text[], %(q_details)s::text[], %(q_payloads)b::bytea[], %(q_sources)s::text[],
+        %(q_topics)s::text[], %(q_gateways)s::text[], %(q_device_ids)s::bigint[], %(q_device_uuids)s::uuid[],
+        %(q_indexes)s::integer[],
         %(q_received_us)s::bigint[], %(q_identities)s::text[],
         %(l_device_ids)s::bigint[], %(l_sources)s::text[], %(l_received)s::bigint[], %(l_returned)s::bigint[],
         %(published)s::bigint[],
@@ -78,8 +79,8 @@ def plant(postgres_url: str) -> Iterator[Plant]:
 
 
 @pytest.fixture
-async def store(plant: Plant) -> AsyncIterator[FormerStore]:
-    yield FormerStore(plant.connection)
+def store(plant: Plant) -> FormerStore:
+    return FormerStore(plant.connection)
 
 
 def reading(plant: Plant, value: float, second: float = 0, **columns: object) -> Reading:

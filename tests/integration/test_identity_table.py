@@ -1,6 +1,7 @@
-"""The table of identities (docs/time.md, decision 26), written down once more in Python, held against the procedures.
+"""The table of identities (decision 26), written down once more in Python, held against the procedures.
 
-The model knows rows of one sensor, and keys, and says of each reading in order what becomes of it and where it is stored.
+The model knows the rows of one sensor, and keys, and says of each reading in order what becomes of it, and where it is
+stored.
 """
 
 from __future__ import annotations

@@ -10,10 +10,10 @@ import psycopg
 import pytest
 
 from bridge.errors import InstanceExpired, StoreUnavailable
-from bridge.model.reading import Batch, LedgerLine, Reading, Source
+from bridge.model.reading import Batch, Code, LedgerLine, Outcome, Reading, Source, TsQuality
 from bridge.settings.stores import DatabaseSettings
 from bridge.store.postgres import PostgresStore
-from tests.support.plant import Plant, connect
+from tests.support.plant import Plant, at, connect, us
 from tests.support.servers import PostgresServer, TcpProxy, until
 
 NOW_US = 1_769_594_400_000_000
@@ -48,6 +48,42 @@ def plant(postgres_url: str) -> Iterator[Plant]:
 def batch(plant: Plant, number: int) -> Batch:
     reading = Reading(plant.sensor, 20.0, NOW_US + number, NOW_US, plant.device, "temperature", Source.HTTP)
     return Batch(number, [reading], ledger=[LedgerLine(plant.device, Source.HTTP, number, 0)])
+
+
+async def test_store_says_what_it_refuses_and_where_it_has_stored(store: PostgresStore, plant: Plant) -> None:
+    def of(value: float, second: float = 0, sequence: int | None = None) -> Reading:
+        return Reading(
+            plant.sensor, value, us(second), us(0), plant.device, "temperature", Source.HTTP, sequence=sequence
+        )
+
+    await store.write(Batch(1, [of(1.0), of(1.0, 5, 7)]))
+    committed = await store.write(Batch(2, [of(2.0), of(1.0), of(2.0, 5, 7), of(9.0, 9)]))
+    assert list(committed.outcomes) == [Outcome.STORED, Outcome.DUPLICATE, Outcome.QUARANTINED, Outcome.STORED]
+    assert committed.rejected == {
+        2: (
+            Code.CONFLICTING_IDENTITY,
+            "at 2026-03-01T12:00:05.000000Z with sequence 7 there is 1, not 2",
+        )
+    }
+    assert list(committed.stored_ts_us) == [us(0) + 1, us(0), us(5), us(9)]
+    assert (await store.write(Batch(3, [of(3.0, 20)]))).stored_ts_us == ()
+    assert plant.all("SELECT * FROM quarantine") == [], "the pipeline keeps it, with its bytes"
+
+
+async def test_store_keeps_whose_clock_a_time_is(store: PostgresStore, plant: Plant) -> None:
+    readings = [
+        Reading(
+            plant.sensor, 1.0, us(n), us(n), plant.device, "temperature", Source.MQTT, ts_quality=quality, key=f"k{n}"
+        )
+        for n, quality in enumerate(TsQuality)
+    ]
+    await store.write(Batch(1, readings))
+    rows = plant.all('SELECT clock, device_timestamp FROM sensor_readings ORDER BY "timestamp"')
+    assert [(row["clock"], row["device_timestamp"]) for row in rows] == [
+        ("device", at(0)),
+        ("gateway", None),
+        ("server", None),
+    ]
 
 
 async def written(store: PostgresStore, wanted: Batch) -> float:

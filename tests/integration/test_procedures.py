@@ -133,7 +133,7 @@ def test_a_first_delivery_with_a_known_key_is_another_reading(plant: Plant) -> N
 
 
 def test_other_value_at_one_time_is_another_reading(plant: Plant) -> None:
-    """A clock of seconds. Tasmota sends the power of one second twice: 19 W, then 1830 W (cases/tasmota_energy_same_second)."""
+    """A clock of seconds: Tasmota says of one second first 19 W, then 1830 W."""
     assert plant.store(19.0, 0).inserted
     assert plant.store(1830.0, 0).inserted
     assert plant.store(19.0, 0).code is plant.store(1830.0, 0).code is None
@@ -223,6 +223,12 @@ def test_key_says_nothing_where_the_device_gave_a_time(plant: Plant) -> None:
     assert plant.store(20.0, 0, key="k").inserted
     assert plant.store(21.0, 1, key="k").inserted
     assert outbox(plant)[-1]["keys"] in (None, [None])
+
+
+def test_key_of_a_batch_counts_where_nothing_is_said_of_whose_time_it_is(plant: Plant) -> None:
+    given = {"sensors": [plant.sensor], "values": [20.0], "received_us": None, "keys": [f"{plant.device}/k"]}
+    assert plant.one(BATCH, ts_us=[us(0)], **given)["outcomes"] == [0]
+    assert plant.one(BATCH, ts_us=[us(9)], **given)["outcomes"] == [1]
 
 
 def test_readings_without_time_and_key_are_always_new(plant: Plant) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
 from random import Random
 from threading import Barrier
 
 import pytest
 
-from tests.support.plant import BATCH, Connection, Plant, connect, us
+from tests.support.plant import BATCH, START, Connection, Plant, at, connect, us
 from tests.support.servers import PostgresServer, wait_until
 
 ROUNDS = 300
@@ -18,6 +19,11 @@ LOCK_NEW_SENSOR = "INSERT INTO sensor_readings_latest (sensor_id) VALUES (%(sens
 LOCK_KEY = "INSERT INTO ingest_event_keys (key, seen_at) VALUES (%(key)s, now())"
 LOCK_DEVICE = "SELECT 1 FROM devices WHERE id = %(device)s FOR UPDATE"
 LOCK_LEDGER = "SELECT 1 FROM ingest_ledger WHERE device_id = %(device)s FOR UPDATE"
+
+
+def us_after(moment: datetime) -> int:
+    """Microseconds after START."""
+    return (moment - START) // timedelta(microseconds=1)
 
 
 def batch_of(sensors: list[int], keys: list[str] | None = None, after_s: float = 0.0) -> dict[str, object]:
@@ -72,6 +78,31 @@ def test_a_batch_passes_over_a_device_whose_row_somebody_holds(connection: Conne
         assert plant.seen() == ("offline", None)
     assert plant.store(1.0, 1).inserted
     assert plant.seen()[0] == "online"
+
+
+def test_values_of_one_moment_sent_at_once_are_all_stored_and_sent_again_none(
+    connection: Connection, database: str
+) -> None:
+    """Sessions wait for each other before they look for a free microsecond."""
+    plant = Plant(connection)
+    given = [float(n) for n in range(60)]
+
+    def send(mine: list[float]) -> int:
+        with connect(database) as own:
+            twin = plant.seen_by(own)
+            return sum(outcome == 0 for value in mine for outcome in twin.batch((value, 0), (value, 0))["outcomes"])
+
+    with ThreadPoolExecutor(3) as threads:
+        for expected in (len(given), 0):
+            # Each value by two of the three.
+            parts = [given[:40], given[20:], given[:20] + given[40:]]
+            assert sum(threads.map(send, parts)) == expected
+    assert sorted(plant.values) == given
+    rows = plant.all(
+        'SELECT "timestamp", device_timestamp FROM sensor_readings WHERE sensor_id = %(id)s', id=plant.sensor
+    )
+    assert {row["device_timestamp"] for row in rows} == {at(0)}
+    assert {us_after(row["timestamp"]) for row in rows} == set(range(60))
 
 
 @pytest.mark.parametrize(

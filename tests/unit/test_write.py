@@ -39,12 +39,12 @@ class Store:
         if self.refuses(batch):
             raise StoreRefused(SECRET)
         self.batches.append(batch)
-        refusals = {
+        rejected = {
             place: (Code.CONFLICTING_IDENTITY, f"there is {r.value - 1:g}, not {r.value:g}")
             for place, r in enumerate(batch.readings)
             if r.value in CONFLICTS
         }
-        outcomes = [2 if place in refusals else 0 for place in range(len(batch.readings))]
+        outcomes = [2 if place in rejected else 0 for place in range(len(batch.readings))]
         stored_ts_us = [r.ts_us + (r.value == MOVED) for r in batch.readings]
         is_any_moved = any(r.value == MOVED for r in batch.readings)
         return CommitResult(
@@ -52,7 +52,7 @@ class Store:
             [0] * len(outcomes),
             NOW_US,
             self.calls if 0 in outcomes else None,
-            refusals=refusals,
+            rejected=rejected,
             stored_ts_us=stored_ts_us if is_any_moved else (),
         )
 

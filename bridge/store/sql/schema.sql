@@ -90,6 +90,12 @@ CREATE FUNCTION public.former_alert_events(p_events jsonb) RETURNS jsonb
 CREATE FUNCTION public.former_clocks(p_device_time boolean[], p_keys text[], p_gateways text[]) RETURNS text[]
     LANGUAGE sql STABLE;  -- functions/former_clocks.sql
 
+CREATE FUNCTION public.former_sp_insert_reading(p_sensor_id bigint, p_value double precision, p_device_timestamp timestamp with time zone DEFAULT NULL::timestamp with time zone, p_sequence bigint DEFAULT NULL::bigint, p_received_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_key text DEFAULT NULL::text, p_fresh boolean DEFAULT true, p_redelivered boolean DEFAULT true, OUT inserted boolean, OUT class text, OUT alerts jsonb) RETURNS record
+    LANGUAGE plpgsql;  -- functions/former_sp_insert_reading.sql
+
+CREATE FUNCTION public.former_sp_insert_readings(p_sensor_ids bigint[], p_values double precision[], p_ts_us bigint[], p_sequences bigint[] DEFAULT NULL::bigint[], p_received_us bigint[] DEFAULT NULL::bigint[], p_device_time boolean[] DEFAULT NULL::boolean[], p_keys text[] DEFAULT NULL::text[], p_fresh boolean[] DEFAULT NULL::boolean[], p_redelivered boolean[] DEFAULT NULL::boolean[], p_sources text[] DEFAULT NULL::text[], p_gateways text[] DEFAULT NULL::text[], p_instance integer DEFAULT 0, OUT outcomes smallint[], OUT classes smallint[], OUT stored_us bigint, OUT outbox_id bigint, OUT alerts jsonb, OUT after_instance integer[], OUT after_outbox bigint[]) RETURNS record
+    LANGUAGE plpgsql;  -- functions/former_sp_insert_readings.sql
+
 CREATE FUNCTION public.from_us(p_us bigint) RETURNS timestamp with time zone
     LANGUAGE sql STABLE;  -- functions/from_us.sql
 

@@ -4,7 +4,7 @@ from bridge.store.migrate import run_sql_file
 
 revision = "0017"
 down_revision = "0016"
-functions = "919c471a618516df"
+functions = "35ef2da7e380c4f5"
 
 
 def upgrade() -> None:

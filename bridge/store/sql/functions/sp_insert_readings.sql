@@ -8,7 +8,7 @@ CREATE OR REPLACE FUNCTION sp_insert_readings(
     p_ts_us        bigint[],
     p_sequences    bigint[] DEFAULT NULL,
     p_received_us  bigint[] DEFAULT NULL,
-    p_device_time  boolean[] DEFAULT NULL,  -- whether ts is the device's own
+    p_device_time  boolean[] DEFAULT NULL,  -- whether ts is the device's own; NULL: where there is no key
     p_keys         text[] DEFAULT NULL,
     p_fresh        boolean[] DEFAULT NULL,  -- false: says nothing of the device being alive
     p_redelivered  boolean[] DEFAULT NULL,  -- false: a known key belongs to an older reading
@@ -29,8 +29,9 @@ CREATE OR REPLACE FUNCTION sp_insert_readings(
 BEGIN
     SELECT * INTO outcomes, classes, stored_us, outbox_id, alerts, after_instance, after_outbox, codes, details, stored_ts_us
     FROM store_readings_v2(p_sensor_ids, p_values, p_ts_us, p_sequences, p_received_us,
-                           CASE WHEN p_device_time IS NOT NULL THEN
-                               (SELECT array_agg(CASE WHEN d.own THEN 'device' WHEN NOT d.own THEN 'server' END ORDER BY d.ord)
-                                FROM unnest(p_device_time) WITH ORDINALITY AS d (own, ord)) END,
+                           CASE WHEN p_device_time IS NOT NULL OR p_keys IS NOT NULL THEN
+                               (SELECT array_agg(CASE WHEN coalesce(d.own, d.key IS NULL) THEN 'device' ELSE 'server' END
+                                                 ORDER BY d.ord)
+                                FROM unnest(p_device_time, p_keys) WITH ORDINALITY AS d (own, key, ord)) END,
                            p_keys, p_fresh, p_redelivered, p_sources, p_gateways, p_instance, 300000000);
 END $body$;

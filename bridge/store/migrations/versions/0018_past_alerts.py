@@ -4,7 +4,7 @@ from bridge.store.migrate import run_sql_file
 
 revision = "0018"
 down_revision = "0017"
-functions = "6e5b6772aed3b545"
+functions = "b582564fd35e0aeb"
 
 
 def upgrade() -> None:

@@ -48,7 +48,9 @@ class _Schema(BaseModel):
 class _Times(_Schema):
     """Of several times the first counts."""
 
-    sensor_ts: Moment = Field(default=None, description="When it was measured, 1900 to 2200: Unix seconds; wins over ts")
+    sensor_ts: Moment = Field(
+        default=None, description="When it was measured (1900 to 2200): Unix seconds; wins over ts"
+    )
     ts: Moment = Field(default=None, description="The same, ISO 8601; wins over timestamp")
     timestamp: Moment = Field(default=None, description="The same, ISO 8601")
 

@@ -4,7 +4,7 @@ from bridge.store.migrate import run_sql_file
 
 revision = "0019"
 down_revision = "0018"
-functions = "e968559053703ea5"
+functions = "7c6aff0ece11198e"
 
 
 def upgrade() -> None:

@@ -71,6 +71,11 @@ BEGIN
             outcomes[r.places[i]] := 2; codes[r.places[i]] := r.codes[i]; details[r.places[i]] := r.details[i];
         END LOOP;
     END IF;
+    IF p_instance = 0 THEN
+        -- Received in the future: the device would be alive, and its sensors heard, until then.
+        SELECT array_agg(least(i.us, stored_us) ORDER BY i.ord) INTO p_received_us
+        FROM unnest(p_received_us) WITH ORDINALITY AS i (us, ord);
+    END IF;
 
     INSERT INTO sensor_readings_latest (sensor_id)
     SELECT DISTINCT s FROM unnest(p_sensor_ids) s

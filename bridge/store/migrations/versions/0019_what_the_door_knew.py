@@ -4,7 +4,7 @@ from bridge.store.migrate import run_sql_file
 
 revision = "0019"
 down_revision = "0018"
-functions = "7c6aff0ece11198e"
+functions = "2b96778be0646cac"
 
 
 def upgrade() -> None:

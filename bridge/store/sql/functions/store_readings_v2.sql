@@ -199,7 +199,10 @@ BEGIN
     SELECT (SELECT array_agg(CASE WHEN j.threshold_id IS NOT NULL THEN 2 WHEN j.delta_id IS NOT NULL THEN 1 ELSE 0 END::smallint
                              ORDER BY i.ord)
             FROM input i LEFT JOIN judged j USING (ord)),
-           (SELECT array_agg((j.ord, j.sensor_id, j.device_id, j.value, j.ts_us, j.late, j.prev_value, j.prev_us,
+           -- What a reading ahead of now raises and resolves, it does now: else an alert would be over before it begins, and
+           -- a cool-down last until then. The time since the reading before stays.
+           (SELECT array_agg((j.ord, j.sensor_id, j.device_id, j.value, least(j.ts_us, v_now_us), j.late, j.prev_value,
+                              j.prev_us - greatest(j.ts_us - v_now_us, 0),
                               j.operational_state, j.valid_readings_count, j.min_readings_for_normal,
                               j.threshold_id, j.severity, j.delta_id)::reading_step ORDER BY j.sensor_id, j.ord)
             FROM judged j JOIN restless USING (sensor_id)),

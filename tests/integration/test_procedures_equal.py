@@ -5,8 +5,8 @@ those batches through `sp_insert_reading_and_check_threshold`. Afterwards all th
 compared, with ids replaced by places in the fleet. Few sensors, few moments and few values make
 duplicates, conflicts, ties and late readings common.
 
-What is judged by now is judged at two moments, one for each copy: a time of now is compared as such, and a slope from it is
-not compared.
+What is judged by now is judged at two moments, one for each copy: a time of now is compared as such, and a slope
+from it is not compared.
 """
 
 from __future__ import annotations

@@ -230,6 +230,10 @@ FROM (SELECT id FROM quarantine WHERE id = ANY (%(ids)s::bigint[]) ORDER BY id F
 -- name: drop_quarantine
 SELECT drop_quarantine_v1(%(ids)s::bigint[]) AS dropped
 
+-- name: find_deleted_device
+SELECT device_id FROM device_tombstones WHERE device_uuid = %(uuid)s::uuid OR device_id = %(id)s::bigint
+ORDER BY device_id DESC LIMIT 1
+
 -- name: ledger
 -- pending: received by a living process and not settled yet.
 SELECT l.device_id, coalesce(d.device_uuid, t.device_uuid)::text AS device_uuid, coalesce(d.name, t.name) AS name,

@@ -74,8 +74,9 @@ class UplinkRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     payload: bytes = b""  # Base64 in JSON
     topic: str = ""
     index: Annotated[int, Meta(ge=0, le=(1 << 31) - 1)] = 0
-    key: Identity | None = None  # of something quarantined, as `whole`: see `DoorFacts`
+    key: Identity | None = None  # of something quarantined, as `whole` and `in_unit`: see `DoorFacts`
     whole: bool | None = None
+    in_unit: bool = False
 
 
 class GatewayLedger(msgspec.Struct, frozen=True):
@@ -205,6 +206,7 @@ def delivery_of(
             redelivered=record.redelivered,
             retained=not record.updates_liveness,
             index=record.index,
+            in_unit=record.in_unit,
         )
         packet, identity = Packet((), (_rejection(record, record.code, devices),)), f"q-{gateway}-{epoch}-{record.id}"
         topic, payload = record.topic[:MAX_TOPIC], record.payload

@@ -11,10 +11,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from bridge.http.authentication import KEY_HEADERS, KeyKind
+from bridge.model.reading import MAX_TIME_US, MIN_TIME_US
 
 _INT64 = {"type": "integer", "minimum": -(1 << 63), "maximum": (1 << 63) - 1}
 _NUMBER_TEXT = {"type": "string", "pattern": r"^-?(0|[1-9][0-9]{0,30})(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,2})?$"}
-_UNIX_S = {"type": "number", "minimum": -253_402_300_799, "maximum": 253_402_300_799}
+_UNIX_S = {"type": "number", "minimum": MIN_TIME_US // 1_000_000, "maximum": MAX_TIME_US // 1_000_000}
+"""What is beyond is milliseconds, microseconds or nanoseconds. Texts that are times are of the same years."""
 
 Value = Annotated[
     float | str | bool | None,
@@ -46,7 +48,9 @@ class _Schema(BaseModel):
 class _Times(_Schema):
     """Of several times the first counts."""
 
-    sensor_ts: Moment = Field(default=None, description="When it was measured: Unix seconds; wins over ts")
+    sensor_ts: Moment = Field(
+        default=None, description="When it was measured (1900 to 2200): Unix seconds; wins over ts"
+    )
     ts: Moment = Field(default=None, description="The same, ISO 8601; wins over timestamp")
     timestamp: Moment = Field(default=None, description="The same, ISO 8601")
 

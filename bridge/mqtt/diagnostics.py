@@ -16,6 +16,10 @@ CLOSED_EARLY_TLS = (
     "the broker hangs up before the session begins; does it want another client certificate (mqtt.cert_file)? "
     'Or it does not speak MQTT {spoken}: try mqtt.protocol = "{other}"'
 )
+MUTE = (
+    "the broker takes the connection, and does not answer CONNECT; is it an MQTT broker, and not overloaded? Or it "
+    'does not speak MQTT {spoken}: try mqtt.protocol = "{other}"'
+)
 CLOSED_UNSUBSCRIBED = "the broker has taken us, and closes the connection instead of answering SUBSCRIBE; see its log"
 NOT_UNDERSTOOD = (
     "the answer to CONNECT is not MQTT {spoken}; does mqtt.url name an MQTT broker? Or it speaks another version: try "

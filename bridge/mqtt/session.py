@@ -53,6 +53,8 @@ from bridge.telemetry import Metrics
 log = structlog.get_logger("mqtt")
 
 STORE_RETRY_S = 1.0
+CONNACK_S = 20.0
+"""How long the broker may take to answer CONNECT, or the keep alive where that is shorter."""
 
 
 class MessageHandler(Protocol):
@@ -241,11 +243,18 @@ class MqttSession:
             await connection.close()
 
     async def _keep_subscribed(self) -> None:
-        """Until the connection is over: ask again now and then for subscriptions that the broker refuses."""
+        """Until the connection is over: wait for CONNACK, and ask again now and then for what SUBACK has refused."""
         while self._state.present.has_connection:
-            refused = self._state.present is SessionState.SUBSCRIPTION_REFUSED
-            changed = await self._state.changes(self._settings.reconnect_max_s if refused else None)
-            if not changed and self._subscribe_id is None:
+            state = self._state.present
+            if state is SessionState.CONNECTING:
+                timeout_s: float | None = min(CONNACK_S, self._settings.keep_alive_s)
+            else:
+                timeout_s = self._settings.reconnect_max_s if state is SessionState.SUBSCRIPTION_REFUSED else None
+            if await self._state.changes(timeout_s):
+                continue
+            if state is SessionState.CONNECTING:
+                self._end_connection(diagnostics.of_version(diagnostics.MUTE, self._settings.protocol), How.REFUSED)
+            elif self._subscribe_id is None:
                 self._subscribe()
 
     async def _unsubscribe_stale(self, connection: MqttConnection) -> None:

@@ -47,5 +47,12 @@ def quarantine_record(record: Record, detail: str) -> UplinkRecord:
         code = Code.STORE_REFUSED
         topic, payload = body_of(uplink_record(record, ""))
     return UplinkRecord(
-        record.id, record.source, record.received_us, code=code, detail=detail, topic=topic, payload=payload
+        record.id,
+        record.source,
+        record.received_us,
+        code=code,
+        detail=detail,
+        topic=topic,
+        payload=payload,
+        in_unit=not record.quarantined and record.resolved,
     )

@@ -13,8 +13,11 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from bridge.errors import StoreMisconfigured
+from bridge.settings.stores import DatabaseSettings
 from bridge.store import admin, jobs
 from bridge.store.migrate import migrate, pending
+from bridge.store.outbox import PostgresOutbox
+from bridge.store.postgres import PostgresStore
 from tests.acceptance.service import Service
 from tests.support import needs
 from tests.support.pgbouncer import Pgbouncer
@@ -107,6 +110,35 @@ def test_service_and_commands_with_direct_url(
     assert "42P05" not in service.log
     assert "26000" not in service.log
     assert "Traceback" not in service.log
+
+
+def test_look_ups_and_sweeps_of_two_processes_at_once(make_pooler: MakePooler, postgres_url: str) -> None:
+    """The driver prepares a statement by name after its fifth use; its sessions here are others' as well."""
+    url = pooled(make_pooler(), postgres_url)
+    settings = DatabaseSettings(url=url, direct_url=postgres_url)
+
+    async def ask() -> None:
+        stores = [PostgresStore(settings, name) for name in ("one", "two")]
+        try:
+            for store in stores:
+                await store.open()
+            for _ in range(6):
+                await asyncio.gather(*(store.find_sensors([1], [], ["a/b"]) for store in stores * 15))
+                await asyncio.gather(*(_sweep(PostgresOutbox(store)) for store in stores * 3))
+        finally:
+            for store in stores:
+                await store.close()
+
+    asyncio.run(ask())
+    with psycopg.connect(url) as connection:  # no lock is left on a session that goes on
+        assert connection.execute(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 7004"
+        ).fetchone() == (0,)
+
+
+async def _sweep(outbox: PostgresOutbox) -> None:
+    async with outbox.orphans(10) as rows:
+        assert rows == []
 
 
 def _open_admin(url: str) -> None:

@@ -16,6 +16,7 @@ from bridge.store import admin
 from tests.support.commands import Commands
 from tests.support.http_door import open_service
 from tests.support.redis_process import RedisProcess
+from tests.support.servers import wait_until
 
 MANY = "SELECT outcomes FROM sp_insert_readings(%s::bigint[], %s::float8[], %s::bigint[])"
 
@@ -162,3 +163,20 @@ async def test_device_deleted_while_it_sends(
         assert (operator.verify()[0], row["pending"]) == ([], 0)
     assert row["stored"] >= 40
     assert row["deleted_at"]
+
+
+def test_sensor_deleted_while_a_batch_waits_for_it_stores_nothing(
+    site: Commands, connection: psycopg.Connection[Any], postgres_url: str
+) -> None:
+    number, sensors = device(site)
+    connection.execute(MANY, [sensors, [1.0, 2.0], [1_790_000_000_000_000] * 2])
+    blocked = "SELECT cardinality(pg_blocking_pids(%s)) > 0"
+    with psycopg.connect(postgres_url, autocommit=True) as own, ThreadPoolExecutor(1) as threads:
+        with connection.transaction():
+            connection.execute("DELETE FROM devices WHERE id = %s", [number])
+            batch = threads.submit(own.execute, MANY, [sensors, [3.0, 4.0], [1_790_000_001_000_000] * 2])
+            pid = own.info.backend_pid
+            wait_until(lambda: connection.execute(blocked, [pid]).fetchone() == (True,))
+        with pytest.raises(psycopg.errors.ForeignKeyViolation):
+            batch.result(30)
+    assert books(site, number)["stored"] == 2

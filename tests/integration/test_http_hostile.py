@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -37,6 +38,10 @@ EXAMPLES = settings(
     suppress_health_check=list(HealthCheck),
 )
 AnyCase = Case[Any]
+
+# Other years are not meant, which no schema can say.
+MOMENTS = st.datetimes(datetime(1900, 1, 2), datetime(2199, 12, 31), timezones=st.just(UTC))
+schemathesis.openapi.format("date-time", MOMENTS.map(datetime.isoformat))
 
 FEW = settings(EXAMPLES, max_examples=12)
 

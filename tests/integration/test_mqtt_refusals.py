@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import struct
+import sys
 from functools import partial
 from typing import Any
 
 import pytest
 
-from tests.support.mqtt_door import CONNACK, DISCONNECT, Door, FakeBroker, FakePipeline, MqttLog, open_door, packet
-from tests.support.servers import until
+from tests.support.mqtt_door import (
+    CONNACK,
+    DISCONNECT,
+    PINGRESP,
+    Door,
+    FakeBroker,
+    FakePipeline,
+    MqttLog,
+    open_door,
+    packet,
+)
+from tests.support.servers import free_port, listens, until
 
 ELSEWHERE = packet(CONNACK, b"\0\x9d\x0f\x1c" + struct.pack("!H", 12) + b"other.exampl")
 
@@ -106,6 +118,38 @@ async def test_broker_that_hangs_up_without_an_answer_is_told_with_what_it_may_b
     (problem,) = mqtt_log.errors
     assert "is this its port for mqtt, or for mqtts (TLS)?" in problem
     assert f'mqtt.protocol = "{other}"' in problem
+
+
+@pytest.mark.parametrize("protocol", ["3.1.1", "5"])
+async def test_broker_that_does_not_answer_is_told_and_tried_again(mqtt_log: MqttLog, protocol: str) -> None:
+    async with FakeBroker() as broker:
+        broker.connack = packet(PINGRESP, b"")
+        async with open_door(broker.url, FakePipeline(), protocol=protocol, keep_alive_s=1) as door:
+            await broker.wait_connections(2)
+            assert not door.connected
+    (problem,) = mqtt_log.errors
+    other = "5" if protocol == "3.1.1" else "3.1.1"
+    assert "does not answer CONNECT" in problem
+    assert f'mqtt.protocol = "{other}"' in problem
+
+
+async def test_amqtt_which_has_no_mqtt_5_is_told(mqtt_log: MqttLog) -> None:
+    """amqtt has 3.1.1 alone, and neither answers nor closes."""
+    port = free_port()
+    broker = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "bridge.embedded.amqtt_broker", str(port), stderr=asyncio.subprocess.DEVNULL
+    )
+    try:
+        await until(lambda: listens(port), 20)
+        url = f"mqtt://127.0.0.1:{port}"
+        async with open_door(url, FakePipeline(), protocol="5", keep_alive_s=1):
+            await until(lambda: mqtt_log.errors)
+        async with open_door(url, FakePipeline(), protocol="3.1.1") as door:
+            await until(lambda: door.connected)
+    finally:
+        broker.terminate()
+        await broker.wait()
+    assert 'mqtt.protocol = "3.1.1"' in mqtt_log.errors[0]
 
 
 async def test_broker_that_sends_us_elsewhere_says_where(mqtt_log: MqttLog) -> None:

@@ -178,10 +178,11 @@ class World:
         self._folder = folder  # of the gateway's spool; None: devices send to the service
         self.us = START_US
         self._mid = 0
+        self._is_apart = False  # no two readings of a sensor share a time, unless they are the same
 
     def now_us(self) -> int:
-        """Through a gateway, never the time that a device gives: it tells readings apart by their times alone."""
-        return self.us if self._folder is None else self.us + 500
+        """The time of day; where readings are apart, never one that a device gives."""
+        return self.us + 500 * self._is_apart
 
     def query(self, query: str, *arguments: Any) -> list[tuple[Any, ...]]:
         with psycopg.connect(self.url, autocommit=True) as connection:
@@ -222,6 +223,8 @@ class World:
     async def take(self, scenario: Scenario, faulty: bool) -> None:
         """Send the stream, with the faults of its devices from their events on."""
         wide = scenario.wide if faulty else ""
+        # Who comes first takes the place, and is conflicted with. A gateway tells readings by their times alone.
+        self._is_apart = self._folder is not None or bool(scenario.wide)
         judged = PipelineSettings(
             max_behind_s=60 if wide == "behind" else 2_592_000, max_ahead_s=5 if wide == "ahead" else 300
         )
@@ -293,7 +296,7 @@ class World:
     async def _send(self, event: Event, number: int, again: bool, ingest: MqttIngest, client: Any) -> None:
         """The message, with times that are its first sending's; HTTP has its key, MQTT its packet id and DUP."""
         sent_us = self.us - 1_000_000 * again
-        if self._folder is not None:
+        if self._is_apart:
             event = replace(event, items=tuple(_of_one_value(item, sent_us) for item in event.items))
         device, uuid = event.device, device_uuid(event.device)
         packet = [_native(device, item, sent_us) for item in event.items]
@@ -339,11 +342,12 @@ class World:
 
     def events(self) -> list[tuple[Any, ...]]:
         """What goes to the streams. But for the class: that of a late reading is told by what came before; and for the
-        keys that a gateway makes of the numbers of its records: a record that it quarantines has a number, too.
+        keys that a gateway makes: of the numbers of its records, of which a record that it quarantines has one, too;
+        and of a msgId by what it knows the sensor by.
         """
         return self.query(
             """SELECT u.sensor_id, u.ts_us, u.value, u.sequence, u.received_us, u.source, u.gateway,
-                      CASE WHEN u.key NOT LIKE 'g-%' THEN u.key END
+                      CASE WHEN left(u.key, 2) NOT IN ('g-', 'd-') THEN u.key END
                FROM ingest_outbox o, unnest(o.sensor_ids, o.ts_us, o.values, o.sequences, o.received_us, o.keys,
                                             o.sources, o.gateways)
                     AS u (sensor_id, ts_us, value, sequence, received_us, key, source, gateway)
@@ -415,7 +419,7 @@ def _legacy(event: Event, number: int, us: int) -> dict[str, Any]:
 
 
 def _of_one_value(item: Item, us: int) -> Item:
-    """The item with the value of its moment: a gateway tells readings apart by their times alone."""
+    """The item with the value of its moment."""
     if item.ago_s is None:
         return item
     return replace(item, value=VALUES[(us // 1_000_000 - item.ago_s) % len(VALUES)])
@@ -461,8 +465,13 @@ def test_what_is_replayed_once_its_cause_is_mended_is_what_it_would_have_been(
         asyncio.run(faulty.take(scenario, faulty=True))
         undisturbed = faulty.undisturbed(scenario)
         faulty.mend(scenario)
-        answer = commands.run("quarantine", "replay", "--all", "--json", "--config", str(faulty.config)).out
-        assert {row["outcome"] for row in json.loads(answer)} <= {"stored", "duplicate"}
+        conflicts = whole.query("SELECT count(*) FROM quarantine WHERE code = 'conflicting_identity'")[0][0]
+        both = faulty.query("SELECT count(*) FROM quarantine WHERE code = 'conflicting_identity'")[0][0]
+        arguments = "quarantine", "replay", "--all", "--config", str(faulty.config)
+        replayed = commands.json(*arguments, expect=1 if conflicts else 0)
+        assert {row["outcome"] for row in replayed} <= {"stored", "duplicate", "refused"}
+        refused = [row["code"] for row in replayed if row["outcome"] == "refused"]
+        assert (set(refused) <= {"conflicting_identity"}, both <= conflicts) == (True, True)
         assert faulty.readings() == whole.readings()
         assert faulty.events() == whole.events()
         for device in undisturbed:

@@ -182,6 +182,16 @@ async def test_retained_message_in_the_units_of_its_device(at_site: RetainingSit
     assert at_site.values == [10.53]
 
 
+async def test_retained_message_is_one_reading_when_its_unit_is_changed(at_site: RetainingSite) -> None:
+    """Its key stands for the message: that the same message would be another value now is no conflict."""
+    await at_site.publish(b"75.3")
+    await at_site.restart()
+    at_site.registered.do("UPDATE sensors SET unit_factor = 0.1")
+    await at_site.restart()
+    assert at_site.values == [75.3]
+    assert at_site.registered.one("SELECT count(*) FROM quarantine")["count"] == 0
+
+
 async def test_books_balance_with_retained_messages(at_site: RetainingSite) -> None:
     async with at_site.service() as bridge:
         await at_site.publish(b"7.5")

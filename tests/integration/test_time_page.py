@@ -89,7 +89,7 @@ def test_local_time(zone: str, local: str, received: str, means: str) -> None:
     assert found.ts_us == us_of(means)
 
 
-class Site(NamedTuple):
+class TimedDevice(NamedTuple):
     """A service with a device, whose sensor is new for each row."""
 
     client: httpx.AsyncClient
@@ -123,17 +123,15 @@ class Site(NamedTuple):
 
 
 @pytest.fixture
-async def site(postgres_url: str, tmp_path: Path) -> AsyncIterator[Site]:
+async def device(postgres_url: str, tmp_path: Path) -> AsyncIterator[TimedDevice]:
     with psycopg.connect(postgres_url, autocommit=True, row_factory=dict_row) as database:
-        device = database.execute(
-            "INSERT INTO devices (name) VALUES ('meter') RETURNING id, device_uuid::text"
-        ).fetchone()
-        assert device is not None
+        row = database.execute("INSERT INTO devices (name) VALUES ('meter') RETURNING id, device_uuid::text").fetchone()
+        assert row is not None
         database.execute(
-            "INSERT INTO device_api_keys (device_id, api_key_hash) VALUES (%s, %s)", (device["id"], hash_key("key"))
+            "INSERT INTO device_api_keys (device_id, api_key_hash) VALUES (%s, %s)", (row["id"], hash_key("key"))
         )
         async with open_service(postgres_url) as service, service.client(**{"X-Device-Key": "key"}) as client:
-            yield Site(client, database, device["id"], f"/devices/{device['device_uuid']}/readings")
+            yield TimedDevice(client, database, row["id"], f"/devices/{row['device_uuid']}/readings")
 
 
 def reading_of(text: str, day: datetime) -> dict[str, Any]:
@@ -153,38 +151,38 @@ def moment(clock: str, day: datetime) -> datetime:
     return datetime.combine(day, datetime.strptime(clock, "%H:%M:%S.%f" if "." in clock else "%H:%M:%S").time(), UTC)
 
 
-async def test_what_a_duplicate_is(site: Site) -> None:
+async def test_what_a_duplicate_is(device: TimedDevice) -> None:
     day = datetime.now(UTC) - timedelta(days=1)
     for before, then, means, at in rows_of("first"):
-        sensor_id, sensor = site.add_sensor()
+        sensor_id, sensor = device.add_sensor()
         for text in before.split(";"):
-            assert await site.send(sensor, reading_of(text, day)) == "stored"
-        stored = site.timestamps(sensor_id)
-        what = await site.send(sensor, reading_of(then, day))
+            assert await device.send(sensor, reading_of(text, day)) == "stored"
+        stored = device.timestamps(sensor_id)
+        what = await device.send(sensor, reading_of(then, day))
         row = f"{before} | {then}"
         assert what == {"a conflict": "conflicting_identity"}.get(means, means), row
-        now_stored = site.timestamps(sensor_id)
+        now_stored = device.timestamps(sensor_id)
         assert now_stored[: len(stored)] == stored, row
         assert len(now_stored) == len(stored) + (means == "stored"), row
         if at:
             assert now_stored[-1] == moment(at, day), row
 
 
-async def test_how_far_off_a_clock_may_be(site: Site) -> None:
+async def test_how_far_off_a_clock_may_be(device: TimedDevice) -> None:
     for off, becomes in rows_of("the reading's time"):
         number, unit = re.match(r"(\d+) (s|days)", off).groups()  # type: ignore[union-attr]
         seconds = int(number) * (86_400 if unit == "days" else 1) * (1 if "ahead" in off else -1)
-        _, sensor = site.add_sensor()
-        assert await site.send(sensor, {"value": 5, "sensor_ts": time.time() + seconds}) == outcome_of(becomes), off
+        _, sensor = device.add_sensor()
+        assert await device.send(sensor, {"value": 5, "sensor_ts": time.time() + seconds}) == outcome_of(becomes), off
 
 
-async def test_whose_clock_it_is(site: Site) -> None:
-    sensor_id, sensor = site.add_sensor()
+async def test_whose_clock_it_is(device: TimedDevice) -> None:
+    sensor_id, sensor = device.add_sensor()
     given = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=1)
-    await site.send(sensor, {"value": 5, "ts": given.isoformat()})
-    await site.send(sensor, {"value": 6, "ts": given.isoformat()})
-    await site.send(sensor, {"value": 7})
-    rows = site.database.execute(
+    await device.send(sensor, {"value": 5, "ts": given.isoformat()})
+    await device.send(sensor, {"value": 6, "ts": given.isoformat()})
+    await device.send(sensor, {"value": 7})
+    rows = device.database.execute(
         'SELECT "timestamp", device_timestamp, clock FROM sensor_readings WHERE sensor_id = %s ORDER BY id',
         (sensor_id,),
     ).fetchall()

@@ -12,14 +12,27 @@ from bridge.gateway_protocol.batches import (
     MAX_TOPIC,
     GatewayLedger,
     GatewayState,
+    UplinkBatch,
     UplinkRecord,
     decoded_of,
     delivery_of,
 )
 from bridge.gateway_protocol.decode import ReceivedBatch, decode_batch
-from bridge.model.reading import MAX_DETAIL, MAX_TIME_US, MIN_TIME_US, Code, ExternalId, Reading, Sensor, Source
+from bridge.model.reading import (
+    MAX_DETAIL,
+    MAX_TIME_US,
+    MIN_TIME_US,
+    Code,
+    DoorFacts,
+    ExternalId,
+    Reading,
+    Sensor,
+    Source,
+)
 from bridge.pipeline.validate import Validator
 from bridge.settings.process import PipelineSettings
+from edge.record import Record
+from edge.uplink.encode import quarantine_record
 from tests.support.hostile_values import HOSTILE, wire_fields
 
 DEVICE = "5f0c1f5e-0000-4000-8000-00000000000a"
@@ -126,3 +139,32 @@ def test_error_does_not_keep_the_value_that_is_wrong() -> None:
     while context is not None:
         assert isinstance(context, DecodeError)
         context = context.__context__
+
+
+def test_what_a_gateway_has_quarantined_keeps_what_its_door_knew() -> None:
+    record = UplinkRecord(
+        7,
+        Source.MQTT,
+        MAX_TIME_US,
+        code=Code.BAD_JSON,
+        index=3,
+        key="m-1",
+        whole=False,
+        redelivered=False,
+        updates_liveness=False,
+    )
+    batch = decode_batch(msgspec.json.encode(UplinkBatch("epoch", (record,)))).batch
+    delivery = delivery_of(batch.records[0], "epoch", "north", MAX_TIME_US, lambda _: None)
+    assert delivery.facts == DoorFacts(whole=False, key="m-1", redelivered=False, retained=True, index=3)
+
+
+def test_record_of_a_former_gateway_says_nothing_of_its_door() -> None:
+    raw = b'{"epoch":"e","records":[{"id":1,"source":"http","received_us":5,"code":"bad_json","index":2}]}'
+    record = decode_batch(raw).batch.records[0]
+    assert delivery_of(record, "e", "north", 5, lambda _: None).facts == DoorFacts(index=2)
+
+
+def test_reading_that_the_service_rejects_is_quarantined_in_its_sensors_unit() -> None:
+    record = Record(1, "e", Source.MQTT, 5, "boot", 5, sensor=3, value=20.0)
+    rejected = quarantine_record(record, "why")
+    assert delivery_of(rejected, "e", "north", 5, lambda _: None).facts == DoorFacts(in_unit=True)

@@ -51,7 +51,7 @@ BODIES = {
 """What they call the bodies; the class of the last has another name by now."""
 
 COMPONENTS = """ActiveAlert ActiveWarning ApiReading Command CurrentPrediction DeviceInserted DeviceReading Health
-    Inserted Problem Readiness Rejected SensorStatus"""
+    Inserted Problem Readiness Rejected ResolvedAlert SensorStatus"""
 
 
 class NoCommands:

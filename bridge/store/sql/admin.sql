@@ -190,12 +190,14 @@ FROM quarantine q WHERE id = ANY (%(ids)s::bigint[]) ORDER BY received_at, readi
 
 -- name: quarantine_in_order
 -- The rows to be replayed, or with `ids` those of them that are there: oldest first, of one message by their places in it.
-SELECT id, octet_length(payload) AS bytes FROM quarantine
+-- As two arrays: there may be a million of them.
+SELECT coalesce(array_agg(id ORDER BY received_at, reading_index, id), '{}') AS ids,
+       coalesce(array_agg(octet_length(payload) ORDER BY received_at, reading_index, id), '{}') AS sizes
+FROM quarantine
 WHERE CASE WHEN %(ids)s::bigint[] IS NULL
            THEN replayed_at IS NULL AND (%(code)s::text IS NULL OR code = %(code)s)
                 AND (%(device_id)s::bigint IS NULL OR device_id = %(device_id)s OR device_uuid = %(device_uuid)s::uuid)
            ELSE id = ANY (%(ids)s::bigint[]) END
-ORDER BY received_at, reading_index, id
 
 -- name: quarantine_usage
 -- What is held of each account, and what was thinned of it.

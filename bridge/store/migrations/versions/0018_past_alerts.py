@@ -4,7 +4,7 @@ from bridge.store.migrate import run_sql_file
 
 revision = "0018"
 down_revision = "0017"
-functions = "e45b123d610d7bf9"
+functions = "b582564fd35e0aeb"
 
 
 def upgrade() -> None:

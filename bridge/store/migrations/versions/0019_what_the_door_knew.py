@@ -4,7 +4,7 @@ from bridge.store.migrate import run_sql_file
 
 revision = "0019"
 down_revision = "0018"
-functions = "2b96778be0646cac"
+functions = "4364036c3bca4f9e"
 
 
 def upgrade() -> None:

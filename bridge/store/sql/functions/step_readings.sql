@@ -19,7 +19,7 @@ DECLARE
     v_warming     boolean;
     v_ends        boolean;
     v_step        record;
-    v_events      jsonb := '[]';
+    v_events      jsonb[] := '{}';  -- appended to in place, where a jsonb would be copied each time
     v_result      jsonb;
 BEGIN
     FOREACH s IN ARRAY p_steps LOOP
@@ -42,7 +42,7 @@ BEGIN
             IF v_warmed THEN
                 v_step := step_late_reading(s, p_ids[v_nth], v_past);
                 v_past := v_step.p_run;
-                v_events := v_events || v_step.events;
+                v_events := array_append(v_events, v_step.events);
             END IF;
             CONTINUE;
         END IF;
@@ -78,7 +78,7 @@ BEGIN
             v_step := step_alerts(s, v_alert, v_warning);
             v_alert := v_step.p_alert;
             v_warning := v_step.p_warning;
-            v_events := v_events || v_step.events;
+            v_events := array_append(v_events, v_step.events);
         END IF;
         CONTINUE WHEN NOT v_ends;
         v_target := CASE WHEN v_alert.id IS NOT NULL THEN 'ALERT' WHEN v_warning.id IS NOT NULL THEN 'WARNING'
@@ -91,7 +91,8 @@ BEGIN
     PERFORM keep_sensor_state(v_sensor, v_state, v_valid, v_changed_us)
     WHERE (v_state, v_valid) IS DISTINCT FROM (v_old_state, v_old_valid) OR v_changed_us IS NOT NULL;
 
-    SELECT coalesce(jsonb_agg(e.event - 'ord' ORDER BY (e.event ->> 'ord')::integer, e.nth), '[]') INTO v_result
-    FROM jsonb_array_elements(v_events) WITH ORDINALITY AS e (event, nth);
+    SELECT coalesce(jsonb_agg(e.event - 'ord' ORDER BY (e.event ->> 'ord')::integer, r.nth, e.nth), '[]') INTO v_result
+    FROM unnest(v_events) WITH ORDINALITY AS r (events, nth),
+         jsonb_array_elements(r.events) WITH ORDINALITY AS e (event, nth);
     RETURN v_result;
 END $body$;

@@ -50,6 +50,7 @@ DECLARE
     v_step_ids bigint[];
     v_devices  bigint[];
     v_stored   integer;
+    v_held     integer;
 BEGIN
     outcomes := '{}'; classes := '{}'; alerts := '[]'; after_instance := '{}'; after_outbox := '{}';
     stored_us := to_us(clock_timestamp());
@@ -84,6 +85,10 @@ BEGIN
     ON CONFLICT DO NOTHING;
     PERFORM 1 FROM sensor_readings_latest WHERE sensor_id = ANY (p_sensor_ids)
     ORDER BY sensor_id FOR NO KEY UPDATE;
+    GET DIAGNOSTICS v_held = ROW_COUNT;
+    IF v_held <> (SELECT count(DISTINCT s) FROM unnest(p_sensor_ids) s) THEN  -- deleted while it was waited for
+        RAISE EXCEPTION 'a sensor of the batch does not exist' USING ERRCODE = '23503';
+    END IF;
     v_now_us := to_us(clock_timestamp());  -- after the wait: nobody's later
 
     IF p_keys IS NOT NULL THEN

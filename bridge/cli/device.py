@@ -168,7 +168,7 @@ def find(connection: Admin, device: str) -> dict[str, Any]:
 
 
 def find_books(connection: Admin, device: str) -> int:
-    """Whose line of the ledger it is, by UUID or id: of a device that was deleted, too. Raises NotFound, ConfigError."""
+    """Whose line of the ledger it is, by UUID or id: also of a deleted device. Raises NotFound, ConfigError."""
     uuid, number = _uuid_or_id(device)
     deleted = connection.fetch("find_deleted_device", uuid=uuid, id=number)
     found = connection.device(uuid, number) or next(iter(deleted), None)

@@ -42,7 +42,9 @@ def status(
     from bridge.store.registry import PostgresRegistry
 
     async def ask() -> dict[str, object] | None:
-        store = PostgresStore(found.database, "command")
+        # As any command it goes past a pooler.
+        direct = found.database.model_copy(update={"url": found.database.session_url})
+        store = PostgresStore(direct, "command")
         await store.open_pool()
         try:
             return await PostgresRegistry(store).sensor_status(sensor_id)

@@ -161,6 +161,24 @@ def revoke(
 
 def find(connection: Admin, device: str) -> dict[str, Any]:
     """A device by UUID or id. Raises NotFound, ConfigError."""
+    found = connection.device(*_uuid_or_id(device))
+    if found is None:
+        raise NotFound(f"no device {device}; see iot-bridge device list")
+    return found
+
+
+def find_books(connection: Admin, device: str) -> int:
+    """Whose line of the ledger it is, by UUID or id: also of a deleted device. Raises NotFound, ConfigError."""
+    uuid, number = _uuid_or_id(device)
+    deleted = connection.fetch("find_deleted_device", uuid=uuid, id=number)
+    found = connection.device(uuid, number) or next(iter(deleted), None)
+    if found is None:
+        raise NotFound(f"no device {device}; see iot-bridge ledger")
+    return int(found["device_id"])
+
+
+def _uuid_or_id(device: str) -> tuple[str | None, int | None]:
+    """One of the two. Raises NotFound, ConfigError."""
     from bridge.pipeline.decode import normal_uuid
 
     # Of what is longer no id is made: Python reads 4,300 digits at most.
@@ -170,7 +188,4 @@ def find(connection: Admin, device: str) -> dict[str, Any]:
     uuid = normal_uuid(device) if number is None else None
     if number is None and uuid is None:
         raise ConfigError([f"{device}: neither a device UUID nor a device id"])
-    found = connection.device(uuid, number)
-    if found is None:
-        raise NotFound(f"no device {device}; see iot-bridge device list")
-    return found
+    return uuid, number

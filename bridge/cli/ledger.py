@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bridge.cli.console import FAILED, UNAVAILABLE, Config, DataDir, Json, connect_admin, say, settings, show, warn
-from bridge.cli.device import find
+from bridge.cli.device import find_books
 from bridge.errors import BrokerUnavailable
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def ledger(
     findings: list[StreamAudit] = []
     away = ""
     with settings(config, data_dir, streams=verify) as found, connect_admin(found) as connection:
-        device_id = find(connection, device)["device_id"] if device is not None else None
+        device_id = find_books(connection, device) if device is not None else None
         rows = connection.ledger(device_id)
         problems, gaps = connection.verify(device_id) if verify else ([], [])
         leaps = connection.leaps(gaps)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bridge.cli.console import MAX_ID, Config, DataDir, Json, NotFound, admin, settings, show
+from bridge.cli.console import MAX_ID, Config, DataDir, Json, NotFound, admin, connect_admin, settings, show
 from bridge.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -42,14 +42,17 @@ def status(
     from bridge.store.registry import PostgresRegistry
 
     async def ask() -> dict[str, object] | None:
-        store = PostgresStore(found.database, "command")
+        # As any command it goes past a pooler.
+        direct = found.database.model_copy(update={"url": found.database.session_url})
+        store = PostgresStore(direct, "command")
         await store.open_pool()
         try:
             return await PostgresRegistry(store).sensor_status(sensor_id)
         finally:
             await store.close()
 
-    with settings(config, data_dir) as found:
+    # A pool tries again, and says no more than that it waited; a connection says why it is refused.
+    with settings(config, data_dir) as found, connect_admin(found):
         answer = asyncio.run(ask())
     if answer is None:
         raise NotFound(f"no sensor {sensor_id}; iot-bridge device show lists those of a device")

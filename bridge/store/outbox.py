@@ -10,6 +10,8 @@ from bridge.model.reading import Publication, Reading, Source
 from bridge.store import queries
 from bridge.store.postgres import PostgresStore, alert_event
 
+SOURCES = frozenset(source.value for source in Source)
+
 
 class PostgresOutbox:
     """Reads and deletes rows of `ingest_outbox`, on the store's pooled connections."""
@@ -57,8 +59,7 @@ class PostgresOutbox:
 
 def _publication(row: tuple[Any, ...]) -> Publication:
     outbox_id, instance, stored_us, *columns, classes, alerts, after_instance, after_outbox = row
-    size = len(classes)
-    filled = [column if column is not None else [None] * size for column in columns]
+    filled = [_fitted(column, len(classes)) for column in columns]
     readings = [
         Reading(
             sensor_id=sensor_id,
@@ -67,7 +68,7 @@ def _publication(row: tuple[Any, ...]) -> Publication:
             received_us=received_us,
             device_id=device_id or 0,
             sensor_type=sensor_type or "",
-            source=Source(source),
+            source=_source(source),
             sequence=sequence,
             gateway=gateway,
             key=key,
@@ -85,3 +86,16 @@ def _publication(row: tuple[Any, ...]) -> Publication:
         [alert_event(alert) for alert in alerts],
         list(zip(after_instance, after_outbox, strict=True)),
     )
+
+
+def _fitted(column: list[Any] | None, size: int) -> list[Any]:
+    """Of one dimension, as long as there are readings: an earlier release has taken arrays of any form from others."""
+    flat = column or []
+    while any(isinstance(item, list) for item in flat):
+        flat = [inner for item in flat for inner in (item if isinstance(item, list) else [item])]
+    return [*flat[:size], *[None] * (size - len(flat))]
+
+
+def _source(text: str | None) -> Source:
+    """The door; what other programs have called themselves is `sql`."""
+    return Source(text) if text in SOURCES else Source.SQL

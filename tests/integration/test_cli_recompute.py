@@ -135,3 +135,17 @@ def test_what_is_named(site: Commands, deaf: Plant) -> None:
     assert site.problems("sensor", "recompute") == ["name sensors, or --all"]
     assert site.problems("sensor", "recompute", "1", "--all") == ["name sensors, or --all"]
     assert "ALERT" in site.run("sensor", "recompute", str(deaf.sensor)).out
+
+
+def test_what_was_received_in_the_future_was_received_now(site: Commands, connection: Connection) -> None:
+    plant = Plant(connection)
+    plant.store(20.0, 0)
+    connection.execute("UPDATE sensor_readings_latest SET received_at = %s", [AHEAD])
+    connection.execute("UPDATE devices SET last_seen_at = %s", [AHEAD])
+    [row] = site.json("sensor", "recompute", "--all")["sensors"]
+    assert (row["sensor_id"], row["changed"]) == (plant.sensor, True)
+    assert plant.one(
+        "SELECT l.received_at <= now() AS heard, d.last_seen_at <= now() AS seen"
+        " FROM sensor_readings_latest l, devices d"
+    ) == {"heard": True, "seen": True}
+    assert site.json("sensor", "recompute", "--all")["sensors"] == []

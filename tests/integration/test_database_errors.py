@@ -29,6 +29,7 @@ COMMANDS = [
     ("quarantine", "replay", "--code", "unknown_sensor"),
     ("ledger",),
     ("audit",),
+    ("sensor", "status", "1"),
     ("job", "predictions"),
 ]
 

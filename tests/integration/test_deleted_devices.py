@@ -55,7 +55,9 @@ def test_books_of_a_deleted_device_balance(site: Commands, connection: psycopg.C
     row = books(site, number)
     assert (row["received"], row["stored"], row["duplicate"], row["name"]) == (6, 4, 2, "shed")
     assert row["deleted_at"]
-    assert site.json("ledger", "--verify", "--device", str(number), expect=4)["error"]  # it is no device any more
+    for name in (str(number), row["device_uuid"]):
+        assert site.json("ledger", "--verify", "--device", name)["devices"] == [row]
+    assert site.json("ledger", "--device", str(number + 1), expect=4)["error"]
 
     connection.execute("SELECT drop_partitions(now() + interval '1 year')")
     assert books(site, number)["stored"] == 4

@@ -111,3 +111,30 @@ async def shows(broker: MemoryBroker, values: list[str]) -> None:
         return [message.fields["value"] for message in await broker.tail(READINGS, 100)] == values
 
     await until(matches)
+
+
+async def test_arrays_of_any_form_that_an_earlier_release_let_in_stop_nobody(postgres_url: str) -> None:
+    _, sensor = await registered(postgres_url)
+    store = await opened(postgres_url, "living")
+    put = """
+        INSERT INTO ingest_outbox (id, instance, stored_us, sensor_ids, "values", ts_us, sequences, received_us, keys,
+                                   classes, sources, gateways, alerts, after_instance, after_outbox)
+        VALUES (%s, 0, 5, %s, %s, %s, %s, %s, NULL, %s, %s, NULL, '[]', '{}', '{}')
+    """
+    async with await psycopg.AsyncConnection.connect(postgres_url, autocommit=True) as connection:
+        rows = [
+            (1, [sensor], [1.0, 2.0], [10, 20], None, [10], [0], ["sql"]),
+            (2, [sensor] * 2, [3.0, 4.0], [30, 40], [1], [30, 40], [0, 0], ["plc", None]),
+            (3, [[sensor, sensor]], [5.0, 6.0], [50, 60], None, [50, 60], [0, 0], ["http", "sql"]),
+        ]
+        for row in rows:
+            await connection.execute(put, row)
+    async with PostgresOutbox(store).orphans(10) as batches:
+        readings = [[(one.value, one.sequence, one.source) for one in batch.readings] for batch in batches]
+    sql = Source.SQL
+    assert readings == [
+        [(1.0, None, sql)],
+        [(3.0, 1, sql), (4.0, None, sql)],
+        [(5.0, None, Source.HTTP), (6.0, None, sql)],
+    ]
+    await store.close()

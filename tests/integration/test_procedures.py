@@ -304,6 +304,29 @@ def test_reading_ahead_is_judged_at_once_and_deafens_nothing(plant: Plant) -> No
     assert plant.latest[0] == 20.0
 
 
+def test_alert_of_a_reading_ahead_begins_now_and_ends_after_it_has_begun(plant: Plant) -> None:
+    plant.threshold("greater_than", 50)
+    now_s = (datetime.now(UTC) - START).total_seconds()
+    raised = plant.store(60.0, now_s + 290).events[0]
+    plant.store(20.0, (datetime.now(UTC) - START).total_seconds())
+    alert = plant.one("SELECT triggered_at, resolved_at, now() FROM alerts WHERE sensor_id = %(id)s", id=plant.sensor)
+    assert us(now_s) <= raised["triggered_at_us"] == us((alert["triggered_at"] - START).total_seconds())
+    assert alert["triggered_at"] <= alert["resolved_at"] <= alert["now"]
+
+
+def test_jump_ahead_keeps_no_later_jump_silent(plant: Plant) -> None:
+    plant.delta(abs_delta=5, abs_slope=1e9)
+    plant.store(20.0, (datetime.now(UTC) - START).total_seconds())
+    for value in (40.0, 40.0, 20.0, 20.0):  # a jump, quiet, a jump, quiet
+        now_s = (datetime.now(UTC) - START).total_seconds()
+        plant.store(value, now_s + (290 if value == 40.0 else 0))
+    spikes = plant.all(
+        "SELECT created_at <= now() AS begun, (payload ->> 'abs_slope')::float8 AS slope FROM ml_events ORDER BY id"
+    )
+    assert [spike["begun"] for spike in spikes] == [True, True]
+    assert spikes[0]["slope"] == pytest.approx(20 / 290, rel=0.02)
+
+
 def test_reading_ahead_deafens_nothing_within_its_batch(plant: Plant) -> None:
     plant.threshold("greater_than", 50)
     now_s = (datetime.now(UTC) - START).total_seconds()

@@ -5,7 +5,7 @@ those batches through `sp_insert_reading_and_check_threshold`. Afterwards all th
 compared, with ids replaced by places in the fleet. Few sensors, few moments and few values make
 duplicates, conflicts, ties and late readings common.
 
-What is judged by now is judged at two moments, one for each copy: a latest time of now is compared as such, and a slope
+What is judged by now is judged at two moments, one for each copy: a time of now is compared as such, and a slope
 from it is not compared.
 """
 
@@ -284,16 +284,11 @@ class Copy:
         outbox = self._rows(OUTBOX, ids)
         return {
             "readings": self._rows(READINGS, ids),
-            "latest": [
-                row | {"latest_timestamp": "now"}
-                if row["latest_timestamp"] and row["latest_timestamp"] > self.now
-                else row
-                for row in self._rows(LATEST, ids)
-            ],
-            "sensors": self._rows(SENSORS, ids),
+            "latest": [self._without_now(row) for row in self._rows(LATEST, ids)],
+            "sensors": [self._without_now(row) for row in self._rows(SENSORS, ids)],
             "devices": self._rows(DEVICES, owners),
-            "alerts": [row | {"id": None} for row in alerts],
-            "ml_events": [row | {"id": None} for row in warnings],
+            "alerts": [self._without_now(row) | {"id": None} for row in alerts],
+            "ml_events": [self._without_now(row) | {"id": None} for row in warnings],
             "ledger": self._rows(LEDGER, owners),
             "keys": self._rows(KEYS, {"prefix": f"{self.devices[0]}/"}),
             "quarantine": [self._quarantined(row) for row in self._rows(QUARANTINE, owners)],
@@ -309,6 +304,11 @@ class Copy:
             {name: self._names[name][x] if name in self._names else x for name, x in zip(names, row, strict=True)}
             for row in cursor
         ]
+
+    def _without_now(self, row: dict[str, Any]) -> dict[str, Any]:
+        """With `now` for times that are: what a reading ahead does, it does now."""
+        limit = datetime.now(UTC)
+        return {name: "now" if isinstance(x, datetime) and self.now < x <= limit else x for name, x in row.items()}
 
     def _quarantined(self, row: dict[str, Any]) -> dict[str, Any]:
         body = json.loads(row["payload"])
@@ -328,6 +328,7 @@ class Copy:
             "alert_id": self._names[prefix][event["alert_id"]],
             "sensor_id": self._names["sensor"][event["sensor_id"]],
             "threshold_id": rules[event["threshold_id"]],
+            "triggered_at_us": "now" if event["triggered_at_us"] > micros(self.now) else event["triggered_at_us"],
         }
 
 

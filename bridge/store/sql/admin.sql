@@ -137,7 +137,8 @@ RETURNING s.id AS sensor_id
 
 -- name: deaf_sensors
 -- Sensors with a time in the future in what alerts follow from.
-SELECT sensor_id FROM sensor_readings_latest WHERE latest_timestamp > now()
+SELECT sensor_id FROM sensor_readings_latest WHERE latest_timestamp > now() OR received_at > now()
+UNION SELECT s.id FROM sensors s JOIN devices d ON d.id = s.device_id WHERE d.last_seen_at > now()
 UNION SELECT sensor_id FROM alerts WHERE triggered_at > now() OR resolved_at > now()
 UNION SELECT sensor_id FROM ml_events WHERE event_code = 'DELTA_SPIKE' AND (created_at > now() OR resolved_at > now())
 ORDER BY sensor_id
@@ -231,6 +232,10 @@ FROM (SELECT id FROM quarantine WHERE id = ANY (%(ids)s::bigint[]) ORDER BY id F
 
 -- name: drop_quarantine
 SELECT drop_quarantine_v1(%(ids)s::bigint[]) AS dropped
+
+-- name: find_deleted_device
+SELECT device_id FROM device_tombstones WHERE device_uuid = %(uuid)s::uuid OR device_id = %(id)s::bigint
+ORDER BY device_id DESC LIMIT 1
 
 -- name: ledger
 -- pending: received by a living process and not settled yet.

@@ -27,8 +27,11 @@ BEGIN
     WHERE r.sensor_id = p_sensor AND r."timestamp" <= v_now ORDER BY r."timestamp" DESC, r.id DESC LIMIT 1;
 
     BEGIN
-        UPDATE sensor_readings_latest SET latest_value = l.value, latest_timestamp = l.at, received_at = greatest(received_at, l.ingested_at)
-        WHERE sensor_id = p_sensor AND (latest_value, latest_timestamp) IS DISTINCT FROM (l.value, l.at);
+        -- Received in the future, it would never be silent, and its device never offline.
+        UPDATE sensor_readings_latest
+        SET latest_value = l.value, latest_timestamp = l.at, received_at = least(greatest(received_at, l.ingested_at), v_now)
+        WHERE sensor_id = p_sensor AND ((latest_value, latest_timestamp) IS DISTINCT FROM (l.value, l.at) OR received_at > v_now);
+        UPDATE devices SET last_seen_at = v_now WHERE id = n.device_id AND last_seen_at > v_now;
         UPDATE alerts SET triggered_at = least(triggered_at, v_now), resolved_at = least(resolved_at, v_now)
         WHERE sensor_id = p_sensor AND (triggered_at > v_now OR resolved_at > v_now);
         -- A cool-down counts from created_at: one that begins in the future never ends.

@@ -7,6 +7,7 @@ CREATE OR REPLACE FUNCTION sensor_summary(p_sensor bigint) RETURNS jsonb LANGUAG
         'warning_active', (SELECT jsonb_build_object('id', e.id, 'event_code', e.event_code, 'created_at', e.created_at)
                            FROM ml_events e WHERE e.sensor_id = s.id AND e.status IN ('active', 'acknowledged')
                              AND e.event_type = 'warning'),
+        'heard_ahead', coalesce(greatest(l.received_at, d.last_seen_at) > clock_timestamp(), false),
         'resolved_ahead', (SELECT count(*) FROM alerts a WHERE a.sensor_id = s.id AND a.resolved_at > clock_timestamp()))
-    FROM sensors s LEFT JOIN sensor_readings_latest l ON l.sensor_id = s.id WHERE s.id = p_sensor
+    FROM sensors s JOIN devices d ON d.id = s.device_id LEFT JOIN sensor_readings_latest l ON l.sensor_id = s.id WHERE s.id = p_sensor
 $body$;

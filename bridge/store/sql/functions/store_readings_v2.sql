@@ -72,6 +72,11 @@ BEGIN
             outcomes[r.places[i]] := 2; codes[r.places[i]] := r.codes[i]; details[r.places[i]] := r.details[i];
         END LOOP;
     END IF;
+    IF p_instance = 0 THEN
+        -- Received in the future: the device would be alive, and its sensors heard, until then.
+        SELECT array_agg(least(i.us, stored_us) ORDER BY i.ord) INTO p_received_us
+        FROM unnest(p_received_us) WITH ORDINALITY AS i (us, ord);
+    END IF;
 
     INSERT INTO sensor_readings_latest (sensor_id)
     SELECT DISTINCT s FROM unnest(p_sensor_ids) s
@@ -199,7 +204,10 @@ BEGIN
     SELECT (SELECT array_agg(CASE WHEN j.threshold_id IS NOT NULL THEN 2 WHEN j.delta_id IS NOT NULL THEN 1 ELSE 0 END::smallint
                              ORDER BY i.ord)
             FROM input i LEFT JOIN judged j USING (ord)),
-           (SELECT array_agg((j.ord, j.sensor_id, j.device_id, j.value, j.ts_us, j.late, j.prev_value, j.prev_us,
+           -- What a reading ahead of now raises and resolves, it does now: else an alert would be over before it begins, and
+           -- a cool-down last until then. The time since the reading before stays.
+           (SELECT array_agg((j.ord, j.sensor_id, j.device_id, j.value, least(j.ts_us, v_now_us), j.late, j.prev_value,
+                              j.prev_us - greatest(j.ts_us - v_now_us, 0),
                               j.operational_state, j.valid_readings_count, j.min_readings_for_normal,
                               j.threshold_id, j.severity, j.delta_id)::reading_step ORDER BY j.sensor_id, j.ord)
             FROM judged j JOIN restless USING (sensor_id)),

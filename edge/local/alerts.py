@@ -40,7 +40,7 @@ def worst(thresholds: Sequence[SnapshotThreshold], value: float) -> SnapshotThre
 
 
 def is_late(reading_us: int, latest_us: int | None, now_us: int) -> bool:
-    """Whether a reading is older than its sensor's latest. A latest ahead of now, of a clock since set back, judges nobody."""
+    """Whether a reading is older than its sensor's latest; one ahead of now, of a clock set back, judges nobody."""
     return latest_us is not None and reading_us < latest_us <= now_us
 
 

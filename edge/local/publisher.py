@@ -32,7 +32,7 @@ MAX_ALERTS = 1_000
 MAX_HEARD = 10_000
 """Devices remembered with the time they were heard; those that are not registered may be made up."""
 MAX_EVENT_IDS = 20_000
-"""Event ids remembered: of two readings of one time, as a clock of seconds gives them, the second gets one of its own."""
+"""Event ids remembered: of two readings of one time, as a clock of seconds gives them, each gets one of its own."""
 ALERTS_TOPIC = "site/alerts"
 
 

@@ -48,7 +48,9 @@ class _Schema(BaseModel):
 class _Times(_Schema):
     """Of several times the first counts."""
 
-    sensor_ts: Moment = Field(default=None, description="When it was measured, 1900 to 2200: Unix seconds; wins over ts")
+    sensor_ts: Moment = Field(
+        default=None, description="When it was measured, 1900 to 2200: Unix seconds; wins over ts"
+    )
     ts: Moment = Field(default=None, description="The same, ISO 8601; wins over timestamp")
     timestamp: Moment = Field(default=None, description="The same, ISO 8601")
 
@@ -122,7 +124,8 @@ class ResolvedAlert(_Schema):
     resolved_at: str | None
     past: bool = Field(description="Late readings told of it: it was over before it was known")
     resolution: str | None = Field(
-        description="Why: in_range, severity_changed, continued, threshold_changed, threshold_removed; none: by hand"
+        description="Why: in_range, severity_changed, continued, threshold_changed, threshold_removed, sensor_inactive,"
+        " device_disabled; none: by hand"
     )
 
 

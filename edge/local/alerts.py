@@ -113,16 +113,18 @@ class LocalAlerts:
         self.changes += len(events)
         return events
 
-    def review(self, latest: Mapping[int, float], now_us: int) -> list[AlertEvent]:
+    def review(self, latest: Mapping[int, float], silenced: Mapping[int, str], now_us: int) -> list[AlertEvent]:
         """Return the ends of alerts that no threshold means any more, by the latest value of each sensor.
 
-        As `review_alerts` does in the database; for when the registry has changed.
+        And of those of sensors that are switched off: `silenced` says how. As `review_alerts` does in the database; for
+        when the registry has changed.
         """
         thresholds = self._thresholds()
         ended = [
             alert
             for alert in self.active.values()
-            if worst(thresholds.get(alert.sensor_id, ()), latest.get(alert.sensor_id, alert.value)) is None
+            if alert.sensor_id in silenced
+            or worst(thresholds.get(alert.sensor_id, ()), latest.get(alert.sensor_id, alert.value)) is None
         ]
         events = []
         for alert in ended:
@@ -133,7 +135,8 @@ class LocalAlerts:
                 AlertEvent(
                     *(event_id, 0, alert.sensor_id, "resolved", alert.severity, value, alert.threshold_id, now_us),
                     threshold_kind="alert",
-                    resolution="threshold_changed" if thresholds.get(alert.sensor_id) else "threshold_removed",
+                    resolution=silenced.get(alert.sensor_id)
+                    or ("threshold_changed" if thresholds.get(alert.sensor_id) else "threshold_removed"),
                 )
             )
         self.changes += len(events)

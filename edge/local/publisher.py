@@ -123,12 +123,13 @@ class LocalPublisher:
     # -- what the status shows
 
     def follow_registry(self, now_us: int) -> None:
-        """Forget sensors that have left the registry, and end alerts that no threshold means any more."""
+        """End alerts that no threshold means any more, or whose sensor is off, and forget sensors that have left."""
         names = self._registry.names
+        values = {sensor: latest.value for sensor, latest in self.latest.items()}
+        ended = self._local_alerts.review(values, self._registry.silenced, now_us)
         self._local_alerts.forget_all_but(names)
         self.latest = {sensor: latest for sensor, latest in self.latest.items() if sensor in names}
-        values = {sensor: latest.value for sensor, latest in self.latest.items()}
-        if ended := self._local_alerts.review(values, now_us):
+        if ended:
             self._push_alerts(ended)
             self._push(Publication(1, 0, [], [], now_us, ended))
 

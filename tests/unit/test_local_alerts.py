@@ -51,10 +51,10 @@ def test_alarm_ends_with_its_threshold() -> None:
     thresholds = [above(30)]
     made = LocalAlerts("north", lambda: {1: tuple(thresholds)})
     kinds(made, *values(20, 31))
-    assert made.review({1: 31.0}, 9) == []
+    assert made.review({1: 31.0}, {}, 9) == []
     thresholds[:] = [above(31)]
     changes = made.changes
-    [event] = made.review({1: 31.0}, 9)
+    [event] = made.review({1: 31.0}, {}, 9)
     assert (event.kind, event.resolution, event.triggered_at_us, event.value) == (
         "resolved",
         "threshold_changed",
@@ -62,7 +62,7 @@ def test_alarm_ends_with_its_threshold() -> None:
         31,
     )
     assert (made.active, made.changes) == ({}, changes + 1)
-    assert made.review({}, 10) == []
+    assert made.review({}, {}, 10) == []
 
 
 def test_alarm_of_another_severity_ends_the_one_before() -> None:

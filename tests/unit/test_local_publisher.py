@@ -13,7 +13,7 @@ import pytest
 
 from bridge.broker.events import ALERTS, READINGS
 from bridge.broker.memory import MemoryBroker
-from bridge.gateway_protocol.snapshot import SnapshotThreshold
+from bridge.gateway_protocol.snapshot import Snapshot, SnapshotThreshold
 from bridge.settings.stores import BrokerSettings
 from bridge.telemetry import Metrics
 from edge.local.alert_file import AlertFile
@@ -214,6 +214,32 @@ async def test_publisher_ends_an_alert_whose_threshold_is_gone(tmp_path: Path) -
     status = bench.publisher.status_of(1)
     assert status is not None
     assert status["alert_active"] is None
+
+
+@pytest.mark.parametrize(
+    ("change", "resolution"),
+    [
+        (lambda: snapshot(above(30), disabled=True), "device_disabled"),
+        (lambda: off(snapshot(above(30))), "sensor_inactive"),
+        (lambda: snapshot(sensors=0), "threshold_removed"),  # it has left the registry
+    ],
+)
+async def test_publisher_ends_an_alert_with_its_sensor(
+    tmp_path: Path, change: Callable[[], Snapshot], resolution: str
+) -> None:
+    bench = Bench(tmp_path, above(30))
+    bench.publisher.enqueue(published(1, reading(1, value=31)))
+    adopt(bench.registry, change())
+    bench.publisher.follow_registry(5_000_000)
+    async with bench.running():
+        await wait(lambda: bench.mqtt.topics().count("site/alerts") == 2)
+    body = [body for topic, body, *_ in bench.mqtt.sent if topic == "site/alerts"][-1]
+    assert (body["kind"], body["resolution"]) == ("resolved", resolution)
+
+
+def off(given: Snapshot) -> Snapshot:
+    sensors = tuple(msgspec.structs.replace(sensor, is_active=False) for sensor in given.sensors)
+    return msgspec.structs.replace(given, sensors=sensors)
 
 
 async def test_publisher_that_starts_again_goes_on_with_its_alerts(tmp_path: Path) -> None:

@@ -80,8 +80,8 @@ class Converters:
     def convert(self, topic: str, payload: bytes, *, received_us: int, retained: bool = False) -> Conversion:
         """What cannot be decoded is one rejection, for quarantine.
 
-        A message without a payload is no reading: it takes a retained one back (MQTT 3.1.1, 3.3.1.3), and comes to those
-        who are subscribed already without the RETAIN flag.
+        A message without a payload is no reading: it takes a retained one back (MQTT 3.1.1, 3.3.1.3), and comes without
+        the RETAIN flag to who is subscribed already.
         """
         device_uuid: str | None = None
         name = OURS

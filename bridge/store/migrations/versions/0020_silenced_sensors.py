@@ -1,0 +1,11 @@
+"""Alerts end with their sensors, and sensors that have moved: the SQL file beside this one."""
+
+from bridge.store.migrate import run_sql_file
+
+revision = "0020"
+down_revision = "0019"
+functions = "42cac09581a5e501"
+
+
+def upgrade() -> None:
+    run_sql_file(__file__)

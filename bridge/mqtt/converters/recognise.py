@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 
 from bridge.errors import DecodeError
+from bridge.mqtt.converters.bare_nan import without_nan
 from bridge.mqtt.converters.message import text_number
 from bridge.mqtt.topics import is_ours
 from bridge.pipeline.decode import decode_any
@@ -94,7 +95,7 @@ def _filter_of(levels: list[str], wildcards: int) -> str:
 
 def _is_senml(payload: bytes) -> bool:
     if payload[:1] == b"[":
-        return _tried(lambda: _has_records(decode_any(payload)))
+        return _tried(lambda: _has_records(decode_any(without_nan(payload))))
     if payload and 0x80 < payload[0] < 0x9C:
         return _tried(lambda: _has_records(_cbor(payload)))
     return False

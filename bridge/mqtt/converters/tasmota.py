@@ -40,6 +40,8 @@ _LEAVE_OUT = (
 )
 _KNOWN_KINDS = re.compile(r"LWT|INFO\d|STATUS([0-7]|9|12|13)?|UPTIME|HASS_STATE|MARGINS|LOGGING|POWER\d*|RESULT")
 """Messages without a measurement. POWER and RESULT repeat at once what STATE says."""
+_HEARD = re.compile(rb'"(?:Rf|Ir|S?Serial|Zb|Ble|Lora|Knx|Tuya|Nec)\w*Received"', re.IGNORECASE)
+"""In a RESULT: what a receiver has heard of others, in SENSOR or messages of its own in newer releases."""
 _KNOWN_BESIDE = re.compile(r"Status\w{0,3}|idx|nvalue|svalue")
 """What stands beside `StatusSNS` where several statuses come in one message, and what Domoticz gets."""
 
@@ -64,14 +66,15 @@ def tasmota(message: IncomingMessage) -> Packet:
     """`tele/<topic>/SENSOR` and `/STATE`, or the answer to a question for them, `stat/<topic>/STATUS10`."""
     kind = message.levels[-1]
     if kind not in ("SENSOR", "STATE", "STATUS8", "STATUS10", "STATUS11"):
-        return NOTHING if _KNOWN_KINDS.fullmatch(kind) else unknown_message(message)
+        is_known = _KNOWN_KINDS.fullmatch(kind) and not (kind == "RESULT" and _HEARD.search(message.payload))
+        return NOTHING if is_known else unknown_message(message)
     document = whole = message.document()
     for inner in ("StatusSNS", "StatusSTS"):
         if inner in document:
             document = table(document[inner], f"$.{inner}")
             break
     captured = message.captured[:-1] if message.captured and message.captured[-1] == kind else message.captured
-    ts_us = message.time(document.get("Time"), "$.Time")
+    ts_us = message.time(document.get("Time"), "$.Time", from_boot=True)
     readings = PacketBuilder(message, "/".join(captured) or message.topic, ts_us=ts_us, leave_out=_LEAVE_OUT)
     of_temperature = _FROM_TEMPERATURE.get(str(document.get("TempUnit")))
     of_pressure = _FROM_PRESSURE.get(str(document.get("PressureUnit")))

@@ -125,7 +125,8 @@ def _built(found: re.Match[str], where: str) -> datetime:
             return moment
         return moment.replace(tzinfo=UTC if zone[0] not in "+-" else datetime.strptime(zone, "%z").tzinfo)
     except (ValueError, OverflowError):
-        raise DecodeError(Code.BAD_TIME, f"{where} is no time of the calendar", where=where) from None
+        detail = f"{where} is no time of the calendar: {quoted(found[0])}"
+        raise DecodeError(Code.BAD_TIME, detail, where=where) from None
 
 
 def _of_calendar(moment: datetime, where: str, zone: tzinfo) -> tuple[int, ...]:

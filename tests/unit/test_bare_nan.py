@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.mqtt.converters.bare_nan import without_nan
+from bridge.pipeline.bare_nan import without_nan
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,9 @@ import msgspec
 
 from bridge.errors import DecodeError
 from bridge.model.reading import Code, DecodedReading, ExternalId, Packet, Rejection, UnknownField
-from bridge.mqtt.converters.bare_nan import without_nan
 from bridge.mqtt.converters.local_times import LocalClock, choose
 from bridge.mqtt.converters.repeated import lost_fields
+from bridge.pipeline.bare_nan import without_nan
 from bridge.pipeline.decode import decode_any
 from bridge.pipeline.json_body import trimmed, utf8_fault
 from bridge.pipeline.number_text import MAX_NUMBER, fault_in

@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable
 
 from bridge.errors import DecodeError
-from bridge.mqtt.converters.bare_nan import without_nan
 from bridge.mqtt.converters.message import text_number
 from bridge.mqtt.topics import is_ours
+from bridge.pipeline.bare_nan import without_nan
 from bridge.pipeline.decode import decode_any
 
 Guess = tuple[str, str]

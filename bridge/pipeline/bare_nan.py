@@ -1,7 +1,7 @@
 """JSON with `nan` and `inf` in it, which C's printf and its like write, and which is none: bytes in, JSON out. Pure.
 
-A sensor that is broken must not cost those beside it: what is not a number was not measured, so it becomes null, and
-what is infinite becomes text, which no reading is made of.
+A sensor that is broken must not cost those beside it. No reading is made of such a text, so a number that is none
+becomes text; in foreign formats `nan` becomes null, since it was not measured.
 """
 
 from __future__ import annotations
@@ -22,3 +22,13 @@ def _replaced(found: re.Match[bytes]) -> bytes:
     if token.startswith(b'"'):
         return token
     return b"null" if found[1] else b'"%s"' % token
+
+
+def nan_as_text(body: bytes) -> bytes:
+    """The body with text for each `nan` and `inf`; the same where it has none."""
+    return _TOKEN.sub(_quoted, body)
+
+
+def _quoted(found: re.Match[bytes]) -> bytes:
+    token = found[0]
+    return token if token.startswith(b'"') else b'"%s"' % token

@@ -98,6 +98,8 @@ def _syntax_fault(body: bytes | memoryview) -> DecodeError | None:
 
 def utf8_fault(body: bytes | memoryview, error: UnicodeDecodeError, before: int = 0) -> str:
     """Which byte is at fault, and what it would be in the encoding that most such bytes are of."""
+    if bytes(body[:2]) in (BOM_UTF16_LE, BOM_UTF16_BE):
+        return "it begins as UTF-16 does"
     at = before + error.start
     value = body[at]
     shown = bytes((value,)).decode("latin-1")

@@ -74,7 +74,8 @@ def tasmota(message: IncomingMessage) -> Packet:
             document = table(document[inner], f"$.{inner}")
             break
     captured = message.captured[:-1] if message.captured and message.captured[-1] == kind else message.captured
-    ts_us = message.time(document.get("Time"), "$.Time", from_boot=True)
+    at = "Epoch" if type(document.get("Epoch")) is int else "Time"  # with `Time 2` both, of which one needs no zone
+    ts_us = message.time(document.get(at), f"$.{at}", from_boot=True)
     readings = PacketBuilder(message, "/".join(captured) or message.topic, ts_us=ts_us, leave_out=_LEAVE_OUT)
     of_temperature = _FROM_TEMPERATURE.get(str(document.get("TempUnit")))
     of_pressure = _FROM_PRESSURE.get(str(document.get("PressureUnit")))

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 
-_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[-+]?\b(?:(nan(?:\((?:ind|snan)\))?)|inf(?:inity)?)(?![\w.])', re.I | re.S)
+_NAN = rb"nan(?:\((?:ind|snan)\))?|1\.#(?:ind|[qs]nan)\d*"  # of glibc, newlib and Microsoft's C, old and new
+_INF = rb"inf(?:inity)?|ovf|1\.#inf\d*"  # `ovf` is Arduino's, of what is beyond 4294967040
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"?|(?<![\w.])[-+]?(?:(%b)|%b)(?![\w.])' % (_NAN, _INF), re.I | re.S)
 """A text, which stays as it is, whole or not; or the number."""
 
 

@@ -19,6 +19,7 @@ from bridge.pipeline.bare_nan import without_nan
         (b'{"a":NaN,"b":-nan}', {"a": None, "b": None}),
         (b'{"a":-nan(ind),"b":nan(snan)}', {"a": None, "b": None}),
         (b'{"a":inf,"b":-Infinity,"c":[+INF]}', {"a": "inf", "b": "-Infinity", "c": ["+INF"]}),
+        (b'{"a":ovf,"b":-1.#IND,"c":1.#QNAN00,"d":-1.#INF}', {"a": "ovf", "b": None, "c": None, "d": "-1.#INF"}),
         (b'{"nan":"nan","b":"say \\"nan\\", nan","c":nan}', {"nan": "nan", "b": 'say "nan", nan', "c": None}),
     ],
 )

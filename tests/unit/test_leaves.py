@@ -65,7 +65,7 @@ def expected(format_name: str, payload: bytes) -> int:
     return sum(1 for _ in leaves(document))
 
 
-_BARE_NAN = re.compile(rb":\s*[-+]?(nan(\(ind\))?|inf)(?=\s*[,}\]])", re.IGNORECASE)
+_BARE_NAN = re.compile(rb":\s*[-+]?(nan(\(ind\))?|inf|ovf|1\.#ind00)(?=\s*[,}\]])", re.IGNORECASE)
 
 
 def loads(payload: bytes, **options: Any) -> Any:

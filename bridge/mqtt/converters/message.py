@@ -11,6 +11,7 @@ where that is known of its kind, and `unknown_message` where it is not.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -99,13 +100,13 @@ class IncomingMessage(msgspec.Struct, frozen=True):
     def decoded(self) -> tuple[bytes, Any]:
         """The payload, without `nan`, and what it is as JSON. Raises DecodeError."""
         try:
-            return self.payload, decode_any(self.payload)
+            return self.payload, _document_of(self.payload)
         except DecodeError as error:
             before = trimmed(self.payload)
             payload = without_nan(before)
             if error.reason != Code.BAD_JSON or payload == before or before.lstrip()[:1] not in (b"{", b"["):
                 raise
-            return payload, decode_any(payload)
+            return payload, _document_of(payload)
 
     def document(self) -> dict[str, Any]:
         """The payload as a JSON object. Raises DecodeError."""
@@ -133,6 +134,19 @@ class IncomingMessage(msgspec.Struct, frozen=True):
         if self.clock is not None:
             return self.clock.instant(channel, found)
         return choose(found, self.received_us, None)
+
+
+def _document_of(payload: bytes) -> Any:
+    """A JSON document; numbers beyond a float are infinite, and refused where they stand. Raises DecodeError."""
+    try:
+        return decode_any(payload)
+    except DecodeError as error:
+        if error.reason != Code.BAD_FORM:
+            raise
+        try:
+            return json.loads(trimmed(payload))
+        except (ValueError, RecursionError):
+            raise error from None
 
 
 def unknown_message(message: IncomingMessage) -> Packet:

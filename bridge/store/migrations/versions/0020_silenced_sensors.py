@@ -4,7 +4,7 @@ from bridge.store.migrate import run_sql_file
 
 revision = "0020"
 down_revision = "0019"
-functions = "42cac09581a5e501"
+functions = "6eb3c3938a78a7c4"
 
 
 def upgrade() -> None:

@@ -4,7 +4,7 @@ from bridge.store.migrate import run_sql_file
 
 revision = "0019"
 down_revision = "0018"
-functions = "029114cd4fd151df"
+functions = "1a7c9f491daef3ce"
 
 
 def upgrade() -> None:

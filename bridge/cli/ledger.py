@@ -47,6 +47,7 @@ def ledger(
         rows = connection.ledger(device_id)
         problems, gaps = connection.verify(device_id) if verify else ([], [])
         leaps = connection.leaps(gaps)
+        moves = connection.moves(device_id) if verify else []
         if verify:
             try:
                 findings = asyncio.run(audit_stream(found.redis, found.broker, connection))
@@ -57,7 +58,7 @@ def ledger(
     balanced = not problems and all(row["pending"] >= 0 for row in rows)
     if json:
         answer: dict[str, Any] = {"balanced": balanced, "total": total, "problems": problems}
-        answer |= {"missing": gaps, "leaps": leaps}
+        answer |= {"missing": gaps, "leaps": leaps, "moves": moves}
         show(answer | {"streams": [finding.as_row() for finding in findings], "devices": rows}, json)
     else:
         show([*rows, {"device_id": "total", "device_uuid": "", "name": "", "deleted_at": "", **total}], json)
@@ -65,6 +66,8 @@ def ledger(
             say(f"does not balance: {line}")
         for gap in gaps:
             say(_missing(gap, next((leap for leap in leaps if leap["device_id"] == gap["device_id"]), None)))
+        for move in moves:
+            say(_moved(move))
         for finding in findings:
             others = f"; {finding.unreadable} entries are not of the bridge's form" if finding.unreadable else ""
             found_of = f"{finding.found} of {finding.expected} found{others}"
@@ -85,6 +88,11 @@ def _missing(gap: dict[str, Any], leap: dict[str, Any] | None) -> str:
     if leap:
         leaps = f", beside {leap['leaps']} leap{'s' * (leap['leaps'] > 1)} of its counter by {leap['numbers']}"
     return f"missing before our door: device {gap['device_id']}, {missing} sequence numbers{leaps}"
+
+
+def _moved(move: dict[str, Any]) -> str:
+    devices = f"devices {move['from_device']} and {move['to_device']}"
+    return f"recounted together: {devices}, sensor {move['sensor_id']} moved at {move['moved_at']}"
 
 
 _COUNTS = ("received", "stored", "duplicate", "quarantined", "thinned", "returned", "pending")

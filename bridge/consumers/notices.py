@@ -44,6 +44,8 @@ DIGEST_LINES = 20
 RESOLUTIONS = {
     "threshold_changed": "its threshold was changed",
     "threshold_removed": "its threshold was removed",
+    "sensor_inactive": "its sensor was switched off",
+    "device_disabled": "its device was disabled",
 }
 """Why it is over, where no reading says so."""
 

@@ -124,7 +124,8 @@ class ResolvedAlert(_Schema):
     resolved_at: str | None
     past: bool = Field(description="Late readings told of it: it was over before it was known")
     resolution: str | None = Field(
-        description="Why: in_range, severity_changed, continued, threshold_changed, threshold_removed; none: by hand"
+        description="Why: in_range, severity_changed, continued, threshold_changed, threshold_removed, sensor_inactive,"
+        " device_disabled; none: by hand"
     )
 
 

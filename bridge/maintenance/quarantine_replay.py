@@ -36,6 +36,7 @@ from bridge.model.reading import (
     Source,
 )
 from bridge.mqtt.converters.select import Converters
+from bridge.mqtt.unknown_fields import detail as not_taken
 from bridge.pipeline.batch import MAX_QUARANTINED_BYTES
 from bridge.pipeline.decode import decode_api_bulk, decode_api_reading, decode_packet
 from bridge.pipeline.ports import DeliverySink
@@ -252,14 +253,15 @@ class QuarantineReplay:
             detail = f"of its {row['whole_bytes']} bytes the first {kept} are kept: it is a sample"
             raise ReplayRefused(Code(row["code"]), detail)
         try:
-            packet = _meant(row, facts, *self._decoded(row, facts))
+            decoded, whole_is_kept = self._decoded(row, facts)
+            packet = _meant(row, facts, decoded, whole_is_kept)
         except DecodeError as error:
             if kept == MAX_QUARANTINED_BYTES:
                 detail = f"it had {kept} bytes or more, of which the first {kept} are kept"
                 raise ReplayRefused(Code(row["code"]), detail) from error
             raise
         if not packet.readings and not packet.rejections:
-            raise ReplayRefused(Code.BAD_FORM, "no reading")
+            raise _nothing_of(row, decoded, whole_is_kept)
         return packet
 
     def _decoded(self, row: QuarantinedRow, facts: DoorFacts) -> tuple[Packet, bool]:
@@ -309,6 +311,16 @@ def _meant(row: QuarantinedRow, facts: DoorFacts, packet: Packet, whole_is_kept:
     readings = [msgspec.structs.replace(each, index=index) for each in packet.readings]
     rejections = tuple(msgspec.structs.replace(each, index=index) for each in packet.rejections)
     return Packet(_timed(row, facts, readings), rejections, packet.device_uuid)
+
+
+def _nothing_of(row: QuarantinedRow, packet: Packet, whole_is_kept: bool) -> ReplayRefused:
+    """Why a row that can be decoded is no reading: it is unknown still, or known to be none."""
+    code = Code.NOT_TAKEN if row["code"] == Code.NOT_TAKEN else Code.BAD_FORM
+    for field in packet.unknown:
+        if not whole_is_kept or field.index in (0, row["reading_index"]):
+            remedy = "name it in `take` of its converter, and replay it again, or in `skip_also`, and drop it"
+            return ReplayRefused(Code.NOT_TAKEN, f"{not_taken(field)}; {remedy}")
+    return ReplayRefused(code, "it is known to be no reading; drop it: iot-bridge quarantine drop")
 
 
 def _timed(row: QuarantinedRow, facts: DoorFacts, readings: Iterable[DecodedReading]) -> tuple[DecodedReading, ...]:

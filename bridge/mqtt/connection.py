@@ -8,7 +8,6 @@ old one, such as a publication that was not acknowledged, leaks into it.
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -16,26 +15,23 @@ from typing import Any, Protocol
 
 import msgspec
 import paho.mqtt.client as mqtt
-from paho.mqtt import MQTTException
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from bridge.mqtt.address import BrokerAddress
-from bridge.mqtt.connack import BrokerLimits, limits_of, refusal, server_reference
+from bridge.mqtt.connack import BrokerLimits, limits_of, server_reference
+from bridge.mqtt.loop_socket import LoopSocket
+from bridge.mqtt.paho_client import NOT_MQTT, PahoClient
 from bridge.settings.mqtt import MqttSettings
 
 CONNECT_TIMEOUT_S = 10.0
-_TCP_CLOSE_WAIT = 8
-"""State of a TCP connection that the other end has closed in order (tcp_states.h)."""
 _MAX_EXPIRY_S = 0xFFFF_FFFF
 REFUSAL = 128
 """MQTT 5, section 2.4: reason codes from here on are refusals."""
 NO_SUBSCRIBERS = 16
 SESSION_TAKEN_OVER = 0x8E
 _PROTOCOL_ERROR = 0x82
-NOT_MQTT = (ValueError, UnicodeDecodeError, msgspec.MsgspecError, MQTTException)
-"""What paho raises on packets that no broker should send."""
 
 
 class Will(msgspec.Struct, frozen=True):
@@ -102,13 +98,7 @@ class MqttConnection:
         self._address = address
         self._events = events
         self._loop = asyncio.get_running_loop()
-        self._socket: Any = None
-        self._wanted = True
-        self._reading = False
-        self._drained = asyncio.Event()
-        self._drained.set()
-        self._orderly = False
-        self._alert: ssl.SSLError | None = None  # what TLS said as it ended
+        self._socket = LoopSocket(self._read, lambda: self._client.loop_write())
         self._housekeeping: asyncio.Task[None] | None = None
         self._client = self._make_client(client_id, tls, will)
 
@@ -134,13 +124,12 @@ class MqttConnection:
 
     def disconnect(self) -> None:
         """Send DISCONNECT and whatever waits before it, as far as the socket takes it."""
-        if self._socket is None:
+        if not self._socket.is_open:
             return
         self._client.disconnect()
         self._client.loop_write()
-        if self._socket is not None:  # it takes nothing more; shut down, the next write fails
-            with suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)
+        if self._socket.is_open:  # it takes nothing more; shut down, the next write fails
+            self._socket.shut_down()
             self._client.loop_write()
 
     def _disconnect_late(self, connecting: asyncio.Future[None]) -> None:
@@ -155,7 +144,7 @@ class MqttConnection:
 
     async def drain(self) -> None:
         """Wait until everything is written, or the socket is closed."""
-        await self._drained.wait()
+        await self._socket.drain()
 
     def subscribe(self, filters: Sequence[str], qos: int = 1) -> int | None:
         """At QoS 1 at most: at 2, paho would confirm a message before it is handed to us."""
@@ -185,72 +174,32 @@ class MqttConnection:
     # -- the socket
 
     def start_reading(self) -> None:
-        self._wanted = True
-        if self._socket is not None and not self._reading:
-            self._reading = True
-            self._watch(self._add_reader, self._socket)
-            if self._decrypted:
-                self._loop.call_soon(self._read)
+        self._socket.start_reading()
 
     def stop_reading(self) -> None:
         """What is not read stays with the broker, which stops sending when the buffers between us are full."""
-        self._wanted = False
-        if self._reading and self._socket is not None:
-            self._loop.remove_reader(self._socket.fileno())
-        self._reading = False
-
-    def _watch(self, register: Callable[[int], None], sock: Any) -> None:
-        """Register reader or writer with the loop, anew where the loop's handle of the descriptor is closed.
-
-        At an error of the socket (POLLERR) uvloop calls the reader once and closes its handle for good
-        (uvloop/handles/poll.pyx, `_fatal_error`). A reader that finds data before the error does not meet the error
-        then, is not called again, and whoever registers next is told "the handler is closed".
-        """
-        descriptor = sock.fileno()
-        if descriptor < 0:
-            return
-        try:
-            register(descriptor)
-        except RuntimeError:
-            self._loop.remove_reader(descriptor)
-            self._loop.remove_writer(descriptor)
-            if self._reading:
-                self._add_reader(descriptor)
-            if not self._drained.is_set():
-                self._add_writer(descriptor)
-
-    def _add_reader(self, descriptor: int) -> None:
-        self._loop.add_reader(descriptor, self._read)
-
-    def _add_writer(self, descriptor: int) -> None:
-        self._loop.add_writer(descriptor, self._client.loop_write)
-
-    @property
-    def _decrypted(self) -> bool:
-        """Whether TLS has decrypted more than it handed out: the socket will not become readable for it."""
-        return isinstance(self._socket, ssl.SSLSocket) and self._socket.pending() > 0
+        self._socket.stop_reading()
 
     def _read(self) -> None:
-        if not self._reading:
+        if not self._socket.reading:
             return
         try:
             self._client.loop_read()
-            while self._reading and self._decrypted:
+            while self._socket.reading and self._socket.has_decrypted:
                 self._client.loop_read()
         except NOT_MQTT as error:  # nothing of it can be settled
             self.stop_reading()
             self._events.ended(ConnectionEnd(fault=str(error)))
 
     async def _keep_alive(self) -> None:
-        """Look after the reader, see `_watch`, and run paho's timers.
+        """Look after the reader, and run paho's timers.
 
         Not while paused: unread answers to our pings would look like a dead broker.
         """
         while True:
             await asyncio.sleep(1)
-            if self._reading and self._socket is not None:
-                self._watch(self._add_reader, self._socket)
-            if self._reading or not self.connected:
+            self._socket.watch_again()
+            if self._socket.reading or not self.connected:
                 self._client.loop_misc()
 
     def _connect(self) -> None:
@@ -264,7 +213,7 @@ class MqttConnection:
 
     def _make_client(self, client_id: str, tls: ssl.SSLContext | None, will: Will) -> mqtt.Client:
         v5 = self._settings.protocol == "5"
-        client = _Client(
+        client = PahoClient(
             CallbackAPIVersion.VERSION2,
             client_id=client_id,
             clean_session=None if v5 else False,
@@ -281,16 +230,16 @@ class MqttConnection:
             client.tls_set_context(tls)
         client.on_connect = self._on_connect
         client.on_refused = self._events.refused
-        client.may_read = lambda: self._reading
+        client.may_read = lambda: self._socket.reading
         client.on_disconnect = self._on_disconnect
         client.on_subscribe = self._on_reasons
         client.on_unsubscribe = self._on_reasons
         client.on_publish = self._on_reason
         client.on_message = self._on_message
-        client.on_socket_open = self._from_any_thread(self._on_socket_open)
-        client.on_socket_close = self._from_any_thread(self._on_socket_close)
-        client.on_socket_register_write = self._from_any_thread(self._on_register_write)
-        client.on_socket_unregister_write = self._from_any_thread(self._on_unregister_write)
+        client.on_socket_open = self._from_any_thread(self._socket.opened)
+        client.on_socket_close = self._from_any_thread(self._socket.closed)
+        client.on_socket_register_write = self._from_any_thread(self._socket.write_later)
+        client.on_socket_unregister_write = self._from_any_thread(self._socket.written)
         return client
 
     def _from_any_thread(self, callback: Callable[[Any], None]) -> Callable[[Any, Any, Any], None]:
@@ -306,38 +255,10 @@ class MqttConnection:
 
         return called
 
-    def _on_socket_open(self, sock: Any) -> None:
-        self._socket = sock
-        if isinstance(sock, socket.socket):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if self._wanted:
-            self.start_reading()
-
-    def _on_socket_close(self, sock: Any) -> None:
-        wanted = self._wanted
-        self.stop_reading()
-        self._wanted = wanted
-        if sock.fileno() >= 0:
-            self._loop.remove_writer(sock.fileno())
-            with suppress(OSError, AttributeError):
-                self._orderly = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE_WAIT
-            self._alert = getattr(sock, "alert", None)
-        self._socket = None
-        self._drained.set()
-
-    def _on_register_write(self, sock: Any) -> None:
-        self._drained.clear()
-        self._watch(self._add_writer, sock)
-
-    def _on_unregister_write(self, sock: Any) -> None:
-        self._drained.set()
-        if sock.fileno() >= 0:
-            self._loop.remove_writer(sock.fileno())
-
     # -- paho's callbacks, on the loop
 
     def _on_connect(self, _client: Any, _userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
-        if not reason.is_failure:  # of a failure `_Client` tells
+        if not reason.is_failure:  # of a failure `PahoClient` tells
             self._events.accepted(bool(flags.session_present), limits_of(properties))
 
     def _on_reasons(self, _client: Any, _userdata: Any, mid: int, reasons: Sequence[Any], _properties: Any) -> None:
@@ -354,44 +275,9 @@ class MqttConnection:
         self._events.ended(
             ConnectionEnd(
                 reason.value if said else None,
-                said or self._orderly,
-                self._alert,
+                said or self._socket.closed_in_order,
+                self._socket.alert,
                 server_reference(properties),
                 fault="an unknown packet" if not said and reason.value == _PROTOCOL_ERROR else "",
             )
         )
-
-
-class _Client(mqtt.Client):
-    """paho's client, which tells of every refusal, and reads what a broker has sent before its connection broke.
-
-    paho keeps a refused protocol version to itself where it is not to reconnect, takes a CONNACK in the form of the
-    other version for no MQTT, and knows only some codes. And where it cannot write any more it closes the socket over
-    what lies there unread: messages that a killed broker has acknowledged to devices, and will not send again.
-    """
-
-    on_refused: Callable[[int, str], None] | None = None
-    may_read: Callable[[], bool] = staticmethod(lambda: False)
-    """Whether another message may be taken."""
-    _is_ending = False
-
-    def _handle_connack(self) -> MQTTErrorCode:
-        refused = refusal(bytes(self._in_packet["packet"]))
-        if refused is None or self.on_refused is None:
-            return super()._handle_connack()
-        self.on_refused(*refused)
-        return MQTTErrorCode.MQTT_ERR_CONN_REFUSED
-
-    def _loop_rc_handle(self, rc: MQTTErrorCode) -> MQTTErrorCode:
-        if rc == MQTTErrorCode.MQTT_ERR_CONN_LOST and self._sock is not None:
-            if self._is_ending:  # an acknowledgement of what is being read, which finds the same end
-                return rc
-            self._is_ending = True
-            with suppress(*NOT_MQTT):
-                while self._sock is not None and self.may_read():
-                    if self._packet_read() != MQTTErrorCode.MQTT_ERR_SUCCESS:
-                        break
-            self._is_ending = False
-            if self._sock is None:
-                return rc
-        return super()._loop_rc_handle(rc)

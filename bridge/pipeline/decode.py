@@ -3,9 +3,10 @@
 The envelope and every reading are first decoded in one strict pass. When that fails for a field that nobody knows, a
 second pass skips it, and says where it was. Else the envelope is taken apart, reading by reading, so that one malformed
 reading is refused alone and its neighbours go on (`forms`). A value of null was not measured: no reading, and nothing
-refused. Numbers written as strings are accepted, as the replaced service did; NaN and
-Infinity are not (RFC 8259, section 6). Bytes that are not JSON at all are refused as such by every decoder, with the
-same reason (`json_body`), and none makes more objects of them than the readings that it may take.
+refused. Numbers written as strings are accepted, as the replaced service did; NaN and Infinity are not (RFC 8259,
+section 6), and refused alone where other readings of a packet are numbers. Bytes that are not JSON at all are refused
+as such by every decoder, with the same reason (`json_body`), and none makes more objects of them than the readings that
+it may take.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import msgspec
 
 from bridge.errors import DecodeError
 from bridge.model.reading import Code, DecodedReading, Packet, Rejection
+from bridge.pipeline.bare_nan import nan_as_text
 from bridge.pipeline.forms import (
     ABSENT,
     MAX_IGNORED,
@@ -120,13 +122,24 @@ def decode_api_bulk(body: bytes, *, max_readings: int) -> Packet:
 def decode_mqtt_packet(body: bytes, *, max_readings: int) -> Packet:
     """A device packet, or one reading of it, as `devices/{uuid}/readings` carries. Raises DecodeError."""
     body = bounded(body, max_readings)
-    if decode_json(_probe, body).readings is not ABSENT:
+    if _has_readings(body):
         return decode_packet(body, max_readings=max_readings)
     item, ignored = _ONE.read(body)
     if item is None:
         return Packet((), ignored=told(ignored))
     device = _uuid(item.device_uuid, "$.device_uuid")
     return Packet((_native_reading(0, item, None),), device_uuid=device, ignored=told(ignored))
+
+
+def _has_readings(body: bytes) -> bool:
+    """Whether a body is a packet, and no reading by itself. Raises DecodeError."""
+    try:
+        return decode_json(_probe, body).readings is not ABSENT
+    except DecodeError as error:
+        try:
+            return _probe.decode(nan_as_text(body)).readings is not ABSENT
+        except FAULTS:
+            raise error from None
 
 
 def decode_bare(body: bytes, sensor_uuid: str) -> Packet:
@@ -219,7 +232,7 @@ def decode_legacy(body: bytes, sensor_id: int | None) -> Packet:
 
 
 def excerpts(payload: bytes, indexes: Collection[int]) -> dict[int, bytes]:
-    """For each index, a payload that holds that reading alone, in its own bytes.
+    """For each index, a payload that holds that reading alone, in its own bytes, but for a NaN, which becomes text.
 
     A packet of thousands of bad readings must not be kept thousands of times. What is not a packet
     of several readings is returned whole.
@@ -230,7 +243,10 @@ def excerpts(payload: bytes, indexes: Collection[int]) -> dict[int, bytes]:
     try:
         envelope = _excerpt.decode(body)
     except FAULTS:
-        return dict.fromkeys(indexes, payload)
+        try:
+            envelope = _excerpt.decode(nan_as_text(body))
+        except FAULTS:
+            return dict.fromkeys(indexes, payload)
     if len(envelope.readings) < 2 or max(indexes) >= len(envelope.readings):
         return dict.fromkeys(indexes, payload)
     head = b"".join(
@@ -276,7 +292,7 @@ def _decode_packet(form: PacketForm[Item], body: bytes, make: Make[Item], max_re
             envelope = form.tolerant.decode(body)
             has_unknown = True
         except FAULTS:
-            return _decode_each(form, body, make, max_readings)
+            return _decode_around_nan(form, body, make, max_readings)
     device = _uuid(getattr(envelope, "device_uuid", None), "$.device_uuid")
     ts_us = _time(envelope)
     _check_count(len(envelope.readings), max_readings)
@@ -292,6 +308,22 @@ def _decode_packet(form: PacketForm[Item], body: bytes, make: Make[Item], max_re
         return Packet(tuple(readings), tuple(rejections), device)
     ignored = chain(form.ignored(body) if has_unknown else (), repeated(body) if has_repeated else ())
     return Packet(tuple(readings), tuple(rejections), device, ignored=told(ignored))
+
+
+def _decode_around_nan(form: PacketForm[Item], body: bytes, make: Make[Item], max_readings: int) -> Packet:
+    """The readings of an envelope one by one, also of one that a NaN makes no JSON. Raises DecodeError."""
+    try:
+        return _decode_each(form, body, make, max_readings)
+    except DecodeError as error:
+        if error.reason != Code.BAD_JSON or (text := nan_as_text(body)) == body:
+            raise
+        try:
+            packet = _decode_each(form, text, make, max_readings)
+        except DecodeError:
+            raise error from None
+        if not packet.readings:
+            raise
+        return packet
 
 
 def _decode_each(form: PacketForm[Item], body: bytes, make: Make[Item], max_readings: int) -> Packet:

@@ -29,6 +29,7 @@ MIN_READINGS = 5_000
 _AFTER = b"\0 \t\r\n"
 """NULs, and blanks among them: a line end may come after a NUL."""
 _AT_BYTE = re.compile(r"\(byte (\d+)\)")
+_NOT_FINITE = re.compile(r"[-+]?\b(?:nan|inf(?:inity)?)\b", re.IGNORECASE)
 _DECIMAL_COMMA = re.compile(rb"[0-9],\s*$")
 _WHERE = re.compile(r" - at `(\$[^`]*)`")
 _REASONS = {".value": Code.BAD_VALUE}  # by the end of the JSON path; anything else is BAD_FORM
@@ -91,32 +92,51 @@ def _syntax_fault(body: bytes | memoryview) -> DecodeError | None:
         return DecodeError(Code.BAD_JSON, "the JSON is nested too deeply")
     except msgspec.DecodeError as error:
         return DecodeError(Code.BAD_JSON, _named(str(error), body))
-    return None if _is_utf8(body) else DecodeError(Code.BAD_JSON, "the text is not UTF-8")
+    fault = _utf8_error(body)
+    return None if fault is None else DecodeError(Code.BAD_JSON, f"the text is not UTF-8: {fault}")
+
+
+def utf8_fault(body: bytes | memoryview, error: UnicodeDecodeError, before: int = 0) -> str:
+    """Which byte is at fault, and what it would be in the encoding that most such bytes are of."""
+    if bytes(body[:2]) in (BOM_UTF16_LE, BOM_UTF16_BE):
+        return "it begins as UTF-16 does"
+    at = before + error.start
+    value = body[at]
+    shown = bytes((value,)).decode("latin-1")
+    meant = f", {name_of(shown)} in Latin-1" if shown.isprintable() else ""
+    return f"byte {at} is 0x{value:02X}{meant}"
 
 
 def _named(fault: str, body: bytes | memoryview) -> str:
     """What msgspec says of a body, with the character at fault by its name."""
+    if not len(body):
+        return "the body is empty"
     if bytes(body[:2]) in (BOM_UTF16_LE, BOM_UTF16_BE):
         return "the text is UTF-16; JSON is UTF-8"
     found = _AT_BYTE.search(fault)
     if found is None:
         return fault
     at = int(found[1]) - ("trailing characters" in fault)  # of these msgspec names the byte behind the first
+    begin = max(0, at - 2)
+    token = next(_NOT_FINITE.finditer(bytes(body[begin : at + 12]).decode("latin-1")), None)
+    if token is not None and token.start() <= at - begin < token.end():
+        return f"{fault[: found.start()]}(byte {begin + token.start()}: {token[0]} is no number of JSON; send null)"
     character = bytes(body[at : at + 4]).decode(errors="replace")[:1]
     if character.isdigit() and _DECIMAL_COMMA.search(bytes(body[max(0, at - 8) : at])):
         return f"{fault[: found.start()]}(byte {at}, behind a comma: the decimal sign of JSON is the point)"
     return f"{fault[: found.start()]}(byte {at}: {name_of(character)})" if character else fault
 
 
-def _is_utf8(body: bytes | memoryview) -> bool:
+def _utf8_error(body: bytes | memoryview) -> str | None:
     """In pieces: the text of a whole body may take four times its bytes."""
     decoder = getincrementaldecoder("utf-8")()
-    try:
-        for start in range(0, len(body), _PIECE):
+    for start in range(0, len(body), _PIECE):
+        kept, _ = decoder.getstate()
+        try:
             decoder.decode(body[start : start + _PIECE], start + _PIECE >= len(body))
-    except UnicodeDecodeError:
-        return False
-    return True
+        except UnicodeDecodeError as error:
+            return utf8_fault(body, error, start - len(kept))
+    return None
 
 
 def _form_fault(error: Exception) -> DecodeError:

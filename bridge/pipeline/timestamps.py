@@ -13,6 +13,7 @@ from typing import Literal
 
 from bridge.errors import DecodeError
 from bridge.model.reading import MAX_TIME_US, MIN_TIME_US, Code
+from bridge.pipeline.number_text import quoted
 
 TimeUnit = Literal["", "s", "ms", "us", "ns"]
 """Of numbers; empty: by their size."""
@@ -95,7 +96,8 @@ def _of_text(text: str, where: str, unit: TimeUnit) -> float | datetime:
         return int(text) if text.lstrip("+-").isdecimal() else float(text)
     found = _CALENDAR.fullmatch(text)
     if found is None:
-        raise DecodeError(Code.BAD_TIME, f"{where} is neither ISO 8601 nor a Unix time", where=where)
+        detail = f"{where} is neither ISO 8601 nor a Unix time: {quoted(text) if text else 'it is empty'}"
+        raise DecodeError(Code.BAD_TIME, detail, where=where)
     return _built(found, where)
 
 
@@ -123,7 +125,8 @@ def _built(found: re.Match[str], where: str) -> datetime:
             return moment
         return moment.replace(tzinfo=UTC if zone[0] not in "+-" else datetime.strptime(zone, "%z").tzinfo)
     except (ValueError, OverflowError):
-        raise DecodeError(Code.BAD_TIME, f"{where} is no time of the calendar", where=where) from None
+        detail = f"{where} is no time of the calendar: {quoted(found[0])}"
+        raise DecodeError(Code.BAD_TIME, detail, where=where) from None
 
 
 def _of_calendar(moment: datetime, where: str, zone: tzinfo) -> tuple[int, ...]:

@@ -78,12 +78,15 @@ class Validator:
             return None
         return Code.VALUE_OUT_OF_RANGE, f"{value:g} is outside {low:g} to {high:g} ({sensor.sensor_type})"
 
+    def _behind_detail(self, off_us: int) -> str:
+        return f"the reading is {-off_us / 86_400e6:.1f} days old, more than {self._behind_us / 86_400e6:g}"
+
     def _time_problem(self, ts_us: int, received_us: int) -> tuple[Code, str] | None:
         off_us = ts_us - received_us
         if off_us > self._ahead_us:
             return Code.TIME_AHEAD, f"the time is {off_us / 1e6:.0f} s ahead of ours; set the device's clock"
         if -off_us > self._behind_us:
-            return Code.TIME_BEHIND, f"the reading is {-off_us / 86_400e6:.1f} days old"
+            return Code.TIME_BEHIND, self._behind_detail(off_us)
         return None
 
 

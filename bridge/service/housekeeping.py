@@ -30,6 +30,7 @@ log = structlog.get_logger("app")
 MAINTAIN_EVERY_S = 3_600.0
 TOUCH_KEYS_EVERY_S = 60.0
 NOTE_FAILED_LOGINS_EVERY_S = 60.0
+REVIEW_ALERTS_EVERY_S = 60.0
 CHECK_LEDGER_EVERY_S = 60.0
 """How often the ledger is held against itself: one pass over a row for each device, door and process."""
 
@@ -101,6 +102,7 @@ class Housekeeping:
             "keys-used": partial(every, TOUCH_KEYS_EVERY_S, self.touch_keys),
             "failed-logins": partial(every, NOTE_FAILED_LOGINS_EVERY_S, self.note_failed_logins),
             "ledger": partial(every, CHECK_LEDGER_EVERY_S, self.check_ledger),
+            "silenced-alerts": partial(every, REVIEW_ALERTS_EVERY_S, self._registry.review_silenced_alerts),
         }
 
     async def maintain(self) -> None:

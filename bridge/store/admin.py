@@ -209,13 +209,22 @@ class Admin:
         return self.fetch("ledger", device_id=device_id)
 
     def verify(self, device_id: int | None = None) -> tuple[list[str], list[TableRow]]:
-        """Recount the tables against the ledger. Returns what does not agree, and gaps in sequences."""
+        """Recount the tables against the ledger. Returns what does not agree, and gaps in sequences.
+
+        The stored readings of devices between which sensors were moved are counted together: a reading is in the books
+        of the device that it came from, and the tables know only whose its sensor is now.
+        """
         with self._connection.transaction():
             # One snapshot, or readings that arrive meanwhile would look like mistakes.
             self._connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             ledger = self.ledger(device_id)
             negative = self.fetch("negative_books")
-            readings = _counted(self.fetch("recount_readings"), "readings", device_id)
+            books = Counter({row["device_id"]: row["stored"] for row in self.ledger()})
+            readings = _counted(self.fetch("recount_readings"), "readings", None)
+            for devices in _moved_between(self.fetch("sensor_moves")):
+                if sum(books[device] for device in devices) == sum(readings[device] for device in devices):
+                    for device in devices:
+                        readings[device] = books[device]
             quarantined = _counted(self.fetch("recount_quarantine"), "rows", device_id)
             thinned = _counted(self.fetch("recount_thinned"), "rows", device_id)
             miscounted = self.fetch("miscounted_quarantine") if device_id is None else []
@@ -235,7 +244,11 @@ class Admin:
             ):
                 if book != table:
                     problems.append(f"device {device}: the ledger has {book} {what}, the tables have {table}")
-        problems += [f"device {device}: {n} readings that no ledger line knows" for device, n in readings.items() if n]
+        problems += [
+            f"device {device}: {n} readings that no ledger line knows"
+            for device, n in readings.items()
+            if n and device_id in (None, device)
+        ]
         problems += [f"device {device}: {n} quarantined rows unknown to it" for device, n in quarantined.items() if n]
         problems += [f"device {device}: {n} thinned rows unknown to it" for device, n in thinned.items() if n]
         problems += [_miscounted(row) for row in miscounted]
@@ -246,6 +259,11 @@ class Admin:
                 problems.append(f"gateway {row['name']}: {row['kept']} came of the {row['spooled']} that it took in")
         gaps = [gap | {"missing": int(gap["missing"])} for gap in gaps if device_id in (None, gap["device_id"])]
         return problems, gaps
+
+    def moves(self, device_id: int | None = None) -> list[TableRow]:
+        """Return between which devices sensors were moved, the last sensor and when."""
+        rows = self.fetch("sensor_moves")
+        return [row for row in rows if device_id in (None, row["from_device"], row["to_device"])]
 
     def leaps(self, gaps: Sequence[TableRow]) -> list[TableRow]:
         """Of the gaps that `verify` has found, those of a million numbers or more: how many, and over how much."""
@@ -259,6 +277,18 @@ def _miscounted(row: TableRow) -> str:
         f"quarantine {account}: the running total is {row['rows']} rows and {row['bytes']} bytes,"
         f" there are {row['found']} and {row['found_bytes']}"
     )
+
+
+def _moved_between(moves: Sequence[TableRow]) -> list[set[int]]:
+    """Devices that sensors were moved between, each with all that it is linked with."""
+    groups: list[set[int]] = []
+    for move in moves:
+        group = {move["from_device"], move["to_device"]}
+        for other in [other for other in groups if other & group]:
+            groups.remove(other)
+            group |= other
+        groups.append(group)
+    return groups
 
 
 def _counted(rows: list[TableRow], column: str, device_id: int | None) -> Counter[int]:

@@ -124,6 +124,10 @@ class PostgresRegistry:
         row = await self._store.fetch_one("fold_dead_instances")
         return int(row[0]) if row else 0
 
+    async def review_silenced_alerts(self) -> None:
+        """End the alerts of sensors that are switched off."""
+        await self._store.fetch_one("review_silenced_alerts")
+
     async def ledger_imbalance(self, at_rest: int | None) -> int:
         """Return the number of readings by which the ledger does not balance, over every instance.
 

@@ -39,6 +39,11 @@ def worst(thresholds: Sequence[SnapshotThreshold], value: float) -> SnapshotThre
     return min(found, key=lambda t: (-_RANKS.get(t.severity, 0), t.threshold_id), default=None)
 
 
+def is_late(reading_us: int, latest_us: int | None, now_us: int) -> bool:
+    """Whether a reading is older than its sensor's latest; one ahead of now, of a clock set back, judges nobody."""
+    return latest_us is not None and reading_us < latest_us <= now_us
+
+
 class LocalClassifier:
     """Classifies readings by the thresholds of the registry snapshot. Implements `Classifier`."""
 
@@ -72,7 +77,7 @@ class LocalAlerts:
     def __init__(self, gateway: str, thresholds: Thresholds) -> None:
         self._gateway = gateway
         self._thresholds = thresholds
-        self._latest_us: dict[int, int] = {}
+        self._latest_us: dict[int, int] = {}  # the lesser of a reading's time and the time then
         self.active: dict[int, Active] = {}
         self.changes = 0
         """Goes up with every alert that begins or ends."""
@@ -83,39 +88,43 @@ class LocalAlerts:
             self.active[alert.sensor_id] = alert
             self._latest_us[alert.sensor_id] = alert.triggered_at_us
 
-    def step(self, reading: Reading) -> list[AlertEvent]:
+    def step(self, reading: Reading, now_us: int) -> list[AlertEvent]:
         """Return the alerts that a spooled reading begins or ends; none where it is older than its sensor's latest.
 
-        As in the procedure: one alert a sensor, another severity ends it and begins the next.
+        As in the procedure: one alert a sensor, another severity ends it and begins the next; what a reading ahead of
+        time has raised, a later one with an earlier time ends, and not before it began.
         """
         sensor_id = reading.sensor_id
-        if not sensor_id or reading.ts_us < self._latest_us.get(sensor_id, reading.ts_us):
+        if not sensor_id or is_late(reading.ts_us, self._latest_us.get(sensor_id), now_us):
             return []
-        self._latest_us[sensor_id] = reading.ts_us
+        self._latest_us[sensor_id] = min(reading.ts_us, now_us)
         hit = worst(self._thresholds().get(sensor_id, ()), reading.value)
         active = self.active.get(sensor_id)
         events = []
         if active is not None and (hit is None or hit.severity != active.severity):
             del self.active[sensor_id]
             why = "in_range" if hit is None else "severity_changed"
-            events.append(self._event("resolved", reading, active.severity, active.threshold_id, why))
+            ended_us = max(reading.ts_us, active.triggered_at_us)
+            events.append(self._event("resolved", reading, ended_us, active.severity, active.threshold_id, why))
             active = None
         if active is None and hit is not None:
             self.active[sensor_id] = Active(sensor_id, hit.threshold_id, hit.severity, reading.value, reading.ts_us)
-            events.append(self._event("alert", reading, hit.severity, hit.threshold_id))
+            events.append(self._event("alert", reading, reading.ts_us, hit.severity, hit.threshold_id))
         self.changes += len(events)
         return events
 
-    def review(self, latest: Mapping[int, float], now_us: int) -> list[AlertEvent]:
+    def review(self, latest: Mapping[int, float], silenced: Mapping[int, str], now_us: int) -> list[AlertEvent]:
         """Return the ends of alerts that no threshold means any more, by the latest value of each sensor.
 
-        As `review_alerts` does in the database; for when the registry has changed.
+        And of those of sensors that are switched off: `silenced` says how. As `review_alerts` does in the database; for
+        when the registry has changed.
         """
         thresholds = self._thresholds()
         ended = [
             alert
             for alert in self.active.values()
-            if worst(thresholds.get(alert.sensor_id, ()), latest.get(alert.sensor_id, alert.value)) is None
+            if alert.sensor_id in silenced
+            or worst(thresholds.get(alert.sensor_id, ()), latest.get(alert.sensor_id, alert.value)) is None
         ]
         events = []
         for alert in ended:
@@ -126,7 +135,8 @@ class LocalAlerts:
                 AlertEvent(
                     *(event_id, 0, alert.sensor_id, "resolved", alert.severity, value, alert.threshold_id, now_us),
                     threshold_kind="alert",
-                    resolution="threshold_changed" if thresholds.get(alert.sensor_id) else "threshold_removed",
+                    resolution=silenced.get(alert.sensor_id)
+                    or ("threshold_changed" if thresholds.get(alert.sensor_id) else "threshold_removed"),
                 )
             )
         self.changes += len(events)
@@ -140,12 +150,12 @@ class LocalAlerts:
                 del kept[sensor_id]
 
     def _event(
-        self, kind: str, reading: Reading, severity: str, threshold_id: int, resolution: str | None = None
+        self, kind: str, reading: Reading, at_us: int, severity: str, threshold_id: int, resolution: str | None = None
     ) -> AlertEvent:
         # `local-` and no alert_id: the service makes its own of the same readings, under ids of its own.
         event_id = f"local-{self._gateway}-{reading.sensor_id}-{reading.ts_us}-{kind}"
         return AlertEvent(
-            *(event_id, 0, reading.sensor_id, kind, severity, reading.value, threshold_id, reading.ts_us),
+            *(event_id, 0, reading.sensor_id, kind, severity, reading.value, threshold_id, at_us),
             threshold_kind="alert",
             resolution=resolution,
         )

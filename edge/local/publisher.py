@@ -8,7 +8,7 @@ at most one in `publish_every_s`. MQTT says `"local": true`: the service makes i
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ import structlog
 from bridge.broker.memory import MemoryBroker
 from bridge.model.reading import CLASS_NAMES, AlertEvent, Publication, Reading, ReadingClass
 from edge.local.alert_file import AlertFile
-from edge.local.alerts import LocalAlerts
+from edge.local.alerts import LocalAlerts, is_late
 from edge.registry.snapshot import LocalRegistry
 from edge.settings import SiteSettings
 from edge.telemetry import SiteMetrics
@@ -31,6 +31,8 @@ MAX_ALERTS = 1_000
 """Alert events that wait for MQTT; older ones give way, and are counted."""
 MAX_HEARD = 10_000
 """Devices remembered with the time they were heard; those that are not registered may be made up."""
+MAX_EVENT_IDS = 20_000
+"""Event ids remembered: of two readings of one time, as a clock of seconds gives them, each gets one of its own."""
 ALERTS_TOPIC = "site/alerts"
 
 
@@ -47,6 +49,7 @@ class Latest(msgspec.Struct, frozen=True):
 
     value: float
     ts_us: int
+    until_us: int  # what is older is late: the lesser of `ts_us` and the time then
     received_us: int
     label: int
 
@@ -65,6 +68,7 @@ class LocalPublisher:
         alert_file: AlertFile,
         *,
         max_heard: int = MAX_HEARD,
+        max_event_ids: int = MAX_EVENT_IDS,
     ) -> None:
         self._gateway = gateway
         self._broker = broker
@@ -74,9 +78,11 @@ class LocalPublisher:
         self._metrics = metrics
         self._alert_file = alert_file
         self._max_heard = max_heard
+        self._max_event_ids = max_event_ids
         self._kept = 0  # the changes of alerts that are in the file
         self._queue: deque[Publication] = deque()
         self._alerts: deque[AlertEvent] = deque()
+        self._event_ids: OrderedDict[str, None] = OrderedDict()
         self._due: dict[int, None] = {}  # sensors whose latest value is to be published
         self._wake = asyncio.Event()
         self.mqtt: MqttOut | None = None
@@ -88,12 +94,21 @@ class LocalPublisher:
 
     def enqueue(self, publication: Publication) -> None:
         """See `Outbox.enqueue`. What there is no room for is counted, and missed by local subscribers alone."""
+        readings: list[Reading] = []
         alerts: list[AlertEvent] = []
-        for reading, label in zip(publication.readings, publication.classes, strict=True):
-            alerts += self._local_alerts.step(reading)
-            self._note(reading, label)
+        now_us = publication.stored_us
+        for place, (reading, label) in enumerate(zip(publication.readings, publication.classes, strict=True)):
+            suffix = f"-{publication.outbox_id}-{place}"
+            for alert in self._local_alerts.step(reading, now_us):
+                event_id = self._own_event_id(alert.event_id, suffix)
+                alerts.append(
+                    alert if event_id == alert.event_id else msgspec.structs.replace(alert, event_id=event_id)
+                )
+            self._note(reading, label, now_us)
+            event_id = self._own_event_id(reading.event_id, suffix)
+            readings.append(reading if event_id == reading.event_id else msgspec.structs.replace(reading, key=event_id))
         self._push_alerts(alerts)
-        self._push(msgspec.structs.replace(publication, alerts=alerts))
+        self._push(msgspec.structs.replace(publication, readings=readings, alerts=alerts))
 
     def take_published(self) -> list[int]:
         """Return nothing: nothing is kept in a table."""
@@ -108,12 +123,13 @@ class LocalPublisher:
     # -- what the status shows
 
     def follow_registry(self, now_us: int) -> None:
-        """Forget sensors that have left the registry, and end alerts that no threshold means any more."""
+        """End alerts that no threshold means any more, or whose sensor is off, and forget sensors that have left."""
         names = self._registry.names
+        values = {sensor: latest.value for sensor, latest in self.latest.items()}
+        ended = self._local_alerts.review(values, self._registry.silenced, now_us)
         self._local_alerts.forget_all_but(names)
         self.latest = {sensor: latest for sensor, latest in self.latest.items() if sensor in names}
-        values = {sensor: latest.value for sensor, latest in self.latest.items()}
-        if ended := self._local_alerts.review(values, now_us):
+        if ended:
             self._push_alerts(ended)
             self._push(Publication(1, 0, [], [], now_us, ended))
 
@@ -169,7 +185,19 @@ class LocalPublisher:
             self._kept = self._local_alerts.changes
             await asyncio.to_thread(self._alert_file.save, list(self._local_alerts.active.values()))
 
-    def _note(self, reading: Reading, label: int) -> None:
+    def _own_event_id(self, event_id: str, suffix: str) -> str:
+        """The id of an event that is published: with the suffix, which is of its record, where another has had it.
+
+        The service stores the second reading of a time a microsecond later; the spool keeps times as they came.
+        """
+        if event_id in self._event_ids:
+            event_id += suffix
+        elif len(self._event_ids) >= self._max_event_ids:
+            self._event_ids.popitem(last=False)
+        self._event_ids[event_id] = None
+        return event_id
+
+    def _note(self, reading: Reading, label: int, now_us: int) -> None:
         if reading.device_uuid is not None:
             heard = self.heard_us.get(reading.device_uuid, 0)
             if not heard and len(self.heard_us) >= self._max_heard:
@@ -178,8 +206,9 @@ class LocalPublisher:
         if not reading.sensor_id:  # unknown here: its name may be made up, so nothing is kept of it
             return
         known = self.latest.get(reading.sensor_id)
-        if known is None or reading.ts_us >= known.ts_us:
-            self.latest[reading.sensor_id] = Latest(reading.value, reading.ts_us, reading.received_us, label)
+        if known is None or not is_late(reading.ts_us, known.until_us, now_us):
+            until_us = min(reading.ts_us, now_us)
+            self.latest[reading.sensor_id] = Latest(reading.value, reading.ts_us, until_us, reading.received_us, label)
             self._due[reading.sensor_id] = None
 
     def _push(self, publication: Publication) -> None:

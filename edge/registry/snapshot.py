@@ -63,6 +63,8 @@ class LocalRegistry:
         self._newest = IssueNumber()
         self._newest_under = ""  # hash of the key that signed it: another key is another enrolment
         self.thresholds: Mapping[int, tuple[SnapshotThreshold, ...]] = {}
+        self.silenced: Mapping[int, str] = {}
+        """Sensors that are switched off, and how an alert of theirs ends."""
         self.devices: Mapping[int, SnapshotDevice] = {}
         self.names: Mapping[int, tuple[str, str]] = {}  # of sensors: name and unit
         self.etag = ""
@@ -151,10 +153,13 @@ class LocalRegistry:
     def _index(self, snapshot: Snapshot) -> None:
         devices = {device.device_id: device for device in snapshot.devices}
         sensors: dict[int | str, Sensor] = {}
+        silenced: dict[int, str] = {}
         for row in snapshot.sensors:
             device = devices.get(row.device_id)
             if device is None:
                 continue
+            if device.disabled or not row.is_active:
+                silenced[row.sensor_id] = "device_disabled" if device.disabled else "sensor_inactive"
             sensor = Sensor(
                 row.sensor_id,
                 row.sensor_uuid,
@@ -183,6 +188,7 @@ class LocalRegistry:
         }
         self.devices = devices
         self.thresholds = thresholds
+        self.silenced = silenced
         self.names = {row.sensor_id: (row.name, row.unit or "") for row in snapshot.sensors}
 
 

@@ -92,6 +92,24 @@ async def test_sensor_time_and_sequence_are_the_identity(open_store: Open) -> No
         assert await outcomes(store, 3, reading(1, source=Source.HTTP)) == [DUPLICATE]
 
 
+async def test_another_value_at_one_time_is_another_reading(open_store: Open) -> None:
+    """Known by its value, however often either comes again. PostgreSQL stores it a microsecond later, the spool as it
+    came: what is handed over has its own time.
+    """
+    async with open_store() as store:
+        first = await store.write(Batch(1, [reading(1), reading(1, value=21.0), reading(1), reading(1, value=21.0)]))
+        assert list(first.outcomes) == [STORED, STORED, DUPLICATE, DUPLICATE]
+        later = (reading(1, value=22.0), reading(1, value=21.0), reading(1))
+        assert await outcomes(store, 2, *later) == [STORED, DUPLICATE, DUPLICATE]
+    async with open_store() as store:
+        assert await outcomes(store, 1, *later, reading(1, value=23.0)) == [DUPLICATE] * 3 + [STORED]
+        if isinstance(store, PostgresStore):
+            assert first.stored_ts_us is not None
+            assert [ts_us - reading(1).ts_us for ts_us in first.stored_ts_us][:2] == [0, 1]
+        else:
+            assert not first.stored_ts_us
+
+
 async def test_key_is_the_identity_where_the_time_is_ours(open_store: Open) -> None:
     async with open_store() as store:
         assert await outcomes(store, 1, keyed(1, "a"), keyed(1, "b", sequence=7)) == [STORED, STORED]

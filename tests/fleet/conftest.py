@@ -40,6 +40,15 @@ async def running_amqtt(port: int) -> AsyncIterator[None]:
             "plugins": {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}},
         }
     )
+    connected = broker.stream_connected
+
+    async def close_at_end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, listener_name: str) -> None:
+        try:
+            await connected(reader, writer, listener_name)
+        finally:
+            writer.close()  # amqtt forgets it where no CONNECT has come
+
+    broker.stream_connected = close_at_end
     await broker.start()
     try:
         yield

@@ -11,7 +11,7 @@ from bridge.settings.stores import DatabaseSettings
 from bridge.store.outbox import PostgresOutbox
 from bridge.store.postgres import PostgresStore
 from bridge.store.registry import PostgresRegistry
-from tests.support.plant import Connection, Plant, Row, connect, us
+from tests.support.plant import Connection, Plant, Row, at, connect, us
 from tests.support.servers import PostgresServer, wait_until
 
 
@@ -230,6 +230,72 @@ def test_a_change_of_many_thresholds_and_a_batch_of_their_sensors_queue_in_one_o
         for session in sessions:
             session.result(30)
     assert {plant.alerts[0]["status"] for plant in plants} == {"resolved"}
+
+
+SILENCES = {
+    "sensor_inactive": "UPDATE sensors SET is_active = false WHERE id = %(sensor)s",
+    "device_disabled": "UPDATE devices SET status = 'disabled' WHERE id = %(device)s",
+}
+REVIEW = "SELECT review_silenced_alerts_v1() AS done"
+
+
+@pytest.mark.parametrize("reason", SILENCES)
+def test_what_is_open_of_a_sensor_that_is_switched_off_ends(plant: Plant, reason: str) -> None:
+    plant.delta(abs_delta=5)
+    plant.store(100.0, 2)
+    plant.connection.execute("DELETE FROM ingest_outbox")
+    plant.connection.execute(SILENCES[reason].encode(), {"sensor": plant.sensor, "device": plant.device})
+    [alert], [warning] = plant.alerts, plant.warnings
+    assert (alert["status"], alert["resolution"], plant.state[0]) == ("resolved", reason, "NORMAL")
+    assert (warning["status"], warning["resolution"]) == ("resolved", reason)
+    assert [(event["event_id"], event["resolution"]) for event in events(plant)] == [
+        (f"a-{alert['id']}-resolved", reason),
+        (f"w-{warning['id']}-resolved", reason),
+    ]
+
+
+def test_a_sensor_that_is_switched_on_again_in_the_same_transaction_keeps_its_alert(plant: Plant) -> None:
+    with plant.connection.transaction():
+        for active in (False, True):
+            plant.connection.execute("UPDATE sensors SET is_active = %s WHERE id = %s", [active, plant.sensor])
+    assert [row["status"] for row in plant.alerts] == ["active"]
+    plant.one(REVIEW)
+    assert [row["status"] for row in plant.alerts] == ["active"]
+
+
+def test_what_another_program_has_raised_outlives_its_sensor(plant: Plant) -> None:
+    plant.connection.execute("UPDATE alerts SET threshold_id = NULL WHERE sensor_id = %s", [plant.sensor])
+    plant.connection.execute("UPDATE sensors SET is_active = false WHERE id = %s", [plant.sensor])
+    plant.one(REVIEW)
+    assert [row["status"] for row in plant.alerts] == ["active"]
+
+
+@pytest.mark.parametrize("reason", SILENCES)
+def test_switching_off_and_a_batch_of_the_sensor_do_not_wait_for_each_other(
+    plant: Plant, database: str, reason: str
+) -> None:
+    """The batch, which changes the sensor's state, waits for who has switched it off, and he for nobody."""
+    with connect(database) as other, connect(database) as third, ThreadPoolExecutor(1) as threads:
+        with third.transaction():
+            third.execute(SILENCES[reason].encode(), {"sensor": plant.sensor, "device": plant.device})
+            call = "SELECT sp_insert_reading_and_check_threshold(%s, 20.0, %s)"
+            batch = threads.submit(other.execute, call, [plant.sensor, at(2)])
+            pid = other.info.backend_pid
+            waits = "SELECT cardinality(pg_blocking_pids(%(pid)s)) AS n"
+            wait_until(lambda: batch.done() or plant.one(waits, pid=pid)["n"])
+        batch.result(10)
+    assert [row["resolution"] for row in plant.alerts] == ["in_range"]
+
+
+def test_an_alert_that_is_raised_while_its_sensor_is_switched_off_ends_later(plant: Plant, database: str) -> None:
+    plant.store(20.0, 2)
+    with connect(database) as other, plant.connection.transaction():
+        plant.store(60.0, 3)
+        other.execute(b"SET lock_timeout = '5s'")
+        other.execute(SILENCES["device_disabled"].encode(), {"device": plant.device})
+    assert plant.alerts[-1]["status"] == "active"
+    plant.one(REVIEW)
+    assert plant.alerts[-1]["resolution"] == "device_disabled"
 
 
 def test_an_alert_that_is_being_raised_is_waited_for(plant: Plant, database: str) -> None:

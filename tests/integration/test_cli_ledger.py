@@ -132,6 +132,24 @@ def test_imbalance_made_by_hand_is_found(books: Books, commands: Commands, state
     assert f"does not balance: device {books.device}" in commands.run("ledger", "--verify", expect=1).out
 
 
+def test_books_of_a_sensor_that_was_moved_balance(books: Books, commands: Commands) -> None:
+    """Its readings before are in the books of the former device, those after in those of the other."""
+    books.store(3)
+    other = commands.json("device", "add", "other")["device_id"]
+    books.connection.execute("UPDATE sensors SET device_id = %s", [other])
+    [move] = books.verify()["moves"]
+    assert (str(move["from_device"]), move["to_device"]) == (str(books.device), other)
+    assert books.verify("--device", books.device)["problems"] == []
+    assert books.verify("--device", str(other))["problems"] == []
+    books.store(2)
+    assert books.verify()["problems"] == []
+    said = commands.run("ledger", "--verify").out
+    assert f"recounted together: devices {books.device} and {other}, sensor" in said
+    books.connection.execute("DELETE FROM sensor_readings WHERE sequence = 2")
+    assert len(books.verify(expect=1)["problems"]) == 2
+    books.verify("--device", str(other), expect=1)
+
+
 def test_verify_of_one_device_leaves_the_others_out(books: Books, commands: Commands) -> None:
     books.store(3)
     other = str(commands.json("device", "add", "other")["device_id"])

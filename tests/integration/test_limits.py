@@ -49,4 +49,4 @@ def test_limits_are_those_of_the_procedure(
         local = reading(second, sensor=plant.sensor, value=value)
         (label,) = judge.classify([local])
         assert ReadingClass(label).name.lower() == stored.label
-        assert [(event.kind, event.severity) for event in local_alerts.step(local)] == stored.kinds
+        assert [(event.kind, event.severity) for event in local_alerts.step(local, local.received_us)] == stored.kinds

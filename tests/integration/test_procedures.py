@@ -349,6 +349,33 @@ def test_reading_ahead_deafens_nothing_within_its_batch(plant: Plant) -> None:
     assert [event["kind"] for event in answer["alerts"]] == ["alert", "resolved"]
 
 
+def test_what_a_reading_ahead_has_raised_is_not_over_before_it_began(plant: Plant) -> None:
+    plant.threshold("greater_than", 50)
+    plant.delta(abs_delta=5)
+    now_s = (datetime.now(UTC) - START).total_seconds()
+    plant.store(20.0, now_s - 1)
+    plant.store(60.0, now_s + 200)  # it jumped, too
+    answer = plant.batch((60.0, now_s + 5), (20.0, now_s + 6), (20.0, now_s + 7))
+    began = at(now_s + 200)
+    assert [(row["triggered_at"], row["resolved_at"]) for row in plant.alerts] == [(began, began)]
+    assert (plant.warnings[0]["created_at"], plant.warnings[0]["resolved_at"]) == (began, began)
+    resolved = [event for event in answer["alerts"] if event["kind"] == "resolved"]
+    assert {event["event_id"][0]: event["triggered_at_us"] for event in resolved[:2]} == dict.fromkeys(
+        "aw", us(now_s + 200)
+    )
+
+
+def test_what_another_program_has_raised_at_no_time_is_resolved(plant: Plant) -> None:
+    number = plant.threshold("greater_than", 50)
+    plant.connection.execute(
+        "INSERT INTO alerts (sensor_id, device_id, threshold_id, severity, triggered_value, triggered_at)"
+        " VALUES (%s, %s, %s, 'warning', 60, 'infinity')",
+        [plant.sensor, plant.device, number],
+    )
+    plant.connection.execute("UPDATE sensors SET operational_state = 'ALERT' WHERE id = %s", [plant.sensor])
+    assert plant.store(20.0, 1).kinds == [("resolved", "warning")]
+
+
 def test_latest_that_an_older_release_left_ahead_deafens_nothing(plant: Plant) -> None:
     plant.threshold("greater_than", 50)
     plant.store(20.0, 0)

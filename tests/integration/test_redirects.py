@@ -73,6 +73,7 @@ FOLLOWS_NOTHING: dict[str, list[Callable[[str], Awaitable[str]]]] = {
     "bridge/consumers/http_post.py": [webhook, explainer],
     "bridge/consumers/senders.py": [apprise],
     "bridge/mqtt/emqx.py": [emqx],
+    "bridge/mqtt/witness.py": [],  # says nothing, and hears nothing
     "edge/service_api/http_client.py": [uplink],
     # Simulated devices, on servers of one's own: their clients are told so, which the last test looks at.
     "bridge/simulation/demo.py": [],

@@ -3,7 +3,8 @@
 Every example sends one stream of messages to two services with the same registry. One of them has faults: sensors that
 are not registered, or switched off, devices that are disabled, limits that are too narrow, a database that refuses.
 Then its faults are mended and its quarantine is replayed. Both must have the same readings and events, and balanced
-books; a device of which nothing newer had come in between has the same alerts and states, too.
+books; a device of which nothing newer had come in between, and that had no alert when it was switched off, has the same
+alerts and states, too.
 """
 
 from __future__ import annotations
@@ -223,8 +224,8 @@ class World:
     async def take(self, scenario: Scenario, faulty: bool) -> None:
         """Send the stream, with the faults of its devices from their events on."""
         wide = scenario.wide if faulty else ""
-        # Who comes first takes the place, and is conflicted with. A gateway tells readings by their times alone.
-        self._is_apart = self._folder is not None or bool(scenario.wide)
+        # Who comes first takes the place, and is conflicted with.
+        self._is_apart = bool(scenario.wide)
         judged = PipelineSettings(
             max_behind_s=60 if wide == "behind" else 2_592_000, max_ahead_s=5 if wide == "ahead" else 300
         )
@@ -371,7 +372,8 @@ class World:
         ]
 
     def undisturbed(self, scenario: Scenario) -> list[int]:
-        """Devices of which nothing is stored that came after something that is quarantined.
+        """Devices of which nothing is stored that came after something that is quarantined, and that had nothing open
+        when they were switched off: that was over then.
 
         None, where a gateway refuses a part of a message and its service the rest: of what it takes, a gateway does not
         keep the places.
@@ -384,10 +386,18 @@ class World:
                    FROM ingest_outbox o, unnest(o.sensor_ids, o.received_us) AS u (sensor_id, received_us) GROUP BY 1"""
             )
         )
+        ended = {
+            device
+            for (device,) in self.query(
+                """SELECT o.sensor_id / 100 - 1 FROM (SELECT sensor_id, resolution FROM alerts UNION ALL
+                                                      SELECT sensor_id, resolution FROM ml_events) o
+                   WHERE o.resolution IN ('sensor_inactive', 'device_disabled')"""
+            )
+        }
         oldest: dict[int, int] = {}
         for (received_us,) in self.query("SELECT to_us(received_at) FROM quarantine ORDER BY 1"):
             oldest.setdefault(self.sender_of(scenario, received_us), received_us)
-        return [d for d in range(DEVICES) if newest.get(d, 0) < oldest.get(d, newest.get(d, 0) + 1)]
+        return [d for d in range(DEVICES) if d not in ended and newest.get(d, 0) < oldest.get(d, newest.get(d, 0) + 1)]
 
     def sender_of(self, scenario: Scenario, received_us: int) -> int:
         at_us = START_US

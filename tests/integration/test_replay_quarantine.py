@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from random import Random
 from types import SimpleNamespace
 from typing import Any
@@ -250,6 +251,31 @@ async def test_what_is_refused_again_stays_and_is_not_kept_twice(shed: Shed, com
     assert [row["outcome"] for row in answer] == ["stored", "stored"]
     assert shed.one("SELECT count(*) FROM quarantine WHERE replayed_at IS NULL") == 0
     assert (await run(commands, "ledger", "--verify"))["balanced"]
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        ('take = ["temperature"]', "not_taken", "hall#humidity: not taken: not among take: 48; name it in `take`"),
+        ('skip_also = ["humidity"]', "not_taken", "known to be no reading; drop it: iot-bridge quarantine drop"),
+        ("", "unknown_sensor", "no sensor has the external id"),
+    ],
+)
+def test_sample_that_is_not_taken_still_says_what_to_do(
+    shed: Shed, commands: Commands, tmp_path: Path, options: str, code: str, said: str
+) -> None:
+    converter = f'[[mqtt.converters]]\nfilter = "zigbee2mqtt/+"\nformat = "zigbee2mqtt"\n{options}\n'
+    config = tmp_path / "bridge.toml"
+    config.write_text(f'[database]\nurl = "{shed.url}"\n{converter}')
+    shed.connection.execute(
+        """INSERT INTO quarantine (code, detail, payload, source, topic, device_id, reading_index, received_at, facts)
+           VALUES ('not_taken', 'why', '{"temperature": 20.5, "humidity": 48}', 'mqtt', 'zigbee2mqtt/hall', 0, 2,
+                   from_us(%s), '{"whole":false}')""",
+        [RECEIVED_US],
+    )
+    [row] = commands.json("quarantine", "replay", "--code", "not_taken", "--config", str(config), expect=1)
+    assert (row["outcome"], row["code"]) == ("refused", code)
+    assert said in row["detail"]
 
 
 def test_replay_without_a_database_says_what_is_left(shed: Shed, commands: Commands) -> None:

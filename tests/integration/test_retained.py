@@ -192,6 +192,14 @@ async def test_retained_message_is_one_reading_when_its_unit_is_changed(at_site:
     assert at_site.registered.one("SELECT count(*) FROM quarantine")["count"] == 0
 
 
+async def test_retained_message_that_is_taken_back_is_no_reading(at_site: RetainingSite) -> None:
+    async with at_site.service() as bridge:
+        await at_site.publish(b"7.5", b"", b"8.5")
+        await at_site.settled(bridge, 2)
+    assert at_site.values == [7.5, 8.5]
+    assert at_site.registered.one("SELECT count(*) FROM quarantine")["count"] == 0
+
+
 async def test_books_balance_with_retained_messages(at_site: RetainingSite) -> None:
     async with at_site.service() as bridge:
         await at_site.publish(b"7.5")

@@ -50,5 +50,6 @@ def make_registry(folder: Path, *thresholds: SnapshotThreshold) -> LocalRegistry
 
 
 def published(number: int, *readings: Reading) -> Publication:
-    """What the pipeline makes of a committed batch."""
-    return Publication(1, number, readings, [ReadingClass.CLEAN] * len(readings), NOW_US)
+    """What the pipeline makes of a committed batch, stored when the last of it was received."""
+    stored_us = max((reading.received_us for reading in readings), default=NOW_US)
+    return Publication(1, number, readings, [ReadingClass.CLEAN] * len(readings), stored_us)

@@ -61,6 +61,7 @@ BOUNDED = {
     "bridge/pipeline/ledger.py DoorLedger._dirty": "as _totals",
     "bridge/pipeline/ledger.py DoorLedger.set_aside": "as _totals",
     "edge/local/publisher.py LocalPublisher.heard_us": "UUIDs, by normal_uuid; MAX_HEARD",
+    "edge/local/publisher.py LocalPublisher._event_ids": "keys that the spool takes, and numbers; MAX_EVENT_IDS",
     "bridge/pipeline/ignored.py IgnoredFields._told": "UUIDs, or topics up to 255 characters; MAX_SENDERS",
     "edge/spool/names.py SensorNames.refs": "as Resolver._unknown; spool.max_unknown_sensors",
     "edge/spool/names.py SensorNamesChange.added": "as SensorNames.refs; one transaction",

@@ -292,7 +292,7 @@ def test_each_reading_is_found_again_in_what_quarantine_keeps(path: Any) -> None
 
 @pytest.mark.parametrize("path", samples(), ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_marks_around_text_are_no_part_of_it(path: Any) -> None:
-    """A byte order mark before and NULs after, as some clients' text functions leave them."""
+    """A byte order mark before, NULs and line ends after, as some clients' text functions leave them."""
     sample = load(path)
     plain, marked = converters_of(sample), converters_of(sample)
     for message in sample["messages"]:
@@ -301,13 +301,23 @@ def test_marks_around_text_are_no_part_of_it(path: Any) -> None:
             continue
         found = [
             converters_.convert(message["topic"], body, received_us=RECEIVED_US).packet
-            for converters_, body in ((plain, payload), (marked, b"\xef\xbb\xbf" + payload + b"\0\0"))
+            for converters_, body in ((plain, payload), (marked, b"\xef\xbb\xbf" + payload + b"\0\n\0\r\n"))
         ]
         assert found[0].readings == found[1].readings
         assert [(one.index, one.code) for one in found[0].rejections] == [
             (one.index, one.code) for one in found[1].rejections
         ]
         assert [one.name for one in found[0].unknown] == [one.name for one in found[1].unknown]
+
+
+@pytest.mark.parametrize(("topic", "name", "options"), CASES)
+def test_message_without_a_payload_takes_a_retained_one_back(topic: str, name: str, options: dict[str, Any]) -> None:
+    """MQTT 3.1.1, section 3.3.1.3. Those who are subscribed get it without the RETAIN flag."""
+    taken_back = converters(name, options)
+    for cleared in (topic, f"devices/{UUID}/readings", f"devices/{UUID}/sensors/{UUID}", "iot/sensors/42/readings"):
+        packet = taken_back.convert(cleared, b"", received_us=RECEIVED_US).packet
+        assert (packet.readings, packet.rejections, packet.unknown) == ((), (), ())
+    assert taken_back.convert("iot/sensors/x/readings", b"", received_us=RECEIVED_US).packet.rejections
 
 
 def test_numbers_of_fields_do_not_depend_on_what_is_taken() -> None:

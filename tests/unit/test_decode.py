@@ -195,3 +195,33 @@ def test_excerpts_hold_one_reading_in_its_own_bytes() -> None:
     assert excerpts(broken, [1]) == {1: broken}
     whole = b'{"ts": "2026-01-28T10:00:00Z", "readings": [{"a":1 }, {"b":  2}]}'
     assert excerpts(whole, [1]) == {1: b'{"ts":"2026-01-28T10:00:00Z","readings":[{"b":  2}]}'}
+
+
+@pytest.mark.parametrize("token", ["nan", "NaN", "-nan", "-nan(ind)", "inf", "-Infinity"])
+def test_nan_costs_its_reading_and_not_those_beside_it(token: str) -> None:
+    """https://github.com/sensebox/openSenseMap-API/issues/190: a sensor that does not answer, among several."""
+    readings = ",".join(f'{{"sensor_uuid":"{SENSOR}","value":{value}}}' for value in (token, "24.5", '"nan"'))
+    body = f'{{"readings":[{readings}]}}'
+    for packet in (decode_packet(body.encode(), max_readings=10), decode_mqtt_packet(body.encode(), max_readings=10)):
+        assert [(decoded.index, decoded.value) for decoded in packet.readings] == [(1, 24.5)]
+        assert [(refusal.index, refusal.code) for refusal in packet.rejections] == [
+            (0, Code.BAD_VALUE),
+            (2, Code.BAD_VALUE),
+        ]
+    kept = excerpts(body.encode(), [0])[0]
+    assert decode_packet(kept, max_readings=1).rejections[0].code == Code.BAD_VALUE
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"readings":[{"sensor_uuid":"%s","value":nan}]}',
+        '{"sensor_uuid":"%s","value":nan}',
+        '{"ts":nan,"readings":[{"sensor_uuid":"%s","value":1}]}',
+        '{"readings":[{"sensor_uuid":"%s","value":1},{"value":nan}}',
+    ],
+)
+def test_nan_is_no_json_where_nothing_can_be_saved(body: str) -> None:
+    with pytest.raises(DecodeError) as caught:
+        decode_mqtt_packet((body % SENSOR).encode(), max_readings=10)
+    assert caught.value.reason == Code.BAD_JSON

@@ -8,7 +8,7 @@ from bridge.gateway_protocol.snapshot import SnapshotThreshold
 from bridge.model.reading import Reading, ReadingClass
 from edge.local.alerts import LocalAlerts, LocalClassifier, worst
 from tests.support.gateway_site import above
-from tests.support.spool_site import reading
+from tests.support.spool_site import NOW_US, reading
 
 
 def local_alerts(*thresholds: SnapshotThreshold) -> LocalAlerts:
@@ -16,7 +16,8 @@ def local_alerts(*thresholds: SnapshotThreshold) -> LocalAlerts:
 
 
 def kinds(made: LocalAlerts, *readings: Reading) -> list[tuple[str, str]]:
-    return [(event.kind, event.severity) for each in readings for event in made.step(each)]
+    now_us = max(each.received_us for each in readings)
+    return [(event.kind, event.severity) for each in readings for event in made.step(each, now_us)]
 
 
 def values(*given: float) -> Sequence[Reading]:
@@ -50,10 +51,10 @@ def test_alarm_ends_with_its_threshold() -> None:
     thresholds = [above(30)]
     made = LocalAlerts("north", lambda: {1: tuple(thresholds)})
     kinds(made, *values(20, 31))
-    assert made.review({1: 31.0}, 9) == []
+    assert made.review({1: 31.0}, {}, 9) == []
     thresholds[:] = [above(31)]
     changes = made.changes
-    [event] = made.review({1: 31.0}, 9)
+    [event] = made.review({1: 31.0}, {}, 9)
     assert (event.kind, event.resolution, event.triggered_at_us, event.value) == (
         "resolved",
         "threshold_changed",
@@ -61,7 +62,7 @@ def test_alarm_ends_with_its_threshold() -> None:
         31,
     )
     assert (made.active, made.changes) == ({}, changes + 1)
-    assert made.review({}, 10) == []
+    assert made.review({}, {}, 10) == []
 
 
 def test_alarm_of_another_severity_ends_the_one_before() -> None:
@@ -82,6 +83,30 @@ def test_alarm_of_a_late_reading_is_none() -> None:
     ]
 
 
+def test_reading_ahead_of_time_deafens_nothing_after_it() -> None:
+    made = local_alerts(above(30))
+    [raised] = made.step(reading(300, value=31), NOW_US)
+    [resolved] = made.step(reading(1, value=20), NOW_US + 1_000_000)
+    assert (raised.kind, resolved.kind) == ("alert", "resolved")
+    assert resolved.triggered_at_us == raised.triggered_at_us  # it is not over before it began
+    assert [event.kind for event in made.step(reading(2, value=31), NOW_US + 2_000_000)] == ["alert"]
+    assert made.step(reading(1, value=20), NOW_US + 3_000_000) == []  # late
+
+
+def test_latest_of_a_clock_that_was_set_back_judges_nobody() -> None:
+    made = local_alerts(above(30))
+    assert made.step(reading(3_600, value=20), NOW_US + 3_600_000_000) == []
+    assert [event.kind for event in made.step(reading(1, value=31), NOW_US + 1_000_000)] == ["alert"]
+
+
+def test_alarm_that_began_ahead_of_time_is_resolved_after_a_restart() -> None:
+    before = local_alerts(above(30))
+    before.step(reading(300, value=31), NOW_US)
+    after = local_alerts(above(30))
+    after.resume(before.active.values())
+    assert [event.kind for event in after.step(reading(1, value=20), NOW_US + 1_000_000)] == ["resolved"]
+
+
 def test_alarm_of_a_threshold_that_is_gone_is_resolved_by_the_next_reading() -> None:
     thresholds = {1: (above(30),)}
     made = LocalAlerts("north", lambda: thresholds)
@@ -91,13 +116,13 @@ def test_alarm_of_a_threshold_that_is_gone_is_resolved_by_the_next_reading() -> 
 
 
 def test_alarm_is_told_from_the_services_own() -> None:
-    (event,) = local_alerts(above(30)).step(reading(1, value=31))
+    (event,) = local_alerts(above(30)).step(reading(1, value=31), NOW_US)
     assert event.event_id.startswith("local-north-1-")
     assert event.alert_id == 0
 
 
 def test_alarms_forget_sensors_that_left() -> None:
     made = local_alerts(above(30))
-    made.step(reading(1, value=31))
+    made.step(reading(1, value=31), NOW_US)
     made.forget_all_but({2: None})
     assert made.active == {}

@@ -13,12 +13,12 @@ import pytest
 
 from bridge.broker.events import ALERTS, READINGS
 from bridge.broker.memory import MemoryBroker
-from bridge.gateway_protocol.snapshot import SnapshotThreshold
+from bridge.gateway_protocol.snapshot import Snapshot, SnapshotThreshold
 from bridge.settings.stores import BrokerSettings
 from bridge.telemetry import Metrics
 from edge.local.alert_file import AlertFile
 from edge.local.alerts import LocalAlerts
-from edge.local.publisher import MAX_HEARD, MAX_PUBLICATIONS, LocalPublisher
+from edge.local.publisher import MAX_EVENT_IDS, MAX_HEARD, MAX_PUBLICATIONS, LocalPublisher
 from edge.settings import SiteSettings
 from edge.telemetry import SiteMetrics
 from tests.support.gateway_site import above, adopt, make_registry, published, snapshot
@@ -43,7 +43,13 @@ class FakeMqtt:
 
 
 class Bench:
-    def __init__(self, folder: Path, *thresholds: SnapshotThreshold, max_heard: int = MAX_HEARD) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *thresholds: SnapshotThreshold,
+        max_heard: int = MAX_HEARD,
+        max_event_ids: int = MAX_EVENT_IDS,
+    ) -> None:
         self.registry = make_registry(folder, *thresholds)
         self.broker = MemoryBroker(BrokerSettings(kind="memory"), Metrics())
         self.metrics = SiteMetrics()
@@ -59,6 +65,7 @@ class Bench:
             self.metrics,
             AlertFile(self.alert_file),
             max_heard=max_heard,
+            max_event_ids=max_event_ids,
         )
         self.mqtt = FakeMqtt()
         self.publisher.mqtt = self.mqtt
@@ -85,6 +92,41 @@ async def test_publisher_publishes_readings_and_alerts_to_local_subscribers(tmp_
         alerts = await bench.broker.read(ALERTS, "rules", "one", count=10, block_s=20)
     assert [message.fields["value"] for message in readings] == ["20", "31"]
     assert [(message.fields["kind"], message.fields["event_id"][:6]) for message in alerts] == [("alert", "local-")]
+
+
+async def test_publisher_gives_readings_of_one_time_event_ids_of_their_own(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, above(30))
+    within = [reading(1, value=31), reading(1, value=20), reading(1, value=32)]
+    async with bench.running():
+        bench.publisher.enqueue(published(7, *within))
+        bench.publisher.enqueue(published(9, reading(1, value=33), reading(2, value=20)))
+        readings = await bench.broker.read(READINGS, "rules", "one", count=10, block_s=20)
+        readings += await bench.broker.read(READINGS, "rules", "one", count=10, block_s=0.01)
+        alerts = await bench.broker.read(ALERTS, "rules", "one", count=10, block_s=20)
+    plain, after = within[0].event_id, reading(2).event_id
+    assert [message.fields["event_id"] for message in readings] == [
+        *(plain, f"{plain}-7-1", f"{plain}-7-2"),
+        *(f"{plain}-9-0", after),
+    ]
+    assert [message.fields["kind"] for message in alerts] == ["alert", "resolved", "alert", "resolved"]
+    assert len({message.fields["event_id"] for message in alerts}) == 4
+    assert len({body["event_id"] for topic, body, *_ in bench.mqtt.sent if topic == "site/alerts"}) == 4
+
+
+async def test_publisher_remembers_so_many_event_ids_and_no_more(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, max_event_ids=3)
+    for number in range(5):
+        bench.publisher.enqueue(published(number + 1, reading(number)))
+    assert list(bench.publisher._event_ids) == [reading(number).event_id for number in (2, 3, 4)]
+
+
+async def test_publisher_shows_what_comes_after_a_reading_ahead_of_time(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    stored_us = reading(0).received_us
+    for number, ahead in enumerate([reading(300, value=1), reading(1, value=2)]):
+        made = published(number + 1, ahead)
+        bench.publisher.enqueue(msgspec.structs.replace(made, stored_us=stored_us + number * 1_000_000))
+    assert bench.publisher.latest[1].value == 2
 
 
 async def test_publisher_alerts_go_to_mqtt_marked_local(tmp_path: Path) -> None:
@@ -172,6 +214,32 @@ async def test_publisher_ends_an_alert_whose_threshold_is_gone(tmp_path: Path) -
     status = bench.publisher.status_of(1)
     assert status is not None
     assert status["alert_active"] is None
+
+
+@pytest.mark.parametrize(
+    ("change", "resolution"),
+    [
+        (lambda: snapshot(above(30), disabled=True), "device_disabled"),
+        (lambda: off(snapshot(above(30))), "sensor_inactive"),
+        (lambda: snapshot(sensors=0), "threshold_removed"),  # it has left the registry
+    ],
+)
+async def test_publisher_ends_an_alert_with_its_sensor(
+    tmp_path: Path, change: Callable[[], Snapshot], resolution: str
+) -> None:
+    bench = Bench(tmp_path, above(30))
+    bench.publisher.enqueue(published(1, reading(1, value=31)))
+    adopt(bench.registry, change())
+    bench.publisher.follow_registry(5_000_000)
+    async with bench.running():
+        await wait(lambda: bench.mqtt.topics().count("site/alerts") == 2)
+    body = [body for topic, body, *_ in bench.mqtt.sent if topic == "site/alerts"][-1]
+    assert (body["kind"], body["resolution"]) == ("resolved", resolution)
+
+
+def off(given: Snapshot) -> Snapshot:
+    sensors = tuple(msgspec.structs.replace(sensor, is_active=False) for sensor in given.sensors)
+    return msgspec.structs.replace(given, sensors=sensors)
 
 
 async def test_publisher_that_starts_again_goes_on_with_its_alerts(tmp_path: Path) -> None:

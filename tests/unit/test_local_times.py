@@ -194,7 +194,10 @@ def test_a_clock_that_begins_in_1970_is_not_the_last_instant() -> None:
     """A device that starts anew in the second hour, before it has asked for the time."""
     station = Station("America/New_York")
     station.hear(station.payload(SECOND - MINUTE_US, 1), SECOND - MINUTE_US)
-    station.hear(b'{"Time": "1970-01-01T00:00:10", "T": 2}', SECOND)
+    packet = station.converters.convert(
+        "tele/a/SENSOR", b'{"Time": "1970-01-01T00:00:10", "T": 2}', received_us=SECOND
+    ).packet
+    assert packet.readings[0].ts_us is None  # it came when it came
     assert station.hear(station.payload(SECOND + MINUTE_US, 3), SECOND + MINUTE_US) == SECOND + MINUTE_US
 
 

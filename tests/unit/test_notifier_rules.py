@@ -90,6 +90,8 @@ def test_resolved_says_why_where_no_reading_does() -> None:
     for resolution, reason in (
         ("threshold_removed", "its threshold was removed"),
         ("threshold_changed", "its threshold was changed"),
+        ("sensor_inactive", "its sensor was switched off"),
+        ("device_disabled", "its device was disabled"),
         ("in_range", ""),
         ("of a later release", ""),
     ):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import math
+import struct
 import tracemalloc
 import zlib
 from collections.abc import Sequence
@@ -236,3 +238,14 @@ def test_bomb_costs_no_more_than_its_bound(algorithm: str) -> None:
     finally:
         tracemalloc.stop()
     assert peak < 4 * MAX_INFLATED_BYTES
+
+
+@given(st.floats(width=32, allow_nan=False))
+def test_float_is_the_same_float_in_no_more_digits_than_it_needs(value: float) -> None:
+    packet = birth([metric("a", SENT_MS, 9, float_value=value)])
+    if math.isinf(value):
+        assert not packet.readings
+        return
+    found = packet.readings[0].value
+    assert struct.unpack("<f", struct.pack("<f", found))[0] == value
+    assert len(repr(found).strip("-").partition("e")[0].replace(".", "").strip("0")) <= 9

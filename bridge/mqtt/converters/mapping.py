@@ -15,7 +15,6 @@ import jmespath.exceptions
 from bridge.errors import DecodeError
 from bridge.model.reading import Code, Packet
 from bridge.mqtt.converters.message import MAX_FIELDS, MAX_ID, IncomingMessage, PacketBuilder
-from bridge.pipeline.decode import decode_any
 from bridge.settings.mqtt import ConverterSettings
 
 
@@ -83,5 +82,5 @@ def _name(value: Any, name: str) -> str:
 def _payload(message: IncomingMessage) -> Any:
     """A JSON document, or text where it begins like none."""
     if message.payload.lstrip()[:1] in (b"{", b"["):
-        return decode_any(message.payload)
+        return message.decoded()[1]
     return message.text()

@@ -11,6 +11,7 @@ where that is known of its kind, and `unknown_message` where it is not.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -25,7 +26,10 @@ from bridge.errors import DecodeError
 from bridge.model.reading import Code, DecodedReading, ExternalId, Packet, Rejection, UnknownField
 from bridge.mqtt.converters.local_times import LocalClock, choose
 from bridge.mqtt.converters.repeated import lost_fields
+from bridge.pipeline.bare_nan import without_nan
 from bridge.pipeline.decode import decode_any
+from bridge.pipeline.json_body import trimmed, utf8_fault
+from bridge.pipeline.number_text import MAX_NUMBER, fault_in
 from bridge.pipeline.timestamps import TimeUnit, candidates
 from bridge.settings.mqtt import ConverterSettings
 
@@ -50,6 +54,10 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _COMMA_NUMBER = re.compile(r"[+-]?\d+(,\d+)?", re.ASCII)
 WORDS = {"on": 1.0, "off": 0.0, "true": 1.0, "false": 0.0}
 """Texts of two-valued fields, in lower case."""
+NOT_MEASURED = frozenset(("", "nan", "-nan", "none", "null", "unknown", "unavailable"))
+"""Texts, in lower case, of a number that there is not: C's NaN, Python's None, the states of Home Assistant."""
+UNSET_FROM_US, UNSET_BEFORE_US = -86_400_000_000, 365 * 86_400_000_000
+"""A day before 1970, for local times, to 1971: what a clock that counts from 1970 shows until it is set."""
 
 
 class OutgoingMessage(msgspec.Struct, frozen=True):
@@ -79,14 +87,26 @@ class IncomingMessage(msgspec.Struct, frozen=True):
         """The payload as text. Raises DecodeError."""
         try:
             return self.payload.decode().strip()
-        except UnicodeDecodeError:
-            raise DecodeError(Code.BAD_ENCODING, "the payload is not UTF-8") from None
+        except UnicodeDecodeError as error:
+            detail = f"the payload is not UTF-8: {utf8_fault(self.payload, error)}"
+            raise DecodeError(Code.BAD_ENCODING, detail) from None
 
     def parsed(self) -> object:
-        """The payload as JSON. Raises DecodeError."""
-        document = decode_any(self.payload)
-        self.lost[:] = lost_fields(self.payload, document)
+        """The payload as JSON, also where it has `nan` in it. Raises DecodeError."""
+        payload, document = self.decoded()
+        self.lost[:] = lost_fields(payload, document)
         return document
+
+    def decoded(self) -> tuple[bytes, Any]:
+        """The payload, without `nan`, and what it is as JSON. Raises DecodeError."""
+        try:
+            return self.payload, _document_of(self.payload)
+        except DecodeError as error:
+            before = trimmed(self.payload)
+            payload = without_nan(before)
+            if error.reason != Code.BAD_JSON or payload == before or before.lstrip()[:1] not in (b"{", b"["):
+                raise
+            return payload, _document_of(payload)
 
     def document(self) -> dict[str, Any]:
         """The payload as a JSON object. Raises DecodeError."""
@@ -95,20 +115,38 @@ class IncomingMessage(msgspec.Struct, frozen=True):
             raise DecodeError(Code.BAD_FORM, "the payload is not a JSON object")
         return document
 
-    def time(self, value: object, where: str, *, unit: TimeUnit = "", channel: str = "") -> int | None:
+    def time(
+        self, value: object, where: str, *, unit: TimeUnit = "", channel: str = "", from_boot: bool = False
+    ) -> int | None:
         """A time of the message, in microseconds; None where there is none, or it is not believed.
 
         `unit`: of numbers, as the format has it; unless `time_unit` says another. `channel`: whose time it is, where
-        that is not the whole message. Raises DecodeError.
+        that is not the whole message. `from_boot`: the format's devices count from 1970 until their clock is set.
+        Raises DecodeError.
         """
         if value is None or self.settings.clock == "receipt":
             return None
         if isinstance(value, bool) or not isinstance(value, int | float | str):
             raise DecodeError(Code.BAD_TIME, f"{where} is no time", where=where)
         found = candidates(value, where, zone_of(self.settings.zone), self.settings.time_unit or unit)
+        if from_boot and UNSET_FROM_US <= found[0] < UNSET_BEFORE_US:
+            return None
         if self.clock is not None:
             return self.clock.instant(channel, found)
         return choose(found, self.received_us, None)
+
+
+def _document_of(payload: bytes) -> Any:
+    """A JSON document; numbers beyond a float are infinite, and refused where they stand. Raises DecodeError."""
+    try:
+        return decode_any(payload)
+    except DecodeError as error:
+        if error.reason != Code.BAD_FORM:
+            raise
+        try:
+            return json.loads(trimmed(payload))
+        except (ValueError, RecursionError):
+            raise error from None
 
 
 def unknown_message(message: IncomingMessage) -> Packet:
@@ -175,7 +213,8 @@ class PacketBuilder:
         `state`: the format says that its text is the name of a state or a setting, so that it is no measurement.
         `option`: the format says that it is a setting, whatever its value; as if its own list named it.
 
-        Null is not measured. What `take` names must be a number, a boolean, on or off, and is refused otherwise.
+        Null is not measured, nor is a text that says so where the form has a number or a state. What `take` names must
+        be a number, a boolean, on or off, and is refused otherwise.
         """
         self._index += 1
         if self._index > MAX_FIELDS:
@@ -191,6 +230,9 @@ class PacketBuilder:
             if self._take is not None:
                 self._not_taken(channel, value, NOT_NAMED)
                 return
+        if isinstance(value, str) and (number or words) and value.strip().lower() in NOT_MEASURED:
+            self._known += 1
+            return
         try:
             found = self._value(value, where, number, words, free, named)
             if found is None:
@@ -324,7 +366,7 @@ def finite(value: float, where: str) -> float:
 
 def is_number(text: str, *, comma: bool = False) -> bool:
     """Whether text is wholly a number."""
-    return len(text) < MAX_ID and (_COMMA_NUMBER if comma else _NUMBER).fullmatch(text.strip()) is not None
+    return len(text) <= MAX_NUMBER and (_COMMA_NUMBER if comma else _NUMBER).fullmatch(text.strip()) is not None
 
 
 def text_number(text: str, where: str, *, comma: bool = False) -> float:
@@ -332,7 +374,18 @@ def text_number(text: str, where: str, *, comma: bool = False) -> float:
     text = text.strip()
     if is_number(text, comma=comma):
         return finite(float(text.replace(",", ".")), where)
-    raise DecodeError(Code.BAD_VALUE, f"{where}: {text[:80]!r} is not a number", where=where)
+    detail = f"{where}: {text[:80]!r} is not a number: {_fault(text, comma)}"
+    raise DecodeError(Code.BAD_VALUE, detail, where=where)
+
+
+def _fault(text: str, comma: bool) -> str:
+    """Why a text is no number, and where the configuration has a remedy, that."""
+    if comma:
+        if "." in text:
+            return f"the point at character {text.index('.') + 1}; the converter has decimal = 'comma'"
+        return fault_in(text.replace(",", ".", 1))
+    remedy = "; decimal = 'comma' takes it" if _COMMA_NUMBER.fullmatch(text) else ""
+    return fault_in(text) + remedy
 
 
 def whole(value: object, where: str) -> int:

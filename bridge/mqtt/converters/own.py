@@ -8,6 +8,7 @@ from bridge.errors import DecodeError
 from bridge.model.reading import Code, Packet
 from bridge.mqtt.converters.message import MAX_FIELDS, MAX_ID, NOTHING, IncomingMessage, PacketBuilder, walk, whole
 from bridge.pipeline.decode import decode_any, decode_legacy, decode_mqtt_packet
+from bridge.pipeline.number_text import whole_number_of
 
 
 def packet(message: IncomingMessage) -> Packet:
@@ -32,7 +33,7 @@ def value(message: IncomingMessage) -> Packet:
     """A bare number, or `{"value", "ts"?, "sequence"?, "msgId"?}`.
 
     The last wildcard level is the channel, the others are the device; one level is the device, and the channel `value`.
-    Null, bare or as the value, and a message of no bytes are known, and no reading.
+    Null, bare or as the value, a text that says as much, and a message of no bytes are known, and no reading.
     """
     *device, channel = message.captured if len(message.captured) > 1 else (*message.captured, "value")
     name = "/".join(device) or message.topic
@@ -55,12 +56,14 @@ def _document(message: IncomingMessage, name: str, channel: str) -> Packet:
         message,
         name,
         ts_us=message.time(document[times[0]], f"$.{times[0]}") if times else None,
-        sequence=None if sequence is None else whole(sequence, "$.sequence"),
+        sequence=_sequence(sequence),
     )
     if "value" not in document:
         readings.refuse(Code.BAD_VALUE, "$.value is missing")
     else:
-        readings.add(channel, document["value"], "$.value", number=True, words=True)
+        value = document["value"]
+        # Venus OS has an empty list for what is invalid: https://github.com/victronenergy/venus/issues/1102
+        readings.add(channel, None if value == [] else value, "$.value", number=True, words=True)
     for field, item in document.items():
         if field in _FIELDS:
             continue
@@ -68,6 +71,15 @@ def _document(message: IncomingMessage, name: str, channel: str) -> Packet:
             readings.add_unknown(path, leaf)
     readings.add_known(len(_FIELDS & document.keys()) - ("value" in document))
     return _keyed(readings.packet(), document.get("msgId"))
+
+
+def _sequence(value: object) -> int | None:
+    """The device's counter, as in our own forms: a whole number, or text or a float that is one. Raises DecodeError."""
+    if value is None:
+        return None
+    if isinstance(value, str | float):
+        value = whole_number_of(str(value), "$.sequence")
+    return whole(value, "$.sequence")
 
 
 def _keyed(packet: Packet, key: object) -> Packet:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from bridge.errors import DecodeError
 from bridge.mqtt.converters.message import text_number
 from bridge.mqtt.topics import is_ours
+from bridge.pipeline.bare_nan import without_nan
 from bridge.pipeline.decode import decode_any
 
 Guess = tuple[str, str]
@@ -17,6 +18,8 @@ MAX_BASES = 100
 """Base topics of Zigbee2MQTT that are remembered: a site has a few."""
 _BRIDGE_TOPICS = ("state", "info", "devices", "groups", "logging")
 _TELE_KINDS = re.compile(r"SENSOR|STATE|LWT|RESULT|INFO\d|STATUS\d*")
+_STAT_KINDS = re.compile(r"STATUS(0|8|10|11)")
+"""Answers that hold what sensors say."""
 _ESPHOME = ("sensor", "binary_sensor", "number", "switch")
 _COMPONENT = re.compile(r"[a-z0-9_]+:\d+")
 
@@ -59,9 +62,10 @@ def _by_topic(levels: list[str]) -> Guess | None:
 
 
 def _tasmota(levels: list[str]) -> Guess | None:
-    if "tele" not in levels[:-1] or len(levels) < 3 or not _TELE_KINDS.fullmatch(levels[-1]):
-        return None
-    return "tasmota", "/".join("tele" if level == "tele" else "+" for level in levels)
+    for prefix, kinds in (("tele", _TELE_KINDS), ("stat", _STAT_KINDS)):
+        if prefix in levels[:-1] and len(levels) > 2 and kinds.fullmatch(levels[-1]):
+            return "tasmota", "/".join(prefix if level == prefix else "+" for level in levels)
+    return None
 
 
 def _shelly2(levels: list[str]) -> Guess | None:
@@ -94,7 +98,7 @@ def _filter_of(levels: list[str], wildcards: int) -> str:
 
 def _is_senml(payload: bytes) -> bool:
     if payload[:1] == b"[":
-        return _tried(lambda: _has_records(decode_any(payload)))
+        return _tried(lambda: _has_records(decode_any(without_nan(payload))))
     if payload and 0x80 < payload[0] < 0x9C:
         return _tried(lambda: _has_records(_cbor(payload)))
     return False

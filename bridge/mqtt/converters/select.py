@@ -13,7 +13,7 @@ from bridge.model import topic_filter
 from bridge.model.reading import Code, ExternalId, Packet, Rejection
 from bridge.mqtt.converters.formats import FORMATS, Decoder
 from bridge.mqtt.converters.local_times import LocalClock, LocalTimes
-from bridge.mqtt.converters.message import IncomingMessage, OutgoingMessage
+from bridge.mqtt.converters.message import NOTHING, IncomingMessage, OutgoingMessage
 from bridge.mqtt.topics import MAX_TOPIC, decode_message, device_of, is_ours, parse_topic
 from bridge.pipeline.json_body import trimmed
 from bridge.settings.mqtt import ConverterSettings, MqttSettings
@@ -78,7 +78,11 @@ class Converters:
         self._local_times = LocalTimes()
 
     def convert(self, topic: str, payload: bytes, *, received_us: int, retained: bool = False) -> Conversion:
-        """What cannot be decoded is one rejection, for quarantine."""
+        """What cannot be decoded is one rejection, for quarantine.
+
+        A message without a payload is no reading: it takes a retained one back (MQTT 3.1.1, 3.3.1.3), and comes without
+        the RETAIN flag to who is subscribed already.
+        """
         device_uuid: str | None = None
         name = OURS
         outgoing: list[OutgoingMessage] = []
@@ -90,9 +94,13 @@ class Converters:
             if not self._entries or is_ours(topic):
                 route = parse_topic(topic)
                 device_uuid = route.device_uuid
+                if not payload:
+                    return Conversion(NOTHING, device_uuid)
                 return Conversion(decode_message(route, payload, max_readings=MAX_READINGS), device_uuid)
             entry, captured = self._find(topic)
             name = entry.settings.format
+            if not payload:
+                return Conversion(NOTHING, device_uuid, name)
             clock = None
             if entry.settings.zone != "UTC":
                 clock = LocalClock(self._local_times, topic, payload, received_us)

@@ -51,8 +51,6 @@ def _decode(message: IncomingMessage, nodes: Nodes) -> Packet:
     name = f"{group}/{node}/{device}" if device else f"{group}/{node}"
     if len(name) > MAX_ID:
         raise DecodeError(Code.BAD_FORM, f"{name[:80]!r} is no name of a device", where="device")
-    if not message.payload:
-        return NOTHING  # a retained message is taken back
     payload = decode_payload(message.payload)
     seen = nodes.see(kind, f"{group}/{node}", device, payload, message.received_us)
     if seen.ask:

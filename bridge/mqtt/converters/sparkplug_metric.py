@@ -16,6 +16,8 @@ from bridge.model.reading import Code
 from bridge.mqtt.converters.protobuf import FIXED32, FIXED64, LENGTH, VARINT, fields
 
 MAX_TEMPLATE_DEPTH = 8
+_FLOAT = struct.Struct("<f")
+_FLOAT_MAX = 3.4028234e38
 
 INT8, INT16, INT32, INT64 = 1, 2, 3, 4
 BOOLEAN = 11
@@ -165,8 +167,19 @@ def _floating(value: int | memoryview, kind: int, number: int, where: str) -> fl
     if isinstance(value, int) or kind != (FIXED32 if number == 12 else FIXED64):
         raise DecodeError(Code.BAD_FORM, f"{where} is of the wrong wire type", where=where)
     (found,) = struct.unpack("<f" if number == 12 else "<d", value)
-    # A float has 7 digits: 12.1 is not 12.100000381469727.
-    return float(f"{found:.7g}") if number == 12 else float(found)
+    return _shortest(found) if number == 12 else float(found)
+
+
+def _shortest(found: float) -> float:
+    """The number of fewest digits that is this float of 32 bits: 12.1 and not 12.100000381469727, and 12345678.
+
+    Seven digits are not always enough, nine are (IEEE 754-2019, section 5.12.2).
+    """
+    for digits in (7, 8):
+        short = float(f"{found:.{digits}g}")
+        if abs(short) < _FLOAT_MAX and _FLOAT.unpack(_FLOAT.pack(short))[0] == found:
+            return short
+    return float(f"{found:.9g}")
 
 
 def as_text(data: memoryview, where: str) -> str:

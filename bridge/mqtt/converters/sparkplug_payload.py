@@ -76,6 +76,8 @@ def _decode(data: bytes) -> tuple[Payload, bytes | None, str]:
             else:
                 raise DecodeError(Code.TOO_LARGE, f"more than {MAX_METRICS} fields that are not of Sparkplug")
     except WireError as error:
+        if data[:1] in (b"{", b"["):
+            raise DecodeError(Code.BAD_FORM, "not protobuf: the payload is JSON", where="payload") from None
         raise DecodeError(Code.BAD_FORM, f"metrics[{len(metrics)}]: not protobuf: {error}", where="metrics") from None
     if data and timestamp_ms is None and seq is None and body is None and not metrics:
         # Some text is protobuf by chance. What has nothing of a payload is none.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import chain
 
 from bridge.model.reading import Packet
 from bridge.mqtt.converters.message import (
@@ -38,8 +39,10 @@ _LEAVE_OUT = (
     *("*.UvIndexText", "*.Card", "*.AvgCard", "*.Device"),
     *("Color", "HSBColor", "Fade", "LedTable", "Scheme", "Speed"),  # of lights, in STATE
 )
-_KNOWN_KINDS = re.compile(r"LWT|INFO\d|STATUS([0-7]|9|12|13)?|UPTIME|HASS_STATE|MARGINS|LOGGING|POWER\d*|RESULT")
+_KNOWN_KINDS = re.compile(r"LWT|INFO\d|STATUS([1-7]|9|12|13)?|UPTIME|HASS_STATE|MARGINS|LOGGING|POWER\d*|RESULT")
 """Messages without a measurement. POWER and RESULT repeat at once what STATE says."""
+_HEARD = re.compile(rb'"(?:Rf|Ir|S?Serial|Zb|Ble|Lora|Knx|Tuya|Nec)\w*Received"', re.IGNORECASE)
+"""In a RESULT: what a receiver has heard of others, in SENSOR or messages of its own in newer releases."""
 _KNOWN_BESIDE = re.compile(r"Status\w{0,3}|idx|nvalue|svalue")
 """What stands beside `StatusSNS` where several statuses come in one message, and what Domoticz gets."""
 
@@ -61,22 +64,24 @@ the next.
 
 
 def tasmota(message: IncomingMessage) -> Packet:
-    """`tele/<topic>/SENSOR` and `/STATE`, or the answer to a question for them, `stat/<topic>/STATUS10`."""
+    """`tele/<topic>/SENSOR` and `/STATE`, or the answer to a question for them: `stat/<topic>/STATUS10`, `STATUS0`."""
     kind = message.levels[-1]
-    if kind not in ("SENSOR", "STATE", "STATUS8", "STATUS10", "STATUS11"):
-        return NOTHING if _KNOWN_KINDS.fullmatch(kind) else unknown_message(message)
-    document = whole = message.document()
-    for inner in ("StatusSNS", "StatusSTS"):
-        if inner in document:
-            document = table(document[inner], f"$.{inner}")
-            break
+    if kind not in ("SENSOR", "STATE", "STATUS0", "STATUS8", "STATUS10", "STATUS11"):
+        is_known = _KNOWN_KINDS.fullmatch(kind) and not (kind == "RESULT" and _HEARD.search(message.payload))
+        return NOTHING if is_known else unknown_message(message)
+    whole = message.document()
+    parts = {inner: table(whole[inner], f"$.{inner}") for inner in ("StatusSNS", "StatusSTS") if inner in whole}
+    if kind == "STATUS0" and not parts:
+        return NOTHING
+    document, *further = parts.values() or (whole,)
     captured = message.captured[:-1] if message.captured and message.captured[-1] == kind else message.captured
-    ts_us = message.time(document.get("Time"), "$.Time")
+    at = "Epoch" if type(document.get("Epoch")) is int else "Time"  # with `Time 2` both, of which one needs no zone
+    ts_us = message.time(document.get(at), f"$.{at}", from_boot=True)
     readings = PacketBuilder(message, "/".join(captured) or message.topic, ts_us=ts_us, leave_out=_LEAVE_OUT)
     of_temperature = _FROM_TEMPERATURE.get(str(document.get("TempUnit")))
     of_pressure = _FROM_PRESSURE.get(str(document.get("PressureUnit")))
     of_speed = _FROM_SPEED.get(str(document.get("SpeedUnit")))
-    for channel, leaf, value in walk(document):
+    for channel, leaf, value in chain(walk(document), *map(walk, further)):
         number, words, temperature = _kind(leaf)
         convert = None
         if temperature:
@@ -86,8 +91,8 @@ def tasmota(message: IncomingMessage) -> Packet:
         elif of_speed is not None and (leaf == "Speed" or ".Speed." in channel):  # {"Speed": {"Act": 14.8, …}}
             convert = of_speed
         readings.add(channel, value, f"$.{channel}", number=number, words=words, convert=convert)
-    if document is not whole:
-        _add_beside(readings, {key: value for key, value in whole.items() if value is not document})
+    if parts:
+        _add_beside(readings, {key: value for key, value in whole.items() if key not in parts})
     return readings.packet()
 
 

@@ -256,6 +256,9 @@ LEFT JOIN sensors s ON s.id = r.sensor_id LEFT JOIN sensor_tombstones t ON t.sen
 UNION ALL
 SELECT device_id, dropped FROM readings_dropped
 
+-- name: sensor_moves
+SELECT sensor_id, from_device, to_device, moved_at::text FROM sensor_moves ORDER BY moved_at, from_device, to_device
+
 -- name: recount_quarantine
 SELECT device_id, count(*) AS rows FROM quarantine GROUP BY 1
 UNION ALL

@@ -198,6 +198,9 @@ SELECT count(*), coalesce(extract(epoch FROM now() - min(created_at)), 0)::doubl
 -- name: fold_dead_instances
 SELECT fold_dead_instances_v1()
 
+-- name: review_silenced_alerts
+SELECT review_silenced_alerts_v1()
+
 -- name: ledger_imbalance
 -- Instance 0 keeps the books of processes that are gone, and of direct calls of the procedures.
 SELECT coalesce(sum(CASE WHEN instance IN (0, %(at_rest)s::integer) THEN abs(pending) ELSE greatest(0, -pending) END), 0)::bigint

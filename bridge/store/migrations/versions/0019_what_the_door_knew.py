@@ -4,7 +4,7 @@ from bridge.store.migrate import run_sql_file
 
 revision = "0019"
 down_revision = "0018"
-functions = "1a7c9f491daef3ce"
+functions = "244c4468c283e9b4"
 
 
 def upgrade() -> None:

@@ -4,11 +4,15 @@ CREATE OR REPLACE FUNCTION step_alerts(
 ) LANGUAGE plpgsql AS $body$
 DECLARE
     v_resolution text := CASE WHEN s.severity IS NULL THEN 'in_range' ELSE 'severity_changed' END;
+    v_end        reading_step := s;  -- what a reading ahead of time has raised is not over before it began
 BEGIN
     events := '[]';
     IF p_alert.id IS NOT NULL AND p_alert.severity IS DISTINCT FROM s.severity THEN
-        UPDATE alerts SET status = 'resolved', resolved_at = from_us(s.ts_us), resolution = v_resolution WHERE id = p_alert.id;
-        events := events || (alert_event('a', p_alert.id, 'resolved', p_alert.severity, p_alert.threshold_id, s)
+        IF p_alert.triggered_at > from_us(s.ts_us) AND isfinite(p_alert.triggered_at) THEN
+            v_end.ts_us := to_us(p_alert.triggered_at);
+        END IF;
+        UPDATE alerts SET status = 'resolved', resolved_at = from_us(v_end.ts_us), resolution = v_resolution WHERE id = p_alert.id;
+        events := events || (alert_event('a', p_alert.id, 'resolved', p_alert.severity, p_alert.threshold_id, v_end)
                              || jsonb_build_object('resolution', v_resolution));
         p_alert := NULL;
     END IF;
@@ -24,9 +28,13 @@ BEGIN
 
     -- Warnings of other origin (event_code) are theirs to resolve; while one is active there is no second.
     IF p_warning.event_code = 'DELTA_SPIKE' AND s.delta_id IS NULL THEN
-        UPDATE ml_events SET status = 'resolved', resolved_at = from_us(s.ts_us), resolution = 'in_range' WHERE id = p_warning.id;
+        v_end.ts_us := s.ts_us;
+        IF p_warning.created_at > from_us(s.ts_us) AND isfinite(p_warning.created_at) THEN
+            v_end.ts_us := to_us(p_warning.created_at);
+        END IF;
+        UPDATE ml_events SET status = 'resolved', resolved_at = from_us(v_end.ts_us), resolution = 'in_range' WHERE id = p_warning.id;
         events := events || (alert_event('w', p_warning.id, 'resolved', coalesce(p_warning.payload ->> 'severity', 'warning'),
-                                         (p_warning.payload ->> 'delta_threshold_id')::bigint, s)
+                                         (p_warning.payload ->> 'delta_threshold_id')::bigint, v_end)
                              || jsonb_build_object('resolution', 'in_range'));
         p_warning := NULL;
     END IF;

@@ -1,0 +1,11 @@
+"""Alerts end with their sensors, and sensors that have moved: the SQL file beside this one."""
+
+from bridge.store.migrate import run_sql_file
+
+revision = "0020"
+down_revision = "0019"
+functions = "5f6784648e9c13da"
+
+
+def upgrade() -> None:
+    run_sql_file(__file__)

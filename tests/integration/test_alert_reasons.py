@@ -90,6 +90,51 @@ def test_a_threshold_that_is_replaced_by_a_wider_one_ends_the_alert(plant: Plant
     assert [row["resolution"] for row in plant.alerts] == ["threshold_changed"]
 
 
+@pytest.mark.parametrize(
+    ("statement", "reason"),
+    [
+        ("DELETE FROM alert_thresholds WHERE id = %(id)s", "threshold_removed"),
+        ("UPDATE alert_thresholds SET is_active = false WHERE id = %(id)s", "threshold_removed"),
+        ("UPDATE alert_thresholds SET threshold_value_min = 90 WHERE id = %(id)s", "threshold_changed"),
+    ],
+)
+def test_a_critical_alert_whose_threshold_goes_gives_way_to_the_warning_that_is_left(
+    plant: Plant, statement: str, reason: str
+) -> None:
+    critical = plant.threshold("greater_than", 70, severity="critical")
+    plant.store(80.0, 2)
+    plant.connection.execute(statement.encode(), {"id": critical})
+    was, now = plant.alerts[1:]
+    assert (was["severity"], was["status"], was["resolution"]) == ("critical", "resolved", reason)
+    assert (now["severity"], now["status"], now["triggered_value"]) == ("warning", "active", 80.0)
+    assert now["triggered_at"] == was["resolved_at"]
+    assert plant.state[0] == "ALERT"
+    assert [(event["kind"], event["severity"]) for event in events(plant)] == [
+        ("resolved", "critical"),
+        ("alert", "warning"),
+    ]
+    plant.connection.execute("DELETE FROM alert_thresholds WHERE sensor_id = %s", [plant.sensor])
+    assert (plant.alerts[2]["resolution"], plant.state[0]) == ("threshold_removed", "NORMAL")
+
+
+def test_a_higher_threshold_waits_for_the_next_reading(plant: Plant) -> None:
+    plant.threshold("greater_than", 55, severity="critical")
+    assert [(row["severity"], row["status"]) for row in plant.alerts] == [("warning", "active")]
+    plant.store(61.0, 2)
+    assert [(row["severity"], row["status"]) for row in plant.alerts] == [
+        ("warning", "resolved"),
+        ("critical", "active"),
+    ]
+
+
+def test_nothing_takes_the_place_of_an_alert_of_a_silent_sensor(plant: Plant) -> None:
+    critical = plant.threshold("greater_than", 55, severity="critical")
+    plant.store(61.0, 2)
+    plant.one("SELECT mark_stale_sensors(now()) AS n")
+    plant.connection.execute("DELETE FROM alert_thresholds WHERE id = %s", [critical])
+    assert [row["status"] for row in plant.alerts] == ["resolved", "resolved"]
+
+
 def test_an_alert_of_a_silent_sensor_ends_with_its_threshold(plant: Plant) -> None:
     plant.one("SELECT mark_stale_sensors(now()) AS n")
     plant.connection.execute("DELETE FROM alert_thresholds WHERE sensor_id = %s", [plant.sensor])

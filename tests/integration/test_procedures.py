@@ -271,6 +271,21 @@ def test_value_beyond_the_sensors_own_limits_is_refused_and_can_be_replayed(plan
     assert decoded == DecodedReading(0, plant.sensor, 50.1, us(3), 7)
 
 
+def test_key_of_what_is_refused_is_kept_for_its_replay(plant: Plant) -> None:
+    plant.connection.execute("UPDATE sensors SET max_value = 50 WHERE id = %s", [plant.sensor])
+    plant.store(60.0, None, key="k")
+    plant.store(20.0, None, key="c")
+    plant.store(21.0, None, key="c")
+    plant.store(60.0, 0, key="k")  # with a time of its own a key is without meaning
+    told = [(row["code"], row["facts"].get("identity")) for row in quarantined(plant)]
+    scope = plant.sensor
+    assert told == [
+        ("value_out_of_range", f"{scope}/k"),
+        ("conflicting_identity", f"{scope}/c"),
+        ("value_out_of_range", None),
+    ]
+
+
 def test_time_ahead_is_refused_beyond_five_minutes(plant: Plant) -> None:
     now_s = (datetime.now(UTC) - START).total_seconds()
     assert plant.store(20.0, now_s + 290).inserted

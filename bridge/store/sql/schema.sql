@@ -187,7 +187,7 @@ CREATE FUNCTION public.place_readings(p_ids bigint[], p_sensor_ids bigint[], p_v
 CREATE FUNCTION public.publish_alert_events(p_sensor_ids bigint[], p_events jsonb) RETURNS void
     LANGUAGE plpgsql;  -- functions/publish_alert_events.sql
 
-CREATE FUNCTION public.quarantine_direct_calls(p_sensor_ids bigint[], p_values double precision[], p_ts_us bigint[], p_sequences bigint[], p_received_us bigint[], p_clocks text[], p_sources text[], p_outcomes smallint[], p_codes text[], p_details text[]) RETURNS smallint[]
+CREATE FUNCTION public.quarantine_direct_calls(p_sensor_ids bigint[], p_values double precision[], p_ts_us bigint[], p_sequences bigint[], p_received_us bigint[], p_clocks text[], p_keys text[], p_sources text[], p_outcomes smallint[], p_codes text[], p_details text[]) RETURNS smallint[]
     LANGUAGE plpgsql;  -- functions/quarantine_direct_calls.sql
 
 CREATE TABLE public.ml_events (

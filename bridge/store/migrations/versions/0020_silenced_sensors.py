@@ -4,7 +4,7 @@ from bridge.store.migrate import run_sql_file
 
 revision = "0020"
 down_revision = "0019"
-functions = "6eb3c3938a78a7c4"
+functions = "5f6784648e9c13da"
 
 
 def upgrade() -> None:

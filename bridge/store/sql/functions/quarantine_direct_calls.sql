@@ -3,7 +3,7 @@
 -- not kept become 3: quarantine's usual quotas hold here, too, whatever the service's settings say.
 CREATE OR REPLACE FUNCTION quarantine_direct_calls(
     p_sensor_ids bigint[], p_values double precision[], p_ts_us bigint[], p_sequences bigint[], p_received_us bigint[],
-    p_clocks text[], p_sources text[], p_outcomes smallint[], p_codes text[], p_details text[]
+    p_clocks text[], p_keys text[], p_sources text[], p_outcomes smallint[], p_codes text[], p_details text[]
 ) RETURNS smallint[] LANGUAGE plpgsql AS $body$
 DECLARE
     q       record;
@@ -18,13 +18,14 @@ BEGIN
                'sensor_id', i.sensor_id, 'value', i.value, 'sequence', i.sequence,
                'timestamp', CASE WHEN coalesce(i.clock, 'device') = 'device' THEN trim_scale(i.ts_us / 1000000.0) END
            ))::text, 'UTF8') ORDER BY i.ord) AS payloads,
-           -- Its value is in the sensor's unit, unlike that of a body (DoorFacts).
+           -- Its value is in the sensor's unit, unlike that of a body; its key is whole, as a gateway's (DoorFacts).
            array_agg(jsonb_strip_nulls(jsonb_build_object(
                'whole', true, 'sensor', i.sensor_id, 'value', i.value, 'sequence', i.sequence, 'ts_us', i.ts_us,
-               'ts_quality', coalesce(i.clock, 'device'), 'in_unit', true))::text ORDER BY i.ord) AS facts
+               'ts_quality', coalesce(i.clock, 'device'), 'in_unit', true, 'identity', i.key))::text ORDER BY i.ord) AS facts
     INTO q
-    FROM unnest(p_sensor_ids, p_values, p_ts_us, p_sequences, p_received_us, p_clocks, p_sources, p_outcomes, p_codes, p_details)
-         WITH ORDINALITY AS i (sensor_id, value, ts_us, sequence, received_us, clock, source, outcome, code, detail, ord)
+    FROM unnest(p_sensor_ids, p_values, p_ts_us, p_sequences, p_received_us, p_clocks, p_keys, p_sources, p_outcomes, p_codes,
+                p_details)
+         WITH ORDINALITY AS i (sensor_id, value, ts_us, sequence, received_us, clock, key, source, outcome, code, detail, ord)
     JOIN sensors s ON s.id = i.sensor_id JOIN devices d ON d.id = s.device_id
     WHERE i.outcome = 2;
 

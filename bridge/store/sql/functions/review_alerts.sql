@@ -1,5 +1,7 @@
 -- Resolves the open alerts and jump warnings of these sensors whose reason is gone: no threshold that is active now is
--- violated by the latest value, or none is exceeded by the jump; or the sensor is switched off. Locks as storing does: sensors, in order of their ids.
+-- violated by the latest value, or none is exceeded by the jump; or the sensor is switched off. Where the thresholds that are
+-- left mean less than the open alert says, one of their severity takes its place; one of a higher severity waits for the
+-- next reading. Locks as storing does: sensors, in order of their ids.
 -- The events go out as those of other programs do, after what has been stored of these sensors.
 CREATE OR REPLACE FUNCTION review_alerts(p_sensor_ids bigint[]) RETURNS void LANGUAGE plpgsql AS $body$
 DECLARE
@@ -9,6 +11,7 @@ DECLARE
     v_alert   alerts%ROWTYPE;
     v_warning ml_events%ROWTYPE;
     v_reason  text;
+    v_left    record;
     v_events  jsonb := '[]';
     v_changed bigint[] := '{}';
 BEGIN
@@ -28,17 +31,25 @@ BEGIN
         SELECT * INTO v_alert FROM alerts a WHERE a.sensor_id = l.sensor_id AND a.status IN ('active', 'acknowledged');
         SELECT * INTO v_warning FROM ml_events e
         WHERE e.sensor_id = l.sensor_id AND e.status IN ('active', 'acknowledged') AND e.event_type = 'warning';
-        IF v_alert.threshold_id IS NOT NULL AND (
-            l.silenced IS NOT NULL OR (violated_threshold(l.sensor_id, l.latest_value)).severity IS NULL
-        ) THEN
+        SELECT * INTO v_left FROM violated_threshold(l.sensor_id, l.latest_value) WHERE l.silenced IS NULL;
+        IF v_alert.threshold_id IS NOT NULL
+           AND (v_left.severity IS NULL OR severity_rank(v_left.severity) < severity_rank(v_alert.severity)) THEN
             v_reason := CASE WHEN l.silenced IS NOT NULL THEN l.silenced
-                             WHEN EXISTS (SELECT 1 FROM alert_thresholds t WHERE t.sensor_id = l.sensor_id AND t.is_active)
+                             WHEN EXISTS (SELECT 1 FROM alert_thresholds t WHERE t.sensor_id = l.sensor_id AND t.is_active
+                                            AND (v_left.severity IS NULL OR t.severity = v_alert.severity))
                              THEN 'threshold_changed' ELSE 'threshold_removed' END;
             UPDATE alerts SET status = 'resolved', resolved_at = greatest(v_now, triggered_at), resolution = v_reason
             WHERE id = v_alert.id;
             v_events := v_events || (alert_event('a', v_alert.id, 'resolved', v_alert.severity, v_alert.threshold_id, s)
                                      || jsonb_build_object('resolution', v_reason));
             v_alert := NULL;
+            -- In a warm-up nothing is raised.
+            IF v_left.severity IS NOT NULL AND l.operational_state NOT IN ('INITIALIZING', 'STALE') THEN
+                INSERT INTO alerts (sensor_id, device_id, threshold_id, severity, triggered_value, triggered_at)
+                VALUES (l.sensor_id, l.device_id, v_left.threshold_id, v_left.severity, l.latest_value, v_now)
+                RETURNING * INTO v_alert;
+                v_events := v_events || alert_event('a', v_alert.id, 'alert', v_left.severity, v_left.threshold_id, s);
+            END IF;
             v_changed := v_changed || l.sensor_id;
         END IF;
         IF v_warning.event_code = 'DELTA_SPIKE' AND v_warning.payload ? 'delta_threshold_id' AND (l.silenced IS NOT NULL OR NOT EXISTS (

@@ -230,8 +230,8 @@ BEGIN
         PERFORM book_direct_calls(
             p_sensor_ids, p_sources,
             CASE WHEN codes IS NULL THEN outcomes
-                 ELSE quarantine_direct_calls(p_sensor_ids, p_values, p_ts_us, p_sequences, p_received_us, p_clocks, p_sources,
-                                              outcomes, codes, details) END);
+                 ELSE quarantine_direct_calls(p_sensor_ids, p_values, p_ts_us, p_sequences, p_received_us, p_clocks, p_keys,
+                                              p_sources, outcomes, codes, details) END);
     END IF;
 
     v_stored := coalesce(array_length(array_positions(outcomes, 0::smallint), 1), 0);

@@ -1,8 +1,8 @@
-"""Fixtures of gateways: one as its service sees it, and what an uplink needs around it."""
+"""Fixtures of gateways, as a service sees one and around an uplink; and of a database that the tests of a module share."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,8 @@ import pytest
 
 from edge.service_api.transport import Transport
 from tests.support.enrolled_gateway import EnrolledGateway, enrolled_gateway
+from tests.support.plant import Connection, connect
+from tests.support.servers import PostgresServer
 from tests.support.uplink_bench import Bench, NewBench
 
 
@@ -32,3 +34,19 @@ async def new_bench(tmp_path: Path) -> AsyncIterator[NewBench]:
     yield make
     for bench in made:
         await bench.spool.close()
+
+
+@pytest.fixture(scope="module")
+def database(postgres_server: PostgresServer) -> Iterator[str]:
+    """One database for all tests of a module: each has a device of its own."""
+    postgres_server.start()
+    name = postgres_server.create_migrated()
+    yield postgres_server.url_of(name)
+    postgres_server.drop_database(name)
+
+
+@pytest.fixture
+def connection(database: str) -> Iterator[Connection]:
+    """A connection with it, for `Plant`."""
+    with connect(database) as connection:
+        yield connection

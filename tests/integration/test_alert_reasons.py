@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -12,22 +11,7 @@ from bridge.store.outbox import PostgresOutbox
 from bridge.store.postgres import PostgresStore
 from bridge.store.registry import PostgresRegistry
 from tests.support.plant import Connection, Plant, Row, at, connect, us
-from tests.support.servers import PostgresServer, wait_until
-
-
-@pytest.fixture(scope="module")
-def database(postgres_server: PostgresServer) -> Iterator[str]:
-    """One database for all tests: each has a device of its own."""
-    postgres_server.start()
-    name = postgres_server.create_migrated()
-    yield postgres_server.url_of(name)
-    postgres_server.drop_database(name)
-
-
-@pytest.fixture
-def connection(database: str) -> Iterator[Connection]:
-    with connect(database) as connection:
-        yield connection
+from tests.support.servers import wait_until
 
 
 @pytest.fixture

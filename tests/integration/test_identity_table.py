@@ -15,7 +15,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.plant import START, Connection, Plant, connect, us
-from tests.support.servers import PostgresServer
 
 STORED, DUPLICATE, REFUSED = range(3)
 WITHIN_US = 999
@@ -85,14 +84,6 @@ sent = st.builds(
     key=st.sampled_from((None, None, "a", "b")),
     redelivered=st.sampled_from((True, True, False)),
 )
-
-
-@pytest.fixture(scope="module")
-def database(postgres_server: PostgresServer) -> Iterator[str]:
-    postgres_server.start()
-    name = postgres_server.create_migrated()
-    yield postgres_server.url_of(name)
-    postgres_server.drop_database(name)
 
 
 @pytest.fixture(scope="module")

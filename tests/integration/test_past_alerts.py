@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import datetime
 from itertools import groupby, pairwise
 from typing import Any
@@ -11,25 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.plant import BATCH, Connection, Plant, Row, at, connect, us
-from tests.support.servers import PostgresServer
+from tests.support.plant import BATCH, Connection, Plant, Row, at, us
 
 LATEST_S = 100.0
-
-
-@pytest.fixture(scope="module")
-def database(postgres_server: PostgresServer) -> Iterator[str]:
-    """One database for all tests: each has a device of its own."""
-    postgres_server.start()
-    name = postgres_server.create_migrated()
-    yield postgres_server.url_of(name)
-    postgres_server.drop_database(name)
-
-
-@pytest.fixture
-def connection(database: str) -> Iterator[Connection]:
-    with connect(database) as connection:
-        yield connection
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import psycopg
@@ -11,27 +10,11 @@ import pytest
 from bridge.model.reading import DecodedReading
 from bridge.pipeline.decode import decode_api_reading
 from bridge.store import admin
-from tests.support.plant import BATCH, START, Connection, Plant, Row, at, connect, us
-from tests.support.servers import PostgresServer
+from tests.support.plant import BATCH, START, Connection, Plant, Row, at, us
 
 
 def statuses(rows: list[Row]) -> list[tuple[str, str]]:
     return [(row["severity"], row["status"]) for row in rows]
-
-
-@pytest.fixture(scope="module")
-def database(postgres_server: PostgresServer) -> Iterator[str]:
-    """One database for all tests: each has a device of its own."""
-    postgres_server.start()
-    name = postgres_server.create_migrated()
-    yield postgres_server.url_of(name)
-    postgres_server.drop_database(name)
-
-
-@pytest.fixture
-def connection(database: str) -> Iterator[Connection]:
-    with connect(database) as connection:
-        yield connection
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from random import Random
@@ -11,7 +10,7 @@ from threading import Barrier
 import pytest
 
 from tests.support.plant import BATCH, START, Connection, Plant, at, connect, us
-from tests.support.servers import PostgresServer, wait_until
+from tests.support.servers import wait_until
 
 ROUNDS = 300
 LOCK_SENSOR = "SELECT 1 FROM sensor_readings_latest WHERE sensor_id = %(sensor)s FOR UPDATE"
@@ -35,21 +34,6 @@ def batch_of(sensors: list[int], keys: list[str] | None = None, after_s: float =
         "received_us": [us(after_s)] * len(sensors),
         "keys": keys,
     }
-
-
-@pytest.fixture(scope="module")
-def database(postgres_server: PostgresServer) -> Iterator[str]:
-    """One database for all tests: each has a device of its own."""
-    postgres_server.start()
-    name = postgres_server.create_migrated()
-    yield postgres_server.url_of(name)
-    postgres_server.drop_database(name)
-
-
-@pytest.fixture
-def connection(database: str) -> Iterator[Connection]:
-    with connect(database) as connection:
-        yield connection
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["known sensor", "new sensor"])

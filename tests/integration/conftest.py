@@ -1,4 +1,4 @@
-"""Fixtures of gateways, as a service sees one and around an uplink; and of a database that the tests of a module share."""
+"""Fixtures of gateways, as a service sees one and around an uplink; and of a database that a module shares."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ CREATE OR REPLACE FUNCTION step_alerts(
 ) LANGUAGE plpgsql AS $body$
 DECLARE
     v_resolution text := CASE WHEN s.severity IS NULL THEN 'in_range' ELSE 'severity_changed' END;
-    v_end        reading_step := s;  -- what a reading ahead of time has raised is not over before it began
+    v_end        reading_step := s;  -- what another program has raised ahead of now is not over before it began
 BEGIN
     events := '[]';
     IF p_alert.id IS NOT NULL AND p_alert.severity IS DISTINCT FROM s.severity THEN

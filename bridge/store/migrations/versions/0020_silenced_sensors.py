@@ -4,7 +4,7 @@ from bridge.store.migrate import run_sql_file
 
 revision = "0020"
 down_revision = "0019"
-functions = "5f6784648e9c13da"
+functions = "1ca78ae2aa1c5e98"
 
 
 def upgrade() -> None:

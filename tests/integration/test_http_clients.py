@@ -215,6 +215,19 @@ async def test_what_is_no_json_names_the_character(
     assert why in str(answer["detail"])
 
 
+async def test_sensor_that_does_not_answer_costs_no_other_its_reading(
+    site: RegisteredDevice, postgres_url: str
+) -> None:
+    """https://github.com/sensebox/openSenseMap-API/issues/190: printf writes nan where a sensor is broken."""
+    one = json.loads(body_of(site))["readings"][0]
+    body = json.dumps({"readings": [{**one, "value": "NAN"}, one]}).replace('"NAN"', "nan").encode()
+    async with open_service(postgres_url) as door:
+        status, answer = await exchange(door, [plain(site, body)])
+    assert (status, answer["inserted"]) == (200, 1)
+    assert [(rejected["index"], rejected["code"]) for rejected in answer["rejected"]] == [(0, "bad_value")]
+    assert site.one("SELECT code, reading_index FROM quarantine") == {"code": "bad_value", "reading_index": 0}
+
+
 async def test_answer_says_which_fields_nobody_reads(site: RegisteredDevice, postgres_url: str) -> None:
     async with open_service(postgres_url) as door:
         _, answer = await exchange(door, [plain(site, body_of(site, colour="red"))])

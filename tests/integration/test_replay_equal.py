@@ -344,10 +344,12 @@ class World:
     def events(self) -> list[tuple[Any, ...]]:
         """What goes to the streams. But for the class: that of a late reading is told by what came before; and for the
         keys that a gateway makes: of the numbers of its records, of which a record that it quarantines has one, too;
-        and of a msgId by what it knows the sensor by.
+        and of a msgId by what it knows the sensor by. Where some messages of a device are refused and others not, a
+        reading may come again in one that is not: when it came, and how, is of the first that was stored.
         """
+        came = "NULL, NULL" if self._is_apart else "u.received_us, u.source"
         return self.query(
-            """SELECT u.sensor_id, u.ts_us, u.value, u.sequence, u.received_us, u.source, u.gateway,
+            f"""SELECT u.sensor_id, u.ts_us, u.value, u.sequence, {came}, u.gateway,
                       CASE WHEN left(u.key, 2) NOT IN ('g-', 'd-') THEN u.key END
                FROM ingest_outbox o, unnest(o.sensor_ids, o.ts_us, o.values, o.sequences, o.received_us, o.keys,
                                             o.sources, o.gateways)

@@ -32,6 +32,9 @@ def chirpstack(message: IncomingMessage) -> Packet:
     if levels[-1] != "up":
         return NOTHING if levels[-1] in _CHIRPSTACK_EVENTS else unknown_message(message)
     document = message.document()
+    if "deviceInfo" not in document and "devEUI" in document:
+        detail = "$.devEUI: a message of ChirpStack 3, and this converter reads those of version 4; a mapping reads it"
+        raise DecodeError(Code.BAD_FORM, detail, where="$.devEUI")
     eui = table(document.get("deviceInfo"), "$.deviceInfo").get("devEui")
     if not isinstance(eui, str) or eui.lower() != levels[-3].lower():
         raise DecodeError(Code.BAD_FORM, "$.deviceInfo.devEui is not the one in the topic", where="$.deviceInfo.devEui")

@@ -332,16 +332,16 @@ def test_reading_ahead_deafens_nothing_within_its_batch(plant: Plant) -> None:
     assert [event["kind"] for event in answer["alerts"]] == ["alert", "resolved"]
 
 
-def test_what_another_program_has_raised_ahead_of_now_is_not_over_before_it_began(plant: Plant) -> None:
+def test_what_an_older_release_has_raised_ahead_is_not_over_before_it_began(plant: Plant) -> None:
     plant.threshold("greater_than", 50)
     plant.delta(abs_delta=5)
     now_s = (datetime.now(UTC) - START).total_seconds()
-    plant.store(20.0, now_s - 2)
-    plant.store(60.0, now_s - 1)  # it jumped, too
+    plant.store(20.0, now_s - 1)
+    plant.store(60.0, now_s + 200)  # it jumped, too
     began = at(now_s + 200)
-    for table, column in (("alerts", "triggered_at"), ("ml_events", "created_at")):
-        plant.connection.execute(f"UPDATE {table} SET {column} = %s WHERE sensor_id = %s", [began, plant.sensor])
-    answer = plant.batch((60.0, now_s - 0.9), (20.0, now_s - 0.8), (20.0, now_s - 0.7))
+    plant.connection.execute("UPDATE alerts SET triggered_at = %s WHERE sensor_id = %s", [began, plant.sensor])
+    plant.connection.execute("UPDATE ml_events SET created_at = %s WHERE sensor_id = %s", [began, plant.sensor])
+    answer = plant.batch((60.0, now_s + 5), (20.0, now_s + 6), (20.0, now_s + 7))
     assert [(row["triggered_at"], row["resolved_at"]) for row in plant.alerts] == [(began, began)]
     assert (plant.warnings[0]["created_at"], plant.warnings[0]["resolved_at"]) == (began, began)
     resolved = [event for event in answer["alerts"] if event["kind"] == "resolved"]

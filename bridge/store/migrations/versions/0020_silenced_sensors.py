@@ -4,7 +4,7 @@ from bridge.store.migrate import run_sql_file
 
 revision = "0020"
 down_revision = "0019"
-functions = "561695fc3c17f95d"
+functions = "2d026d7f97bb5d4d"
 
 
 def upgrade() -> None:

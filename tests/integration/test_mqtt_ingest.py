@@ -670,9 +670,9 @@ def size(delivery: Delivery) -> int:
 def hostile_packets() -> list[bytes]:
     """What no broker should send: rubbish, and every packet type with bodies that are not its own."""
     random = Random(7)
-    made = [random.randbytes(random.choice([1, 2, 5, 40, 400])) for _ in range(60)]
+    made = [random.randbytes(random.choice([1, 2, 5, 40, 400])) for _ in range(30)]
     for kind in range(16):
-        for flags in (0, 2, 0xB, 0xF):
+        for flags in (0, 0xB):
             for body in (b"", b"\0", b"\0\0", b"\xff\xff", b"\0\1a", b"\0\1a\0\1" + random.randbytes(9)):
                 made.append(bytes([kind << 4 | flags, len(body)]) + body)
     return [*made, b"\x30\xff\xff\xff\xff\x01"]

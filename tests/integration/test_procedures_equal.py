@@ -456,7 +456,8 @@ def connection(postgres_server: PostgresServer) -> Iterator[Connection]:
     postgres_server.drop_database(name)
 
 
-@settings(deadline=None, max_examples=600, suppress_health_check=list(HealthCheck))
+@pytest.mark.timeout(300)
+@settings(deadline=None, max_examples=400, suppress_health_check=list(HealthCheck))
 @given(history=histories())
 def test_a_batch_equals_its_rows_one_by_one(
     connection: Connection, history: tuple[Fleet, list[list[GivenReading]]]
@@ -475,6 +476,7 @@ def test_a_batch_equals_its_rows_one_by_one(
     assert whole.left_behind(whole_events) == single.left_behind(single_events)
 
 
+@pytest.mark.timeout(300)
 @settings(deadline=None, max_examples=200, suppress_health_check=list(HealthCheck))
 @given(history=histories())
 def test_a_batch_that_is_sent_again_changes_nothing(

@@ -468,7 +468,7 @@ def test_what_is_replayed_once_its_cause_is_mended_is_what_it_would_have_been(
     worlds: Any, commands: Commands, through_gateway: bool
 ) -> None:
     @given(scenario=scenarios)
-    @settings(max_examples=12, deadline=None, phases=PHASES, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=6, deadline=None, phases=PHASES, suppress_health_check=list(HealthCheck))
     def check(scenario: Scenario) -> None:
         whole, faulty = worlds(through_gateway=through_gateway)
         whole.register()

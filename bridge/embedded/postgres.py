@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -128,7 +129,7 @@ def _until_ready(folder: Path, programs: Programs) -> subprocess.Popen[bytes] | 
         if time.monotonic() > deadline_s or (not is_kept and started is not None and started.poll() is not None):
             raise Unavailable(f"PostgreSQL did not start; see {folder / 'log'}")
         if not is_kept and started is None:
-            _end_former_server(folder)
+            _end_former_server(folder, programs.sockets)
             started = _start_keeper(folder, programs)
         time.sleep(STEP_S)
 
@@ -156,7 +157,7 @@ def _is_ready(folder: Path) -> bool:
     return False
 
 
-def _end_former_server(folder: Path) -> None:
+def _end_former_server(folder: Path, sockets: Path) -> None:
     """End a server of this folder that nobody keeps: a former release left it, or its keeper was killed.
 
     The file may name a process that has nothing to do with it, after a restart of the machine. Raises ConfigError.
@@ -175,6 +176,19 @@ def _end_former_server(folder: Path) -> None:
                 os.kill(pid, number)
             number = None
         time.sleep(STEP_S)
+    if number is not None and Path(f"/proc/{pid}").exists() and not _answers(sockets):
+        # PostgreSQL takes any process of its own user for a server, and would not start beside it.
+        (folder / "postmaster.pid").unlink(missing_ok=True)
+
+
+def _answers(sockets: Path) -> bool:
+    """Whether somebody listens at the server's socket, be it where its process cannot be seen."""
+    with socket.socket(socket.AF_UNIX) as line:
+        try:
+            line.connect(str(sockets / ".s.PGSQL.5432"))
+        except OSError:
+            return False
+        return True
 
 
 def _is_server_of(pid: int, folder: Path) -> bool:

@@ -8,7 +8,7 @@ meanwhile. A statement that waits for one of their locks makes all that come aft
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psycopg
@@ -18,7 +18,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.script.revision import ResolutionError
-from psycopg.errors import LockNotAvailable
+from psycopg.errors import DeadlockDetected, LockNotAvailable
 
 from bridge.errors import BridgeError, StoreMisconfigured, StoreRefused, StoreUnavailable
 from bridge.store import functions
@@ -28,8 +28,14 @@ from bridge.store.faults import REFUSED_CLASSES, translate
 LOCK_TIMEOUT_S = 3.0
 """Well within `database.statement_timeout_s` (10), after which the calls behind it would fail."""
 
+DEADLOCK_TRIES = 10
+
 _LOCK = 7003
 _FOLDER = Path(__file__).parent / "migrations"
+
+
+class _DeadlockMet(StoreUnavailable):
+    """The server has broken off the migration, so that a session that it waited for can go on."""
 
 
 def migrate(url: str, *, lock_timeout_s: float = LOCK_TIMEOUT_S) -> list[str]:
@@ -38,6 +44,14 @@ def migrate(url: str, *, lock_timeout_s: float = LOCK_TIMEOUT_S) -> list[str]:
     Raises StoreUnavailable, also where another session keeps a lock for longer than `lock_timeout_s`, and StoreRefused
     for a database that a migration does not fit: nothing changes then.
     """
+    for _ in range(DEADLOCK_TRIES - 1):
+        # It takes whole tables, in its own order; a batch that is under way takes them in another one.
+        with suppress(_DeadlockMet):
+            return _migrate(url, lock_timeout_s)
+    return _migrate(url, lock_timeout_s)
+
+
+def _migrate(url: str, lock_timeout_s: float) -> list[str]:
     with _connect(url) as connection:
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK}, 0)")
         todo = _pending(connection)
@@ -113,6 +127,8 @@ def _connect(url: str) -> Iterator[sa.Connection]:
 
 def _fault(error: BaseException | None) -> BridgeError:
     """What a migration met, in a line. The transaction is rolled back."""
+    if isinstance(error, DeadlockDetected):
+        return _DeadlockMet("a migration and what is being stored wait for each other: try again; nothing has changed")
     if isinstance(error, LockNotAvailable):
         return StoreUnavailable("another session holds a lock that a migration needs: try again; nothing has changed")
     if not isinstance(error, psycopg.Error):

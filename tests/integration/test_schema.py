@@ -13,11 +13,13 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 from alembic.script import ScriptDirectory
 
 from bridge.errors import StoreRefused, StoreUnavailable
 from bridge.settings.stores import DatabaseSettings
 from bridge.store import admin, functions
+from bridge.store import migrate as migration
 from bridge.store.migrate import migrate, pending
 from bridge.store.postgres import PostgresStore
 from bridge.store.registry import PostgresRegistry
@@ -140,6 +142,28 @@ def test_a_migration_gives_up_on_a_lock_that_another_session_holds(empty_url: st
                 migrate(empty_url, lock_timeout_s=0.05)
         assert pending(empty_url) == REVISIONS
     assert migrate(empty_url) == REVISIONS
+
+
+@pytest.mark.parametrize(("deadlocks", "applied"), [(1, True), (100, False)])
+def test_a_migration_that_meets_a_deadlock_is_tried_again(
+    empty_url: str, monkeypatch: pytest.MonkeyPatch, deadlocks: int, applied: bool
+) -> None:
+    """A batch takes the tables in another order; the server breaks one of the two off, with this code."""
+    left = iter(range(deadlocks))
+    install = migration._install_functions
+
+    def meet(bind: sa.Connection) -> None:
+        if next(left, None) is not None:
+            bind.exec_driver_sql("DO $$ BEGIN RAISE SQLSTATE '40P01'; END $$")
+        install(bind)
+
+    monkeypatch.setattr(migration, "_install_functions", meet)
+    if applied:
+        assert migrate(empty_url) == REVISIONS
+    else:
+        with pytest.raises(StoreUnavailable, match="wait for each other: try again; nothing has changed"):
+            migrate(empty_url)
+        assert pending(empty_url) == REVISIONS
 
 
 def test_a_database_of_a_newer_release_is_left_alone(postgres_url: str, connection: Connection) -> None:

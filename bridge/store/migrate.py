@@ -28,8 +28,11 @@ from bridge.store.faults import REFUSED_CLASSES, translate
 LOCK_TIMEOUT_S = 3.0
 """Well within `database.statement_timeout_s` (10), after which the calls behind it would fail."""
 
-DEADLOCK_TRIES = 10
+DEADLOCK_TRIES = 20
+TABLES_TIMEOUT_S = 0.2
+"""Well within PostgreSQL's `deadlock_timeout` (1 s): who meets a batch half-way lets go before either is broken off."""
 
+_BUSY = "another session holds a lock that a migration needs: try again; nothing has changed"
 _LOCK = 7003
 _FOLDER = Path(__file__).parent / "migrations"
 
@@ -56,10 +59,28 @@ def _migrate(url: str, lock_timeout_s: float) -> list[str]:
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK}, 0)")
         todo = _pending(connection)
         if todo:
+            _take_tables(connection, min(TABLES_TIMEOUT_S, lock_timeout_s))
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = {round(lock_timeout_s * 1000)}")
             command.upgrade(_config(connection), "head")
             _install_functions(connection)
         return todo
+
+
+def _take_tables(connection: sa.Connection, within_s: float) -> None:
+    """Lock all tables at once, or none. Raises _DeadlockMet where somebody holds one of them for longer."""
+    names = connection.exec_driver_sql(
+        "SELECT string_agg(quote_ident(relname), ', ' ORDER BY relname) FROM pg_class"
+        " WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition"
+        " AND relowner = current_user::regrole"
+    ).scalar()
+    if names:
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {max(1, round(within_s * 1000))}")
+        try:
+            connection.exec_driver_sql(f"LOCK TABLE {names} IN ACCESS EXCLUSIVE MODE")
+        except sa.exc.DBAPIError as error:
+            if isinstance(error.orig, LockNotAvailable):
+                raise _DeadlockMet(_BUSY) from error
+            raise
 
 
 def pending(url: str) -> list[str]:
@@ -130,7 +151,7 @@ def _fault(error: BaseException | None) -> BridgeError:
     if isinstance(error, DeadlockDetected):
         return _DeadlockMet("a migration and what is being stored wait for each other: try again; nothing has changed")
     if isinstance(error, LockNotAvailable):
-        return StoreUnavailable("another session holds a lock that a migration needs: try again; nothing has changed")
+        return StoreUnavailable(_BUSY)
     if not isinstance(error, psycopg.Error):
         return StoreUnavailable(f"the database driver fails: {error}")
     fault = translate(error, sent=False)

@@ -7,6 +7,7 @@ meanwhile. A statement that waits for one of their locks makes all that come aft
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -33,6 +34,7 @@ TABLES_TIMEOUT_S = 0.2
 """Well within PostgreSQL's `deadlock_timeout` (1 s): who meets a batch half-way lets go before either is broken off."""
 
 _BUSY = "another session holds a lock that a migration needs: try again; nothing has changed"
+_CHANGES = re.compile(r"^(?:ALTER TABLE|UPDATE|CREATE .* ON|.* (?:INSERT|UPDATE|DELETE) ON) (\w+)", re.MULTILINE)
 _LOCK = 7003
 _FOLDER = Path(__file__).parent / "migrations"
 
@@ -59,19 +61,21 @@ def _migrate(url: str, lock_timeout_s: float) -> list[str]:
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK}, 0)")
         todo = _pending(connection)
         if todo:
-            _take_tables(connection, min(TABLES_TIMEOUT_S, lock_timeout_s))
+            _take_tables(connection, todo, min(TABLES_TIMEOUT_S, lock_timeout_s))
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = {round(lock_timeout_s * 1000)}")
             command.upgrade(_config(connection), "head")
             _install_functions(connection)
         return todo
 
 
-def _take_tables(connection: sa.Connection, within_s: float) -> None:
-    """Lock all tables at once, or none. Raises _DeadlockMet where somebody holds one of them for longer."""
+def _take_tables(connection: sa.Connection, todo: list[str], within_s: float) -> None:
+    """Lock the tables that revisions change at once, or none. Raises _DeadlockMet where one is held for longer."""
+    files = [path for revision in todo for path in (_FOLDER / "versions").glob(f"{revision}_*.sql")]
+    changed = sorted({name for path in files for name in _CHANGES.findall(path.read_text())})
     names = connection.exec_driver_sql(
         "SELECT string_agg(quote_ident(relname), ', ' ORDER BY relname) FROM pg_class"
-        " WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition"
-        " AND relowner = current_user::regrole"
+        " WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p') AND relname = ANY (%s)",
+        (changed,),
     ).scalar()
     if names:
         connection.exec_driver_sql(f"SET LOCAL lock_timeout = {max(1, round(within_s * 1000))}")

@@ -20,17 +20,14 @@ def without_nan(payload: bytes) -> bytes:
 
 
 def _replaced(found: re.Match[bytes]) -> bytes:
-    token = found[0]
-    if token.startswith(b'"'):
-        return token
-    return b"null" if found[1] else b'"%s"' % token
-
-
-def nan_as_text(body: bytes) -> bytes:
-    """The body with text for each `nan` and `inf`; the same where it has none."""
-    return _TOKEN.sub(_quoted, body)
+    return b"null" if found[1] else _quoted(found)
 
 
 def _quoted(found: re.Match[bytes]) -> bytes:
     token = found[0]
     return token if token.startswith(b'"') else b'"%s"' % token
+
+
+def nan_as_text(body: bytes) -> bytes:
+    """The body with text for each `nan` and `inf`; the same where it has none."""
+    return _TOKEN.sub(_quoted, body)

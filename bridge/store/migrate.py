@@ -29,18 +29,19 @@ from bridge.store.faults import REFUSED_CLASSES, translate
 LOCK_TIMEOUT_S = 3.0
 """Well within `database.statement_timeout_s` (10), after which the calls behind it would fail."""
 
-DEADLOCK_TRIES = 20
+TRIES = 20
 TABLES_TIMEOUT_S = 0.2
 """Well within PostgreSQL's `deadlock_timeout` (1 s): who meets a batch half-way lets go before either is broken off."""
 
 _BUSY = "another session holds a lock that a migration needs: try again; nothing has changed"
+# In the text of a revision: the tables that it takes from everybody.
 _CHANGES = re.compile(r"^(?:ALTER TABLE|UPDATE|CREATE .* ON|.* (?:INSERT|UPDATE|DELETE) ON) (\w+)", re.MULTILINE)
 _LOCK = 7003
 _FOLDER = Path(__file__).parent / "migrations"
 
 
-class _DeadlockMet(StoreUnavailable):
-    """The server has broken off the migration, so that a session that it waited for can go on."""
+class _GivenWay(StoreUnavailable):
+    """The migration has let go, or was broken off, so that a session that it waited for goes on: try again."""
 
 
 def migrate(url: str, *, lock_timeout_s: float = LOCK_TIMEOUT_S) -> list[str]:
@@ -49,9 +50,9 @@ def migrate(url: str, *, lock_timeout_s: float = LOCK_TIMEOUT_S) -> list[str]:
     Raises StoreUnavailable, also where another session keeps a lock for longer than `lock_timeout_s`, and StoreRefused
     for a database that a migration does not fit: nothing changes then.
     """
-    for _ in range(DEADLOCK_TRIES - 1):
+    for _ in range(TRIES - 1):
         # It takes whole tables, in its own order; a batch that is under way takes them in another one.
-        with suppress(_DeadlockMet):
+        with suppress(_GivenWay):
             return _migrate(url, lock_timeout_s)
     return _migrate(url, lock_timeout_s)
 
@@ -69,7 +70,7 @@ def _migrate(url: str, lock_timeout_s: float) -> list[str]:
 
 
 def _take_tables(connection: sa.Connection, todo: list[str], within_s: float) -> None:
-    """Lock the tables that revisions change at once, or none. Raises _DeadlockMet where one is held for longer."""
+    """Lock the tables that revisions change at once, or none. Raises _GivenWay where one is held for longer."""
     files = [path for revision in todo for path in (_FOLDER / "versions").glob(f"{revision}_*.sql")]
     changed = sorted({name for path in files for name in _CHANGES.findall(path.read_text())})
     names = connection.exec_driver_sql(
@@ -83,7 +84,7 @@ def _take_tables(connection: sa.Connection, todo: list[str], within_s: float) ->
             connection.exec_driver_sql(f"LOCK TABLE {names} IN ACCESS EXCLUSIVE MODE")
         except sa.exc.DBAPIError as error:
             if isinstance(error.orig, LockNotAvailable):
-                raise _DeadlockMet(_BUSY) from error
+                raise _GivenWay(_BUSY) from error
             raise
 
 
@@ -153,7 +154,7 @@ def _connect(url: str) -> Iterator[sa.Connection]:
 def _fault(error: BaseException | None) -> BridgeError:
     """What a migration met, in a line. The transaction is rolled back."""
     if isinstance(error, DeadlockDetected):
-        return _DeadlockMet("a migration and what is being stored wait for each other: try again; nothing has changed")
+        return _GivenWay("a migration and what is being stored wait for each other: try again; nothing has changed")
     if isinstance(error, LockNotAvailable):
         return StoreUnavailable(_BUSY)
     if not isinstance(error, psycopg.Error):

@@ -81,7 +81,7 @@ class Gateway:
             self.registry,
             UplinkMetrics(metrics.registry),
             state=lambda: gateway_state(self.clock, self.spool, data_dir),
-            now_us=self.clock.now_us,
+            clock=self.clock,
             direct=settings,
         )
         self.local_alerts = LocalAlerts(self.lifecycle.name or "gateway", lambda: self.registry.thresholds)
@@ -106,12 +106,13 @@ class Gateway:
             random=Random(),
             now_us=self.clock.now_us,
             keep_unknown=True,
+            judges_times=self.clock.is_set,
         )
         broker = parse_address(settings.mqtt) if settings.mqtt.enabled and settings.mqtt.url else None
         self.broker_passwords: BrokerPasswords | None = None
         if broker is not None and broker.username and broker.password:
             self.broker_passwords = BrokerPasswords(
-                data_dir, self.registry, broker.username, broker.password, self.clock.now_us
+                data_dir, self.registry, broker.username, broker.password, self.key_time_us
             )
         self.forget_keys: Callable[[], None] = lambda: None
         self.registry.changed = self._registry_changed
@@ -135,6 +136,10 @@ class Gateway:
         self.local_publisher.follow_registry(self.clock.now_us())
         if self.broker_passwords is not None:
             self.broker_passwords.changed()
+
+    def key_time_us(self) -> int:
+        """The time of day that keys expire by: while nobody knows it, none does."""
+        return self.clock.now_us() if self.clock.is_set() else 0
 
     async def _follow_clock(self) -> None:
         while True:
@@ -237,7 +242,7 @@ def _door_app(gateway: Gateway, mqtt: MqttIngest | None) -> App:
     from bridge.http import door
 
     settings = gateway.settings
-    keys = KeyCache(gateway.registry.find_keys, settings.keys, gateway.metrics, time.monotonic, gateway.clock.now_us)
+    keys = KeyCache(gateway.registry.find_keys, settings.keys, gateway.metrics, time.monotonic, gateway.key_time_us)
     gateway.forget_keys = keys.clear
 
     def degraded() -> list[str]:

@@ -94,3 +94,24 @@ class Time(Protocol):
     def stamp(self, given_us: int) -> Stamp:
         """What CLOCK_BOOTTIME said when `now_us` said `given_us`, and whether the clock was set then."""
         ...
+
+
+class UplinkClock(Protocol):
+    """Tells how old a record is, whatever the time of day; and is told the service's time of day."""
+
+    @property
+    def boot_id(self) -> str:
+        """See `Time.boot_id`."""
+        ...
+
+    def boottime_us(self) -> int:
+        """Return CLOCK_BOOTTIME: microseconds since the boot, never set."""
+        ...
+
+    def learn(self, service_us: int, held_us: int, sent_us: int, received_us: int) -> None:
+        """Note what the service's clock said when it answered.
+
+        `sent_us` and `received_us` are CLOCK_BOOTTIME before the request and after the answer; for `held_us` of
+        the time between them the service had the request. The rest is the way there and back: it bounds the error.
+        """
+        ...

@@ -22,7 +22,7 @@ class Record(msgspec.Struct, frozen=True):
     id: int
     epoch: str  # of the spool file: another one after a spool was set aside
     source: Source
-    received_us: int  # by the gateway's clock; corrected if that was set later in the same boot
+    received_us: int  # by the gateway's clock; corrected if that was set later in the same boot, or has jumped
     boot_id: str
     monotonic_us: int  # CLOCK_BOOTTIME at receipt
     clock_set: bool = True  # False: `received_us`, and `ts_us` where it is ours, are of a clock never set
@@ -46,6 +46,7 @@ class Record(msgspec.Struct, frozen=True):
     topic: str = ""
     index: int = 0  # its place in the packet
     whole: bool | None = None  # of something quarantined: see `DoorFacts`
+    earlier_us: int | None = None  # `received_us` is an estimate: the latest that it can be, or earlier by up to this
 
     @property
     def quarantined(self) -> bool:

@@ -44,6 +44,8 @@ _WITHOUT_NUL = r"\A[^\0]*\Z"  # PostgreSQL's text cannot hold it
 BigInt = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 Id = Annotated[int, Meta(ge=1, le=(1 << 63) - 1)]
 TimeUs = Annotated[int, Meta(ge=MIN_TIME_US, le=MAX_TIME_US)]
+Span = Annotated[int, Meta(ge=0, le=1 << 53)]
+AgeUs = Annotated[int, Meta(ge=0, le=10 * 365 * 86_400_000_000)]
 Count = Annotated[int, Meta(ge=0, le=1 << 53)]  # so that every reader of JSON has it exactly, and sums of it fit
 Uuid = Annotated[str, Meta(max_length=36, pattern=r"\A[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}\Z")]
 Identity = Annotated[str, Meta(min_length=1, max_length=100, pattern=_WITHOUT_NUL)]
@@ -77,6 +79,11 @@ class UplinkRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     key: Identity | None = None  # of something quarantined, as `whole` and `in_unit`: see `DoorFacts`
     whole: bool | None = None
     in_unit: bool = False
+    # What the service judges `received_us` by: see `receipt_time`.
+    age_us: AgeUs | None = None  # since receipt until it was sent; None: of another boot
+    clock_set: bool = True  # False: `received_us` is of a clock that was never set
+    earlier_us: Span | None = None  # `received_us` is an estimate: the latest it can be, or earlier by up to this
+    boot_id: Label = ""  # of an estimate
 
 
 class GatewayLedger(msgspec.Struct, frozen=True):
@@ -106,6 +113,7 @@ class GatewayState(msgspec.Struct, frozen=True):
     oldest_us: TimeUs | None = None
     disk_free_bytes: Count | None = None
     clock_set: bool = True
+    host_us: TimeUs | None = None  # the host's own time of day when it was sent, believed or not
 
 
 class UplinkBatch(msgspec.Struct, frozen=True):
@@ -133,6 +141,8 @@ class BatchAnswer(msgspec.Struct, frozen=True):
     rejected: tuple[RejectedRecord, ...] = ()
     registry_etag: str = ""  # of the newest snapshot: where it is another, fetch it
     ignored: tuple[str, ...] = ()  # what of state and books was not of the form, or not this gateway's: a sentence each
+    now_us: int = 0  # the service's time of day when it answered; 0: of a release that heeds no ages
+    held_us: int = 0  # for how long it had the request then
 
 
 class EnrolmentRequest(msgspec.Struct, frozen=True):
@@ -242,6 +252,8 @@ def answer_of(
     receipts: Sequence[Receipt],
     registry_etag: str = "",
     ignored: Sequence[str] = (),
+    now_us: int = 0,
+    held_us: int = 0,
 ) -> BatchAnswer:
     """Say what became of `records`, by their receipts in the same order."""
     pairs = list(zip(records, receipts, strict=True))
@@ -255,6 +267,8 @@ def answer_of(
         ),
         registry_etag=registry_etag,
         ignored=tuple(ignored),
+        now_us=now_us,
+        held_us=held_us,
     )
 
 

@@ -37,7 +37,7 @@ _MOST_BRACES = 2 * (MAX_RECORDS + MAX_BOOKS)
 _NO_BOOKS = msgspec.Raw(b"[]")
 _NO_STATE = msgspec.Raw(b"null")
 _WHERE = re.compile(r" - at `\$\.?([^`]*)`")
-_REASONS = {"value": Code.BAD_VALUE, "ts_us": Code.BAD_TIME, "received_us": Code.BAD_TIME}
+_REASONS = {"value": Code.BAD_VALUE, "ts_us": Code.BAD_TIME, "received_us": Code.BAD_TIME, "age_us": Code.BAD_TIME}
 
 T = TypeVar("T")
 

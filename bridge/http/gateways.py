@@ -28,6 +28,7 @@ from bridge.gateway_protocol.batches import (
     delivery_of,
 )
 from bridge.gateway_protocol.decode import decode_batch
+from bridge.gateway_protocol.receipt_time import placed
 from bridge.gateway_protocol.snapshot import etag, signature
 from bridge.http.authentication import AuthenticatedSender, Authentication, limit_headers
 from bridge.http.body import inflate, receive_body
@@ -129,6 +130,7 @@ class GatewayDoor:
 
     async def batch(self, request: Request, name: str) -> Response:
         """Take a batch in; answer once every record is settled. Raises Problem, DecodeError, Unavailable."""
+        came_us = self._now_us()  # before the body, which may take long: ages are of when the gateway began to send
         sender, gateway = await self.sender(request, name)
         raw = await receive_body(request, self._http)
         async with self._turns:
@@ -137,9 +139,12 @@ class GatewayDoor:
         ignored += await self._report(sender.key.device_id, received)
         if ignored:
             log.warning("gateway_report_ignored", gateway=name, problems=ignored)
-        outcomes = await self._settled(received.epoch, received.records, gateway)
+        records = placed(received.records, came_us)
+        outcomes = await self._settled(received.epoch, records, gateway)
         tag = etag(_known(await self._cache.snapshot(sender.key.device_id)))
-        return _json(answer_of(received.records, outcomes, tag, ignored), limit_headers(sender.verdict))
+        now_us = self._now_us()
+        answer = answer_of(records, outcomes, tag, ignored, now_us, now_us - came_us)
+        return _json(answer, limit_headers(sender.verdict))
 
     async def _report(self, gateway_id: int, batch: UplinkBatch) -> list[str]:
         """Keep state and books; what of them cannot be kept does not hold up the records. Returns what is left out."""
@@ -183,10 +188,9 @@ class GatewayDoor:
     async def _settled(self, epoch: str, records: Sequence[UplinkRecord], gateway: GatewayInfo) -> Sequence[Receipt]:
         """One receipt a record. Raises Unavailable where any of them could not be settled."""
         collector = ReceiptCollector(len(records))
-        now_us = self._now_us()
         for index, record in enumerate(records):
             try:
-                self._pipeline.submit(self._delivery(epoch, record, gateway, now_us, partial(collector.settle, index)))
+                self._pipeline.submit(self._delivery(epoch, record, gateway, partial(collector.settle, index)))
             except Unavailable as error:
                 if index == 0 or not isinstance(error, Backpressure):
                     raise
@@ -207,12 +211,9 @@ class GatewayDoor:
         epoch: str,
         record: UplinkRecord,
         gateway: GatewayInfo,
-        now_us: int,
         settle: Callable[[Sequence[Receipt]], None],
     ) -> Delivery:
-        # A gateway whose clock is ahead does not make the future acceptable.
-        received_us = min(record.received_us, now_us)
-        return delivery_of(record, epoch, gateway.name, received_us, settle, gateway.devices)
+        return delivery_of(record, epoch, gateway.name, record.received_us, settle, gateway.devices)
 
 
 def _known(snapshot: bytes | None) -> bytes:

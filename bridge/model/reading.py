@@ -24,6 +24,9 @@ MAX_TIME_US = 7_258_118_400_000_000  # 2200-01-01
 MAX_DETAIL = 500
 """Characters of a detail: it says why, and may quote what a sender has chosen."""
 
+SOFTWARE_DATE_US = 1_767_225_600_000_000
+"""2026-01-01: no clock that says less can be right, and no gateway of ours has received anything before."""
+
 UNITS = {
     "temperature": "°C",
     "humidity": "%",
@@ -52,6 +55,8 @@ class TsQuality(StrEnum):
     DEVICE = "device"
     GATEWAY = "gateway"
     SERVER = "server"
+    COMPUTED = "computed"  # the service's clock, less the age that the gateway told: its own clock was wrong
+    ESTIMATED = "estimated"  # nobody's: bounded by what is known of the gateway's boots
 
 
 class Code(StrEnum):

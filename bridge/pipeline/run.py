@@ -75,6 +75,7 @@ class Pipeline:
     """The pipeline of one process. `run` must be running for anything to be settled.
 
     `keep_unknown`: a sensor that cannot be resolved here is stored as unresolved, not quarantined (a gateway).
+    `judges_times`: whether a reading's time can be held against ours now; else it is left to the service (a gateway).
     `heartbeat_s` and `stalled_s`: see `HEARTBEAT_S` and `STALLED_S`.
     """
 
@@ -90,6 +91,7 @@ class Pipeline:
         random: Random,
         now_us: Callable[[], int],
         keep_unknown: bool = False,
+        judges_times: Callable[[], bool] | None = None,
         heartbeat_s: float = HEARTBEAT_S,
         stalled_s: float = STALLED_S,
     ) -> None:
@@ -98,7 +100,7 @@ class Pipeline:
         self._metrics = metrics
         self._random = random
         self._now_us = now_us
-        self._validator = Validator(settings, keep_unknown=keep_unknown)
+        self._validator = Validator(settings, keep_unknown=keep_unknown, judges_times=judges_times)
         self._heartbeat_s = heartbeat_s
         self._ledger = DoorLedger()
         self._writer = BatchWriter(store, outbox, self._ledger, instance, metrics, stalled_s=stalled_s)

@@ -7,7 +7,7 @@ type and of the sensor itself, the time neither too far ahead nor too old.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import blake2b
 
 from bridge.model.reading import Code, DecodedReading, Delivery, ExternalId, Reading, Rejection, Sensor, TsQuality
@@ -18,11 +18,19 @@ class Validator:
     """The rules of one configuration.
 
     `keep_unknown` is for a gateway, whose registry may be behind: a sensor that it does not know is
-    the service's to resolve or refuse.
+    the service's to resolve or refuse. `judges_times` is, too: while its clock is not set, a reading's time that is far
+    from it says nothing of the reading.
     """
 
-    def __init__(self, settings: PipelineSettings, *, keep_unknown: bool = False) -> None:
+    def __init__(
+        self,
+        settings: PipelineSettings,
+        *,
+        keep_unknown: bool = False,
+        judges_times: Callable[[], bool] | None = None,
+    ) -> None:
         self._keep_unknown = keep_unknown
+        self._judges_times = judges_times
         self._limits: Mapping[str, tuple[float, float]] = settings.limits
         self._ahead_us = int(settings.max_ahead_s * 1_000_000)
         self._behind_us = int(settings.max_behind_s * 1_000_000)
@@ -83,11 +91,13 @@ class Validator:
 
     def _time_problem(self, ts_us: int, received_us: int) -> tuple[Code, str] | None:
         off_us = ts_us - received_us
+        if -self._behind_us <= off_us <= self._ahead_us:
+            return None
+        if self._judges_times is not None and not self._judges_times():
+            return None
         if off_us > self._ahead_us:
             return Code.TIME_AHEAD, f"the time is {off_us / 1e6:.0f} s ahead of ours; set the device's clock"
-        if -off_us > self._behind_us:
-            return Code.TIME_BEHIND, self._behind_detail(off_us)
-        return None
+        return Code.TIME_BEHIND, self._behind_detail(off_us)
 
 
 _UNKNOWN = (Code.UNKNOWN_SENSOR, "no such sensor on this device; register it, then replay the quarantine")

@@ -3,6 +3,10 @@
 Flows out: the time of day for the doors; and for each time so given, what CLOCK_BOOTTIME said then and
 whether the time could be believed. The time of day is kept as an anchor on CLOCK_BOOTTIME, which is never set:
 so a jump is noticed when `check` looks, and a time given before it still leads back to its moment.
+
+Two say what time it is: the host, where something keeps its clock in step, and the service with each of its answers
+(`learn`). Where they differ by more than the way to the service can explain, the service is right: its database keeps
+all gateways' readings by one clock. A site that lets HTTPS through and no NTP has its time from the service alone.
 """
 
 from __future__ import annotations
@@ -16,12 +20,15 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from bridge.model.reading import SOFTWARE_DATE_US
+
 log = structlog.get_logger("clock")
 
 JUMP_US = 1_000_000
 """A difference that slewing does not make between two checks: chrony slews at most 8.3 %, ntpd 0.05 %."""
 REMEMBERED_JUMPS = 16
-SOFTWARE_DATE_US = 1_767_225_600_000_000  # 2026-01-01: no clock that says less can be right
+DRIFT = 1e-4
+"""Of a clock that nothing disciplines, 9 s a day: crystals on boards like these are within 100 ppm."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 TIMESYNCD_MARK = Path("/run/systemd/timesync/synchronized")  # systemd-timesyncd.service(8): exists once synchronised
 
@@ -44,8 +51,22 @@ class _Era(msgspec.Struct, frozen=True):
     is_set: bool
 
 
+class _ServiceTime(msgspec.Struct, frozen=True):
+    """What the service said: the anchor, right within `error_us` when CLOCK_BOOTTIME was `at_us`."""
+
+    anchor_us: int
+    error_us: int
+    at_us: int
+
+    def error_at(self, now_us: int) -> int:
+        return self.error_us + round((now_us - self.at_us) * DRIFT)
+
+
 class HostClock:
-    """Implements `Time` on the host's clocks (`wall_us`, `boottime_us`); `synchronised` says whether they are set."""
+    """Implements `Time` on the host's clocks (`wall_us`, `boottime_us`); `synchronised` says whether they are set.
+
+    Implements `UplinkClock`, too.
+    """
 
     def __init__(
         self,
@@ -59,6 +80,7 @@ class HostClock:
         self._wall_us = wall_us
         self._boottime_us = boottime_us
         self._synchronised = synchronised
+        self._service: _ServiceTime | None = None
         now_us = boottime_us()
         wall = wall_us()
         self._eras: deque[_Era] = deque(maxlen=REMEMBERED_JUMPS)
@@ -75,8 +97,25 @@ class HostClock:
         return self._boottime_us() + self._eras[-1].anchor_us
 
     def is_set(self) -> bool:
-        """See `Time.is_set`."""
+        """Return whether the time of day can be believed."""
         return self._eras[-1].is_set
+
+    def boottime_us(self) -> int:
+        """See `UplinkClock.boottime_us`."""
+        return self._boottime_us()
+
+    def host_us(self) -> int:
+        """Return the host's own time of day, whatever is known of it."""
+        return self._wall_us()
+
+    def learn(self, service_us: int, held_us: int, sent_us: int, received_us: int) -> None:
+        """See `UplinkClock.learn`. The better of what was learnt before, as it has aged, and this is kept."""
+        if service_us < SOFTWARE_DATE_US:
+            return  # its own clock is not set
+        error_us = max(0, received_us - sent_us - held_us) // 2
+        if self._service is None or error_us <= self._service.error_at(received_us):
+            self._service = _ServiceTime(service_us + error_us - received_us, error_us, received_us)
+            self.check()
 
     def stamp(self, given_us: int) -> Stamp:
         """See `Time.stamp`: the newest era in which `now_us` can have said `given_us`."""
@@ -94,10 +133,8 @@ class HostClock:
         To be called every second or so.
         """
         now_us = self._boottime_us()
-        wall_us = self._wall_us()
         last = self._eras[-1]
-        anchor_us = wall_us - now_us
-        is_set = last.is_set or self._judge(wall_us)
+        anchor_us, is_set = self._anchor(now_us, self._wall_us(), last)
         jump_us = anchor_us - last.anchor_us
         if abs(jump_us) < JUMP_US and is_set == last.is_set:
             self._eras[-1] = _Era(last.since_us, anchor_us, is_set)
@@ -107,6 +144,17 @@ class HostClock:
             log.info("clock_set", moved_s=jump_us / 1_000_000)
         else:
             log.warning("clock_jumped", moved_s=jump_us / 1_000_000)
+
+    def _anchor(self, now_us: int, wall_us: int, last: _Era) -> tuple[int, bool]:
+        """Return the anchor to go by from now on, and whether it can be believed."""
+        host_us, service = wall_us - now_us, self._service
+        in_step = self._judge(wall_us)
+        if service is not None:
+            agree = abs(host_us - service.anchor_us) <= service.error_at(now_us) + JUMP_US
+            return (host_us, True) if in_step and agree else (service.anchor_us, True)
+        if last.is_set and not in_step and abs(host_us - last.anchor_us) >= JUMP_US:
+            return last.anchor_us, True  # set by hand: nobody vouches for that, and somebody did for the last
+        return host_us, last.is_set or in_step
 
     def _judge(self, wall_us: int) -> bool:
         return wall_us >= SOFTWARE_DATE_US and self._synchronised()

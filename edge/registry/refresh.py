@@ -36,7 +36,10 @@ class RegistryTransport(Protocol):
 
 
 class Refresher:
-    """Keeps registry snapshot and key up to date. `run` is its task. `time_s` is the time of day, in seconds."""
+    """Keeps registry snapshot and key up to date. `run` is its task. `time_s` is the time of day, in seconds.
+
+    None while the clock is not set.
+    """
 
     def __init__(
         self,
@@ -46,7 +49,7 @@ class Refresher:
         *,
         every_s: float,
         rotate_days: int,
-        time_s: Callable[[], float],
+        time_s: Callable[[], float | None],
     ) -> None:
         self._registry = registry
         self._transport = transport
@@ -98,12 +101,15 @@ class Refresher:
 
     async def _rotate_by_need(self) -> None:
         """Rotate a key that is old. The new one is on the disk before it is used; until then the old one works."""
-        age_s = self._time_s() - self._enrolment.current.since_s
-        if not self._rotate_s or age_s < self._rotate_s:
+        now_s = self._time_s()
+        if not self._rotate_s or now_s is None:
+            return
+        age_s = now_s - self._enrolment.current.since_s
+        if -DAY_S <= age_s < self._rotate_s:  # of a day to come: it was enrolled under a clock that was ahead
             return
         key = await self._transport.rotate()
         try:
-            self._enrolment.change_key(key, self._time_s())
+            self._enrolment.change_key(key, now_s)
         except OSError as error:
             log.error("key_not_kept", detail=str(error))
             return

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
+from edge.spool.boot_times import bounded
 from edge.spool.file import SpoolFile
 from edge.spool.identities import DeliveredRows
 from edge.spool.memory import Oldest, SpoolMemory
@@ -119,7 +120,7 @@ class SpoolChange:
 
     def reload_boots(self) -> None:
         """Take over what this change has written to the table `boot`."""
-        self._boots = self._memory.boots.like(self._file.execute("boots"))
+        self._boots = bounded(self._file, self._memory.boots.like(self._file.execute("boots")))
         self._look_for_oldest = True  # its time may be another
 
     def look_for_oldest(self) -> None:

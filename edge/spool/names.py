@@ -13,6 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from bridge.errors import StoreRefused
 from edge.spool.rows import Boot, SensorName, SqlRow
 
+FOLLOWED_US = 50_000
+"""An anchor that has moved by so much is written down: the service's time is known within this on most links."""
+
 
 class SensorNames:
     """The sensors of the file, each with the number that rows name it by."""
@@ -118,8 +121,18 @@ class Boots:
         """The number of a boot; KeyError where it has none."""
         return self._refs[boot_id]
 
+    def with_estimates(self, estimates: Mapping[int, Boot]) -> Boots:
+        """The same boots, but for these."""
+        boots = self.like((ref, *boot[:2]) for ref, boot in self.by_ref.items())
+        boots.by_ref.update(estimates)
+        return boots
+
     @property
-    def waits_for_clock(self) -> bool:
-        """Whether records of this boot may have to be corrected once the clock is set."""
+    def has_unset(self) -> bool:
+        """Whether there is a former boot whose clock was never set, and that nothing has bounded yet."""
+        return any(boot.anchor_us is None for ref, boot in self.by_ref.items() if ref != self.current)
+
+    def differs(self, anchor_us: int) -> bool:
+        """Whether records of this boot have to be corrected where this is its anchor."""
         boot = self.by_ref.get(self.current)
-        return boot is not None and boot.anchor_us is None
+        return boot is not None and (boot.anchor_us is None or abs(boot.anchor_us - anchor_us) >= FOLLOWED_US)

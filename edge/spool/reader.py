@@ -45,6 +45,7 @@ class SpoolReader:
 
     def read(self, above: int, upto: int, count: int, max_bytes: int) -> list[Record]:
         """See `SpoolQueue.read`."""
+        self._state.follow_clock()  # at once: the service may have told the time just now, in answer to a report
         records = self.peek(above, upto, count, max_bytes)
         self._state.lease((record.id for record in records), MAX_LEASED)
         return records

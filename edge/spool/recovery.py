@@ -102,7 +102,7 @@ class Recovery:
         hashes = [hashed for _, part in sorted(survey.delivered.items()) for hashed in part]
         with state.change() as change:
             for boot in survey.boots.values():
-                state.file.execute("restore_boot", boot)
+                state.file.execute("restore_boot", boot[:2])
             change.reload_boots()
             if recovery.ledger == LEDGER_WANTED:
                 change.ledger.take_over(survey.ledger)
@@ -117,6 +117,7 @@ class Recovery:
         upto = min(recovery.page + RESTORE_PAGES, file.pages)
         raw = [row for number in range(recovery.page + 1, upto + 1) for row in file.rows(number)]
         known: Counter[int] = Counter()
+        memory_boots = state.memory.boots
         with state.change(durable=False) as change:
             readings = list(self._readings(raw, known, change))
             refused = list(self._refused(raw))
@@ -125,6 +126,8 @@ class Recovery:
                 known.update(account for row, account in readings if row[0] not in present)
             change.put_refused(refused)
             change.look_for_oldest()
+            if memory_boots.has_unset:
+                change.reload_boots()  # among the boots whose readings have come there may be bounds of theirs
             for account, count in known.items():
                 change.ledger.count("spooled", account, -count)
                 change.ledger.count("duplicate", account, count)

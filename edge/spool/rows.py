@@ -54,10 +54,31 @@ class SensorName(NamedTuple):
 
 
 class Boot(NamedTuple):
-    """A boot of the gateway. `anchor_us`: time of day minus CLOCK_BOOTTIME, from when its clock was set."""
+    """A boot of the gateway. `anchor_us`: time of day minus CLOCK_BOOTTIME, as last set; None where it never was.
+
+    `earlier_us`: by how much it may have been earlier, where it is an estimate (`boot_times`); None where it is known.
+    """
 
     boot_id: str
     anchor_us: int | None
+    earlier_us: int | None = None
+
+
+STAMP_IS_RIGHT_US = 1_000_000
+"""What a row's own stamp may differ from its boot's anchor and be kept. Farther off, it was stamped before a jump."""
+
+
+def receipt_of(stamped_us: int, mono_us: int, is_set: bool, boot: Boot) -> tuple[int, bool, int | None]:
+    """When a row was received, by what is known of its boot; whether that is known; by how much it may be earlier.
+
+    The newest anchor of a boot is right for all of it: CLOCK_BOOTTIME is slewed as the time of day is, and never set.
+    """
+    if boot.anchor_us is None:
+        return stamped_us, is_set, None
+    by_boot_us = mono_us + boot.anchor_us
+    if is_set and -STAMP_IS_RIGHT_US < by_boot_us - stamped_us < STAMP_IS_RIGHT_US:
+        return stamped_us, True, None
+    return by_boot_us, True, boot.earlier_us
 
 
 def sensor_name(reading: Reading) -> SensorName:
@@ -219,12 +240,9 @@ def reading_record(
     name, boot = names.get(sensor), boots.get(boot_ref)
     if name is None or boot is None or not is_whole(row):
         return None
-    received_us = ts_us + delay_us
-    clock_set = not flags & CLOCK_UNSET
-    if not clock_set and boot.anchor_us is not None:
-        received_us, clock_set = mono_us + boot.anchor_us, True
-        if flags & TIME_OURS:
-            ts_us = received_us - delay_us  # readings of one packet stay apart
+    received_us, clock_set, earlier_us = receipt_of(ts_us + delay_us, mono_us, not flags & CLOCK_UNSET, boot)
+    if flags & TIME_OURS:
+        ts_us = received_us - delay_us  # readings of one packet stay apart
     return Record(
         row_id,
         epoch,
@@ -245,6 +263,7 @@ def reading_record(
         not flags & STALE,
         not flags & FIRST_DELIVERY,
         label_of(flags),
+        earlier_us=earlier_us,
     )
 
 
@@ -256,9 +275,7 @@ def refused_record(row: SqlRow, boots: Mapping[int, Boot], epoch: str) -> Record
     boot = boots.get(boot_ref)
     if boot is None or refused_crc(row[:12]) != crc:
         return None
-    clock_set = not flags & CLOCK_UNSET
-    if not clock_set and boot.anchor_us is not None:
-        received_us, clock_set = mono_us + boot.anchor_us, True
+    received_us, clock_set, earlier_us = receipt_of(received_us, mono_us, not flags & CLOCK_UNSET, boot)
     key = None
     if flags & KEYED:
         topic, _, key = topic.rpartition("\0")
@@ -281,4 +298,5 @@ def refused_record(row: SqlRow, boots: Mapping[int, Boot], epoch: str) -> Record
         topic=topic,
         payload=payload,
         index=place,
+        earlier_us=earlier_us,
     )

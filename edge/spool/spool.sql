@@ -177,6 +177,12 @@ DELETE FROM record WHERE id IN (SELECT value FROM json_each(?))
 DELETE FROM refused WHERE id IN (SELECT value FROM json_each(?)) 
 RETURNING ifnull(device_uuid, device_id), coalesce(length(payload), 0) + 300
 
+-- name: reading_above
+SELECT id, boot, mono_us, ts_us + delay_us, flags FROM record WHERE id > ? ORDER BY id LIMIT 1
+
+-- name: reading_upto
+SELECT id, boot, mono_us, ts_us + delay_us, flags FROM record WHERE id <= ? ORDER BY id DESC LIMIT 1
+
 -- name: oldest_record
 SELECT * FROM record ORDER BY id LIMIT 1
 

@@ -19,6 +19,7 @@ import structlog
 from bridge.errors import StoreUnavailable
 from edge.ports import Time
 from edge.settings import SpoolSettings
+from edge.spool.boot_times import bounded
 from edge.spool.change import RESERVED_IDS, SpoolChange, find_oldest
 from edge.spool.file import Connect, Damaged, SpoolFile, connect, set_aside
 from edge.spool.ledger import SpoolLedger
@@ -99,9 +100,12 @@ class SpoolState:
             leased.clear()  # a reader that acknowledges nothing spares nothing
 
     def follow_clock(self) -> None:
-        """Once the clock is set, read corrected what this boot stamped before. Raises StoreUnavailable."""
+        """Once the clock is set, or has jumped, read corrected what this boot stamped before. Raises StoreUnavailable.
+
+        And what former boots stamped that were never set: when this one began is their bound.
+        """
         anchor_us, boots = self.time.anchor_us, self.memory.boots
-        if anchor_us is not None and boots.waits_for_clock:
+        if anchor_us is not None and boots.differs(anchor_us):
             with self.change() as change:
                 self.file.execute("set_anchor", (anchor_us, boots.current))
                 change.reload_boots()
@@ -190,7 +194,7 @@ class SpoolState:
         if not boots.current:
             self.file.execute("add_boot", (self.time.boot_id,))
             boots = boots.like(self.file.execute("boots"))
-        return boots
+        return bounded(self.file, boots)
 
     def _find_set_aside(self) -> tuple[RecoveryState, ...]:
         """List what is still to be recovered, also where the power went before that was written down."""

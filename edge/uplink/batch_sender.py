@@ -25,8 +25,9 @@ from bridge.gateway_protocol.batches import (
     UplinkRecord,
 )
 from bridge.model.reading import Code, Outcome, Source
-from edge.ports import SpoolQueue, SpoolTotals
+from edge.ports import SpoolQueue, SpoolTotals, UplinkClock
 from edge.record import Record, Settlement
+from edge.service_api.http_client import ServiceAway
 from edge.service_api.transport import BatchTooLarge, Transport, TransportRejected
 from edge.settings import UplinkSettings
 from edge.telemetry import UplinkMetrics
@@ -39,6 +40,10 @@ log = structlog.get_logger("uplink")
 REJECTIONS_TO_BELIEVE = 3
 """So often a record alone must be rejected: a body that a bad link has garbled is rejected as well, once."""
 REJECTIONS_SHOWN = 50
+CLOCK_UNSET = (
+    "the gateway's clock is not set, and the service is of a release that does not tell the time: what was received is"
+    " kept until it is set; check network time (timedatectl), or upgrade the service"
+)
 BOOKS_A_REPORT = 5_000
 """Lines of the ledger in one request; the service takes `MAX_BOOKS`."""
 
@@ -64,6 +69,7 @@ class BatchSender:
         transport: Transport,
         schedule: RetrySchedule,
         metrics: UplinkMetrics,
+        clock: UplinkClock,
         *,
         state: Callable[[], GatewayState],
         etag_seen: Callable[[str], None],
@@ -76,6 +82,8 @@ class BatchSender:
         self._transport = transport
         self._schedule = schedule
         self._metrics = metrics
+        self._clock = clock
+        self._ages_heeded = False
         self._state = state
         self._etag_seen = etag_seen
         self._rejected_file = RejectedFile(rejected_file)
@@ -91,14 +99,20 @@ class BatchSender:
 
         Raises StoreUnavailable, ServiceAway, TransportDenied.
         """
+        if not self._ages_heeded and not all(record.clock_set for record in records):
+            raise ServiceAway("clock", CLOCK_UNSET)
         accounts = {(record.device_id, record.source) for record in records}
         ledger = await self._ledger_of(accounts.__contains__)
         waiting = deque([records])
         while waiting:
             part = waiting.popleft()
             try:
+                now_us = self._clock.boottime_us()
                 answer = await self._send(
-                    lane, part[0].epoch, [uplink_record(record, self._name) for record in part], ledger
+                    lane,
+                    part[0].epoch,
+                    [uplink_record(record, self._name, self._age_us(record, now_us)) for record in part],
+                    ledger,
                 )
             except TransportRejected as error:
                 self._metrics.splits.inc()
@@ -118,10 +132,13 @@ class BatchSender:
         self, lane: Lane, epoch: str, rows: Sequence[UplinkRecord], ledger: Sequence[GatewayLedger] = ()
     ) -> BatchAnswer:
         """Make one request. Raises ServiceAway, TransportDenied, TransportRejected."""
-        started_s = self._now()
+        started_s, sent_us = self._now(), self._clock.boottime_us()
         answer = await self._transport.send_batch(
             lane.name, UplinkBatch(epoch, tuple(rows), self._state(), tuple(ledger))
         )
+        self._ages_heeded = answer.now_us > 0
+        if self._ages_heeded:
+            self._clock.learn(answer.now_us, answer.held_us, sent_us, self._clock.boottime_us())
         took_s = self._now() - started_s
         self._metrics.request.labels(lane.name).observe(took_s)
         if rows:
@@ -172,10 +189,12 @@ class BatchSender:
 
     async def _quarantine(self, lane: Lane, record: Record, error: TransportRejected) -> None:
         """Settle a record that is rejected alone: sent again, then for the service's quarantine, then into our file."""
-        forms = [uplink_record(record, self._name)] * (REJECTIONS_TO_BELIEVE - 1) + [
-            quarantine_record(record, error.detail)
-        ]
-        for row in forms:
+        for attempt in range(REJECTIONS_TO_BELIEVE):
+            age_us = self._age_us(record, self._clock.boottime_us())
+            if attempt < REJECTIONS_TO_BELIEVE - 1:
+                row = uplink_record(record, self._name, age_us)
+            else:
+                row = quarantine_record(record, error.detail, age_us)
             try:
                 answer = await self._send(lane, record.epoch, (row,))
             except TransportRejected as again:
@@ -187,6 +206,10 @@ class BatchSender:
             raise StoreUnavailable("what the service refuses cannot be written down; is the disk full?")
         refused = RejectedRecord(record.id, Code.STORE_REFUSED, error.detail)
         await self._settle(lane, (record,), BatchAnswer(0, rejected=(refused,)))
+
+    def _age_us(self, record: Record, now_us: int) -> int | None:
+        """How long ago a record was received; None of one of another boot."""
+        return max(0, now_us - record.monotonic_us) if record.boot_id == self._clock.boot_id else None
 
     def _note_rejected(self, refused: RejectedRecord) -> None:
         self.rejected.append(refused)

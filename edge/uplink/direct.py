@@ -8,12 +8,14 @@ the service.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from bridge.errors import ConfigError, Unavailable
-from bridge.gateway_protocol.batches import BatchAnswer, UplinkBatch, answer_of, delivery_of
+from bridge.gateway_protocol.batches import BatchAnswer, UplinkBatch, UplinkRecord, answer_of, delivery_of
+from bridge.gateway_protocol.receipt_time import placed
 from bridge.model.reading import Outcome, Receipt
 from bridge.pipeline.receipt_collector import ReceiptCollector
 from bridge.pipeline.run import Pipeline
@@ -58,14 +60,18 @@ class DirectTransport:
                 async with self._opening:
                     if self._direct is None:
                         self._direct = await self._open()
-                receipts = await self._settled(self._direct.pipeline, batch)
+                began_s = time.monotonic()
+                now_us = await self._direct.database_us()  # the one clock that all who write there share
+                records = placed(batch.records, now_us)
+                receipts = await self._settled(self._direct.pipeline, batch.epoch, records)
+                held_us = round((time.monotonic() - began_s) * 1_000_000)
         except Unavailable as error:
             raise ServiceAway(error.code, error.detail, retry_after_s=0.0) from error
         except TimeoutError:
             raise ServiceAway("timeout", "the database is too slow") from None
         if any(receipt.outcome == Outcome.FAILED for receipt in receipts):
             raise ServiceAway("store_unavailable", "the database is away")
-        return answer_of(batch.records, receipts)
+        return answer_of(records, receipts, now_us=now_us + held_us, held_us=held_us)
 
     async def close(self) -> None:
         """See `Transport.close`. What is committed and not published stays in the outbox, for a running service."""
@@ -73,9 +79,9 @@ class DirectTransport:
             await self._direct.close()
             self._direct = None
 
-    async def _settled(self, pipeline: Pipeline, batch: UplinkBatch) -> Sequence[Receipt]:
-        collector = ReceiptCollector(len(batch.records))
-        for index, record in enumerate(batch.records):
+    async def _settled(self, pipeline: Pipeline, epoch: str, records: Sequence[UplinkRecord]) -> Sequence[Receipt]:
+        collector = ReceiptCollector(len(records))
+        for index, record in enumerate(records):
             settle = partial(collector.settle, index)
-            pipeline.submit(delivery_of(record, batch.epoch, self._name, record.received_us, settle))
+            pipeline.submit(delivery_of(record, epoch, self._name, record.received_us, settle))
         return await collector.wait()

@@ -15,7 +15,7 @@ from random import Random
 
 from bridge.broker.build import Broker
 from bridge.broker.relay import Relay
-from bridge.errors import Unavailable
+from bridge.errors import StoreUnavailable, Unavailable
 from bridge.pipeline.resolve import Resolver
 from bridge.pipeline.run import Pipeline
 from bridge.settings.service import Settings
@@ -55,6 +55,13 @@ class DirectPipeline:
             "direct-changes": partial(every, settings.pipeline.change_poll_s, changes.follow),
         }
         self._tasks = [asyncio.create_task(work(), name=name) for name, work in works.items()]
+
+    async def database_us(self) -> int:
+        """The database's time of day. Raises StoreUnavailable."""
+        row = await self._store.fetch_one("time_of_day")
+        if row is None:
+            raise StoreUnavailable("the database answered no row")
+        return int(row[0])
 
     async def close(self) -> None:
         """End its tasks and close its connections."""

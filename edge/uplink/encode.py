@@ -8,8 +8,11 @@ from bridge.pipeline.decode import normal_uuid
 from edge.record import Record
 
 
-def uplink_record(record: Record, gateway: str) -> UplinkRecord:
-    """Encode a record as the service takes it. Where its time is the gateway's it is given an identity."""
+def uplink_record(record: Record, gateway: str, age_us: int | None) -> UplinkRecord:
+    """Encode a record as the service takes it. Where its time is the gateway's it is given an identity.
+
+    `age_us`: how long ago it was received; None where nobody can tell.
+    """
     identity = None
     if not record.quarantined and record.ts_quality != TsQuality.DEVICE:
         identity = record.key or f"g-{gateway}-{record.epoch}-{record.id}"
@@ -36,16 +39,20 @@ def uplink_record(record: Record, gateway: str) -> UplinkRecord:
         index=record.index,
         key=record.key if record.quarantined else None,
         whole=record.whole,
+        age_us=age_us,
+        clock_set=record.clock_set,
+        earlier_us=record.earlier_us,
+        boot_id="" if record.earlier_us is None else record.boot_id,
     )
 
 
-def quarantine_record(record: Record, detail: str) -> UplinkRecord:
+def quarantine_record(record: Record, detail: str, age_us: int | None) -> UplinkRecord:
     """Encode a record that the service rejects as one for its quarantine, with the bytes to replay."""
     if record.quarantined:
         code, topic, payload = record.code, record.topic, record.payload
     else:
         code = Code.STORE_REFUSED
-        topic, payload = body_of(uplink_record(record, ""))
+        topic, payload = body_of(uplink_record(record, "", age_us))
     return UplinkRecord(
         record.id,
         record.source,
@@ -55,4 +62,6 @@ def quarantine_record(record: Record, detail: str) -> UplinkRecord:
         topic=topic,
         payload=payload,
         in_unit=not record.quarantined and record.resolved,
+        age_us=age_us,
+        clock_set=record.clock_set,
     )

@@ -18,6 +18,7 @@ import structlog
 from bridge.errors import ConfigError
 from bridge.gateway_protocol.batches import GatewayState
 from bridge.tasks import end
+from edge.host.clock import HostClock
 from edge.registry.refresh import Refresher
 from edge.registry.snapshot import LocalRegistry
 from edge.service_api.enrolment import Enrolment, EnrolmentFile
@@ -46,7 +47,7 @@ class UplinkLifecycle:
         metrics: UplinkMetrics,
         *,
         state: Callable[[], GatewayState],
-        now_us: Callable[[], int],
+        clock: HostClock,
         direct: EdgeSettings,
     ) -> None:
         self._settings = settings
@@ -55,7 +56,7 @@ class UplinkLifecycle:
         self._registry = registry
         self._metrics = metrics
         self._state = state
-        self._now_us = now_us
+        self._clock = clock
         self._direct = direct
         self._file: EnrolmentFile | None = None
         self._uplink: Uplink | None = None
@@ -114,7 +115,7 @@ class UplinkLifecycle:
             file,
             every_s=self._settings.report_every_s,
             rotate_days=self._settings.rotate_key_days,
-            time_s=lambda: self._now_us() / 1_000_000,
+            time_s=lambda: self._clock.now_us() / 1_000_000 if self._clock.is_set() else None,
         )
         uplink = Uplink(
             file.current.name,
@@ -123,6 +124,7 @@ class UplinkLifecycle:
             self._transport(https, file.current.name),
             self._settings,
             self._metrics,
+            self._clock,
             state=self._state,
             etag_seen=refresher.etag_seen,
             rejected_file=self._data_dir / "refused.jsonl",
@@ -138,7 +140,7 @@ class UplinkLifecycle:
             return https
         from edge.uplink.direct import DirectTransport  # needs the service's extras
 
-        return DirectTransport(self._direct, name, self._now_us)
+        return DirectTransport(self._direct, name, self._clock.now_us)
 
     def _https(self, enrolment: Enrolment) -> HttpsTransport:
         """Raises ConfigError."""

@@ -36,7 +36,7 @@ from bridge.gateway_protocol.batches import (
     RejectedRecord,
 )
 from bridge.tasks import first_of
-from edge.ports import SpoolQueue, SpoolTotals
+from edge.ports import SpoolQueue, SpoolTotals, UplinkClock
 from edge.service_api.http_client import ServiceAway
 from edge.service_api.transport import Transport, TransportDenied, TransportRejected
 from edge.settings import UplinkSettings
@@ -77,6 +77,7 @@ class Uplink:
         transport: Transport,
         settings: UplinkSettings,
         metrics: UplinkMetrics,
+        clock: UplinkClock,
         *,
         state: Callable[[], GatewayState],
         etag_seen: Callable[[str], None],
@@ -97,6 +98,7 @@ class Uplink:
             transport,
             self._schedule,
             metrics,
+            clock,
             state=state,
             etag_seen=etag_seen,
             rejected_file=rejected_file,

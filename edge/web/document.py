@@ -81,6 +81,7 @@ def gateway_state(clock: HostClock, queue: SpoolQueue, data_dir: Path) -> Gatewa
         backlog.oldest_received_us,
         free_bytes(data_dir),
         clock.is_set(),
+        clock.host_us(),
     )
 
 

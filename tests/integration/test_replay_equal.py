@@ -158,7 +158,7 @@ class Gateway:
         if not records:
             return
         self._delivered = records[-1].id
-        batch = UplinkBatch(records[0].epoch, tuple(uplink_record(record, GATEWAY) for record in records))
+        batch = UplinkBatch(records[0].epoch, tuple(uplink_record(record, GATEWAY, None) for record in records))
         received, ignored = decode_batch(msgspec.json.encode(batch))
         assert not ignored
         collector = ReceiptCollector(len(records))

@@ -394,16 +394,23 @@ async def test_readings_stamped_before_the_clock_was_set_are_corrected(tmp_path:
     await spool.close()
 
 
-async def test_boot_whose_clock_was_never_set_stays_so(tmp_path: Path) -> None:
+async def test_boot_whose_clock_was_never_set_ends_before_the_next_begins(tmp_path: Path) -> None:
     host = Host()
     spool = Spool(settings_in(tmp_path), host.clock, SpoolMetrics())
     await SpoolFeeder(spool).send(host.stamped(1))
     await spool.close()
-    spool = make_spool(tmp_path)
+    time = SteadyTime()
+    time.known = False
+    spool = make_spool(tmp_path, time)
     await spool.maintain()
     (record,) = await read_all(spool)
     assert (record.received_us, record.clock_set, record.boot_id) == (1_000_000, False, "boot-2")
     assert spool.backlog().oldest_received_us is None
+    time.known = True
+    (record,) = await read_all(spool)
+    assert (record.received_us, record.ts_us, record.clock_set) == (time.booted_us, time.booted_us, True)
+    assert record.earlier_us is not None
+    assert spool.backlog().oldest_received_us == time.booted_us
     await spool.close()
 
 

@@ -85,7 +85,7 @@ async def test_direct_uplink_sets_apart_what_the_database_refuses(postgres_url: 
         await transport.close()
     assert answer.stored == 8
     assert [(rejected.id, rejected.code) for rejected in answer.rejected] == [
-        (3, "store_refused"),
+        (3, "time_behind"),
         (7, "store_refused"),
         (11, "bad_json"),
     ]

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from bridge.gateway_protocol.batches import GatewayState
 from bridge.model.reading import Reading
+from edge.ports import UplinkClock
 from edge.service_api.http_client import ServiceClient, parse_url
 from edge.service_api.transport import HttpsTransport, Transport
 from edge.settings import UplinkSettings
@@ -38,10 +39,22 @@ def https_transport(url: str, tls: ssl.SSLContext | None = None, *, timeout_s: f
     return HttpsTransport(GATEWAY, GATEWAY_KEY, clients)
 
 
+class BenchClock:
+    """Of a gateway that has booted since: its records are of another boot, whose clock was set."""
+
+    boot_id = "boot-now"
+
+    def boottime_us(self) -> int:
+        return time.monotonic_ns() // 1_000
+
+    def learn(self, service_us: int, held_us: int, sent_us: int, received_us: int) -> None:
+        pass
+
+
 class Bench:
     """A spool, what sends into it, and the uplink."""
 
-    def __init__(self, folder: Path, link: Transport, **settings: Any) -> None:
+    def __init__(self, folder: Path, link: Transport, clock: UplinkClock | None = None, **settings: Any) -> None:
         self.folder = folder
         self.spool: Spool = make_spool(folder)
         self.sender = SpoolFeeder(self.spool)
@@ -54,6 +67,7 @@ class Bench:
             link,
             UplinkSettings(**{**QUICK, **settings}),
             self.metrics,
+            clock or BenchClock(),
             state=lambda: GatewayState(version="1", backlog_records=self.spool.backlog().depth),
             etag_seen=self.etags.append,
             rejected_file=folder / "refused.jsonl",

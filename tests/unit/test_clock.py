@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 
-from edge.host.clock import JUMP_US, REMEMBERED_JUMPS, SOFTWARE_DATE_US, HostClock, host_clock, kernel_synchronised
+from bridge.model.reading import SOFTWARE_DATE_US
+from edge.host.clock import JUMP_US, REMEMBERED_JUMPS, HostClock, host_clock, kernel_synchronised
 
 DAY_US = 86_400_000_000
 GOOD_US = SOFTWARE_DATE_US + 100 * DAY_US

@@ -166,5 +166,5 @@ def test_record_of_a_former_gateway_says_nothing_of_its_door() -> None:
 
 def test_reading_that_the_service_rejects_is_quarantined_in_its_sensors_unit() -> None:
     record = Record(1, "e", Source.MQTT, 5, "boot", 5, sensor=3, value=20.0)
-    rejected = quarantine_record(record, "why")
+    rejected = quarantine_record(record, "why", None)
     assert delivery_of(rejected, "e", "north", 5, lambda _: None).facts == DoorFacts(in_unit=True)

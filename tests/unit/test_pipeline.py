@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -107,7 +108,7 @@ class FakeOutbox:
 class Bench:
     """A running pipeline over a fake store."""
 
-    def __init__(self, *, keep_unknown: bool = False, **times: float) -> None:
+    def __init__(self, *, keep_unknown: bool = False, **times: Any) -> None:
         self.store = FakeStore()
         self.outbox = FakeOutbox()
         self.clock = 0.0

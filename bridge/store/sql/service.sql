@@ -226,3 +226,6 @@ WHERE seen_at < now() - CASE WHEN key LIKE 'r-%%' THEN interval '90 days' ELSE i
 
 -- name: expire_changes
 DELETE FROM registry_changes WHERE changed_at < now() - interval '1 hour'
+
+-- name: time_of_day
+SELECT to_us(clock_timestamp())

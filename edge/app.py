@@ -106,7 +106,7 @@ class Gateway:
             random=Random(),
             now_us=self.clock.now_us,
             keep_unknown=True,
-            judges_times=self.clock.is_set,
+            judges_times=self.clock.is_confirmed,
         )
         broker = parse_address(settings.mqtt) if settings.mqtt.enabled and settings.mqtt.url else None
         self.broker_passwords: BrokerPasswords | None = None

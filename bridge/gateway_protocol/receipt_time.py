@@ -11,7 +11,8 @@ gateway's time of receipt against its own now less that age:
     nothing of it, and a time that is     the latest that it can be: now for the last of such a    estimated
     of no clock that was set, or ahead    batch, the others before it as far as they said
 
-A time that the device gave stays as it is; it is judged by the time of receipt.
+A time that the device gave stays as it is; it is judged by the time of receipt. Of a record without an age nobody can
+say that it was not received later than the gateway said: a time of the device's up to now is no time ahead.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ def _is_right(record: UplinkRecord, now_us: int) -> bool:
     received_us = record.received_us
     if not record.clock_set or record.earlier_us is not None or not SOFTWARE_DATE_US <= received_us <= now_us:
         return False
-    return record.age_us is None or abs(now_us - record.age_us - received_us) <= TOLERANCE_US
+    if record.age_us is None:
+        return record.ts_us <= received_us or record.ts_quality is not TsQuality.DEVICE
+    return abs(now_us - record.age_us - received_us) <= TOLERANCE_US
 
 
 def _is_lost(record: UplinkRecord, now_us: int) -> bool:
@@ -64,6 +67,8 @@ def _place(record: UplinkRecord, now_us: int, latest_us: int) -> tuple[int, TsQu
         by_age_us = max(now_us - record.age_us, MIN_TIME_US)
         if not record.clock_set or abs(by_age_us - received_us) > TOLERANCE_US:
             return by_age_us, TsQuality.COMPUTED
+    elif record.ts_quality is TsQuality.DEVICE:
+        received_us = max(received_us, record.ts_us)
     quality = TsQuality.GATEWAY if record.earlier_us is None else TsQuality.ESTIMATED
     return min(received_us, now_us), quality
 

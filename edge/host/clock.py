@@ -100,6 +100,10 @@ class HostClock:
         """Return whether the time of day can be believed."""
         return self._eras[-1].is_set
 
+    def is_confirmed(self) -> bool:
+        """Return whether the service has told the time in this boot: a time server on the site may be wrong itself."""
+        return self._service is not None
+
     def boottime_us(self) -> int:
         """See `UplinkClock.boottime_us`."""
         return self._boottime_us()

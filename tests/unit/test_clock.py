@@ -83,6 +83,54 @@ def test_slewing_is_followed_without_a_jump() -> None:
     assert host.clock.stamp(host.wall_us).monotonic_us == host.boot_us
 
 
+def test_clock_that_was_set_is_not_moved_by_hand() -> None:
+    host = Host(GOOD_US)
+    host.in_step = False
+    host.wall_us += DAY_US
+    host.clock.check()
+    assert host.clock.now_us() == GOOD_US
+    host.in_step = True
+    host.clock.check()
+    assert host.clock.now_us() == GOOD_US + DAY_US
+
+
+def test_service_tells_the_time_where_nothing_else_does() -> None:
+    host = Host(0, in_step=False)
+    given_us = host.clock.now_us()
+    host.pass_us(5_000_000)
+    # Sent 2 s ago, held there for 1.5 s: it is a quarter of a second since the service answered, more or less.
+    host.clock.learn(GOOD_US, 1_500_000, host.boot_us - 2_000_000, host.boot_us)
+    assert (host.clock.is_set(), host.clock.is_confirmed(), host.clock.now_us()) == (True, True, GOOD_US + 250_000)
+    assert host.clock.stamp(given_us).monotonic_us + (host.clock.anchor_us or 0) == GOOD_US - 4_750_000
+
+
+def test_service_is_right_where_the_host_differs_by_more_than_the_way_explains() -> None:
+    for off_us, becomes_us in ((2 * DAY_US, 0), (-7_200_000_000, 0), (1_300_000, 1_300_000)):
+        host = Host(GOOD_US + off_us)
+        host.clock.learn(GOOD_US, 0, host.boot_us - 1_000_000, host.boot_us)  # right within half a second
+        assert abs(host.clock.now_us() - GOOD_US - becomes_us) <= 500_000
+        assert host.clock.is_set()
+
+
+def test_what_was_learnt_over_a_quick_way_is_kept_until_it_has_drifted() -> None:
+    host = Host(0, in_step=False)
+    host.clock.learn(GOOD_US, 0, host.boot_us - 20_000, host.boot_us)
+    told_us = host.clock.now_us()
+    host.pass_us(1_000_000)
+    host.clock.learn(GOOD_US + 4_000_000, 0, host.boot_us - 8_000_000, host.boot_us)
+    assert host.clock.now_us() == told_us + 1_000_000
+    host.pass_us(DAY_US)
+    host.clock.learn(GOOD_US + DAY_US + 9_000_000, 0, host.boot_us - 8_000_000, host.boot_us)
+    assert host.clock.now_us() == GOOD_US + DAY_US + 13_000_000
+
+
+def test_service_whose_own_clock_is_not_set_tells_nothing() -> None:
+    host = Host(0, in_step=False)
+    host.clock.learn(SOFTWARE_DATE_US - 1, 0, 0, 1_000)
+    assert not host.clock.is_set()
+    assert not host.clock.is_confirmed()
+
+
 def test_many_jumps_are_bounded() -> None:
     host = Host(GOOD_US)
     first_us = host.clock.now_us()

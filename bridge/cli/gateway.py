@@ -80,7 +80,8 @@ def show_gateway(name: Name, config: Config = None, data_dir: DataDir = None, js
         state = found.pop("state") or {}
         balance = [row for row in connection.fetch("gateway_balance") if row["name"] == name]
         devices = connection.fetch("gateway_devices", gateway=found["gateway_id"])
-        show(found | state | {"books": balance, "devices": devices}, json)
+        estimates = connection.fetch("gateway_clock_estimates", gateway=found["gateway_id"])
+        show(found | state | {"books": balance, "devices": devices, "estimated_times": estimates}, json)
 
 
 def allow(

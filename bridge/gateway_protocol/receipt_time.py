@@ -81,6 +81,32 @@ def _moved(record: UplinkRecord, received_us: int, quality: TsQuality) -> Uplink
     return msgspec.structs.replace(record, received_us=received_us, ts_us=max(ts_us, MIN_TIME_US), ts_quality=quality)
 
 
+class ClockEstimate(msgspec.Struct, frozen=True):
+    """Which readings of a boot have estimated times, and by how much these may be earlier (None: no bound)."""
+
+    boot_id: str
+    first_us: int
+    last_us: int
+    earlier_us: int | None
+
+
+def estimates_in(records: Sequence[UplinkRecord]) -> list[ClockEstimate]:
+    """Return what the estimated times among `placed` records are worth, by boot."""
+    boots: dict[str, list[UplinkRecord]] = {}
+    for record in records:
+        if record.ts_quality is TsQuality.ESTIMATED:
+            boots.setdefault(record.boot_id, []).append(record)
+    return [
+        ClockEstimate(
+            boot_id,
+            min(record.ts_us for record in of_boot),
+            max(record.ts_us for record in of_boot),
+            max((record.earlier_us for record in of_boot if record.earlier_us is not None), default=None),
+        )
+        for boot_id, of_boot in boots.items()
+    ]
+
+
 def aged(batch: UplinkBatch, by_us: int) -> UplinkBatch:
     """Return a batch as it is when it is sent `by_us` later."""
     records = tuple(

@@ -28,7 +28,7 @@ from bridge.gateway_protocol.batches import (
     delivery_of,
 )
 from bridge.gateway_protocol.decode import decode_batch
-from bridge.gateway_protocol.receipt_time import placed
+from bridge.gateway_protocol.receipt_time import ClockEstimate, estimates_in, placed
 from bridge.gateway_protocol.snapshot import etag, signature
 from bridge.http.authentication import AuthenticatedSender, Authentication, limit_headers
 from bridge.http.body import inflate, receive_body
@@ -37,7 +37,7 @@ from bridge.http.gateway_cache import GatewayCache, GatewayInfo
 from bridge.http.headers import header
 from bridge.http.problems import Problem
 from bridge.http.turns import Turns
-from bridge.model.reading import Delivery, Outcome, Receipt
+from bridge.model.reading import Delivery, Outcome, Receipt, TsQuality
 from bridge.pipeline.isolate import in_parts
 from bridge.pipeline.json_body import decode_json
 from bridge.pipeline.ports import DeliverySink
@@ -64,6 +64,7 @@ class GatewayDirectory(Protocol):
     async def settle_rotation(self, gateway_id: int, present_hash: str) -> None: ...
     async def report(self, gateway_id: int, state: GatewayState | None) -> None: ...
     async def report_books(self, gateway_id: int, books: Sequence[GatewayLedger]) -> int: ...
+    async def note_estimates(self, gateway_id: int, estimates: Sequence[ClockEstimate]) -> None: ...
 
 
 class GatewayDoor:
@@ -140,6 +141,8 @@ class GatewayDoor:
         if ignored:
             log.warning("gateway_report_ignored", gateway=name, problems=ignored)
         records = placed(received.records, came_us)
+        if records is not received.records:
+            await self._note_times(sender.key.device_id, name, records)
         outcomes = await self._settled(received.epoch, records, gateway)
         tag = etag(_known(await self._cache.snapshot(sender.key.device_id)))
         now_us = self._now_us()
@@ -166,6 +169,21 @@ class GatewayDoor:
         if foreign:
             ignored.append(f"books: {foreign} lines are of devices that are not this gateway's")
         return ignored
+
+    async def _note_times(self, gateway_id: int, name: str, records: Sequence[UplinkRecord]) -> None:
+        """Tell of times that are not the gateway's own, and keep what estimates are worth. Raises Unavailable."""
+        computed = sum(record.ts_quality is TsQuality.COMPUTED for record in records)
+        estimates = estimates_in(records)
+        if computed:
+            log.warning("gateway_clock_wrong", gateway=name, readings=computed)
+        for each in estimates:
+            earlier_s = None if each.earlier_us is None else each.earlier_us / 1e6
+            log.warning("gateway_times_estimated", gateway=name, boot_id=each.boot_id, may_be_earlier_s=earlier_s)
+        if estimates:
+            try:
+                await self._directory.note_estimates(gateway_id, estimates)
+            except StoreRefused as error:
+                log.error("gateway_estimates_refused_by_store", gateway=name, detail=error.detail)
 
     async def registry(self, request: Request, name: str) -> Response:
         """The signed snapshot, or 304. Raises Problem, Unavailable."""

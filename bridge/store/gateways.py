@@ -9,6 +9,7 @@ import msgspec
 from psycopg.types.json import Jsonb
 
 from bridge.gateway_protocol.batches import GatewayLedger, GatewayState
+from bridge.gateway_protocol.receipt_time import ClockEstimate
 from bridge.gateway_protocol.snapshot import (
     IssueNumber,
     Snapshot,
@@ -81,6 +82,10 @@ class Gateways:
         """Keep what a gateway says of itself. Raises StoreRefused too."""
         said = None if state is None else Jsonb(msgspec.to_builtins(state))
         await self._fetch("report", gateway=gateway_id, state=said)
+
+    async def note_estimates(self, gateway_id: int, estimates: Sequence[ClockEstimate]) -> None:
+        """Keep by how much estimated times may be off. Raises StoreRefused too."""
+        await self._fetch("note_estimates", gateway=gateway_id, estimates=Jsonb(msgspec.to_builtins(list(estimates))))
 
     async def report_books(self, gateway_id: int, books: Sequence[GatewayLedger]) -> int:
         """Keep a gateway's books; returns how many lines are not of its devices. Raises StoreRefused too."""

@@ -25,7 +25,7 @@ from tests.support.http_door import open_service
 Y1970_S = -56 * 365 * DAY_S
 
 
-class Site:
+class ClockCase:
     """A gateway, and what it has received: when in truth."""
 
     def __init__(self, gateway: ClockedGateway, untimed: str, timed: str) -> None:
@@ -69,7 +69,7 @@ class Earlier(HttpsTransport):
         await self._inner.close()
 
 
-Case = Callable[[Site], Awaitable[None]]
+Case = Callable[[ClockCase], Awaitable[None]]
 CASES: dict[str, Case] = {}
 
 
@@ -82,10 +82,10 @@ def case(words: str) -> Callable[[Case], Case]:
 
 
 def never_set(off_s: float, *, in_step: bool = False) -> Case:
-    async def run(site: Site) -> None:
+    async def run(site: ClockCase) -> None:
         await site.gateway.boot(off_s, in_step=in_step)
         await site.read(0, 60, HOUR_S, DAY_S)
-        await site.gateway.hand_over()
+        await site.gateway.deliver_all()
 
     return run
 
@@ -98,53 +98,53 @@ CASES["believed, and 2 days ahead"] = never_set(2 * DAY_S, in_step=True)
 
 
 @case("1970, set before the readings are handed over")
-async def _(site: Site) -> None:
+async def _(site: ClockCase) -> None:
     await site.gateway.boot(Y1970_S)
     await site.read(0, HOUR_S)
     site.gateway.set_clock()
     await site.read(60)
-    await site.gateway.hand_over()
+    await site.gateway.deliver_all()
 
 
 @case("1970, set after some of them were handed over")
-async def _(site: Site) -> None:
+async def _(site: ClockCase) -> None:
     await site.gateway.boot(Y1970_S)
     await site.read(0, 5 * DAY_S - 1)
-    await site.gateway.hand_over()
+    await site.gateway.deliver_all()
     site.gateway.set_clock()
     await site.read(0)
-    await site.gateway.hand_over()
+    await site.gateway.deliver_all()
 
 
 @case("2 days ahead by its time server, which then puts it right")
-async def _(site: Site) -> None:
+async def _(site: ClockCase) -> None:
     await site.gateway.boot(2 * DAY_S, in_step=True)
     await site.read(0, HOUR_S)
     site.gateway.set_clock()
     await site.read(0, HOUR_S)
-    await site.gateway.hand_over()
+    await site.gateway.deliver_all()
 
 
 @case("right, then set 3 h ahead by hand")
-async def _(site: Site) -> None:
+async def _(site: ClockCase) -> None:
     await site.gateway.boot(in_step=True)
     await site.read(0, 60)
     site.gateway.set_clock(3 * HOUR_S, in_step=False)
     await site.read(0, 60)
-    await site.gateway.hand_over()
+    await site.gateway.deliver_all()
 
 
 @case("drifting: 90 s behind after four days without its time server")
-async def _(site: Site) -> None:
+async def _(site: ClockCase) -> None:
     await site.gateway.boot(in_step=True)
     for _ in range(4):
         await site.read(DAY_S)
         site.gateway.off_s -= 22.5
-    await site.gateway.hand_over()
+    await site.gateway.deliver_all()
 
 
 @case("1970, heard from the service once, then the uplink is away and the plug is pulled")
-async def _(site: Site) -> None:
+async def _(site: ClockCase) -> None:
     gateway = site.gateway
     await gateway.boot(Y1970_S)
     service_us = gateway.true_us()
@@ -153,11 +153,11 @@ async def _(site: Site) -> None:
     await gateway.spool.maintain()
     await site.reboot(DAY_S, Y1970_S)
     await site.read(60)
-    await gateway.hand_over()
+    await gateway.deliver_all()
 
 
 @case("1970 and never set, the plug pulled, the power back at once")
-async def _(site: Site) -> None:
+async def _(site: ClockCase) -> None:
     await site.gateway.boot(in_step=True)
     await site.read(0, 60)
     await site.gateway.spool.maintain()
@@ -165,11 +165,11 @@ async def _(site: Site) -> None:
     await site.read(5, 60, HOUR_S)
     await site.reboot(0.5, in_step=True)
     await site.read(60)
-    await site.gateway.hand_over()
+    await site.gateway.deliver_all()
 
 
 @case("last shutdown's and never set, the plug pulled, the power back after 2 h")
-async def _(site: Site) -> None:
+async def _(site: ClockCase) -> None:
     await site.gateway.boot(in_step=True)
     await site.read(0, 60)
     await site.gateway.spool.maintain()
@@ -177,49 +177,49 @@ async def _(site: Site) -> None:
     await site.read(5, 60, HOUR_S)
     await site.reboot(2 * HOUR_S, -3 * HOUR_S)
     await site.read(60)
-    await site.gateway.hand_over()
+    await site.gateway.deliver_all()
 
 
 @case("1970 and never set, in three boots after each other")
-async def _(site: Site) -> None:
+async def _(site: ClockCase) -> None:
     await site.gateway.boot(Y1970_S)
     for _ in range(2):
         await site.read(5, HOUR_S)
         await site.reboot(0.25, Y1970_S)
     await site.read(5, HOUR_S)
-    await site.gateway.hand_over()
+    await site.gateway.deliver_all()
 
 
 @case("believed, 2 days ahead, and the plug pulled before the service was heard")
-async def _(site: Site) -> None:
+async def _(site: ClockCase) -> None:
     await site.gateway.boot(2 * DAY_S, in_step=True)
     await site.read(0, HOUR_S)
     await site.gateway.spool.maintain()
     await site.reboot(0.5, in_step=True)
     await site.read(60)
-    await site.gateway.hand_over()
+    await site.gateway.deliver_all()
 
 
 @case("believed, 2 h behind, and the plug pulled before the service was heard")
-async def _(site: Site) -> None:
+async def _(site: ClockCase) -> None:
     await site.gateway.boot(-2 * HOUR_S, in_step=True)
     await site.read(0, HOUR_S)
     await site.gateway.spool.maintain()
     await site.reboot(0.5, in_step=True)
-    await site.gateway.hand_over()
+    await site.gateway.deliver_all()
 
 
 @case("1970, and the service of the release before")
-async def _(site: Site) -> None:
+async def _(site: ClockCase) -> None:
     gateway = site.gateway
     await gateway.boot(Y1970_S)
     await site.read(0, HOUR_S)
     link = Earlier(gateway.transport())
     with pytest.raises(TimeoutError):
-        await gateway.hand_over(link, for_s=0.5)
+        await gateway.deliver_all(link, for_s=0.5)
     assert link.records == 0  # kept, until it is set
     gateway.set_clock()
-    await gateway.hand_over(link)
+    await gateway.deliver_all(link)
 
 
 class Enrolment(NamedTuple):
@@ -251,7 +251,7 @@ def add_device(database: psycopg.Connection[dict[str, Any]], words: str) -> tupl
             " RETURNING sensor_uuid::text",
             (row["id"], row["id"]),
         ).fetchall()
-    return (row["device_uuid"], *(each["sensor_uuid"] for each in sensors))  # type: ignore[return-value]
+    return (row["device_uuid"], *(each["sensor_uuid"] for each in sensors))
 
 
 def stored(database: psycopg.Connection[dict[str, Any]], sensor: str) -> list[tuple[int, str]]:
@@ -261,6 +261,16 @@ def stored(database: psycopg.Connection[dict[str, Any]], sensor: str) -> list[tu
         (sensor,),
     )
     return [(row["us"], row["clock"]) for row in rows]
+
+
+def told_s(database: psycopg.Connection[dict[str, Any]], at_us: int) -> float:
+    """By how much a reading may be earlier, as `iot-bridge gateway show` has it."""
+    row = database.execute(
+        "SELECT max(earlier_s) AS s FROM gateway_clock_estimates WHERE to_us(first_at) <= %s AND to_us(last_at) >= %s",
+        (at_us, at_us),
+    ).fetchone()
+    assert row is not None
+    return float(row["s"])
 
 
 def off_by_s(cell: str) -> tuple[float, float]:
@@ -282,7 +292,7 @@ async def test_gateway_whose_clock_is_wrong(service: Enrolment, tmp_path: Path) 
     for number, (words, becomes, clocks) in enumerate(rows_of("the gateway's clock")):
         device, untimed, timed = add_device(service.database, words)
         (tmp_path / str(number)).mkdir()
-        site = Site(ClockedGateway(tmp_path / str(number), service.url, service.key, device), untimed, timed)
+        site = ClockCase(ClockedGateway(tmp_path / str(number), service.url, service.key, device), untimed, timed)
         await CASES[words](site)
         await site.gateway.pull_plug()
         found = stored(service.database, untimed)
@@ -290,6 +300,8 @@ async def test_gateway_whose_clock_is_wrong(service: Enrolment, tmp_path: Path) 
         off_s = [(at - true) / 1e6 for (at, _), true in zip(found, site.received_us, strict=True)]
         assert all(-1 <= off <= 1 or least_s <= off <= most_s for off in off_s), (words, off_s)
         assert becomes == "right" or min(off_s) < -1 or max(off_s) > 1, (words, off_s)
+        for off, (at, clock) in zip(off_s, found, strict=True):
+            assert clock != "estimated" or off - 1 <= told_s(service.database, at), (words, off)
         assert {clock for _, clock in found} == set(re.findall(r"`(\w+)`", clocks)), (words, found)
         assert stored(service.database, timed) == [(given, "device") for given in site.given_us], words
     (refused,) = service.database.execute("SELECT count(*) AS n FROM quarantine").fetchall()

@@ -1,6 +1,6 @@
 """A gateway whose clock is wrong as the test says: its pipeline, spool and uplink, before a real service.
 
-Its world lies in the past, and catches up: `pass_s` lets time go by, and at `hand_over` it is now, for it and for the
+Its world lies in the past, and catches up: `pass_s` lets time go by, and at `deliver_all` it is now, for it and for the
 service. What its host says of the time of day is the truth and `off_s`.
 """
 
@@ -142,7 +142,7 @@ class ClockedGateway:
         address = parse_url(self.url)
         return HttpsTransport("north", self.key, {lane: ServiceClient(address, None, 10) for lane in (LIVE, BACKLOG)})
 
-    async def hand_over(self, transport: Transport | None = None, *, for_s: float = 20) -> Uplink:
+    async def deliver_all(self, transport: Transport | None = None, *, for_s: float = 20) -> Uplink:
         """It is now: hand over until the spool is empty."""
         self.behind_s = 0.0
         self.clock.check()

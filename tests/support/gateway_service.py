@@ -13,6 +13,7 @@ from bridge.auth.failed_logins import FailedLogins
 from bridge.auth.key_cache import KeyCache, KeyOwner
 from bridge.errors import StoreUnavailable
 from bridge.gateway_protocol.batches import GatewayLedger, GatewayState
+from bridge.gateway_protocol.receipt_time import ClockEstimate
 from bridge.gateway_protocol.snapshot import IssueNumber, Snapshot
 from bridge.http.app import GatewayParts, ServiceDoorParts, build_app
 from bridge.http.gateway_cache import GatewayCache
@@ -71,6 +72,9 @@ class FakeDirectory:
     async def report_books(self, gateway_id: int, books: Sequence[GatewayLedger]) -> int:
         self.books = books
         return 0
+
+    async def note_estimates(self, gateway_id: int, estimates: Sequence[ClockEstimate]) -> None:
+        pass
 
     async def snapshot(self, gateway_id: int) -> Snapshot | None:
         return self.given

@@ -340,8 +340,15 @@ INSERT INTO gateways (name, all_devices) VALUES (%(name)s, %(all)s) RETURNING id
 -- name: find_gateway
 SELECT g.id AS gateway_id, g.name, CASE WHEN g.revoked_at IS NOT NULL THEN 'revoked' WHEN g.enrolled_at IS NULL THEN 'new'
        ELSE 'enrolled' END AS status, g.all_devices, g.version, g.created_at::text, g.enrolled_at::text, g.revoked_at::text,
-       g.last_seen_at::text, g.state, g.state_at::text
+       g.last_seen_at::text, g.state, g.state_at::text,
+       -- Its host's clock less ours, when it said so; within a second that is the way.
+       CASE WHEN jsonb_typeof(g.state -> 'host_us') = 'number'
+            THEN round((g.state ->> 'host_us')::numeric / 1000000 - extract(epoch FROM g.state_at)) END AS clock_ahead_s
 FROM gateways g WHERE g.name = %(name)s
+
+-- name: gateway_clock_estimates
+SELECT boot_id, first_at::text, last_at::text, earlier_s FROM gateway_clock_estimates
+WHERE gateway_id = %(gateway)s ORDER BY last_at DESC LIMIT 20
 
 -- name: list_gateways
 SELECT g.name, CASE WHEN g.revoked_at IS NOT NULL THEN 'revoked' WHEN g.enrolled_at IS NULL THEN 'new' ELSE 'enrolled' END

@@ -58,6 +58,20 @@ UPDATE gateways SET last_seen_at = now(), state_at = CASE WHEN %(state)s::jsonb 
        state = coalesce(%(state)s::jsonb, state), version = coalesce(%(state)s::jsonb ->> 'version', version)
 WHERE id = %(gateway)s
 
+-- name: note_estimates
+-- Keeps those of the newest 100 boots.
+WITH said AS (
+    SELECT * FROM jsonb_to_recordset(%(estimates)s::jsonb) AS r (boot_id text, first_us bigint, last_us bigint, earlier_us bigint)
+), kept AS (
+    INSERT INTO gateway_clock_estimates AS e (gateway_id, boot_id, first_at, last_at, earlier_s)
+    SELECT %(gateway)s, boot_id, from_us(first_us), from_us(last_us), earlier_us / 1e6 FROM said
+    ON CONFLICT (gateway_id, boot_id) DO UPDATE
+    SET first_at = least(e.first_at, excluded.first_at), last_at = greatest(e.last_at, excluded.last_at),
+        earlier_s = greatest(e.earlier_s, excluded.earlier_s), noted_at = now()
+)
+DELETE FROM gateway_clock_estimates e WHERE e.gateway_id = %(gateway)s AND e.boot_id IN (
+    SELECT x.boot_id FROM gateway_clock_estimates x WHERE x.gateway_id = %(gateway)s ORDER BY x.noted_at DESC OFFSET 100)
+
 -- name: report_books
 -- Keeps the lines of the gateway's own devices, of device 0, and of those that it once spoke for; returns how many are others'.
 WITH said AS (

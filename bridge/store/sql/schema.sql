@@ -517,6 +517,15 @@ CREATE TABLE public.gateway_books (
     reported_at timestamp with time zone DEFAULT now() NOT NULL
 );
 
+CREATE TABLE public.gateway_clock_estimates (
+    gateway_id bigint NOT NULL,
+    boot_id text NOT NULL,
+    first_at timestamp with time zone NOT NULL,
+    last_at timestamp with time zone NOT NULL,
+    earlier_s double precision,
+    noted_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
 CREATE TABLE public.gateway_codes (
     code_hash text NOT NULL,
     gateway_id bigint NOT NULL,
@@ -935,6 +944,9 @@ ALTER TABLE ONLY public.devices
 ALTER TABLE ONLY public.gateway_books
     ADD CONSTRAINT gateway_books_pkey PRIMARY KEY (gateway_id, device_id, source);
 
+ALTER TABLE ONLY public.gateway_clock_estimates
+    ADD CONSTRAINT gateway_clock_estimates_pkey PRIMARY KEY (gateway_id, boot_id);
+
 ALTER TABLE ONLY public.gateway_codes
     ADD CONSTRAINT gateway_codes_pkey PRIMARY KEY (code_hash);
 
@@ -1206,6 +1218,9 @@ ALTER TABLE ONLY public.device_api_keys
 
 ALTER TABLE ONLY public.gateway_books
     ADD CONSTRAINT gateway_books_gateway_id_fkey FOREIGN KEY (gateway_id) REFERENCES public.gateways(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.gateway_clock_estimates
+    ADD CONSTRAINT gateway_clock_estimates_gateway_id_fkey FOREIGN KEY (gateway_id) REFERENCES public.gateways(id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY public.gateway_codes
     ADD CONSTRAINT gateway_codes_gateway_id_fkey FOREIGN KEY (gateway_id) REFERENCES public.gateways(id) ON DELETE CASCADE;

@@ -108,6 +108,10 @@ class HostClock:
         """See `UplinkClock.boottime_us`."""
         return self._boottime_us()
 
+    def host_is_right(self) -> bool:
+        """See `CertificateClock.host_is_right`."""
+        return self.is_set() and abs(self._wall_us() - self.now_us()) < JUMP_US
+
     def host_us(self) -> int:
         """Return the host's own time of day, whatever is known of it."""
         return self._wall_us()

@@ -10,6 +10,7 @@ import asyncio
 import gzip
 import socket
 import ssl
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from ipaddress import ip_address
@@ -21,6 +22,7 @@ import msgspec
 
 from bridge.errors import ConfigError, Unavailable
 from bridge.model.location import REDIRECTS, redirect_detail
+from edge.service_api.certificate_dates import DATE_ERRORS, NO_CHECK_TIME, NOT_YET_VALID, AnyDate
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 """A registry of 100,000 sensors has about 20 MB."""
@@ -91,21 +93,29 @@ def _is_loopback(host: str) -> bool:
         return host.lower().rstrip(".") == "localhost"
 
 
-def tls_context(ca_file: Path | None) -> ssl.SSLContext:
-    """Make a context for TLS 1.2 or newer that checks certificate and host name. Raises ConfigError."""
+def tls_context(ca_file: Path | None, *, any_date: bool = False) -> ssl.SSLContext:
+    """Make a context for TLS 1.2 or newer that checks certificate and host name. Raises ConfigError.
+
+    With `any_date` a certificate need not be valid by the host's clock: see `AnyDate`.
+    """
     try:
         context = ssl.create_default_context(cafile=ca_file)
     except (OSError, ssl.SSLError) as error:
         raise ConfigError([f"uplink.ca_file = {ca_file}: {error}"]) from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if any_date:
+        context.verify_flags |= ssl.VerifyFlags(NO_CHECK_TIME)
     return context
 
 
 class ServiceClient:
     """Keeps one connection with the service. `request`, and `close` in the end."""
 
-    def __init__(self, address: Address, tls: ssl.SSLContext | None, timeout_s: float) -> None:
+    def __init__(
+        self, address: Address, tls: ssl.SSLContext | None, timeout_s: float, any_date: AnyDate | None = None
+    ) -> None:
         self._address = address
+        self._any_date = any_date
         self._tls = tls if address.tls else None
         self._timeout_s = timeout_s
         self._reader: asyncio.StreamReader | None = None
@@ -193,19 +203,32 @@ class ServiceClient:
             if not self._reader.at_eof() and not self._writer.is_closing():
                 return self._reader, self._writer
             self.close()
-        address = self._address
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            self._reader, self._writer = await asyncio.open_connection(
-                address.host,
-                address.port,
-                ssl=self._tls,
-                server_hostname=address.host if self._tls else None,
-            )
+            self._reader, self._writer = await self._dialled()
         sock = self._writer.get_extra_info("socket")
         with suppress(OSError, AttributeError):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._machine = h11.Connection(h11.CLIENT)
         return self._reader, self._writer
+
+    async def _dialled(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        address = self._address
+
+        async def dial(tls: ssl.SSLContext | None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+            name = address.host if tls else None
+            return await asyncio.open_connection(address.host, address.port, ssl=tls, server_hostname=name)
+
+        any_date = self._any_date
+        try:
+            return await dial(self._tls)
+        except ssl.SSLCertVerificationError as error:
+            if any_date is None or not any_date.may_help(error):
+                raise
+        reader, writer = await dial(any_date.tls)
+        if problem := any_date.problem(writer.get_extra_info("peercert")):
+            writer.transport.abort()
+            raise ServiceAway("tls", problem)
+        return reader, writer
 
 
 def packed(body: bytes) -> bytes:
@@ -213,13 +236,24 @@ def packed(body: bytes) -> bytes:
     return gzip.compress(body, GZIP_LEVEL, mtime=0)
 
 
+def _utc_now() -> str:
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+
+
 def _translated(error: Exception, timeout_s: float) -> ServiceAway:
     """Say what went wrong on the way to the service, and what to look at."""
+    if isinstance(error, ssl.SSLCertVerificationError) and error.verify_code in DATE_ERRORS:
+        what = "is not valid yet" if error.verify_code == NOT_YET_VALID else "has expired"
+        return ServiceAway(
+            "tls",
+            f"TLS: the service's certificate {what} by this host's clock, which says {_utc_now()}; "
+            "if that is wrong, set it (timedatectl), else renew the certificate",
+        )
     if isinstance(error, ssl.SSLCertVerificationError):
         return ServiceAway(
             "tls",
             f"TLS: the service's certificate does not hold: {error.verify_message}; "
-            "check uplink.ca_file, the host in the URL, and the gateway's clock",
+            "check uplink.ca_file and the host in the URL",
         )
     if isinstance(error, ssl.SSLError):
         return ServiceAway("tls", f"TLS: {error.reason or error}; does this port speak https?")

@@ -21,6 +21,7 @@ from bridge.tasks import end
 from edge.host.clock import HostClock
 from edge.registry.refresh import Refresher
 from edge.registry.snapshot import LocalRegistry
+from edge.service_api.certificate_dates import AnyDate
 from edge.service_api.enrolment import Enrolment, EnrolmentFile
 from edge.service_api.http_client import ServiceClient, parse_url, tls_context
 from edge.service_api.transport import HttpsTransport, Transport
@@ -146,7 +147,9 @@ class UplinkLifecycle:
         """Raises ConfigError."""
         address = parse_url(self._settings.url or enrolment.url)
         tls = tls_context(self._settings.ca_file) if address.tls else None
-        clients = {name: ServiceClient(address, tls, self._settings.timeout_s) for name in (LIVE, BACKLOG, "registry")}
+        any_date = AnyDate(tls_context(self._settings.ca_file, any_date=True), self._clock) if address.tls else None
+        timeout_s = self._settings.timeout_s
+        clients = {name: ServiceClient(address, tls, timeout_s, any_date) for name in (LIVE, BACKLOG, "registry")}
         return HttpsTransport(enrolment.name, enrolment.key, clients)
 
     def _look(self) -> None:

@@ -31,6 +31,25 @@ class Authority:
         )
         return certificate, key
 
+    def issue_between(self, begins: str, ends: str, *alternatives: str) -> tuple[Path, Path]:
+        """As `issue`, valid between two times, such as `20300101000000Z`."""
+        request, key, certificate = (self._folder / f"dated.{end}" for end in ("csr", "key", "pem"))
+        config, extensions = self._folder / "ca.cnf", self._folder / "dated.ext"
+        extensions.write_text(f"subjectAltName={','.join(alternatives)}\n")
+        index = self._folder / "index.txt"
+        index.write_text("")
+        config.write_text(
+            f"[ca]\ndefault_ca=own\n[own]\ndatabase={index}\nnew_certs_dir={self._folder}\ndefault_md=sha256\n"
+            "policy=any\nrand_serial=yes\n[any]\ncommonName=supplied\n"
+        )
+        _openssl("req", "-new", *NEW_KEY, "-subj", "/CN=server", "-keyout", str(key), "-out", str(request))
+        _openssl(
+            *("ca", "-batch", "-notext", "-config", str(config), "-in", str(request), "-extfile", str(extensions)),
+            *("-cert", str(self.certificate), "-keyfile", str(self._key), "-out", str(certificate)),
+            *("-startdate", begins, "-enddate", ends),
+        )
+        return certificate, key
+
     def issue_client(self, name: str) -> tuple[Path, Path]:
         """A client's certificate and key, with `name` as its common name."""
         request, key, certificate = (self._folder / f"client.{end}" for end in ("csr", "key", "pem"))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from hashlib import sha256
 
 import msgspec
 import psycopg
 
 from bridge.gateway_protocol import snapshot
-from bridge.gateway_protocol.batches import GatewayLedger, UplinkRecord
+from bridge.gateway_protocol.batches import GatewayLedger, GatewayState, UplinkBatch, UplinkRecord
 from bridge.model.reading import Code, Source, TsQuality
 from bridge.store import admin
 from tests.support.enrolled_gateway import NOW_US, EnrolledGateway
@@ -34,6 +35,58 @@ async def test_readings_of_the_gateways_clock_are_known_by_their_identity(site: 
     moved = msgspec.structs.replace(first, ts_us=first.ts_us + 5_000_000)  # the clock was set between two attempts
     assert (await site.send_batch(first)).stored == 1
     assert (await site.send_batch(moved)).duplicates == (1,)
+
+
+async def test_time_that_an_age_tells_is_computed_and_stored_once(site: EnrolledGateway) -> None:
+    """By a clock of 1970, or one that is believed and 2 days ahead. Sent twice, it is one row."""
+    now_us = time.time_ns() // 1_000
+    for number, (said_us, is_set) in enumerate(((60_000_000, False), (now_us + 172_800_000_000, True)), start=1):
+        record = site.reading(
+            number, float(number), received_us=said_us, ts_us=said_us, ts_quality=TsQuality.GATEWAY, clock_set=is_set
+        )
+        record = msgspec.structs.replace(record, identity=f"g-north-e1-{number}", age_us=3_600_000_000)
+        answer = await site.send_batch(record)
+        assert answer.stored == 1
+        assert abs(answer.now_us - time.time_ns() // 1_000) < 10_000_000
+        assert 0 < answer.held_us < 10_000_000
+        assert (await site.send_batch(msgspec.structs.replace(record, age_us=3_500_000_000))).duplicates == (number,)
+    with psycopg.connect(site.database) as connection:
+        rows = connection.execute('SELECT to_us("timestamp"), clock, device_timestamp FROM sensor_readings').fetchall()
+    assert [(clock, given) for _, clock, given in rows] == [("computed", None)] * 2
+    assert all(abs(at_us - (now_us - 3_600_000_000)) < 5_000_000 for at_us, *_ in rows)
+    assert site.verify() == []
+
+
+async def test_gateway_of_a_release_without_ages_stores_nothing_in_1970(site: EnrolledGateway) -> None:
+    records = [
+        site.reading(n, float(n), received_us=n * 60_000_000, ts_us=n * 60_000_000, ts_quality=TsQuality.GATEWAY)
+        for n in (1, 2)
+    ]
+    records = [msgspec.structs.replace(each, identity=f"g-north-e1-{each.id}") for each in records]
+    device = site.reading(3, 3.0, received_us=180_000_000, ts_us=time.time_ns() // 1_000 - 5_000_000)
+    assert (await site.send_batch(*records, device)).stored == 3
+    with admin.connect(site.database) as connection:
+        (estimate,) = connection.fetch("gateway_clock_estimates", gateway=1)
+    with psycopg.connect(site.database) as database:
+        rows = database.execute(
+            'SELECT clock, extract(epoch FROM now() - "timestamp") FROM sensor_readings ORDER BY value'
+        ).fetchall()
+    assert [(clock, round(float(age_s) / 60)) for clock, age_s in rows] == [
+        ("estimated", 2),
+        ("estimated", 1),
+        ("device", 0),
+    ]
+    assert (estimate["boot_id"], estimate["earlier_s"]) == ("", None)
+
+
+async def test_operator_is_told_how_far_a_gateways_clock_is_off(site: EnrolledGateway) -> None:
+    for said_us, ahead_s in ((time.time_ns() // 1_000 - 7_200_000_000, -7_200), (None, None)):
+        body = msgspec.json.encode(UplinkBatch("-", state=GatewayState(host_us=said_us)))
+        assert (await site.send_bytes(body)).stored == 0
+        with admin.connect(site.database) as connection:
+            (found,) = connection.fetch("find_gateway", name="north")
+        told = found["clock_ahead_s"]
+        assert told is None if ahead_s is None else abs(float(told) - ahead_s) <= 5
 
 
 async def test_gateway_speaks_for_its_own_devices_only(site: EnrolledGateway) -> None:

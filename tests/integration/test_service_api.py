@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import ssl
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from bridge.errors import BridgeError, ConfigError, DecodeError
@@ -132,7 +134,7 @@ async def test_client_trusts_its_own_ca_and_no_other(tmp_path: Path) -> None:
         with pytest.raises(ServiceAway) as caught:
             await ServiceClient(address, tls_context(None), 20).request("GET", "/health")
     assert caught.value.reason == "tls"
-    assert "clock" in caught.value.detail
+    assert "uplink.ca_file" in caught.value.detail
 
 
 async def test_client_opens_a_new_connection_where_the_service_has_closed_the_old() -> None:
@@ -165,14 +167,22 @@ async def test_enrol_gives_a_name_and_a_key_once_the_code_is_right() -> None:
 class Refresh:
     """A refresher of a registry, with the key that the directory knows."""
 
-    def __init__(self, folder: Path, url: str, *, rotate_days: int = 0) -> None:
-        enrolment.write(folder, Enrolment(url, GATEWAY, GATEWAY_KEY, time.time() - 10 * 86_400))
+    def __init__(
+        self,
+        folder: Path,
+        url: str,
+        *,
+        rotate_days: int = 0,
+        age_days: float = 10,
+        time_s: Callable[[], float | None] = time.time,
+    ) -> None:
+        enrolment.write(folder, Enrolment(url, GATEWAY, GATEWAY_KEY, time.time() - age_days * 86_400))
         self.folder = folder
         self.registry = LocalRegistry(folder / "registry.json")
         self.link = https_transport(url)
         self.enrolment = EnrolmentFile(folder)
         self.refresher = Refresher(
-            self.registry, self.link, self.enrolment, every_s=0.02, rotate_days=rotate_days, time_s=time.time
+            self.registry, self.link, self.enrolment, every_s=0.02, rotate_days=rotate_days, time_s=time_s
         )
 
     @asynccontextmanager
@@ -237,6 +247,60 @@ async def test_key_is_changed_when_it_is_old_and_the_registry_holds_under_the_ne
     again = LocalRegistry(tmp_path / "registry.json")
     assert again.load(refresh.link.key_hash)
     assert EnrolmentFile(tmp_path).current.key == refresh.enrolment.current.key
+
+
+@pytest.mark.parametrize(
+    ("clock_is_set", "age_days", "changed"),
+    [(True, 4, False), (True, 10, True), (True, -9_000, True), (False, 10, False)],
+)
+async def test_key_is_changed_by_its_age_once_that_is_known(
+    tmp_path: Path, clock_is_set: bool, age_days: float, changed: bool
+) -> None:
+    asked = 0
+
+    def time_s() -> float | None:
+        nonlocal asked
+        asked += 1
+        return time.time() if clock_is_set else None
+
+    async with open_gateway_door(FakePipeline(), FakeDirectory()) as service:
+        refresh = Refresh(tmp_path, service.url, rotate_days=5, age_days=age_days, time_s=time_s)
+        async with refresh.running():
+            await until(lambda: asked >= 2, 20)
+    assert (refresh.enrolment.current.key != GATEWAY_KEY) == changed
+
+
+async def test_record_that_is_sent_again_is_older_by_then() -> None:
+    """The connection that was kept open takes the second request, and ends after a while without an answer."""
+    ages: list[int | None] = []
+    ended: list[asyncio.StreamWriter] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, asyncio.IncompleteReadError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                size = int(next(line for line in head.split(b"\r\n") if line.startswith(b"Content-Length")).split()[1])
+                batch = msgspec.json.decode(gzip.decompress(await reader.readexactly(size)), type=UplinkBatch)
+                ages.extend(record.age_us for record in batch.records)
+                if len(ages) == 2:
+                    await asyncio.sleep(0.2)
+                    break
+                body = b'{"stored":1}'
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+        writer.transport.abort()
+        ended.append(writer)
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        link = https_transport(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        batch = UplinkBatch("e", (UplinkRecord(1, Source.MQTT, 1, sensor=1, age_us=1_000),))
+        for _ in range(2):
+            assert (await link.send_batch("live", batch)).stored == 1
+        await link.close()
+        await until(lambda: len(ended) == 2, 20)
+    assert ages[:2] == [1_000, 1_000]
+    assert ages[2] is not None
+    assert 201_000 <= ages[2] < 3_000_000
 
 
 def test_enrolment_is_for_its_owner_alone(tmp_path: Path) -> None:

@@ -60,15 +60,12 @@ class EnrolledGateway:
     def reading(self, number: int, value: float = 20.0, device: int = 0, **more: Any) -> UplinkRecord:
         owner = self.devices[device]
         given = {"device_uuid": owner["device_uuid"], "sensor": owner["sensors"][0]["sensor_id"]} | more
-        return UplinkRecord(
-            number,
-            Source.MQTT,
-            NOW_US + number,
-            value=value,
-            ts_us=NOW_US + number,
-            ts_quality=TsQuality.DEVICE,
-            **given,
-        )
+        received: dict[str, Any] = {
+            "received_us": NOW_US + number,
+            "ts_us": NOW_US + number,
+            "ts_quality": TsQuality.DEVICE,
+        }
+        return UplinkRecord(number, Source.MQTT, value=value, **(received | given))
 
 
 @asynccontextmanager

@@ -141,20 +141,20 @@ def test_status_without_a_gateway_says_where_to_look(edge: EdgeCommands) -> None
 
 
 def test_enrol_where_nothing_listens_is_an_error_to_try_again(edge: EdgeCommands) -> None:
-    error = edge.json("enrol", f"http://127.0.0.1:{free_port()}", "ABCD", expect=3)["error"]
+    error = edge.json("enrol", f"http://127.0.0.1:{free_port()}", "ABCD-EFGH-JKMN", expect=3)["error"]
     assert error["code"] == "service_away"
     assert not (edge.data_dir / enrolment.FILE).exists()
 
 
 @pytest.mark.parametrize("url", ["http://192.0.2.1", "http://iot.example.com:8000", "http://127.0.0.1.example.com"])
 def test_enrol_in_clear_is_refused(edge: EdgeCommands, url: str) -> None:
-    error = edge.json("enrol", url, "ABCD", expect=2)["error"]
+    error = edge.json("enrol", url, "ABCD-EFGH-JKMN", expect=2)["error"]
     assert "--insecure" in error["problems"][0]
     assert not (edge.data_dir / enrolment.FILE).exists()
 
 
 def test_enrol_in_clear_goes_on_when_told_so(edge: EdgeCommands) -> None:
-    error = edge.json("enrol", "http://iot.invalid", "ABCD", "--insecure", expect=3)["error"]
+    error = edge.json("enrol", "http://iot.invalid", "ABCD-EFGH-JKMN", "--insecure", expect=3)["error"]
     assert error["code"] == "service_away"
 
 

@@ -31,11 +31,12 @@ _TYPOGRAPHIC = str.maketrans(
     | dict.fromkeys("\u2018\u2019\u201a\u201b", "'")
     | {"\u00a0": " "}
 )
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f]")
 _BARE = re.compile(r"""^(\s*\w+\s*=\s*)(?!true\b|false\b)([^\s"'#][^"'#]*?)\s*(#.*)?$""", re.IGNORECASE)
 _WORDS = re.compile(r"^(\s*)(\w+)(\s*=\s*)(.*)$")
 
 
-class BootFile(msgspec.Struct, frozen=True):
+class BootFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What an enrolment file says."""
 
     url: str
@@ -59,15 +60,11 @@ def read(path: Path) -> BootFile:
     plain = "\n".join(_tidied(line) for line in text.translate(_TYPOGRAPHIC).splitlines())
     try:
         found: dict[str, Any] = tomllib.loads(plain)
-        return msgspec.convert(found, _Strict)
+        return msgspec.convert(found, BootFile)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError([f'{path}: {error}; write: url = "https://…" and code = "ABCD-EFGH-JKMN"']) from error
     except (msgspec.ValidationError, ValueError, RecursionError) as error:
         raise ConfigError([f"{path}: {error}; it has url, code, and if need be insecure, ca_file"]) from error
-
-
-class _Strict(BootFile, frozen=True, forbid_unknown_fields=True):
-    pass
 
 
 def set_aside(path: Path, reason: str) -> Path:
@@ -114,11 +111,12 @@ def _text(path: Path) -> str:
     if not encoding:  # some editors write no mark: every second byte of our text is NUL then
         encoding = "utf-8" if b"\0" not in content else "utf-16-be" if content[:1] == b"\0" else "utf-16-le"
     try:
-        return content.decode(encoding)
+        text = content.decode(encoding)
     except UnicodeDecodeError:
-        if b"\0" in content:
-            raise ConfigError([f"{path}: is no text file"]) from None
-        return content.decode("cp1252", "replace")
+        text = content.decode("cp1252", "replace")
+    if _CONTROL.search(text):
+        raise ConfigError([f"{path}: is no text file"])
+    return text
 
 
 def _tidied(line: str) -> str:

@@ -235,7 +235,7 @@ def test_install_writes_below_a_root_and_keeps_what_is_there(outside: EdgeComman
     unit.write_text("# ours\n")
     assert not any(file["written"] for file in outside.json("install", "--root", str(root))["files"])
     outside.run("upgrade", "--root", str(root))
-    assert (settings.read_text(), unit.read_text() == "# ours\n") == ("# ours\n", False)
+    assert (settings.read_text(), unit.read_text()) == ("# ours\n", "# ours\n")
     assert (root / "etc/iot-edge/credentials").stat().st_mode & 0o777 == 0o700
     assert "u iot-edge" in (root / "etc/sysusers.d/iot-edge.conf").read_text()
     outside.run("uninstall", "--root", str(root))
@@ -317,7 +317,7 @@ def test_what_is_no_password_file_is_not_brought_to_mosquitto(
     assert (tmp_path / "etc/mosquitto/iot-edge.passwd").read_text() == before
 
 
-SERVICES = ("iot-edge.service", "iot-edge-passwords.service")
+SERVICES = ("iot-edge.service", "iot-edge-enrol.service", "iot-edge-passwords.service")
 UNITS = (*SERVICES, "iot-edge-passwords.path")
 
 

@@ -21,7 +21,7 @@ from bridge.pipeline.ports import DeliverySink
 from bridge.service.core import now_us
 from bridge.settings.http import HttpSettings, KeySettings, LimitSettings
 from bridge.store import admin
-from bridge.store.secret import new_key
+from bridge.store.secret import code_hash, new_key
 from bridge.telemetry import Metrics
 from tests.support.gateway_site import GATEWAY, GATEWAY_KEY, snapshot
 from tests.support.http_door import Key, Service, key_of, open_service
@@ -53,7 +53,7 @@ class FakeDirectory:
         return Info()
 
     async def enrol(self, code: str, version: str, address: str, key_hash: str) -> Enrolled | RefusedCode:
-        if code != self.code:
+        if code_hash(code) != code_hash(self.code):
             return RefusedCode("bad_code", "no such code")
         return Enrolled(GATEWAY, "" if key_hash else GATEWAY_KEY)
 

@@ -39,7 +39,7 @@ def keep(folder: Path, name: str, spool: Path, *, machine_id: Path = MACHINE_ID)
     elif found is not None:
         made = found[1]
     elif name:
-        made = f"iot-edge-{name}"
+        made = "iot-edge-gateway" if _enrolled_since_start(folder) else f"iot-edge-{name}"
     else:
         made = "iot-edge-gateway" if spool.exists() else _made(machine)
     try:
@@ -47,6 +47,16 @@ def keep(folder: Path, name: str, spool: Path, *, machine_id: Path = MACHINE_ID)
     except OSError as error:
         log.error("client_id_not_kept", file=str(path), detail=str(error))
     return made
+
+
+def _enrolled_since_start(folder: Path) -> bool:
+    """Whether the process before ours had started before it was enrolled, and its session had no name in it."""
+    try:
+        started, enrolled = (folder / name for name in ("running.json", "enrolment.json"))
+        is_first = not (folder / "enrolment.json.previous").exists()
+        return is_first and started.stat().st_mtime_ns < enrolled.stat().st_mtime_ns
+    except OSError:
+        return False
 
 
 def _made(machine: str) -> str:

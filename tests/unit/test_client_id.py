@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,18 @@ def test_gateway_that_ran_before_keeps_the_id_that_it_had(
 ) -> None:
     assert kept(tmp_path, machine_id, name, spool=True) == expected
     assert kept(tmp_path, machine_id, "another", spool=True) == expected
+
+
+def test_gateway_that_was_enrolled_while_it_ran_keeps_the_session_that_it_had(tmp_path: Path, machine_id: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for number, name in enumerate(("running.json", "enrolment.json")):
+        (data / name).touch()
+        os.utime(data / name, (number, number))
+    assert kept(tmp_path, machine_id, "north", spool=True) == "iot-edge-gateway"
+    (data / client_id.FILE).unlink()
+    (data / "enrolment.json.previous").touch()  # its key was rotated since: it was enrolled when it started
+    assert kept(tmp_path, machine_id, "north", spool=True) == "iot-edge-north"
 
 
 def test_copy_of_a_card_in_another_machine_gets_another_id(tmp_path: Path, machine_id: Path) -> None:

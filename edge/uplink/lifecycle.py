@@ -146,8 +146,10 @@ class UplinkLifecycle:
     def _https(self, enrolment: Enrolment) -> HttpsTransport:
         """Raises ConfigError."""
         address = parse_url(self._settings.url or enrolment.url)
-        tls = tls_context(self._settings.ca_file) if address.tls else None
-        any_date = AnyDate(tls_context(self._settings.ca_file, any_date=True), self._clock) if address.tls else None
+        tls = any_date = None
+        if address.tls:
+            trusted = self._settings.ca_file, enrolment.ca_pem
+            tls, any_date = tls_context(*trusted), AnyDate(tls_context(*trusted, any_date=True), self._clock)
         timeout_s = self._settings.timeout_s
         clients = {name: ServiceClient(address, tls, timeout_s, any_date) for name in (LIVE, BACKLOG, "registry")}
         return HttpsTransport(enrolment.name, enrolment.key, clients)

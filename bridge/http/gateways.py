@@ -62,7 +62,7 @@ class GatewayDirectory(Protocol):
     async def rotate(self, gateway_id: int, present_hash: str) -> str: ...
     async def settle_rotation(self, gateway_id: int, present_hash: str) -> None: ...
     async def report(self, gateway_id: int, state: GatewayState | None) -> None: ...
-    async def report_books(self, gateway_id: int, books: Sequence[GatewayLedger]) -> int: ...
+    async def report_books(self, gateway_id: int, books: Sequence[GatewayLedger], run: str = "") -> int: ...
 
 
 class GatewayDoor:
@@ -147,7 +147,8 @@ class GatewayDoor:
 
         async def keep(books: Sequence[GatewayLedger]) -> None:
             nonlocal foreign
-            foreign += await self._directory.report_books(gateway_id, books)
+            run = "" if batch.state is None else batch.state.run
+            foreign += await self._directory.report_books(gateway_id, books, run)
 
         ignored = []
         try:

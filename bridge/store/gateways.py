@@ -82,9 +82,12 @@ class Gateways:
         said = None if state is None else Jsonb(msgspec.to_builtins(state))
         await self._fetch("report", gateway=gateway_id, state=said)
 
-    async def report_books(self, gateway_id: int, books: Sequence[GatewayLedger]) -> int:
-        """Keep a gateway's books; returns how many lines are not of its devices. Raises StoreRefused too."""
-        rows = await self._fetch("report_books", gateway=gateway_id, books=Jsonb(msgspec.to_builtins(list(books))))
+    async def report_books(self, gateway_id: int, books: Sequence[GatewayLedger], run: str = "") -> int:
+        """Keep a gateway's books; returns how many lines are not of its devices. `run`: its process. Raises
+        StoreRefused too.
+        """
+        said = Jsonb(msgspec.to_builtins(list(books)))
+        rows = await self._fetch("report_books", gateway=gateway_id, books=said, run=run or None)
         return int(rows[0][0])
 
     async def snapshot(self, gateway_id: int) -> Snapshot | None:

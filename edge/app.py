@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -65,6 +66,7 @@ class Gateway:
     def __init__(self, settings: EdgeSettings) -> None:
         self.settings = settings
         data_dir = settings.gateway.data_dir
+        run = secrets.token_hex(4)
         self.metrics = metrics = Metrics()
         self.clock = host_clock(assume_set=settings.gateway.trust_clock)
         self.registry = LocalRegistry(data_dir / REGISTRY_FILE, RegistryMetrics(metrics.registry))
@@ -80,7 +82,7 @@ class Gateway:
             self.spool,
             self.registry,
             UplinkMetrics(metrics.registry),
-            state=lambda: gateway_state(self.clock, self.spool, data_dir),
+            state=lambda: gateway_state(self.clock, self.spool, data_dir, run),
             clock=self.clock,
             direct=settings,
         )

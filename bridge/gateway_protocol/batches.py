@@ -114,6 +114,9 @@ class GatewayState(msgspec.Struct, frozen=True):
     disk_free_bytes: Count | None = None
     clock_set: bool = True
     host_us: TimeUs | None = None  # the host's own time of day when it was sent, believed or not
+    shed: Count = 0  # records, ever: the spool was full, or they were too old
+    lost: Count = 0
+    run: Label = ""  # another at each start: books that are lower than a former run's began anew
 
 
 class UplinkBatch(msgspec.Struct, frozen=True):

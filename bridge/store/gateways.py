@@ -103,9 +103,12 @@ class Gateways:
         """Keep by how much estimated times may be off. Raises StoreRefused too."""
         await self._fetch("note_estimates", gateway=gateway_id, estimates=Jsonb(msgspec.to_builtins(list(estimates))))
 
-    async def report_books(self, gateway_id: int, books: Sequence[GatewayLedger]) -> int:
-        """Keep a gateway's books; returns how many lines are not of its devices. Raises StoreRefused too."""
-        rows = await self._fetch("report_books", gateway=gateway_id, books=Jsonb(msgspec.to_builtins(list(books))))
+    async def report_books(self, gateway_id: int, books: Sequence[GatewayLedger], run: str = "") -> int:
+        """Keep a gateway's books; returns how many lines are not of its devices. `run`: its process. Raises
+        StoreRefused too.
+        """
+        said = Jsonb(msgspec.to_builtins(list(books)))
+        rows = await self._fetch("report_books", gateway=gateway_id, books=said, run=run or None)
         return int(rows[0][0])
 
     async def snapshot(self, gateway_id: int) -> Snapshot | None:

@@ -3,9 +3,13 @@
 Flows in: sizes of the file and the disk, ages of records. Flows out: rows, which the ledger counts as shed. The order
 is in `edge/spool/eviction.py`. Works in steps that are short, so that acknowledgements do not wait long behind them.
 
-    limit ─────────── full: nothing is taken in, acknowledgements are withheld
+    max_bytes ─────── full: nothing is taken in, acknowledgements are withheld
     97 % of it ────── eviction begins
     96 % of it ────── eviction ends
+
+A disk that others fill is another matter: what is evicted frees no page that anybody else could use. The spool goes
+on into the space that is held back (`min_free_bytes`), down to an eighth of it; from there on it does not grow, and
+evicts only what the readings at hand need, whose pages they take.
 """
 
 from __future__ import annotations
@@ -51,7 +55,16 @@ VACUUM_SHARE = 0.75
 """Free share of the file from which it is made smaller. The emptier it is the fewer pages have to be moved."""
 VACUUM_LEAST_PAGES = 4_096
 VACUUM_SHORT_PAGES = 256
-"""Free pages that stay in the file where others need the disk."""
+"""Free pages that stay in the file where others need the disk, at the least."""
+VACUUM_SHORT_SHARE = 0.05
+"""And of the file: readings to come have their place in them, and nothing is shed for it."""
+
+FLOOR_SHARE = 1 / 8
+"""Of `min_free_bytes`, what is never the spool's: a full disk takes more down than the gateway."""
+BYTES_A_ROW = 170
+"""What a reading adds to the file and its index at most, when many are committed together."""
+PAGES_A_COMMIT = 64
+"""What a commit may need beside its rows."""
 
 FreeBytes = Callable[[Path], int]
 Accounts = Sequence[tuple[int, int]]
@@ -77,6 +90,7 @@ class Capacity:
         self._unmeasured_rows = 0
         self._eviction_logged = False
         self.disk_is_short = False
+        self.disk_free = 0
         self._vacuum_pages = VACUUM_PAGES[0]
         self.used_pages = 0
         self._most_pages = state.file.most_pages
@@ -99,47 +113,79 @@ class Capacity:
         self._file_pages = pages
         self.used_pages = pages - free
         try:
-            spare = self._free(self._settings.path.parent) - self._settings.min_free_bytes
+            self.disk_free = self._free(self._settings.path.parent)
         except OSError:
-            spare = 0  # the file itself will say what is wrong
-        self.limit_pages = max(0, min(self._most_pages, pages + spare // PAGE_BYTES))
-        self.disk_is_short = spare < 0
+            self.disk_free = 0  # the file itself will say what is wrong
+        held_back = self._settings.min_free_bytes
+        may_grow = max(0, self.disk_free - int(held_back * FLOOR_SHARE)) // PAGE_BYTES
+        self.limit_pages = min(self._most_pages, pages + may_grow)
+        self.disk_is_short = self.disk_free < held_back
 
     @property
     def is_full(self) -> bool:
+        """Whether nothing more finds a place."""
         return self.used_pages >= self.limit_pages
 
+    @property
+    def disk_has_room(self) -> bool:
+        """Whether there is room on the disk for a log and more, so that it is `max_bytes` that a write has met."""
+        self.measure()
+        return self.disk_free > self._settings.checkpoint_bytes
+
     def keep_within(self, rows: int = MEASURED_ROWS) -> None:
-        """Evict until `rows` more find a place, for a few steps. Raises StoreUnavailable."""
+        """Evict until the spool is within `max_bytes` with `rows` more, for a few steps. Raises StoreUnavailable."""
         self._unmeasured_rows += rows
         if self._unmeasured_rows < MEASURED_ROWS and self.used_pages < self.limit_pages * CLOSE_SHARE:
             return
         self.measure()
-        if self.used_pages < self.limit_pages * HIGH_SHARE:
-            self._eviction_logged = False
+        if self.used_pages < self._most_pages * HIGH_SHARE:
+            self._eviction_logged = self._eviction_logged and self.limit_pages < self._most_pages
             return
+        self._evict_until(lambda: self.used_pages < self._most_pages * LOW_SHARE)
+
+    def _evict_until(self, is_enough: Callable[[], bool]) -> None:
         for _ in range(STEPS_A_CALL):
-            if self.used_pages < self.limit_pages * LOW_SHARE or not self._evict():
+            if is_enough() or not self._evict():
                 break
             self.measure()
 
     def require(self, rows: int) -> None:
         """Evict by need, so that `rows` find a place. Raises SpoolFull where they do not."""
         self.keep_within(rows)
+        if self.limit_pages < self._most_pages:
+            needed = PAGES_A_COMMIT + rows * BYTES_A_ROW // PAGE_BYTES
+            self._evict_until(lambda: self.limit_pages - self.used_pages >= needed)
         if self.is_full:
-            raise SpoolFull("the spool is full, and nothing in it may be shed; is the uplink down?")
+            raise SpoolFull(self._why_full())
+
+    def _why_full(self) -> str:
+        nothing = "and nothing in it may be shed"
+        if self.limit_pages >= self._most_pages:
+            return f"the spool is full (spool.max_bytes), {nothing}; is the uplink down?"
+        folder = self._settings.path.parent
+        return (
+            f"the spool is full: other files fill the disk ({self.disk_free // 1_000_000} MB free), {nothing}; "
+            f"make room on the disk of {folder}; df -h {folder}"
+        )
 
     def evict_some(self) -> None:
         """Evict where SQLite or the disk had no space for a write. Raises SpoolFull where nothing may be evicted."""
         if not self._evict():
-            raise SpoolFull("the disk, or the spool, is full, and nothing in it may be shed")
+            self.measure()
+            raise SpoolFull(self._why_full())
 
     def _evict(self) -> int:
         """Evict a step; returns how many rows went. Raises StoreUnavailable."""
         evicted = self._state.file.with_reserve(self._evict_in_order)
         if not self._eviction_logged:
             self._eviction_logged = True
-            log.error("spool_sheds", rows=evicted, depth=self._state.memory.depth, used_bytes=self.used_bytes)
+            log.error(
+                "spool_sheds",
+                rows=evicted,
+                depth=self._state.memory.depth,
+                used_bytes=self.used_bytes,
+                why="the disk is full" if self.limit_pages < self._most_pages else "spool.max_bytes is reached",
+            )
         return evicted
 
     def _evict_in_order(self) -> int:
@@ -233,7 +279,7 @@ class Capacity:
 
     def keep_reserve(self) -> None:
         """Hold a reserve, unless the disk is nearly full already."""
-        if self.limit_pages > self._file_pages:
+        if self.limit_pages > self._file_pages and not self.disk_is_short:
             self._state.file.keep_reserve()
 
     # -- giving back
@@ -245,7 +291,7 @@ class Capacity:
         least, most = VACUUM_PAGES
         step = self._vacuum_pages
         if self.disk_is_short:
-            spared, step = VACUUM_SHORT_PAGES, most
+            spared, step = max(VACUUM_SHORT_PAGES, int(self._file_pages * VACUUM_SHORT_SHARE)), most
         elif free >= max(VACUUM_LEAST_PAGES, self._file_pages * VACUUM_SHARE):
             spared = VACUUM_LEAST_PAGES // 2
         else:

@@ -37,6 +37,7 @@ class SpoolChange:
     _released: Iterable[int] = ()
     _boots: Boots | None = None
     _oldest: Oldest | None = None
+    _skipped_id = 0
 
     def __init__(self, file: SpoolFile, memory: SpoolMemory, batch: int) -> None:
         self.ledger = memory.ledger.change(batch)
@@ -75,6 +76,11 @@ class SpoolChange:
     def give_ids(self, newest_id: int) -> None:
         """Note that ids up to `newest_id` are those of new records."""
         self._newest_id = newest_id
+
+    def skip_ids(self, last_id: int) -> None:
+        """Note that ids up to `last_id` are those of older records, which are still to come."""
+        self.reserve(last_id)
+        self._skipped_id = last_id
 
     def add_keys(self, hashes: Sequence[int]) -> None:
         """Note the keys, as hashes, of readings that are written."""
@@ -159,6 +165,7 @@ class SpoolChange:
             memory.held.add(self._refused)
         if self._newest_id > memory.newest_id:
             memory.newest_id = memory.last_id = self._newest_id
+        memory.newest_id = max(memory.newest_id, self._skipped_id)
         if self._keys:
             memory.identities.add_keys(self._keys)
         if self._delivered_rows is not None:

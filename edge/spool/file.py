@@ -23,6 +23,8 @@ import structlog
 
 from bridge.errors import BridgeError, StoreRefused, StoreUnavailable
 from bridge.store import queries
+from edge.spool import access
+from edge.spool.lock import SpoolLock
 from edge.spool.rows import SqlRow
 
 log = structlog.get_logger("spool")
@@ -31,6 +33,8 @@ APPLICATION_ID = 0x69_6F_74_65  # "iote": PRAGMA application_id, which `file` sh
 SCHEMA_VERSION = 1
 PAGE_BYTES = 1024
 """A commit of one reading writes three pages: with SQLite's usual 4096 bytes it costs an SD card 21 kB, so 8 kB."""
+RESERVE_CHECKPOINTS = 3
+"""The reserve on disk, in logs of `checkpoint_bytes`: one is for readings that come, two for what leaves."""
 VALUES_AT_ONCE = (128, 16, 1)
 """Rows in one INSERT. A statement for each row would wait for the interpreter lock once a row."""
 SUFFIXES = ("", "-wal", "-shm")
@@ -60,7 +64,7 @@ class SpoolFull(StoreUnavailable):
 
 
 class Damaged(BridgeError):
-    """The file is not a spool of ours, or not a whole one."""
+    """The file can be read, and is not a spool of ours, or not a whole one."""
 
     code = "spool_damaged"
 
@@ -107,13 +111,15 @@ class SpoolFile:
         self.path = path
         self._checkpoint_bytes = checkpoint_bytes
         self._reserve_path = path.with_name(f"{path.name}-reserve")
-        self.aside_bytes = 4 * checkpoint_bytes
+        self._reserve_bytes = RESERVE_CHECKPOINTS * checkpoint_bytes
+        self.aside_bytes = 2 * checkpoint_bytes + self._reserve_bytes
         """Part of the limit that is not the file's: the log (up to twice its checkpoint size) and the reserve."""
         self.most_pages = (max_bytes - self.aside_bytes) // PAGE_BYTES
         self.sql = queries.load("spool", Path(__file__).parent)
         self._insertions: dict[tuple[str, int], str] = {}  # texts of INSERT, by query and rows
         self._connect = connect
         self._connection: sqlite3.Connection | None = None
+        self.lock = SpoolLock(path)
         self._distrusted = False
         self._synchronous = ""
         self.is_new = False
@@ -128,7 +134,10 @@ class SpoolFile:
 
         Raises StoreUnavailable, or Damaged where it is not a whole spool of ours: see `set_aside`.
         """
-        self._check_access()
+        access.check(self.path)
+        self.lock.take()
+        if not self.path.exists() and self.log_bytes:
+            raise Damaged("there is a log without the file that it is of")
         self.log_found = self.log_bytes > 0
         try:
             os.close(_open_private(str(self.path), os.O_RDWR | os.O_CREAT))  # SQLite gives its log the same mode
@@ -145,27 +154,17 @@ class SpoolFile:
                 self._create(connection)
             self._check_form()
             self._renew_index(connection)
-            self.keep_reserve()
+            if not self.reserve_bytes:
+                self.keep_reserve()
         except OSError as error:
-            raise StoreUnavailable(f"{self.path}: {error.strerror}") from error
+            self.close()
+            raise access.unavailable(self.path, error) from error
         except (sqlite3.Error, UnicodeDecodeError) as error:
             self.close()
             raise translate(error) from error
         except BridgeError:
             self.close()
             raise
-
-    def _check_access(self) -> None:
-        """Tell apart what SQLite would report as one and the same "cannot open"."""
-        folder = self.path.parent
-        try:
-            folder.mkdir(0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreUnavailable(f"{folder}: {error.strerror}") from error
-        if not os.access(folder, os.W_OK):
-            raise StoreUnavailable(f"no permission to write in {folder}")
-        if self.path.exists() and not (self.path.is_file() and os.access(self.path, os.R_OK | os.W_OK)):
-            raise Damaged(f"{self.path} is not a file that may be read and written")
 
     def _configure(self, connection: sqlite3.Connection) -> None:
         for pragma in (
@@ -219,6 +218,11 @@ class SpoolFile:
         if connection is not None:
             with suppress(sqlite3.Error):
                 connection.close()
+
+    def release(self) -> None:
+        """Close, and let other processes have the spool."""
+        self.close()
+        self.lock.release()
 
     def distrust(self) -> None:
         """An I/O error: drop the connection and believe nothing that has not been written again."""
@@ -362,13 +366,29 @@ class SpoolFile:
 
     def keep_reserve(self) -> None:
         """Hold disk space for the day it is full: without some, not even what is handed over could leave."""
-        if self.reserve_bytes:
+        had = self.reserve_bytes
+        if had >= self._reserve_bytes:
             return
         try:
-            with open(self._reserve_path, "wb", opener=_open_private) as file:
-                os.posix_fallocate(file.fileno(), 0, 2 * self._checkpoint_bytes)
+            with open(self._reserve_path, "ab", opener=_open_private) as file:
+                try:
+                    os.posix_fallocate(file.fileno(), 0, self._reserve_bytes)
+                except OSError:
+                    file.truncate(had)
         except OSError:
+            return
+        if not self.reserve_bytes:
             self._reserve_path.unlink(missing_ok=True)
+
+    def give_reserve_to_readings(self) -> bool:
+        """Let go of the part of the reserve that is for what comes in; False where that is gone already."""
+        self.checkpoint()
+        left = self._reserve_bytes - self._checkpoint_bytes
+        if self.reserve_bytes <= left:
+            return False
+        os.truncate(self._reserve_path, left)
+        log.warning("spool_reserve_used", left_bytes=left)
+        return True
 
     def with_reserve(self, work: Callable[[], T]) -> T:
         """Do what frees space; where the disk is too full for that, write the log back, then let go of the reserve."""
@@ -394,6 +414,7 @@ def set_aside(path: Path, now: str) -> Path:
         for suffix in SUFFIXES:
             with suppress(FileNotFoundError):
                 os.rename(f"{path}{suffix}", f"{aside}{suffix}")
+        os.close(_open_private(str(aside), os.O_WRONLY | os.O_CREAT))  # where there was a log alone
         with suppress(FileNotFoundError):
             os.unlink(f"{aside}-shm")  # an index of the log, made again at need
         sync_folder(path.parent)

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from bridge.errors import StoreRefused
-from bridge.model.reading import LedgerLine, Outcome, Source
+from bridge.model.reading import UNKNOWN_DEVICE, LedgerLine, Outcome, Source
 from edge.record import LedgerTotals
 from edge.spool.rows import SOURCES, SqlRow, source_number
 
@@ -20,7 +20,9 @@ _COLUMNS = (
     "quarantined", "stored", "known", "refused", "shed", "lost",
 )  # fmt: skip
 _INDEX = {name: place for place, name in enumerate(_COLUMNS)}
-_SPOOLED, _QUARANTINED, _STORED = (_INDEX[name] for name in ("spooled", "quarantined", "stored"))
+_SPOOLED, _QUARANTINED, _STORED, _SHED, _LOST = (
+    _INDEX[name] for name in ("spooled", "quarantined", "stored", "shed", "lost")
+)
 """From `stored` on, the columns say how rows have left."""
 
 _HANDED_OVER = {Outcome.STORED: "stored", Outcome.DUPLICATE: "known", Outcome.QUARANTINED: "refused"}
@@ -37,6 +39,9 @@ class SpoolLedger:
     def __init__(self, rows: Iterable[SqlRow] = ()) -> None:
         self.accounts: dict[int, list[int]] = {row[0]: list(row) for row in rows}
         self.pending_total = sum(_pending(row) for row in self.accounts.values())
+        self.written_total = sum(_written(row) for row in self.accounts.values())
+        self.shed_total = sum(row[_SHED] for row in self.accounts.values())
+        self.lost_total = sum(row[_LOST] for row in self.accounts.values())
 
     def change(self, batch: int = 0) -> LedgerChange:
         """Begin the entries of one transaction. `batch`: the number of the batch it writes, if it writes one."""
@@ -105,6 +110,20 @@ class LedgerChange:
             self.count("received_before", account, -missing)
             self.count("spooled", account, -missing)
 
+    def forget(self, written: int, pending: int) -> None:
+        """Enter what nobody knows any more: `written` records were, whose they were is gone, and `pending` with them.
+
+        The others had left: the service has them.
+        """
+        account = account_of(UNKNOWN_DEVICE, source_number(Source.MQTT))
+        for column, count in (
+            ("received_before", written),
+            ("spooled", written),
+            ("lost", pending),
+            ("stored", written - pending),
+        ):
+            self.count(column, account, count)
+
     def rows(self) -> list[list[int]]:
         """The rows that must be written."""
         return list(self._changed.values())
@@ -115,6 +134,9 @@ class LedgerChange:
         for account, row in self._changed.items():
             before = accounts.get(account)
             self._ledger.pending_total += _pending(row) - (_pending(before) if before else 0)
+            self._ledger.written_total += _written(row) - (_written(before) if before else 0)
+            self._ledger.shed_total += row[_SHED] - (before[_SHED] if before else 0)
+            self._ledger.lost_total += row[_LOST] - (before[_LOST] if before else 0)
             accounts[account] = row
 
     def _row(self, account: int) -> list[int]:
@@ -126,6 +148,10 @@ class LedgerChange:
             if self._batch:
                 row[_INDEX["batch"]] = self._batch
         return row
+
+
+def _written(row: Sequence[int]) -> int:
+    return row[_SPOOLED] + row[_QUARANTINED]
 
 
 def _pending(row: Sequence[int]) -> int:

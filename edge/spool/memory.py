@@ -19,6 +19,7 @@ from edge.spool.rows import source_in
 LEDGER_CARRIED = 0  # the ledger was in memory, and is in the file that took its place
 LEDGER_WANTED = 1
 LEDGER_TAKEN = 2
+LEDGER_BY_ROW = 3  # a file that was handed over: each row that comes of it is entered by itself
 
 
 class RecoveryState(NamedTuple):

@@ -49,13 +49,16 @@ class DamagedFile:
             self._log.close()
 
     def page(self, number: int) -> bytes:
-        """A page (from 1), as the log has it last; short or empty past a cut-off end."""
+        """A page (from 1), as the log has it last; short or empty past a cut-off end, and where the disk is bad."""
         offset = self._overlay.get(number)
-        if offset is not None and self._log is not None:
-            self._log.seek(offset)
-            return self._log.read(self.page_bytes)
-        self._file.seek((number - 1) * self.page_bytes)
-        return self._file.read(self.page_bytes)
+        try:
+            if offset is not None and self._log is not None:
+                self._log.seek(offset)
+                return self._log.read(self.page_bytes)
+            self._file.seek((number - 1) * self.page_bytes)
+            return self._file.read(self.page_bytes)
+        except OSError:
+            return b""
 
     def columns(self, number: int) -> int:
         """How many columns the first row of a page has; 0 where it has none."""

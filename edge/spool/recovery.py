@@ -16,16 +16,17 @@ from pathlib import Path
 import structlog
 
 from bridge.errors import StoreRefused
+from edge.spool import access
 from edge.spool.change import SpoolChange
 from edge.spool.file import SUFFIXES
-from edge.spool.hashes import hash_of, unpack
+from edge.spool.hashes import hash_of
+from edge.spool.imported_rows import ImportedRows
+from edge.spool.imports import drop, gateway_of
 from edge.spool.ledger import SpoolLedger, account_of
-from edge.spool.memory import LEDGER_TAKEN, LEDGER_WANTED, RecoveryState
+from edge.spool.memory import LEDGER_BY_ROW, LEDGER_TAKEN, LEDGER_WANTED, RecoveryState
 from edge.spool.pages import DamagedFile
 from edge.spool.rows import (
     FIRST_DELIVERY,
-    Boot,
-    SensorName,
     SqlRow,
     is_whole,
     is_whole_refused,
@@ -36,6 +37,7 @@ from edge.spool.rows import (
     source_in,
 )
 from edge.spool.state import SpoolState
+from edge.spool.survey import RECORD, REFUSED, Survey
 
 log = structlog.get_logger("spool")
 
@@ -44,9 +46,6 @@ SURVEY_PAGES = 1_000
 RESTORE_PAGES = 40
 """Pages brought over in a step: about 500 rows."""
 
-_DELIVERED, _BOOT, _SENSOR, _RECORD, _REFUSED, _LEDGER = 2, 3, 6, 11, 13, 14
-"""Columns of the tables that matter."""
-
 
 class Recovery:
     """Works through the files that were set aside, in steps. Not for two threads at a time."""
@@ -54,14 +53,19 @@ class Recovery:
     def __init__(self, state: SpoolState) -> None:
         self._state = state
         self._file: DamagedFile | None = None
-        self._survey = _Survey()
+        self._survey = Survey()
         self._surveyed = 0
+        self._imported: ImportedRows | None = None
+        self.problem = ""
+        """Why a file that was set aside is not read at the moment."""
         self.recount_wanted = False
         """Whether a recovery has ended since the ledger was last held against the rows."""
 
     def step(self) -> bool:
         """Do a little; False where there is nothing to do. Raises StoreUnavailable."""
         state = self._state
+        with state.guarded():
+            state.find_imports()
         if not state.memory.recoveries:
             return False
         recovery = state.memory.recoveries[0]
@@ -69,12 +73,24 @@ class Recovery:
         with state.guarded():
             try:
                 if self._file is None:
-                    self._file, self._survey, self._surveyed = DamagedFile(path), _Survey(), 0
+                    is_import = recovery.ledger == LEDGER_BY_ROW
+                    self._file, self._survey, self._surveyed = DamagedFile(path), Survey(wants_ids=is_import), 0
                 self._go_on(recovery, self._file)
-            except OSError as error:
+            except (FileNotFoundError, IsADirectoryError) as error:
                 log.error("salvage_failed", file=recovery.file, detail=str(error.strerror))
                 self._end(recovery)
+            except OSError as error:
+                self._wait(path, error)
+                return False
+        self.problem = ""
         return True
+
+    def _wait(self, path: Path, error: OSError) -> None:
+        """It may not be read, which says nothing of what it holds: it is tried again with the next step."""
+        problem = access.unavailable(path, error).detail
+        if problem != self.problem:
+            log.error("salvage_waits", detail=problem)
+        self.problem = problem
 
     def close(self) -> None:
         """Close the file in hand."""
@@ -104,9 +120,16 @@ class Recovery:
             for boot in survey.boots.values():
                 state.file.execute("restore_boot", boot[:2])
             change.reload_boots()
+            if recovery.ledger == LEDGER_BY_ROW:
+                imported = ImportedRows(state, survey, gateway_of(recovery.file) or "")
+                change.skip_ids(imported.newest_id)
+                change.deliver(hashes[-state.settings.recent_identities :] if imported.is_own else ())
+                self._imported = imported
+                return
+            change.deliver(hashes[-state.settings.recent_identities :])
             if recovery.ledger == LEDGER_WANTED:
                 change.ledger.take_over(survey.ledger)
-            change.deliver(hashes[-state.settings.recent_identities :])
+            state.note_own_epoch(survey.epoch)
             state.file.execute("salvage_books", (LEDGER_TAKEN, recovery.file))
             change.recoveries = (recovery._replace(ledger=LEDGER_TAKEN), *change.recoveries[1:])
 
@@ -116,6 +139,9 @@ class Recovery:
         state = self._state
         upto = min(recovery.page + RESTORE_PAGES, file.pages)
         raw = [row for number in range(recovery.page + 1, upto + 1) for row in file.rows(number)]
+        if recovery.ledger == LEDGER_BY_ROW and self._imported is not None:
+            self._import(recovery, self._imported, raw, upto)
+            return
         known: Counter[int] = Counter()
         memory_boots = state.memory.boots
         with state.change(durable=False) as change:
@@ -136,11 +162,19 @@ class Recovery:
             change.recoveries = (recovery._replace(page=upto), *change.recoveries[1:])
         state.metrics.recovered.inc(restored)
 
+    def _import(self, recovery: RecoveryState, imported: ImportedRows, raw: list[SqlRow], upto: int) -> None:
+        state = self._state
+        with state.change(durable=False) as change:
+            restored, known = imported.bring(raw, change)
+            state.file.execute("advance_salvage", (upto, restored, known, recovery.file))
+            change.recoveries = (recovery._replace(page=upto), *change.recoveries[1:])
+        state.metrics.recovered.inc(restored)
+
     def _readings(self, raw: list[SqlRow], known: Counter[int], change: SpoolChange) -> Iterator[tuple[SqlRow, int]]:
         """Whole rows, in the names of the present file, with their account. `known` counts those we have already."""
         memory, survey = self._state.memory, self._survey
         for row in raw:
-            if len(row) != _RECORD or not isinstance(row[2], int | float):
+            if len(row) != RECORD or not isinstance(row[2], int | float):
                 continue
             row = (*row[:2], float(row[2]), *row[3:])
             name, boot = survey.sensors.get(row[1]), survey.boots.get(row[7])
@@ -161,7 +195,7 @@ class Recovery:
     def _refused(self, raw: list[SqlRow]) -> Iterator[SqlRow]:
         memory = self._state.memory
         for row in raw:
-            boot = self._survey.boots.get(row[5]) if len(row) == _REFUSED else None
+            boot = self._survey.boots.get(row[5]) if len(row) == REFUSED else None
             if boot is not None and is_whole_refused(row):
                 if memory.identities.has(hash_of(refused_identity(row[0])), keyed=False):
                     continue  # of a page that is free, and was found by its looks
@@ -175,6 +209,10 @@ class Recovery:
             state.file.execute("end_salvage", (recovery.file,))
             change.recoveries = change.recoveries[1:]
         self.recount_wanted = True
+        if recovery.ledger == LEDGER_BY_ROW:
+            log.info("spool_imported", file=recovery.file, depth=state.memory.depth)
+            drop(state.settings.path.with_name(recovery.file))
+            return
         log.info("spool_salvaged", file=recovery.file, depth=state.memory.depth)
         _rename(state.settings.path, recovery.file)
 
@@ -188,35 +226,6 @@ class Recovery:
         lost = sum(count for count in missing.values() if count > 0)
         self._state.metrics.lost.inc(lost)
         log.warning("spool_recounted", lost=lost, found=-sum(count for count in missing.values() if count < 0))
-
-
-class _Survey:
-    """What the rows of a damaged file name, and its ledger."""
-
-    def __init__(self) -> None:
-        self.sensors: dict[int, SensorName] = {}
-        self.boots: dict[int, Boot] = {}
-        self.ledger: list[SqlRow] = []
-        self.delivered: dict[int, list[int]] = {}
-
-    def look(self, file: DamagedFile, number: int) -> None:
-        """Keep what a page has to say."""
-        columns = file.columns(number)
-        if columns not in (_DELIVERED, _BOOT, _SENSOR, _LEDGER):
-            return
-        for row in file.rows(number):
-            if len(row) != columns:
-                continue
-            if columns == _SENSOR:
-                name = SensorName(row[1], row[2], row[3], bool(row[4]))
-                if name.crc == row[5]:
-                    self.sensors[row[0]] = name
-            elif columns == _BOOT and isinstance(row[1], str) and isinstance(row[2], int | None):
-                self.boots[row[0]] = Boot(row[1], row[2])
-            elif columns == _LEDGER and all(isinstance(value, int) and value >= 0 for value in row):
-                self.ledger.append(row)
-            elif columns == _DELIVERED and isinstance(row[1], bytes):
-                self.delivered[row[0]] = list(unpack(row[1]))
 
 
 def recount(path: Path, sql: dict[str, str]) -> dict[int, int]:

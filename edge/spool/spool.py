@@ -8,9 +8,11 @@ how it works, docs/spool.md what happens at each limit.
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from time import perf_counter
 from typing import ParamSpec, TypeVar
 
@@ -19,7 +21,7 @@ import structlog
 from bridge.errors import StoreUnavailable
 from bridge.model.reading import Batch, CommitResult
 from edge.ports import Classifier, Time
-from edge.record import Backlog, LedgerTotals, Record, Settlement
+from edge.record import Backlog, LedgerTotals, Record, SetAside, Settlement
 from edge.settings import SpoolSettings
 from edge.spool.capacity import Capacity, FreeBytes, free_bytes
 from edge.spool.file import Connect, SpoolFull, connect
@@ -56,6 +58,8 @@ class Spool:
         connect: Connect = connect,
         free: FreeBytes = free_bytes,
     ) -> None:
+        # SQLite follows a link, and its log stands beside what that leads to; so do our own files.
+        settings = settings.model_copy(update={"path": Path(os.path.realpath(settings.path))})
         self._settings = settings
         self._classifier = classifier
         self._metrics = metrics
@@ -170,6 +174,12 @@ class Spool:
             newest_id=memory.newest_id,
             oldest_received_us=memory.oldest.received_us,
             problem=self._problem,
+            shed=memory.ledger.shed_total,
+            lost=memory.ledger.lost_total,
+            set_aside=tuple(
+                SetAside(each.file, each.page, "" if place else self._recovery.problem)
+                for place, each in enumerate(memory.recoveries)
+            ),
         )
 
     async def wait_above(self, record_id: int) -> None:
@@ -210,9 +220,23 @@ class Spool:
         try:
             return self._writer.write(batch, labels)
         except SpoolFull:
-            with self._state.guarded():
-                self._capacity.evict_some()
-            return self._writer.write(batch, labels)
+            if self._capacity.disk_has_room:
+                return self._write_instead(batch, labels)
+        # The disk is full: the log may be written back, and then there is the reserve. Nothing is shed for it.
+        self._state.file.checkpoint()
+        for _ in range(2):
+            try:
+                return self._writer.write(batch, labels)
+            except SpoolFull:
+                if not self._state.file.give_reserve_to_readings():
+                    break
+        return self._write_instead(batch, labels)
+
+    def _write_instead(self, batch: Batch, labels: Sequence[int]) -> CommitResult:
+        """Write in the place of what is shed. Raises SpoolFull where nothing may be."""
+        with self._state.guarded():
+            self._capacity.evict_some()
+        return self._writer.write(batch, labels)
 
     def _acknowledge(self, settlements: Sequence[Settlement]) -> None:
         self._state.file.with_reserve(lambda: self._reader.acknowledge(settlements))

@@ -22,8 +22,9 @@ from edge.settings import SpoolSettings
 from edge.spool.boot_times import bounded
 from edge.spool.change import RESERVED_IDS, SpoolChange, find_oldest
 from edge.spool.file import Connect, Damaged, SpoolFile, connect, set_aside
+from edge.spool.imports import drop, files_to_import
 from edge.spool.ledger import SpoolLedger
-from edge.spool.memory import LEDGER_CARRIED, LEDGER_WANTED, RecoveryState, SpoolMemory
+from edge.spool.memory import LEDGER_BY_ROW, LEDGER_CARRIED, LEDGER_TAKEN, LEDGER_WANTED, RecoveryState, SpoolMemory
 from edge.spool.names import Boots, SensorNames
 from edge.spool.quarantine_quota import HeldBytes
 from edge.telemetry import SpoolMetrics
@@ -35,6 +36,8 @@ LOST_LOG_IDS = 1 << 20
 FAR_ID = 1 << 40
 """Where ids go on, at the least, when it is not known how far they went: what is recovered has lower ones."""
 MAX_ID = (1 << 63) - 1
+EPOCH_MARK = "epoch:"
+"""Begins an entry among the files set aside that stands for an epoch: one more table would be another schema."""
 
 
 class SpoolState:
@@ -62,8 +65,8 @@ class SpoolState:
             self._replace(error)
 
     def close(self) -> None:
-        """Close the file."""
-        self.file.close()
+        """Close the file, and let other processes have it."""
+        self.file.release()
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
@@ -91,6 +94,7 @@ class SpoolState:
         except Damaged as error:
             raise self._set_aside(error) from error
         change.adopt()
+        self.file.lock.note(self.memory.ledger.written_total, self.memory.ledger.pending_total)
 
     def lease(self, ids: Iterable[int], limit: int) -> None:
         """Spare from eviction what the uplink has read, until it has answered for it."""
@@ -125,11 +129,33 @@ class SpoolState:
             self.file.open()
             with self.file.transaction():
                 memory = self._load()
+            self.memory = memory
+            self._begun = True
+            self._find_gap()
         except BaseException:
             self.file.close()
             raise
-        self.memory = memory
-        self._begun = True
+        self.file.lock.note(self.memory.ledger.written_total, self.memory.ledger.pending_total)
+
+    def _find_gap(self) -> None:
+        """Hold the file against how far it had come: where its newest commits are gone, say so and enter them as lost.
+
+        What is only set aside comes back, or is entered by the recount. Raises StoreUnavailable.
+        """
+        left, ledger = self.file.lock.left, self.memory.ledger
+        if left is None or left.written <= ledger.written_total or self.memory.recoveries:
+            return
+        gap = left.written - ledger.written_total
+        lost = min(gap, left.pending)
+        with self.change() as change:
+            change.ledger.forget(gap, lost)
+        self.metrics.lost.inc(lost)
+        log.error(
+            "spool_log_missing" if not self.file.log_found else "spool_is_older",
+            lost_at_most=lost,
+            detail=f"{gap} records were written since the state of this file, and {left.pending} waited in all",
+            advice=f"where {self.file.path}-wal was moved away: iot-edge spool import a copy of the file with it",
+        )
 
     def _load(self) -> SpoolMemory:
         """Within a transaction: take what the file says, and what is known from before it was opened."""
@@ -204,7 +230,40 @@ class SpoolState:
             if name not in known:
                 recoveries.append(RecoveryState(name, 0, LEDGER_WANTED))
                 self.file.execute("add_salvage", recoveries[-1])
+        for name in files_to_import(self.settings.path):
+            if name not in known:
+                recoveries.append(RecoveryState(name, 0, LEDGER_BY_ROW))
+                self.file.execute("add_salvage", recoveries[-1])
         return tuple(recoveries)
+
+    def own_epochs(self) -> list[str]:
+        """Epochs of the files that this one has replaced, as far as it knows: they share its range of ids."""
+        files = (file for (file,) in self.file.execute("salvaged_files"))
+        return [file.removeprefix(EPOCH_MARK) for file in files if file.startswith(EPOCH_MARK)]
+
+    def note_own_epoch(self, epoch: str) -> None:
+        """Within a change: remember the epoch of a file that this one has replaced."""
+        if epoch and epoch not in self.own_epochs():
+            mark = f"{EPOCH_MARK}{epoch}"
+            self.file.execute("add_salvage", (mark, 0, LEDGER_TAKEN))
+            self.file.execute("end_salvage", (mark,))
+
+    def find_imports(self) -> None:
+        """Look for files that were handed over meanwhile. Raises StoreUnavailable."""
+        waiting = {recovery.file for recovery in self.memory.recoveries}
+        names = [name for name in files_to_import(self.settings.path) if name not in waiting]
+        if not names:
+            return
+        with self.change() as change:
+            known = {file for (file,) in self.file.execute("salvaged_files")}
+            for name in names:
+                if name not in known:
+                    recovery = RecoveryState(name, 0, LEDGER_BY_ROW)
+                    self.file.execute("add_salvage", recovery)
+                    change.recoveries = (*change.recoveries, recovery)
+        for name in known.intersection(names):
+            log.info("spool_imported_already", file=name)
+            drop(self.settings.path.with_name(name))
 
     def _files_set_aside(self) -> list[str]:
         path = self.settings.path

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from prometheus_client import CollectorRegistry
 
 from bridge.gateway_protocol.batches import GatewayState
 from bridge.telemetry import Metrics
@@ -58,7 +59,10 @@ def document(parts: StatusParts) -> dict[str, Any]:
             "oldest_s": None if oldest_us is None else max(0.0, (now_us - oldest_us) / 1e6),
             "used_bytes": backlog.used_bytes,
             "limit_bytes": backlog.limit_bytes,
-            "problem": parts.store_problem() or backlog.problem,
+            "problem": backlog.problem or parts.store_problem(),
+            "shed": {"total": backlog.shed, **shed(parts.metrics.registry)},
+            "lost": backlog.lost,
+            "set_aside": msgspec.to_builtins(backlog.set_aside),
         },
         "mqtt": {"problem": parts.mqtt_problem()},
         "clock": {"set": parts.clock.is_set()},
@@ -70,7 +74,7 @@ def document(parts: StatusParts) -> dict[str, Any]:
     }
 
 
-def gateway_state(clock: HostClock, queue: SpoolQueue, data_dir: Path) -> GatewayState:
+def gateway_state(clock: HostClock, queue: SpoolQueue, data_dir: Path, run: str) -> GatewayState:
     """What goes to the service with each batch."""
     backlog = queue.backlog()
     return GatewayState(
@@ -82,6 +86,9 @@ def gateway_state(clock: HostClock, queue: SpoolQueue, data_dir: Path) -> Gatewa
         free_bytes(data_dir),
         clock.is_set(),
         clock.host_us(),
+        backlog.shed,
+        backlog.lost,
+        run,
     )
 
 
@@ -92,6 +99,15 @@ def rejected(metrics: Metrics) -> dict[str, int]:
         for family in metrics.quarantined.collect()
         for sample in family.samples
         if sample.name.endswith("_total") and sample.value
+    }
+
+
+def shed(registry: CollectorRegistry) -> dict[str, int]:
+    """Records shed since the start, by reason."""
+    return {
+        sample.labels["reason"]: int(sample.value)
+        for family in registry.restricted_registry(["iot_edge_spool_shed_total"]).collect()
+        for sample in family.samples
     }
 
 

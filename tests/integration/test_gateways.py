@@ -279,3 +279,29 @@ async def test_books_of_gateway_and_service_are_held_against_each_other(site: En
     assert site.verify() == []
     await site.send_batch(*(site.reading(i) for i in (4, 5)))
     assert site.verify() == ["gateway north: 5 came of the 4 that it took in"]
+
+
+async def test_books_of_a_gateway_that_began_anew_balance_and_say_what_was_lost(site: EnrolledGateway) -> None:
+    """Its card was replaced: its totals begin at 0, and what waited on the old one is gone."""
+    device = site.devices[0]["device_id"]
+    before = GatewayLedger(device, Source.MQTT, received=5, spooled=5, stored=3)
+    await site.send_batch(*(site.reading(i) for i in (1, 2, 3)), books=(before,), run="one")
+    assert site.verify() == []
+
+    anew = GatewayLedger(device, Source.MQTT, received=2, spooled=2)
+    late = msgspec.structs.replace(before, received=4, spooled=4, stored=2)
+    await site.send_batch(books=(late,), run="one")  # two requests of one run in a crossfire
+    await site.send_batch(*(site.reading(i) for i in (6, 7)), books=(anew,), run="two")
+    await site.send_batch(books=(msgspec.structs.replace(anew, stored=2),), run="two")
+    assert site.verify() == []
+    with admin.connect(site.database) as connection:
+        (balance,) = connection.fetch("gateway_balance")
+    assert {name: balance[name] for name in ("spooled", "delivered", "lost")} == {
+        "spooled": 7,
+        "delivered": 5,
+        "lost": 0 + 5 - 3 - 2,
+    }
+    await site.send_batch(books=(msgspec.structs.replace(anew, stored=2, received=3, spooled=3),), run="two")
+    assert site.verify() == []
+    await site.send_batch(books=(msgspec.structs.replace(anew, received=3, spooled=3, stored=3),), run="two")
+    assert site.verify() == ["gateway north: handed over 6, 5 came"], "what is wrong is said all the same"

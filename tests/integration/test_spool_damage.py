@@ -19,6 +19,7 @@ from bridge.errors import StoreUnavailable
 from bridge.model.reading import Outcome
 from edge.record import Record, Settlement
 from edge.spool import Spool
+from tests.integration.test_spool_killed import run_and_kill
 from tests.support.spool_site import (
     Fault,
     FaultyDisk,
@@ -90,11 +91,6 @@ def statement(path: Path, sql: str) -> None:
     connection.close()
 
 
-def replace_by_folder(path: Path) -> None:
-    path.unlink()
-    path.mkdir()
-
-
 def without_log(damage: Damage) -> Damage:
     """The log has some of the pages, and would heal them."""
 
@@ -121,7 +117,6 @@ DAMAGES: dict[str, tuple[Damage, float]] = {
     "another schema version": (lambda path: statement(path, "PRAGMA user_version = 99"), 1.0),
     "another application": (lambda path: statement(path, "PRAGMA application_id = 7"), 1.0),
     "no database": (without_log(lambda path: path.write_text("hello\n" * 1_000)), 0.0),
-    "a folder": (replace_by_folder, 0.0),
 }
 
 
@@ -259,6 +254,44 @@ async def test_spool_without_its_log_gives_no_id_again(tmp_path: Path, filled: F
     newest = (await read_patiently(spool))[-1]
     assert newest.epoch == before[0].epoch
     assert newest.id > before[-1].id
+    await spool.close()
+
+
+async def test_deleted_log_is_said_and_entered_as_lost(tmp_path: Path) -> None:
+    """A real kill, then the log deleted: the file looks whole, and is only older."""
+    said = run_and_kill(tmp_path, 0, 0.5)
+    acknowledged = sum(line.startswith("acknowledged") for line in said)
+    assert acknowledged > 20
+    (tmp_path / "spool.db-wal").unlink()
+    spool = make_spool(tmp_path)
+    sender = SpoolFeeder(spool)
+    await sender.send(reading(2_000_000, device=9))
+    records = await read_all(spool)
+    lost = spool.backlog().lost
+    totals = await spool.totals()
+    written = sum(each.spooled + each.quarantined for each in totals)
+    assert written - 1 >= acknowledged
+    assert 0 < lost <= written
+    assert not imbalance(totals, len(records))
+    assert lost + sum(each.delivered for each in totals) + len(records) == written
+    await spool.close()
+    again = make_spool(tmp_path)
+    await SpoolFeeder(again).send(reading(2_000_001, device=9))
+    assert again.backlog().lost == lost, "said once"
+    await again.close()
+
+
+async def test_deleted_spool_is_said_and_entered_as_lost(tmp_path: Path) -> None:
+    spool = make_spool(tmp_path)
+    await SpoolFeeder(spool).send(*(reading(n) for n in range(100)))
+    early = (await read_all(spool))[:40]
+    await spool.acknowledge([Settlement(record.id, Outcome.STORED) for record in early])
+    await spool.close()
+    (tmp_path / "spool.db").unlink()
+    spool = make_spool(tmp_path)
+    await spool.open()
+    assert spool.backlog().lost == 60
+    assert not imbalance(await spool.totals(), 0)
     await spool.close()
 
 

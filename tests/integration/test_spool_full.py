@@ -169,29 +169,74 @@ async def test_device_that_floods_quarantine_takes_nothing_from_others(tmp_path:
     await spool.close()
 
 
-async def test_disk_that_others_fill_makes_the_spool_give_way(tmp_path: Path) -> None:
-    disk = {"others": 0}
+class SharedDisk:
+    """A disk of 100 MB with the files of others, and ours in a folder."""
 
-    def taken() -> int:
-        return sum(path.stat().st_size for path in tmp_path.iterdir())
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.others = 0
 
-    def free(_: Path) -> int:
-        return max(0, 100_000_000 - disk["others"] - taken())
+    def taken(self) -> int:
+        return sum(path.stat().st_size for path in self._folder.iterdir())
 
-    spool = Spool(settings_in(tmp_path, min_free_bytes=1_000_000), SteadyTime(), SpoolMetrics(), free=free)
+    def free(self, _: Path) -> int:
+        return max(0, 100_000_000 - self.others - self.taken())
+
+
+async def test_disk_that_others_fill_sheds_nothing_while_there_is_room(tmp_path: Path) -> None:
+    """The space that is held back is used down to an eighth of it; then readings take the place of older ones."""
+    disk = SharedDisk(tmp_path)
+    held_back = 8_000_000
+    spool = Spool(settings_in(tmp_path, min_free_bytes=held_back), SteadyTime(), SpoolMetrics(), free=disk.free)
+    sender = SpoolFeeder(spool)
+    sent = 0
+    for _ in range(20):
+        await sender.send(*batch(sent, 1_000))
+        sent += 1_000
+    disk.others = 100_000_000 - held_back + 1_000_000 - disk.taken()
+    while await spool.maintain():
+        pass
+    while disk.free(tmp_path) > held_back // 8 + 1_500_000:
+        await sender.send(*batch(sent, 500))
+        await spool.maintain()
+        sent += 500
+        assert spool.backlog().shed == 0, disk.free(tmp_path)
+    assert disk.free(tmp_path) < held_back // 2
+    assert (tmp_path / "spool.db-reserve").stat().st_size, "the reserve is for the day that nothing is left"
+
+    disk.others += disk.free(tmp_path)  # now nothing is left
+    while await spool.maintain():
+        pass
+    assert spool.backlog().shed == 0, "it frees no page that anybody needs"
+    size = disk.taken()
+    for _ in range(20):
+        await sender.send(*batch(sent, 500))
+        sent += 500
+    assert 0 < spool.backlog().shed < 20 * 500 + 10_000
+    assert disk.taken() < size + 5_000_000, "the log alone"
+    records = await read_all(spool)
+    assert [record.ts_us for record in records][-500:] == [reading(n).ts_us for n in range(sent - 500, sent)]
+    assert not imbalance(await spool.totals(), len(records))
+    await spool.close()
+
+
+async def test_spool_gives_free_pages_to_others_and_sheds_nothing_for_them(tmp_path: Path) -> None:
+    disk = SharedDisk(tmp_path)
+    spool = Spool(settings_in(tmp_path, min_free_bytes=1_000_000), SteadyTime(), SpoolMetrics(), free=disk.free)
     sender = SpoolFeeder(spool)
     for start in range(0, 40_000, 1_000):
         await sender.send(*batch(start, 1_000))
+    records = await read_all(spool)
+    for start in range(0, 36_000, 1_000):
+        await spool.acknowledge([Settlement(r.id, Outcome.STORED) for r in records[start : start + 1_000]])
     before = (tmp_path / "spool.db").stat().st_size
-    disk["others"] = 99_500_000 - taken()  # half of what must stay free
-    while await spool.maintain():
-        pass
-    assert (tmp_path / "spool.db").stat().st_size < before - 400_000
-    assert (await spool.totals())[0].shed > 0
-    for start in range(41_000, 42_000, 10):
-        await sender.send(*batch(start, 10))  # in the place of what is shed
-    depth = len(await read_all(spool))
-    assert not imbalance(await spool.totals(), depth)
+    disk.others = 99_500_000 - disk.taken()
+    for _ in range(200):
+        await spool.maintain()
+    await sender.send(reading(50_000))
+    await spool.maintain()
+    assert (tmp_path / "spool.db").stat().st_size < before / 2
+    assert spool.backlog().shed == 0
     await spool.close()
 
 
@@ -244,6 +289,38 @@ async def test_disk_that_is_really_full_withholds_and_recovers(small_disk: Path)
     await sender.send(*batch(sent, 500, value=2_000.0))
     await spool.close()
     spool = make_spool(small_disk)
+    depth = len(await read_all(spool))
+    assert not imbalance(await spool.totals(), depth)
+    await spool.close()
+
+
+async def test_disk_that_others_fill_in_truth_sheds_nothing_while_the_reserve_lasts(small_disk: Path) -> None:
+    spool = make_spool(small_disk, checkpoint_bytes=200_000)
+    sender = SpoolFeeder(spool)
+    await sender.send(*batch(0, 500))
+    reserve = (small_disk / "spool.db-reserve").stat().st_size
+    with (small_disk / "others").open("wb", buffering=0) as others, suppress(OSError):
+        while others.write(bytes(4_096)) == 4_096:
+            pass
+    sent = 500
+    while spool.backlog().shed == 0 and sent < 40_000:
+        await sender.send(*batch(sent, 100))
+        sent += 100
+        if spool.backlog().shed == 0:
+            assert not imbalance(await spool.totals(), sent)
+        else:
+            assert (small_disk / "spool.db-reserve").stat().st_size < reserve, "the reserve was not used first"
+    assert spool.backlog().shed > 0
+    assert sent > 1_000, "what the reserve frees is used"
+    assert (small_disk / "spool.db-reserve").stat().st_size > 0, "and a part is for what leaves"
+    records = await read_all(spool)
+    for start in range(0, len(records), 100):
+        await spool.acknowledge([Settlement(r.id, Outcome.STORED) for r in records[start : start + 100]])
+    await sender.send(*batch(sent, 100))
+    (small_disk / "others").unlink()
+    while await spool.maintain():
+        pass
+    assert (small_disk / "spool.db-reserve").stat().st_size == reserve, "made again once there is room"
     depth = len(await read_all(spool))
     assert not imbalance(await spool.totals(), depth)
     await spool.close()

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import msgspec
 
-from bridge.gateway_protocol.batches import BatchAnswer, GatewayLedger, UplinkBatch, UplinkRecord
+from bridge.gateway_protocol.batches import BatchAnswer, GatewayLedger, GatewayState, UplinkBatch, UplinkRecord
 from bridge.model.reading import Source, TsQuality
 from bridge.store import admin
 from tests.support.http_door import open_service
@@ -41,8 +41,11 @@ class EnrolledGateway:
     async def post(self, path: str, body: bytes = b"", **headers: str) -> httpx.Response:
         return await self.client.post(f"{self.url}{path}", content=body, headers={"X-Gateway-Key": self.key, **headers})
 
-    async def send_batch(self, *records: UplinkRecord, books: tuple[GatewayLedger, ...] = ()) -> BatchAnswer:
-        body = gzip.compress(msgspec.json.encode(UplinkBatch("e1", records, books=books)))
+    async def send_batch(
+        self, *records: UplinkRecord, books: tuple[GatewayLedger, ...] = (), run: str | None = None
+    ) -> BatchAnswer:
+        state = None if run is None else GatewayState("0.1.0", run=run)
+        body = gzip.compress(msgspec.json.encode(UplinkBatch("e1", records, state, books)))
         answer = await self.post("/gateways/north/batches", body, **{"Content-Encoding": "gzip"})
         assert answer.status_code == 200, answer.text
         return msgspec.json.decode(answer.content, type=BatchAnswer)

@@ -398,10 +398,12 @@ RETURNING epoch, begun_at::text
 -- name: gateway_balance
 -- What each gateway says it handed over, beside what the doors booked as coming from it. What was sent twice
 -- was booked twice here, the second time as a duplicate, and once there.
-SELECT g.name, b.spooled, b.delivered, l.kept, l.kept + l.duplicate AS came
+SELECT g.name, b.spooled, b.delivered, l.kept, l.kept + l.duplicate AS came, b.shed, b.lost
 FROM gateways g
-JOIN (SELECT gateway_id, least(sum(spooled::numeric + quarantined), 1e18)::bigint AS spooled,
-             least(sum(stored::numeric + known + refused), 1e18)::bigint AS delivered
+JOIN (SELECT gateway_id, least(sum(spooled::numeric + quarantined + spooled_before), 1e18)::bigint AS spooled,
+             least(sum(stored::numeric + known + refused + delivered_before), 1e18)::bigint AS delivered,
+             least(sum(shed::numeric + shed_before), 1e18)::bigint AS shed,
+             least(sum(lost::numeric + lost_before), 1e18)::bigint AS lost
       FROM gateway_books GROUP BY 1) b ON b.gateway_id = g.id
 LEFT JOIN LATERAL (
     SELECT coalesce(sum(i.stored + i.quarantined + i.thinned), 0)::bigint AS kept, coalesce(sum(i.duplicate), 0)::bigint AS duplicate

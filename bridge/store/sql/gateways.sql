@@ -84,6 +84,8 @@ DELETE FROM gateway_clock_estimates e WHERE e.gateway_id = %(gateway)s AND e.boo
 
 -- name: report_books
 -- Keeps the lines of the gateway's own devices, of device 0, and of those that it once spoke for; returns how many are others'.
+-- `run` is the gateway's process. A line that another run has, lower than before, began anew, or is of an older spool: what
+-- the one before it said is kept beside it, so that the books balance; what waited in the spool then is lost, at most.
 WITH said AS (
     SELECT r.*, r.device_id = 0 OR g.all_devices
            OR EXISTS (SELECT 1 FROM gateway_devices x WHERE x.gateway_id = g.id AND x.device_id = r.device_id)
@@ -94,17 +96,34 @@ WITH said AS (
     WHERE g.id = %(gateway)s
 ), kept AS (
     INSERT INTO gateway_books AS b (gateway_id, device_id, source, received, returned, spooled, duplicate, quarantined,
-                                    stored, known, refused, shed, lost)
+                                    stored, known, refused, shed, lost, run)
     SELECT %(gateway)s, device_id, source, received, returned, spooled, duplicate, quarantined, stored, known, refused, shed,
-           lost
+           lost, %(run)s::text
     FROM said WHERE is_own
     ORDER BY device_id, source
     ON CONFLICT (gateway_id, device_id, source) DO UPDATE
     SET received = excluded.received, returned = excluded.returned, spooled = excluded.spooled,
         duplicate = excluded.duplicate, quarantined = excluded.quarantined, stored = excluded.stored,
-        known = excluded.known, refused = excluded.refused, shed = excluded.shed, lost = excluded.lost, reported_at = now()
-    -- Two of its processes in a crossfire: the books only ever grow.
+        known = excluded.known, refused = excluded.refused, shed = excluded.shed, lost = excluded.lost, reported_at = now(),
+        run = coalesce(excluded.run, b.run),
+        spooled_before = b.spooled_before
+            + CASE WHEN (excluded.received, excluded.spooled) >= (b.received, b.spooled) THEN 0
+                   ELSE b.spooled + b.quarantined END,
+        delivered_before = b.delivered_before
+            + CASE WHEN (excluded.received, excluded.spooled) >= (b.received, b.spooled) THEN 0
+                   ELSE greatest(b.stored + b.known + b.refused - excluded.stored - excluded.known - excluded.refused, 0) END,
+        shed_before = b.shed_before
+            + CASE WHEN (excluded.received, excluded.spooled) >= (b.received, b.spooled) THEN 0
+                   ELSE greatest(b.shed - excluded.shed, 0) END,
+        lost_before = b.lost_before
+            + CASE WHEN (excluded.received, excluded.spooled) >= (b.received, b.spooled) THEN 0
+                   ELSE greatest(b.lost - excluded.lost, 0) + greatest(
+                       b.spooled + b.quarantined - b.stored - b.known - b.refused - b.shed - b.lost
+                       - (excluded.spooled + excluded.quarantined - excluded.stored - excluded.known - excluded.refused
+                          - excluded.shed - excluded.lost), 0) END
+    -- Two requests of one process in a crossfire: its books only ever grow.
     WHERE (excluded.received, excluded.spooled) >= (b.received, b.spooled)
+          OR excluded.run IS NOT NULL AND b.run IS DISTINCT FROM excluded.run
 )
 SELECT count(*) FROM said WHERE NOT is_own
 

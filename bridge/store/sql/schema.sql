@@ -514,7 +514,12 @@ CREATE TABLE public.gateway_books (
     refused bigint NOT NULL,
     shed bigint NOT NULL,
     lost bigint NOT NULL,
-    reported_at timestamp with time zone DEFAULT now() NOT NULL
+    reported_at timestamp with time zone DEFAULT now() NOT NULL,
+    run text,
+    spooled_before bigint DEFAULT 0 NOT NULL,
+    delivered_before bigint DEFAULT 0 NOT NULL,
+    shed_before bigint DEFAULT 0 NOT NULL,
+    lost_before bigint DEFAULT 0 NOT NULL
 );
 
 CREATE TABLE public.gateway_clock_estimates (

@@ -13,7 +13,7 @@ BENCH := $(VENV)/.has-bench
 CHECK := $(VENV)/.has-check
 DOCS := $(VENV)/.has-docs
 
-.PHONY: install demo test soak restarts fleet chaos hostile bench check docs wheel fresh clean
+.PHONY: install demo test soak restarts fleet chaos hostile bench check docs wheel packages fresh clean
 
 install: $(DEMO)  ## only makes .venv, with what the demo needs
 
@@ -71,6 +71,9 @@ docs: $(DOCS)  ## the documentation site, in site/
 
 wheel: $(TEST)  ## in dist/: the wheel of what is committed, and what service and gateway bring along (CycloneDX)
 	scripts/release
+
+packages: $(TEST)  ## in dist/: Debian packages of what is committed, for Debian 12 and 13, amd64 and arm64
+	$(BIN)/python -m packages debs
 
 fresh:  ## `make demo` and `make test` on stock Debian 12 and 13, by an ordinary user; needs root and debootstrap
 	scripts/fresh $(SUITES)

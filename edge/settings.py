@@ -17,6 +17,7 @@ from bridge.settings.process import LogSettings, PipelineSettings
 from bridge.settings.section import MAX_BYTES, Age, CheckedUrl, Count, DaysOrNever, Positive, Section
 from bridge.settings.sources import SectionedSettings, read
 from bridge.settings.stores import BrokerSettings, DatabaseSettings, RedisSettings
+from edge.host.installation import INSTALLED, Installation
 
 MAX_CREDENTIAL = 65_536
 
@@ -168,24 +169,55 @@ class EdgeSettings(SectionedSettings):
     log: LogSettings = LogSettings()
 
 
-def load(path: Path | None) -> EdgeSettings:
+def load(path: Path | None, *, installed: Installation = INSTALLED, secrets: bool = True) -> EdgeSettings:
     """As the service's: a TOML file, and IOT_EDGE_<SECTION>__<KEY> from the environment, which wins. Between the two:
-    credentials that systemd hands over, from a folder of files named like the key: mqtt.password.
+    credentials, from a folder of files named like the key, mqtt.password: what systemd hands over; else, for the
+    installed settings, what it would. A command that needs none of them has `secrets` False.
 
     Raises ConfigError.
     """
-    return read(EdgeSettings, path, *_credentials())
+    if not installed.is_settings(path):
+        return read(EdgeSettings, path, *_handed_credentials())
+    more = _handed_credentials() or (_files(installed.credentials) if secrets else [])
+    return _anchored(read(EdgeSettings, path, *more), installed)
 
 
-def _credentials() -> list[tuple[str, str]]:
+def _anchored(settings: EdgeSettings, installed: Installation) -> EdgeSettings:
+    """Have every path of the installed settings be the one that the unit sees, wherever a command is run.
+
+    Where they name none (the settings of a release before did not), key and spool are in the state folder.
+    """
+    changed: dict[str, dict[str, Path]] = {}
+    for name, section in settings:
+        for key, value in section:
+            if isinstance(value, Path) and not value.is_absolute():
+                changed.setdefault(name, {})[key] = installed.state / value
+    gateway, spool = settings.gateway, settings.spool
+    if "data_dir" not in gateway.model_fields_set:
+        changed["gateway"]["data_dir"] = installed.state
+    if "path" not in spool.model_fields_set:
+        data_dir = changed.get("gateway", {}).get("data_dir", gateway.data_dir)
+        changed["spool"]["path"] = data_dir / "spool.db"
+    return settings.model_copy(
+        update={name: getattr(settings, name).model_copy(update=keys) for name, keys in changed.items()}
+    )
+
+
+def _handed_credentials() -> list[tuple[str, str]]:
     folder = os.environ.get("CREDENTIALS_DIRECTORY")
-    if not folder:
-        return []
+    return _files(Path(folder)) if folder else []
+
+
+def _files(folder: Path) -> list[tuple[str, str]]:
     try:
         # systemd.exec(5), LoadCredential of a folder: "the credential's name, _, the file's name".
-        files = {file.name.removeprefix("iot-edge_"): file for file in sorted(Path(folder).iterdir())}
+        files = {file.name.removeprefix("iot-edge_"): file for file in sorted(folder.iterdir())}
         return [
             (name, read_bytes(file, MAX_CREDENTIAL).decode().strip()) for name, file in files.items() if "." in name
         ]
+    except FileNotFoundError:
+        return []
+    except PermissionError as error:
+        raise ConfigError([f"{folder}: {error.strerror}; run this as root: sudo iot-edge …"]) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([f"{folder}: {error}"]) from error

@@ -10,7 +10,8 @@ import typer
 
 from bridge.errors import BridgeError
 from edge.cli import console
-from edge.cli.console import INSTALLED, Config, Json, show
+from edge.cli.console import Config, Json, show
+from edge.host.installation import INSTALLED
 
 if TYPE_CHECKING:
     from edge.check import CheckResult
@@ -34,7 +35,7 @@ def check(
     """
     from edge.check import look
 
-    path = INSTALLED if config is None and INSTALLED.exists() else config
+    path = INSTALLED.settings_file(config)
 
     async def looked() -> list[CheckResult]:
         found = []

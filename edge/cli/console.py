@@ -16,26 +16,24 @@ import typer
 
 from bridge.errors import BridgeError, ConfigError, Unavailable
 from bridge.model.visible_text import visible, visible_json
+from edge.host.installation import INSTALLED
 
 if TYPE_CHECKING:
     from edge.settings import EdgeSettings
 
 OK, FAILED, USAGE, UNAVAILABLE = 0, 1, 2, 3
-INSTALLED = Path("/etc/iot-edge/edge.toml")
 
 Config = Annotated[
-    Path | None, typer.Option("--config", help=f"TOML file with the settings; {INSTALLED} where it is there.")
+    Path | None, typer.Option("--config", help=f"TOML file with the settings; {INSTALLED.settings} where it is there.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 
 
-def load_settings(config: Path | None) -> EdgeSettings:
-    """Load the settings that a command is about. Raises ConfigError."""
+def load_settings(config: Path | None, *, secrets: bool = True) -> EdgeSettings:
+    """Load the settings that a command is about; without `secrets`, as anybody may. Raises ConfigError."""
     from edge.settings import load
 
-    if config is None and INSTALLED.exists():
-        config = INSTALLED
-    return load(config)
+    return load(INSTALLED.settings_file(config), secrets=secrets)
 
 
 def show(value: Any) -> None:

@@ -97,6 +97,7 @@ def _do(
     commands: tuple[str, ...],
 ) -> None:
     from edge.host import install as files
+    from edge.host import system_user
     from edge.host.broker_files import AdmittedDevices, present_access
 
     asked = None if device_keys is None else AdmittedDevices.KEYS if device_keys else AdmittedDevices.ANYBODY
@@ -108,7 +109,7 @@ def _do(
     first += ["enable --now iot-edge-passwords.path"] if access is AdmittedDevices.KEYS else []
     if any(each.written and "mosquitto" in str(each.path) for each in written):
         first.append("restart mosquitto")
-    left = files.systemctl(root, *first, *commands)
+    left = system_user.make(root) + files.systemctl(root, *first, *commands)
     notes = _notes(before, access)
     if json:
         listed = [{"path": each.path, "written": each.written} for each in written]

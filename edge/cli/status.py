@@ -37,7 +37,7 @@ def status(
 
     Example: iot-edge status --watch
     """
-    settings = load_settings(config)
+    settings = load_settings(config, secrets=False)
     while True:
         try:
             found = asyncio.run(ask(settings))

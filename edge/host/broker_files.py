@@ -20,8 +20,7 @@ CONF = Path("etc/mosquitto/conf.d/iot-edge.conf")
 ACL = Path("etc/mosquitto/iot-edge.acl")
 PASSWORDS = Path("etc/mosquitto/iot-edge.passwd")
 OWN_PASSWORD = Path("etc/iot-edge/credentials/mqtt.password")
-WRITTEN_BY_GATEWAY = Path("var/lib/private/iot-edge/mosquitto.passwd")
-"""Where the state of the unit is, which has a DynamicUser."""
+WRITTEN_BY_GATEWAY = Path("var/lib/iot-edge/mosquitto.passwd")
 
 ACCOUNT = "iot-edge"
 GROUP = "mosquitto"

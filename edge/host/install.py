@@ -15,6 +15,7 @@ import msgspec
 
 from bridge.errors import ConfigError
 from edge.host.broker_files import ACL, CONF, PASSWORDS, AdmittedDevices, make_own_account, present_access
+from edge.host.system_user import SYSUSERS
 
 UNIT = Path("etc/systemd/system/iot-edge.service")
 PASSWORDS_UNIT = Path("etc/systemd/system/iot-edge-passwords.service")
@@ -51,7 +52,10 @@ def install(root: Path, command: Path, access: AdmittedDevices | None, *, overwr
     settings = template("edge.toml").replace(
         OWN_LISTENER[AdmittedDevices.ANYBODY], OWN_LISTENER[access or AdmittedDevices.ANYBODY]
     )
-    files = [(UNIT, template("iot-edge.service").replace(PLACEHOLDER, str(command)), overwrite)]
+    files = [
+        (SYSUSERS, template("iot-edge.sysusers"), overwrite),
+        (UNIT, template("iot-edge.service").replace(PLACEHOLDER, str(command)), overwrite),
+    ]
     try:
         if access is not None:
             files += _broker_files(command, access, overwrite or present_access(root) is not access)

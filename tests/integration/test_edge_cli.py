@@ -237,6 +237,7 @@ def test_install_writes_below_a_root_and_keeps_what_is_there(outside: EdgeComman
     outside.run("upgrade", "--root", str(root))
     assert (settings.read_text(), unit.read_text() == "# ours\n") == ("# ours\n", False)
     assert (root / "etc/iot-edge/credentials").stat().st_mode & 0o777 == 0o700
+    assert "u iot-edge" in (root / "etc/sysusers.d/iot-edge.conf").read_text()
     outside.run("uninstall", "--root", str(root))
     assert (settings.exists(), unit.exists()) == (True, False)
     outside.run("uninstall", "--root", str(root))
@@ -286,7 +287,7 @@ def test_install_with_keys_makes_a_password_of_its_own_once(outside: EdgeCommand
 
 
 def written_by_gateway(root: Path) -> Path:
-    path = root / "var/lib/private/iot-edge/mosquitto.passwd"
+    path = root / "var/lib/iot-edge/mosquitto.passwd"
     path.parent.mkdir(parents=True)
     return path
 

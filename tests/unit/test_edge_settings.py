@@ -11,6 +11,7 @@ import pytest
 from bridge.errors import ConfigError
 from bridge.settings.sources import keys
 from edge.host.install import template
+from edge.host.installation import Installation
 from edge.settings import EdgeSettings, load
 from tests.support import reference
 
@@ -85,3 +86,64 @@ def test_key_that_is_like_none_gets_no_hint(tmp_path: Path) -> None:
         load(tmp_path / "edge.toml")
     assert sorted(caught.value.problems)[1] == "spool.foo: unknown key"
     assert sorted(caught.value.problems)[0].startswith("http.host = '': ")
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Installation:
+    """A gateway on its machine, below a folder of the test's."""
+    found = Installation(tmp_path / "etc/edge.toml", tmp_path / "state", tmp_path / "etc/credentials")
+    found.credentials.mkdir(parents=True)
+    found.settings.write_text("")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("text", "data_dir", "spool"),
+    [
+        ("", "state", "state/spool.db"),  # as a release before wrote them
+        ('[mqtt]\nca_file = "ca.pem"\n', "state", "state/spool.db"),
+        ('[gateway]\ndata_dir = "keys"\n', "state/keys", "state/keys/spool.db"),
+        ('[spool]\npath = "{tmp}/card/s.db"\n', "state", "card/s.db"),
+    ],
+)
+def test_installed_settings_lead_to_the_same_files_from_everywhere(
+    installed: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, data_dir: str, spool: str
+) -> None:
+    installed.settings.write_text(text.format(tmp=tmp_path))
+    for folder in (tmp_path, Path("/")):
+        monkeypatch.chdir(folder)
+        settings = load(installed.settings, installed=installed)
+        assert settings.gateway.data_dir == tmp_path / data_dir
+        assert settings.spool.path == tmp_path / spool
+        assert settings.mqtt.ca_file in (None, installed.state / "ca.pem")
+
+
+def test_installed_template_names_the_paths_of_its_unit(tmp_path: Path) -> None:
+    (tmp_path / "edge.toml").write_text(template("edge.toml"))
+    settings = load(tmp_path / "edge.toml")
+    assert (settings.gateway.data_dir, settings.spool.path) == (
+        Path("/var/lib/iot-edge"),
+        Path("/var/lib/iot-edge/spool.db"),
+    )
+    assert "Environment=IOT_EDGE" not in template("iot-edge.service")
+
+
+def test_settings_elsewhere_keep_relative_paths(installed: Installation, tmp_path: Path) -> None:
+    (tmp_path / "bench.toml").write_text("")
+    assert load(tmp_path / "bench.toml", installed=installed).gateway.data_dir == Path("var/iot-edge")
+    assert load(None, installed=installed).gateway.data_dir == Path("var/iot-edge")
+
+
+def test_credentials_of_the_installation_are_read_where_systemd_hands_none(
+    installed: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (installed.credentials / "mqtt.password").write_text("of root\n")
+    assert load(installed.settings, installed=installed).mqtt.password == "of root"
+    assert load(installed.settings, installed=installed, secrets=False).mqtt.password == ""
+    (tmp_path / "bench.toml").write_text("")
+    assert load(tmp_path / "bench.toml", installed=installed).mqtt.password == ""
+    handed = tmp_path / "handed"
+    handed.mkdir()
+    (handed / "iot-edge_mqtt.password").write_text("of systemd\n")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(handed))
+    assert load(installed.settings, installed=installed).mqtt.password == "of systemd"

@@ -1,0 +1,63 @@
+"""The gateway's user and group, made by what the machine has for it: systemd-sysusers, or useradd. Below a root.
+
+Flows in: a root, with installed/iot-edge.sysusers in its /etc/sysusers.d. Flows out: a line in its /etc/passwd.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from edge.host.installation import USER
+
+SYSUSERS = Path("etc/sysusers.d/iot-edge.conf")
+NOLOGIN = "/usr/sbin/nologin"
+
+
+def exists(root: Path) -> bool:
+    """Return whether the user stands in the root's own files: a DynamicUser that runs has the name as well."""
+    return _number(root / "etc/passwd") is not None and _number(root / "etc/group") is not None
+
+
+def make(root: Path) -> list[str]:
+    """Make user and group where they are not there. Returns the command to run by hand, where none here can."""
+    if exists(root):
+        return []
+    for command in _commands(root):
+        if shutil.which(command[0]) is None:
+            continue
+        try:
+            subprocess.run(command, check=False, capture_output=True, timeout=60)
+        except (OSError, subprocess.TimeoutExpired):
+            continue
+        if exists(root):
+            return []
+    return [f"systemd-sysusers {SYSUSERS.name}"]
+
+
+def owner(root: Path) -> tuple[int, int] | None:
+    """Return the numbers of user and group, which are those of the root; None where it has no such user."""
+    user, group = _number(root / "etc/passwd"), _number(root / "etc/group")
+    return None if user is None or group is None else (user, group)
+
+
+def _commands(root: Path) -> tuple[list[str], ...]:
+    useradd = ["useradd", "--system", "--user-group", "--no-create-home"]
+    useradd += ["--home-dir", "/var/lib/iot-edge", "--shell", NOLOGIN, "--comment", "IoT gateway", USER]
+    if root == Path("/"):
+        return (["systemd-sysusers", SYSUSERS.name], useradd)
+    return (["systemd-sysusers", f"--root={root.resolve()}", SYSUSERS.name], [*useradd, "--root", str(root.resolve())])
+
+
+def _number(path: Path) -> int | None:
+    """Return the number in the user's line of passwd(5) or group(5)."""
+    try:
+        lines = path.read_text(errors="replace").splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        fields = line.split(":")
+        if fields[0] == USER and len(fields) > 2 and fields[2].isdecimal():
+            return int(fields[2])
+    return None

@@ -35,7 +35,9 @@ def _parser() -> argparse.ArgumentParser:
     debs.add_argument("--suite", choices=[suite.codename for suite in SUITES], help="for this release of Debian only")
     debs.add_argument("--arch", choices=[each.debian for each in ARCHITECTURES], help="for this machine only")
     debs.add_argument("--out", type=Path, default=source.ROOT / "dist")
-    debs.add_argument("--maintainer", help="NAME <ADDRESS> of who hands them out; default: $MAINTAINER")
+    debs.add_argument(
+        "--maintainer", help="NAME <ADDRESS> of who hands them out; default: $MAINTAINER, else who made the commit"
+    )
     debs.set_defaults(command=build_debs)
     return parser
 

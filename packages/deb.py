@@ -18,7 +18,14 @@ COMPRESSION = ("-Zxz", "-z9", "--threads-max=1")
 """Several threads compress in blocks, as many as there are: other bytes."""
 
 
-def write(root: Path, fields: Mapping[str, str], scripts: Mapping[str, str], source: Source, deb: Path) -> None:
+def write(
+    root: Path,
+    fields: Mapping[str, str],
+    scripts: Mapping[str, str],
+    others: Mapping[str, str],
+    source: Source,
+    deb: Path,
+) -> None:
     """Write the package of what stands below `root`. Raises BuildError."""
     files = sorted(path for path in root.rglob("*") if path.is_file())
     size_kib = sum(-(-path.stat().st_size // 1024) for path in files) + sum(path.is_dir() for path in root.rglob("*"))
@@ -34,6 +41,8 @@ def write(root: Path, fields: Mapping[str, str], scripts: Mapping[str, str], sou
     conffiles = [f"/{name}\n" for name in names if name.startswith("etc/")]
     if conffiles:
         (control / "conffiles").write_text("".join(conffiles))
+    for name, text in others.items():
+        (control / name).write_text(text)
     for name, text in scripts.items():
         (control / name).write_text(text)
         (control / name).chmod(0o755)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 SCRIPTS = ("preinst", "postinst", "prerm", "postrm")
+CONTROL_FILES = ("triggers",)
 
 
 class BuildError(Exception):
@@ -56,6 +57,11 @@ class Definition:
         """Return the maintainer scripts, with their tokens."""
         return {name: (self.folder / name).read_text() for name in SCRIPTS if (self.folder / name).exists()}
 
+    @property
+    def control_files(self) -> dict[str, str]:
+        """Return what else dpkg reads, as it is: deb-triggers(5)."""
+        return {name: (self.folder / name).read_text() for name in CONTROL_FILES if (self.folder / name).exists()}
+
 
 def load(tree: Path, name: str) -> Definition:
     """Read the definition of a package. Raises BuildError."""
@@ -67,7 +73,7 @@ def load(tree: Path, name: str) -> Definition:
         raise BuildError(f"packages/{name}/package.toml: is not in the commit") from None
     except tomllib.TOMLDecodeError as error:
         raise BuildError(f"packages/{name}/package.toml: {error}") from None
-    unknown = sorted(found.keys() - {each.name for each in fields(Definition)})
+    unknown = sorted(found.keys() - ({each.name for each in fields(Definition)} - {"name", "folder"}))
     if unknown:
         raise BuildError(f"packages/{name}/package.toml: unknown: {', '.join(unknown)}")
     files = tuple(InstalledFile(**one) for one in found.pop("files", ()))

@@ -101,7 +101,7 @@ def _forget(definition: Definition) -> str:
 if [ "$1" = "remove" ] && [ -d /run/systemd/system ]; then
     systemctl --system daemon-reload >/dev/null || true
 fi
-if [ "$1" = "purge" ] && [ -x /usr/bin/deb-systemd-helper ]; then
+if [ "$1" = "purge" ] && command -v deb-systemd-helper >/dev/null; then
     deb-systemd-helper purge {units} >/dev/null || true
 fi
 """

@@ -54,14 +54,16 @@ def checkout(folder: Path, maintainer: str | None = None) -> Source:
     run("git", "archive", "--output", archive, "HEAD", cwd=ROOT)
     run("tar", "-x", "-f", archive, "-C", tree)
     archive.unlink()
-    commit, epoch = run("git", "log", "-1", "--format=%H %ct", cwd=ROOT).decode().split()
+    commit, epoch, person = (
+        run("git", "log", "-1", "--format=%H %ct %cn <%ce>", cwd=ROOT).decode().strip().split(" ", 2)
+    )
     project = tomllib.loads((tree / "pyproject.toml").read_text())["project"]
     return Source(
         tree,
         commit,
         int(os.environ.get("SOURCE_DATE_EPOCH", epoch)),
         project["version"],
-        maintainer or os.environ.get("MAINTAINER") or f"{project['name']} <root@localhost.localdomain>",
+        maintainer or os.environ.get("MAINTAINER") or person,
     )
 
 

@@ -57,7 +57,8 @@ def build(definition: Definition, target: Target, workshop: Workshop) -> Path:
     version = f"{source.version}-{REVISION}{target.suite.version_suffix}"
     _documents(root, definition, target, source, version)
     path = workshop.out / f"{name}_{version}_{target.architecture.debian}.deb"
-    deb.write(root, _fields(definition, target, source, version), maintainer_scripts.texts(definition), source, path)
+    scripts = maintainer_scripts.texts(definition)
+    deb.write(root, _fields(definition, target, source, version), scripts, definition.control_files, source, path)
     shutil.rmtree(root)
     return path
 

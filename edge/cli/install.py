@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bridge.errors import ConfigError
 from edge.cli.console import FAILED, Json, show
 
 if TYPE_CHECKING:
@@ -54,13 +55,24 @@ def upgrade(
     _do(root, mosquitto, device_keys, json, overwrite=True, commands=("daemon-reload", "restart iot-edge"))
 
 
-def broker_passwords(root: Root = Path("/"), json: Json = False) -> None:
+def broker_passwords(
+    root: Root = Path("/"),
+    own: Annotated[bool, typer.Option("--own", help="Make the gateway's own account, where it has none.")] = False,
+    json: Json = False,
+) -> None:
     """Bring the device keys that the gateway has written to Mosquitto. iot-edge-passwords.service runs it.
 
     Example: iot-edge broker-passwords
     """
-    from edge.host.broker_files import take_over_passwords
+    from edge.host.broker_files import make_own_account, take_over_passwords
 
+    if own:
+        try:
+            written = make_own_account(root)
+        except OSError as error:
+            raise ConfigError([f"{error.filename}: {error.strerror}; run this as root"]) from error
+        show({"written": written}) if json else print(f"{len(written)} files written")
+        return
     count = take_over_passwords(root)
     if json:
         show({"accounts": count})
@@ -75,6 +87,7 @@ def uninstall(root: Root = Path("/"), json: Json = False) -> None:
     """
     from edge.host import install as files
 
+    _only_without_package()
     left = files.systemctl(root, *(f"disable --now {unit}" for unit in files.units(root)))
     gone = files.uninstall(root)
     left += files.systemctl(root, "daemon-reload")
@@ -85,6 +98,12 @@ def uninstall(root: Root = Path("/"), json: Json = False) -> None:
         print(f"removed  {path}")
     print("kept     /etc/iot-edge (settings) and /var/lib/iot-edge (key and spool)")
     _to_do(left, root)
+
+
+def _only_without_package() -> None:
+    """Raise ConfigError where this came as a Debian package: units in /etc would come before the package's."""
+    if Path(__file__).is_relative_to("/usr/lib/iot-edge"):
+        raise ConfigError(["this gateway came as a Debian package: apt installs, upgrades and removes it"])
 
 
 def _do(
@@ -100,6 +119,7 @@ def _do(
     from edge.host import system_user
     from edge.host.broker_files import AdmittedDevices, present_access
 
+    _only_without_package()
     asked = None if device_keys is None else AdmittedDevices.KEYS if device_keys else AdmittedDevices.ANYBODY
     before = present_access(root)
     access = files.access_to(root, asked, upgrade=overwrite) if mosquitto else None

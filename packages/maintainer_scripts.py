@@ -59,12 +59,11 @@ def texts(definition: Definition) -> dict[str, str]:
 
 
 def _account(definition: Definition) -> str:
-    targets = [file.target for file in definition.files]
     text = f"{CONFIGURED}\n"
     for folder, command in (("sysusers.d", "systemd-sysusers"), ("tmpfiles.d", "systemd-tmpfiles --create")):
-        name = f"{definition.name}.conf"
-        if f"usr/lib/{folder}/{name}" in targets:
-            text += f"    {command} {name}\n"
+        names = [file.target.rpartition("/")[2] for file in definition.files if f"usr/lib/{folder}/" in file.target]
+        if names:
+            text += f"    {command} {' '.join(names)}\n"
     return text + "fi\n"
 
 

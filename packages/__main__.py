@@ -34,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     debs.add_argument("names", nargs="*", metavar="NAME", help="which; none: every package of the commit")
     debs.add_argument("--suite", choices=[suite.codename for suite in SUITES], help="for this release of Debian only")
     debs.add_argument("--arch", choices=[each.debian for each in ARCHITECTURES], help="for this machine only")
+    debs.add_argument("--revision", type=int, default=1, help="of the package, where a version is packaged anew")
     debs.add_argument("--out", type=Path, default=source.ROOT / "dist")
     debs.add_argument(
         "--maintainer", help="NAME <ADDRESS> of who hands them out; default: $MAINTAINER, else who made the commit"
@@ -56,7 +57,7 @@ def build_debs(arguments: argparse.Namespace) -> int:
     try:
         commit = source.checkout(work, arguments.maintainer)
         wheel = source.own_wheel(commit, work / "wheel")
-        workshop = stage.Workshop(commit, wheel, work, CACHE, arguments.out.resolve())
+        workshop = stage.Workshop(commit, wheel, work, CACHE, arguments.out.resolve(), arguments.revision)
         for name in arguments.names or definition.names(commit.tree):
             wanted = definition.load(commit.tree, name)
             for target in _targets(arguments):

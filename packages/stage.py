@@ -17,7 +17,6 @@ from packages.definition import BuildError, Definition, InstalledFile
 from packages.source import Source
 from packages.targets import Target
 
-REVISION = "1"
 LAUNCHER = """\
 #!/usr/bin/python3 -IS
 # Isolated (-I), and without the machine's own packages (-S): what others install for Python changes nothing here.
@@ -40,6 +39,8 @@ class Workshop:
     work: Path
     cache: Path
     out: Path
+    revision: int = 1
+    """Of the package, not of what is in it: higher where the same version is packaged anew."""
 
 
 def build(definition: Definition, target: Target, workshop: Workshop) -> Path:
@@ -54,7 +55,7 @@ def build(definition: Definition, target: Target, workshop: Workshop) -> Path:
     _write(root / "usr/bin" / name, LAUNCHER.format(name=name, module=module, function=function), 0o755)
     for file in definition.files:
         _write(root / file.target, _replaced(file, source.tree), file.mode)
-    version = f"{source.version}-{REVISION}{target.suite.version_suffix}"
+    version = f"{source.version}-{workshop.revision}{target.suite.version_suffix}"
     _documents(root, definition, target, source, version)
     path = workshop.out / f"{name}_{version}_{target.architecture.debian}.deb"
     scripts = maintainer_scripts.texts(definition)

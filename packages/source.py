@@ -46,8 +46,8 @@ def run(*command: str | Path, environment: dict[str, str] | None = None, cwd: Pa
     return done.stdout
 
 
-def checkout(folder: Path, maintainer: str | None = None) -> Source:
-    """Unpack HEAD below a folder. Raises BuildError."""
+def checkout(folder: Path) -> Source:
+    """Unpack HEAD below a folder. Who made it maintains it, or $MAINTAINER: NAME <ADDRESS>. Raises BuildError."""
     tree = folder / "tree"
     tree.mkdir(parents=True)
     archive = folder / "tree.tar"
@@ -63,7 +63,7 @@ def checkout(folder: Path, maintainer: str | None = None) -> Source:
         commit,
         int(os.environ.get("SOURCE_DATE_EPOCH", epoch)),
         project["version"],
-        maintainer or os.environ.get("MAINTAINER") or person,
+        os.environ.get("MAINTAINER") or person,
     )
 
 

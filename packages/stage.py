@@ -15,7 +15,7 @@ from pathlib import Path
 from packages import deb, licences, maintainer_scripts, wheels
 from packages.definition import BuildError, Definition, InstalledFile
 from packages.source import Source
-from packages.targets import Target
+from packages.targets import Suite, Target
 
 LAUNCHER = """\
 #!/usr/bin/python3 -IS
@@ -42,6 +42,10 @@ class Workshop:
     revision: int = 1
     """Of the package, not of what is in it: higher where the same version is packaged anew."""
 
+    def version(self, suite: Suite) -> str:
+        """Return the version of the packages for a release of Debian."""
+        return f"{self.source.version}-{self.revision}{suite.version_suffix}"
+
 
 def build(definition: Definition, target: Target, workshop: Workshop) -> Path:
     """Build a package; returns its file. Raises BuildError."""
@@ -55,7 +59,7 @@ def build(definition: Definition, target: Target, workshop: Workshop) -> Path:
     _write(root / "usr/bin" / name, LAUNCHER.format(name=name, module=module, function=function), 0o755)
     for file in definition.files:
         _write(root / file.target, _replaced(file, source.tree), file.mode)
-    version = f"{source.version}-{workshop.revision}{target.suite.version_suffix}"
+    version = workshop.version(target.suite)
     _documents(root, definition, target, source, version)
     path = workshop.out / f"{name}_{version}_{target.architecture.debian}.deb"
     scripts = maintainer_scripts.texts(definition)

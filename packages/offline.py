@@ -57,7 +57,7 @@ def _from_debian(suite: Suite, architecture: Architecture, mirror: str, folder: 
         f"deb [signed-by={KEYRING}] {mirror} {suite.codename} main\n"
         f"deb [signed-by={KEYRING}] {security} {suite.codename}-security main\n"
     )
-    environment = os.environ | {"APT_CONFIG": "/dev/null", "LC_ALL": "C.UTF-8"}
+    environment = os.environ | {"LC_ALL": "C.UTF-8"}
     settings = {
         "APT::Architecture": architecture.debian,
         "APT::Architectures": architecture.debian,
@@ -67,7 +67,7 @@ def _from_debian(suite: Suite, architecture: Architecture, mirror: str, folder: 
         "Dir::Etc": work / "etc",
         "APT::Install-Recommends": "false",
         "APT::Sandbox::User": "root",
-        "Acquire::Check-Date": "false",
+        "Acquire::GzipIndexes": "false",
     }
     apt = ("apt-get", "-qq", *(part for name, value in settings.items() for part in ("-o", f"{name}={value}")))
     run(*apt, "update", environment=environment)

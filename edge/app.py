@@ -33,7 +33,7 @@ from bridge.pipeline.resolve import Resolver
 from bridge.pipeline.run import Pipeline
 from bridge.tasks import CloseTimes, Doors, Work, running, say_ready, stop_signals
 from bridge.telemetry import Metrics
-from edge.host import atomic_file, private_files
+from edge.host import atomic_file, client_id, private_files
 from edge.host.clock import host_clock
 from edge.host.systemd import SystemdNotifier
 from edge.local.alert_file import AlertFile
@@ -84,6 +84,7 @@ class Gateway:
             now_us=self.clock.now_us,
             direct=settings,
         )
+        self.client_id = client_id.keep(data_dir, self.lifecycle.name, settings.spool.path)
         self.local_alerts = LocalAlerts(self.lifecycle.name or "gateway", lambda: self.registry.thresholds)
         self.broker = MemoryBroker(settings.broker, metrics)
         self.local_publisher = LocalPublisher(
@@ -205,8 +206,14 @@ def _doors(gateway: Gateway) -> Doors:
 
 def _mqtt_door(gateway: Gateway) -> MqttIngest:
     settings = gateway.settings.mqtt
-    client_id = settings.client_id or f"iot-edge-{gateway.lifecycle.name or 'gateway'}"
-    return MqttIngest(settings, client_id, gateway.pipeline, gateway.metrics, Random(), gateway.clock.now_us)
+    return MqttIngest(
+        settings,
+        settings.client_id or gateway.client_id,
+        gateway.pipeline,
+        gateway.metrics,
+        Random(),
+        gateway.clock.now_us,
+    )
 
 
 def _http_front(gateway: Gateway, mqtt: MqttIngest | None) -> HttpServer:

@@ -158,7 +158,7 @@ async def _service(settings: EdgeSettings) -> AsyncIterator[CheckResult]:
     try:
         enrolment = EnrolmentFile(settings.gateway.data_dir).current
         address = parse_url(settings.uplink.url or enrolment.url)
-        tls = tls_context(settings.uplink.ca_file) if address.tls else None
+        tls = tls_context(settings.uplink.ca_file, enrolment.ca_pem) if address.tls else None
     except ConfigError as error:
         yield CheckResult(
             "service",

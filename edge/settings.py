@@ -178,7 +178,7 @@ def load(path: Path | None, *, installed: Installation = INSTALLED, secrets: boo
     """
     if not installed.is_settings(path):
         return read(EdgeSettings, path, *_handed_credentials())
-    more = _handed_credentials() or (_files(installed.credentials) if secrets else [])
+    more = _handed_credentials() or (_own_credentials(installed) if secrets else [])
     return _anchored(read(EdgeSettings, path, *more), installed)
 
 
@@ -208,6 +208,20 @@ def _handed_credentials() -> list[tuple[str, str]]:
     return _files(Path(folder)) if folder else []
 
 
+def _own_credentials(installed: Installation) -> list[tuple[str, str]]:
+    """Read what systemd would hand over. Where there is nothing to hand over, it names no folder to the unit either."""
+    folder = installed.credentials
+    try:
+        os.listdir(folder)
+    except FileNotFoundError:
+        return []
+    except PermissionError as error:
+        if installed.is_gateway_user():
+            return []
+        raise ConfigError([f"{folder}: {error.strerror}; run this as root: sudo iot-edge …"]) from error
+    return _files(folder)
+
+
 def _files(folder: Path) -> list[tuple[str, str]]:
     try:
         # systemd.exec(5), LoadCredential of a folder: "the credential's name, _, the file's name".
@@ -215,9 +229,5 @@ def _files(folder: Path) -> list[tuple[str, str]]:
         return [
             (name, read_bytes(file, MAX_CREDENTIAL).decode().strip()) for name, file in files.items() if "." in name
         ]
-    except FileNotFoundError:
-        return []
-    except PermissionError as error:
-        raise ConfigError([f"{folder}: {error.strerror}; run this as root: sudo iot-edge …"]) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([f"{folder}: {error}"]) from error

@@ -136,17 +136,28 @@ class BatchAnswer(msgspec.Struct, frozen=True):
 
 
 class EnrolmentRequest(msgspec.Struct, frozen=True):
-    """What `POST /gateways/enrol` carries."""
+    """What `POST /gateways/enrol` carries. A gateway that makes its key itself sends only the key's SHA-256.
+
+    Then an answer that was lost costs nothing: the same code with the same key is answered again.
+    """
 
     code: Annotated[str, Meta(max_length=100)]
     version: Label = ""
+    key_hash: Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")] = ""
 
 
 class Enrolled(msgspec.Struct, frozen=True):
-    """What the service answers to it."""
+    """What the service answers to it. No key where the gateway has made its own."""
 
     name: str
-    gateway_key: str
+    gateway_key: str = ""
+
+
+class RefusedCode(msgspec.Struct, frozen=True):
+    """Why a one-time code is not taken. `reason` is the `code` of the answer."""
+
+    reason: str
+    detail: str
 
 
 _answer = msgspec.json.Decoder(BatchAnswer)

@@ -22,6 +22,7 @@ from bridge.gateway_protocol.batches import (
     EnrolmentRequest,
     GatewayLedger,
     GatewayState,
+    RefusedCode,
     UplinkBatch,
     UplinkRecord,
     answer_of,
@@ -58,7 +59,7 @@ _enrolment = msgspec.json.Decoder(EnrolmentRequest)
 class GatewayDirectory(Protocol):
     """Where gateways are registered. All raise StoreUnavailable."""
 
-    async def enrol(self, code: str, version: str, address: str = "") -> tuple[str, str] | None: ...
+    async def enrol(self, code: str, version: str, address: str, key_hash: str) -> Enrolled | RefusedCode: ...
     async def rotate(self, gateway_id: int, present_hash: str) -> str: ...
     async def settle_rotation(self, gateway_id: int, present_hash: str) -> None: ...
     async def report(self, gateway_id: int, state: GatewayState | None) -> None: ...
@@ -120,12 +121,13 @@ class GatewayDoor:
         except DecodeError as error:
             raise DecodeError(error.reason, 'send {"code": "ABCD-EFGH-JKMN"}') from None
         await self._authentication.admit_code(request, code_hash(asked.code))
-        made = await self._directory.enrol(asked.code, asked.version, self._authentication.client(request))
-        if made is None:
-            why = "the code is wrong, was used, or has expired; make a new one on the service"
-            raise self._authentication.note_failure(request, "enrol") or Problem(403, "bad_code", why)
+        address = self._authentication.client(request)
+        made = await self._directory.enrol(asked.code, asked.version, address, asked.key_hash)
+        if isinstance(made, RefusedCode):
+            # Only who has the code whole is told more than that it is wrong, and it counts as a guess all the same.
+            raise self._authentication.note_failure(request, "enrol") or Problem(403, made.reason, made.detail)
         self._authentication.expect_new_key()
-        return _json(Enrolled(*made))
+        return _json(made)
 
     async def batch(self, request: Request, name: str) -> Response:
         """Take a batch in; answer once every record is settled. Raises Problem, DecodeError, Unavailable."""

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from psycopg.types.json import Jsonb
 
-from bridge.gateway_protocol.batches import GatewayLedger, GatewayState
+from bridge.gateway_protocol.batches import Enrolled, GatewayLedger, GatewayState, RefusedCode
 from bridge.gateway_protocol.snapshot import (
     IssueNumber,
     Snapshot,
@@ -24,6 +24,8 @@ from bridge.store.connection import TimedConnection
 from bridge.store.postgres import PostgresStore
 from bridge.store.registry import KeyRow
 from bridge.store.secret import code_hash, new_key
+
+MISTYPED = "it is mistyped, or a newer code has replaced it"
 
 
 class GatewayRow(msgspec.Struct, frozen=True):
@@ -57,15 +59,29 @@ class Gateways:
         name, everything, devices = rows[0]
         return GatewayRow(name, None if everything else frozenset(devices))
 
-    async def enrol(self, code: str, version: str, address: str = "") -> tuple[str, str] | None:
-        """Return (name, key) for a one-time code; None where it is not one, was used, or has expired.
+    async def enrol(self, code: str, version: str, address: str, key_hash: str) -> Enrolled | RefusedCode:
+        """Exchange a one-time code for a name and a key, the gateway's own where it sends the hash of one.
 
-        `address` is of who has the code, for the audit trail.
+        `address` is of who has the code, for the audit trail. Raises StoreRefused where the key is another gateway's.
         """
-        key, digest = new_key("gk")
-        arguments = {"code": code_hash(code), "hash": digest, "version": version}
-        rows = await self._change(None, "enrol", address, **arguments)
-        return (rows[0][0], key) if rows else None
+        key, digest = ("", key_hash) if key_hash else new_key("gk")
+        arguments = {"code": code_hash(code), "hash": digest}
+        rows = await self._change(None, "enrol", address, **arguments, version=version)
+        if rows:
+            return Enrolled(rows[0][0], key)
+        found = await self._fetch("enrolled_before", **arguments)
+        if not found:
+            return RefusedCode("bad_code", f"the service knows no such code: {MISTYPED}")
+        name, used, expires, revoked, same_key = found[0]
+        new_code = f"on the service: iot-bridge gateway code {name}"
+        if same_key:
+            return Enrolled(name)
+        if revoked:
+            return RefusedCode("gateway_revoked", f"gateway {name} is revoked; {new_code}")
+        if used:
+            why = f"the code was used at {used}, for gateway {name}, and works once; {new_code}"
+            return RefusedCode("code_used", why)
+        return RefusedCode("code_expired", f"the code for gateway {name} expired at {expires}; {new_code}")
 
     async def rotate(self, gateway_id: int, present_hash: str) -> str:
         """Make a new key. The present one works until the new one is used."""

@@ -1,14 +1,18 @@
-"""`iot-edge enrol`: a one-time code for a name and a key."""
+"""`iot-edge enrol`: a one-time code for a name and a key, typed or from a file."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edge.cli.console import Config, Json, load_settings, say, show
+from edge.cli.console import FAILED, OK, Config, Json, load_settings, say, show
+
+if TYPE_CHECKING:
+    from edge.settings import EdgeSettings
 
 
 def register(app: typer.Typer) -> None:
@@ -16,50 +20,101 @@ def register(app: typer.Typer) -> None:
 
 
 def enrol(
-    url: Annotated[str, typer.Argument(help="The service, such as https://iot.example.com")],
-    code: Annotated[str, typer.Argument(help="The code of iot-bridge gateway add, such as ABCD-EFGH-JKMN")],
+    url: Annotated[str, typer.Argument(help="The service, such as https://iot.example.com")] = "",
+    code: Annotated[str, typer.Argument(help="The code of iot-bridge gateway add, such as ABCD-EFGH-JKMN")] = "",
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Take an http URL: code, key and readings can be read on the way.")
+    ] = False,
+    file: Annotated[
+        list[Path] | None,
+        typer.Option("--file", help="A TOML file with url and code, instead; the first of several that is there."),
+    ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="With --file: try again until the service has answered.")
     ] = False,
     config: Config = None,
     json: Json = False,
 ) -> None:
     """Tie this gateway to the service. A gateway that runs takes it up within seconds; what it has spooled stays.
 
+    Where no answer comes, the code is not lost: give it again. A file is removed once the gateway is enrolled, and
+    renamed to .failed, with the reason in it, where the service says no.
+
     Example: iot-edge enrol https://iot.example.com ABCD-EFGH-JKMN
     """
     from bridge.errors import ConfigError
-    from edge.host.private_files import make_folder
-    from edge.service_api import enrolment
-    from edge.service_api.http_client import ServiceClient, parse_url, tls_context
-    from edge.service_api.transport import TransportDenied, TransportRejected
-    from edge.service_api.transport import enrol as ask
+
+    if file and (url or code or insecure):
+        raise ConfigError(["either URL and CODE, or --file"])
+    if not file and not (url and code):
+        raise ConfigError(["URL and CODE are missing: iot-edge enrol https://iot.example.com ABCD-EFGH-JKMN"])
+    if wait and not file:
+        raise ConfigError(["--wait goes with --file"])
+    settings, owner = load_settings(config), _owner(config)
+    if file:
+        raise SystemExit(_by_file(settings, file, owner, wait=wait, json=json))
+    _by_hand(settings, url, code, owner, insecure=insecure, json=json)
+
+
+def _by_hand(
+    settings: EdgeSettings, url: str, code: str, owner: tuple[int, int] | None, *, insecure: bool, json: bool
+) -> None:
+    from bridge.errors import ConfigError
+    from edge.service_api import code_exchange, enrolment
+    from edge.service_api.http_client import ServiceAway
     from edge.web.document import VERSION
 
-    settings = load_settings(config)
-    address = parse_url(url)
-    if address.in_clear and not insecure:
-        advice = f"write https://{address.host}, or --insecure where nobody else is on the way"
-        raise ConfigError([f"{url}: http would send code, key and readings in clear: {advice}"])
-    client = ServiceClient(address, tls_context(settings.uplink.ca_file) if address.tls else None, 30)
-
-    async def asked() -> tuple[str, str]:
-        try:
-            made = await ask(client, code, VERSION)
-        finally:
-            client.close()
-        return made.name, made.gateway_key
-
     folder = settings.gateway.data_dir
+    order = code_exchange.CodeOrder(url, code, insecure, settings.uplink.ca_file)
+    before = code_exchange.present(folder)
+    done = before is not None and code_exchange.is_done(folder, order)
+    if before is not None and not done and not json:
+        kept = f"{enrolment.FILE}.previous"
+        say(f"this is gateway {before.name} of {before.url}; that is replaced, and its key kept as {kept}")
     try:
-        make_folder(folder)
-        name, key = asyncio.run(asked())
-        path = enrolment.write(folder, enrolment.Enrolment(url, name, key, time.time()))
-    except OSError as error:
-        raise ConfigError([f"{folder}: {error.strerror}; run this as root"]) from error
-    except (TransportDenied, TransportRejected) as error:
+        if before is not None and done:
+            made = before
+        else:
+            made = asyncio.run(code_exchange.exchange(folder, order, VERSION, time.time(), owner))
+    except code_exchange.CodeRefused as error:
         raise ConfigError([error.detail]) from error
+    except ServiceAway as error:
+        raise ServiceAway(error.reason, f"{error.detail}; the code is not lost: try again with the same") from error
+    path = folder / enrolment.FILE
     if json:
-        show({"gateway": name, "url": url, "file": str(path)})
+        replaced = None if before is None or done else {"gateway": before.name, "url": before.url}
+        show({"gateway": made.name, "url": url, "file": str(path), "replaced": replaced, "already": done})
+    elif done:
+        say(f"this is gateway {made.name} of {url} already, by this code; its key stands in {path}")
     else:
-        say(f"this is gateway {name} of {url} now; its key stands in {path}")
+        say(f"this is gateway {made.name} of {url} now; its key stands in {path}")
+
+
+def _by_file(
+    settings: EdgeSettings, paths: list[Path], owner: tuple[int, int] | None, *, wait: bool, json: bool
+) -> int:
+    from edge.service_api.boot_enrolment import BootEnrolment
+    from edge.web.document import VERSION
+
+    lines: list[str] = []
+    enrolling = BootEnrolment(
+        paths,
+        settings.gateway.data_dir,
+        ca_file=settings.uplink.ca_file,
+        version=VERSION,
+        owner=owner,
+        say=lines.append if json else say,
+        now_s=time.time,
+    )
+    done = asyncio.run(enrolling.run(wait=wait))
+    if json:
+        show({"ok": done, "said": lines})
+    return OK if done else FAILED
+
+
+def _owner(config: Path | None) -> tuple[int, int] | None:
+    """Return whom the installed gateway's data folder belongs to, where it has to be made."""
+    from edge.host import system_user
+    from edge.host.installation import INSTALLED
+
+    return system_user.owner(Path("/")) if INSTALLED.is_settings(INSTALLED.settings_file(config)) else None

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bridge.errors import ConfigError
-from edge.cli.console import FAILED, Json, show
+from edge.cli.console import FAILED, Json, say, show
 
 if TYPE_CHECKING:
     from edge.host.broker_files import AdmittedDevices
+    from edge.host.laid_files import LaidFile
 
 Root = Annotated[Path, typer.Option("--root", help="Write below this folder, for an image; nothing is started then.")]
 Broker = Annotated[bool, typer.Option("--mosquitto/--no-mosquitto", help="Whether to configure Mosquitto as well.")]
@@ -36,7 +37,7 @@ def register(app: typer.Typer) -> None:
 def install(
     root: Root = Path("/"), mosquitto: Broker = True, device_keys: DeviceKeys = None, json: Json = False
 ) -> None:
-    """Write the systemd unit, the settings and the broker's configuration, and start the gateway.
+    """Write user, systemd units, settings and the broker's configuration, and start the gateway.
 
     What is there is left as it is.
 
@@ -48,7 +49,9 @@ def install(
 def upgrade(
     root: Root = Path("/"), mosquitto: Broker = True, device_keys: DeviceKeys = None, json: Json = False
 ) -> None:
-    """Bring unit and broker files to this version, and start it. Settings, key and spool stay, and who may connect.
+    """Bring units, settings and broker files to this version, and start it. What was changed by hand stays as it is.
+
+    This version's is then beside it, with the ending .new. Key and spool stay, and who may connect to Mosquitto.
 
     Example: sudo iot-edge upgrade
     """
@@ -81,29 +84,35 @@ def broker_passwords(
 
 
 def uninstall(root: Root = Path("/"), json: Json = False) -> None:
-    """Stop the gateway and remove its unit. Settings, key and spool stay.
+    """Stop the gateway and remove its units, and Mosquitto's files. Settings, key and spool stay.
 
     Example: sudo iot-edge uninstall
     """
     from edge.host import install as files
+    from edge.host.program import refuse_beside_package
 
-    _only_without_package()
+    refuse_beside_package(root, Path(__file__))
     left = files.systemctl(root, *(f"disable --now {unit}" for unit in files.units(root)))
     gone = files.uninstall(root)
     left += files.systemctl(root, "daemon-reload")
+    if any("mosquitto" in str(each.path) for each in gone):
+        left += files.systemctl(root, "try-restart mosquitto")
+    stays = [
+        "/etc/iot-edge (settings, passwords)",
+        "/var/lib/iot-edge (key and spool)",
+        "the user iot-edge",
+        *(f"/{each.beside} (was changed by hand)" for each in gone if each.beside is not None),
+    ]
     if json:
-        show({"removed": gone, "to_do": left})
-        return
-    for path in gone:
-        print(f"removed  {path}")
-    print("kept     /etc/iot-edge (settings) and /var/lib/iot-edge (key and spool)")
-    _to_do(left, root)
-
-
-def _only_without_package() -> None:
-    """Raise ConfigError where this came as a Debian package: units in /etc would come before the package's."""
-    if Path(__file__).is_relative_to("/usr/lib/iot-edge"):
-        raise ConfigError(["this gateway came as a Debian package: apt installs, upgrades and removes it"])
+        show({"removed": [f"/{each.path}" for each in gone], "kept": stays, "to_do": left})
+    else:
+        for each in gone:
+            say(f"removed  {root / each.path}")
+        for text in stays:
+            say(f"kept     {text}")
+        _to_do(left, root)
+    if left and root == Path("/"):
+        raise SystemExit(FAILED)
 
 
 def _do(
@@ -116,33 +125,82 @@ def _do(
     commands: tuple[str, ...],
 ) -> None:
     from edge.host import install as files
-    from edge.host import system_user
     from edge.host.broker_files import AdmittedDevices, present_access
+    from edge.host.program import command_of, is_packaged, refuse_beside_package
 
-    _only_without_package()
     asked = None if device_keys is None else AdmittedDevices.KEYS if device_keys else AdmittedDevices.ANYBODY
+    packaged = is_packaged(root, Path(__file__))
+    if packaged and (asked is None or overwrite):
+        refuse_beside_package(root, Path(__file__))
     before = present_access(root)
     access = files.access_to(root, asked, upgrade=overwrite) if mosquitto else None
-    command = Path(sys.executable).parent / "iot-edge"  # of the environment that runs this; not a link to it
-    written = files.install(root, command, access, overwrite=overwrite)
-    first = ["daemon-reload"] if access is AdmittedDevices.KEYS else []
-    first += ["enable --now iot-edge-passwords.path"] if access is AdmittedDevices.KEYS else []
-    if any(each.written and "mosquitto" in str(each.path) for each in written):
-        first.append("restart mosquitto")
-    left = system_user.make(root) + files.systemctl(root, *first, *commands)
-    notes = _notes(before, access)
-    if json:
-        listed = [{"path": each.path, "written": each.written} for each in written]
-        show({"files": listed, "devices": access, "notes": notes, "to_do": left})
-    else:
-        for each in written:
-            print(f"{'wrote' if each.written else 'kept '}  {each.path}")
-        for note in notes:
-            print(f"note     {note}")
-        _to_do(left, root)
-        print("then     iot-edge enrol URL CODE; iot-edge check")
+    command, left = None, list[str]()
+    if not packaged:
+        command = command_of(Path(sys.executable), root)
+        files.refuse_moved_paths(root)
+        left = files.make_user(root)
+    laid = files.install(root, command, access, overwrite=overwrite)
+    left += files.systemctl(root, *_commands(laid, access, commands, packaged=packaged))
+    _tell(laid, before, access, left, root, json=json)
     if left and root == Path("/"):
         raise SystemExit(FAILED)
+
+
+def _commands(
+    laid: list[LaidFile], access: AdmittedDevices | None, commands: tuple[str, ...], *, packaged: bool
+) -> list[str]:
+    """Return what systemctl is to do."""
+    from edge.host.broker_files import AdmittedDevices
+
+    found = ["daemon-reload"]
+    if access is AdmittedDevices.KEYS:
+        found.append("enable --now iot-edge-passwords.path")
+    if any(each.written and "mosquitto" in str(each.path) for each in laid):
+        found.append("restart mosquitto")
+    return [*found, "restart iot-edge"] if packaged else [*found, "enable iot-edge-enrol", *commands]
+
+
+def _tell(
+    laid: list[LaidFile],
+    before: AdmittedDevices | None,
+    access: AdmittedDevices | None,
+    left: list[str],
+    root: Path,
+    *,
+    json: bool,
+) -> None:
+    """Say what became of each file, and what is left to do."""
+    notes = _notes(before, access) + [text for each in laid if (text := _edited(each))]
+    if json:
+        listed = [
+            {"path": each.path, "written": each.written, "state": each.fate, "beside": each.beside, "diff": each.diff}
+            for each in laid
+        ]
+        show({"files": listed, "devices": access, "notes": notes, "to_do": left})
+        return
+    for each in laid:
+        say(f"{each.fate:<8} {root / each.path}")
+        for line in each.diff:
+            say(f"         {line}")
+    for note in notes:
+        say(f"note     {note}")
+    _to_do(left, root)
+    say("then     iot-edge enrol URL CODE; iot-edge check")
+
+
+def _edited(laid: LaidFile) -> str:
+    """Say what to do with a file that somebody has changed."""
+    from edge.host.laid_files import Fate
+
+    if laid.fate is Fate.EDITED and laid.beside is not None:
+        return f"/{laid.path} was changed here, and stays; this version's is /{laid.beside}: take over what you need"
+    if laid.fate is Fate.REPLACED:
+        return f"/{laid.path} was changed here, and is replaced as you asked; what it was is /{laid.beside}"
+    if laid.fate is Fate.LEFT:
+        return (
+            f"/{laid.path} is another than this version's, and stays; iot-edge upgrade brings what nobody has changed"
+        )
+    return ""
 
 
 def _notes(before: AdmittedDevices | None, access: AdmittedDevices | None) -> list[str]:

@@ -24,14 +24,20 @@ def replace(path: Path, content: bytes, *, mode: int = FILE_MODE, keep: Path | N
     with open(descriptor, "wb") as file:
         file.write(content)
         file.flush()
+        if os.geteuid() == 0:  # by the descriptor: who owns the folder may put something else under the name meanwhile
+            owner = path.parent.stat()
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)
         os.fsync(descriptor)
-    if os.geteuid() == 0:
-        owner = path.parent.stat()
-        os.chown(new, owner.st_uid, owner.st_gid)
     if keep is not None:
         with suppress(FileNotFoundError):
             path.replace(keep)
     new.replace(path)
+    _sync_folder(path.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a file where it is there, for good. Raises OSError."""
+    path.unlink(missing_ok=True)
     _sync_folder(path.parent)
 
 

@@ -1,7 +1,7 @@
 """Files that make a gateway of a machine: written under a root, so that an image or a test can be one.
 
-Flows in: where the command stands. Flows out: the systemd unit, the settings (never over those that are there), the
-Mosquitto configuration. What is spooled is never touched.
+Flows in: where the command stands. Flows out: the user, the systemd units, the settings, the Mosquitto configuration;
+what an engineer has changed of them stays (laid_files.py). What is spooled is never touched.
 """
 
 from __future__ import annotations
@@ -11,26 +11,22 @@ import subprocess
 from importlib import resources
 from pathlib import Path
 
-import msgspec
-
 from bridge.errors import ConfigError
+from bridge.settings.toml import load_toml
+from edge.host import system_user
 from edge.host.broker_files import ACL, CONF, PASSWORDS, AdmittedDevices, make_own_account, present_access
+from edge.host.installation import INSTALLED, USER
+from edge.host.laid_files import PLACEHOLDER, Fate, LaidFile, LaidFiles, Rule, open_folders
 from edge.host.system_user import SYSUSERS
 
 UNIT = Path("etc/systemd/system/iot-edge.service")
+ENROL_UNIT = Path("etc/systemd/system/iot-edge-enrol.service")
 PASSWORDS_UNIT = Path("etc/systemd/system/iot-edge-passwords.service")
 PASSWORDS_PATH = Path("etc/systemd/system/iot-edge-passwords.path")
 SETTINGS = Path("etc/iot-edge/edge.toml")
 CREDENTIALS = Path("etc/iot-edge/credentials")
-PLACEHOLDER = "/opt/iot-edge/bin/iot-edge"
+COMMAND = Path(PLACEHOLDER)
 OWN_LISTENER = {AdmittedDevices.KEYS: "mqtt://127.0.0.1:1884", AdmittedDevices.ANYBODY: "mqtt://127.0.0.1:1883"}
-
-
-class Written(msgspec.Struct, frozen=True):
-    """Names a file, and says whether it was written or left as it was."""
-
-    path: Path
-    written: bool
 
 
 def access_to(root: Path, asked: AdmittedDevices | None, *, upgrade: bool) -> AdmittedDevices | None:
@@ -42,32 +38,101 @@ def access_to(root: Path, asked: AdmittedDevices | None, *, upgrade: bool) -> Ad
     return asked or present or (None if upgrade else AdmittedDevices.KEYS)
 
 
-def install(root: Path, command: Path, access: AdmittedDevices | None, *, overwrite: bool = False) -> list[Written]:
-    """Write every file that is not there, and with `overwrite` all but the settings. Raises ConfigError.
+def install(
+    root: Path, command: Path | None, access: AdmittedDevices | None, *, overwrite: bool = False
+) -> list[LaidFile]:
+    """Write every file that is not there; with `overwrite` bring those to this version that nobody has changed.
 
-    `access` None leaves Mosquitto alone; one that differs from what is installed changes its files.
+    `command` None is for a packaged gateway: only Mosquitto's files then.
+
+    `access` None leaves Mosquitto alone; one that differs from what is installed changes its files. Raises ConfigError.
     """
-    if any(part in command.parts[1:2] for part in ("home", "root")):
-        raise ConfigError([f"{command}: stands in a home folder, which the unit does not see; install it in /opt"])
-    settings = template("edge.toml").replace(
-        OWN_LISTENER[AdmittedDevices.ANYBODY], OWN_LISTENER[access or AdmittedDevices.ANYBODY]
-    )
-    files = [
-        (SYSUSERS, template("iot-edge.sysusers"), overwrite),
-        (UNIT, template("iot-edge.service").replace(PLACEHOLDER, str(command)), overwrite),
-    ]
     try:
-        if access is not None:
-            files += _broker_files(command, access, overwrite or present_access(root) is not access)
-        files.append((SETTINGS, settings, False))
-        (root / CREDENTIALS).mkdir(parents=True, exist_ok=True)
-        (root / CREDENTIALS).chmod(0o700)
-        written = [_write(root / path, text, over) for path, text, over in files]
+        switched = access is not None and present_access(root) not in (None, access)
+        laid = LaidFiles(root)
+        written = [] if command is None else _own_files(laid, root, command, access, renew=overwrite or switched)
+        for path, text, over in [] if access is None else _broker_files(command or COMMAND, access, overwrite):
+            if command is not None or path.parts[1] == "mosquitto":
+                rule = Rule.REPLACE if switched else Rule.UPGRADE if over else Rule.LEAVE
+                written.append(laid.lay(path, text, rule))
+        laid.save()
         if access is AdmittedDevices.KEYS:
-            written += [Written(path, True) for path in make_own_account(root)]
+            written += [LaidFile(path.relative_to(root), Fate.WRITTEN) for path in make_own_account(root)]
         return written
     except OSError as error:
         raise ConfigError([f"{error.filename}: {error.strerror}; run this as root, or with --root DIR"]) from error
+
+
+def _own_files(
+    laid: LaidFiles, root: Path, command: Path, access: AdmittedDevices | None, *, renew: bool
+) -> list[LaidFile]:
+    """Lay units and settings. Raises OSError."""
+    open_folders((root / CREDENTIALS).parent)
+    (root / CREDENTIALS).mkdir(exist_ok=True)
+    (root / CREDENTIALS).chmod(0o700)
+    texts = {
+        UNIT: template("iot-edge.service").replace(PLACEHOLDER, str(command)),
+        ENROL_UNIT: template("iot-edge-enrol.service").replace(PLACEHOLDER, str(command)),
+        SETTINGS: template("edge.toml").replace(OWN_LISTENER[AdmittedDevices.ANYBODY], _own_listener(root, access)),
+    }
+    return [laid.lay(path, text, Rule.UPGRADE if renew else Rule.LEAVE) for path, text in texts.items()]
+
+
+def _own_listener(root: Path, access: AdmittedDevices | None) -> str:
+    """Return where the gateway finds its broker; where that is none of ours, as the settings that are there have it."""
+    if access is not None:
+        return OWN_LISTENER[access]
+    try:
+        is_there = OWN_LISTENER[AdmittedDevices.KEYS] in (root / SETTINGS).read_text(errors="replace")
+    except OSError:
+        is_there = False
+    return OWN_LISTENER[AdmittedDevices.KEYS if is_there else AdmittedDevices.ANYBODY]
+
+
+def make_user(root: Path) -> list[str]:
+    """Make the gateway's user. Returns what is left to do by hand, in an image; raises ConfigError where it is here.
+
+    The unit of a release before has a DynamicUser of the same name: it is stopped, else the name is taken.
+    """
+    try:
+        laid = LaidFiles(root)
+        laid.lay(SYSUSERS, template("iot-edge.sysusers"), Rule.UPGRADE)
+        laid.save()
+    except OSError as error:
+        raise ConfigError([f"{error.filename}: {error.strerror}; run this as root, or with --root DIR"]) from error
+    if system_user.exists(root):
+        return []
+    if (root / UNIT).exists():
+        systemctl(root, "stop iot-edge")
+    left = system_user.make(root)
+    if left and root == Path("/"):
+        if (root / UNIT).exists():
+            systemctl(root, "start iot-edge")
+        raise ConfigError([f"there is no user {USER}, and none could be made; run: {left[0]}"])
+    return left
+
+
+def refuse_moved_paths(root: Path) -> None:
+    """Raise ConfigError where the settings name other folders than the unit of a release before, which overrode them.
+
+    With the unit that follows they would count, and the gateway would find neither its key nor its spool.
+    """
+    try:
+        unit = (root / UNIT).read_text(errors="replace")
+        named = load_toml(root / SETTINGS)
+    except (OSError, ConfigError):
+        return
+    state = str(INSTALLED.state)
+    found = {
+        f"{section}.{key}": value
+        for section, key in (("gateway", "data_dir"), ("spool", "path"))
+        if (value := named.get(section, {}).get(key)) is not None
+    }
+    wanted = {"gateway.data_dir": state, "spool.path": f"{state}/spool.db"}
+    wrong = [name for name, value in found.items() if value != wanted[name]]
+    if wrong and f"IOT_EDGE_GATEWAY__DATA_DIR={state}" in unit:
+        said = f"{', '.join(wrong)} did not count until now: key and spool are in {state}"
+        raise ConfigError([f"/{SETTINGS}: {said}; take the line out, or move the files there first"])
 
 
 def _broker_files(command: Path, access: AdmittedDevices, overwrite: bool) -> list[tuple[Path, str, bool]]:
@@ -84,20 +149,25 @@ def _broker_files(command: Path, access: AdmittedDevices, overwrite: bool) -> li
 
 def units(root: Path) -> list[str]:
     """Return the units that are installed and run by themselves."""
-    return [path.name for path in (UNIT, PASSWORDS_PATH) if (root / path).exists()]
+    return [path.name for path in (UNIT, ENROL_UNIT, PASSWORDS_PATH) if (root / path).exists()]
 
 
-def uninstall(root: Path) -> list[Path]:
-    """Remove the unit and the broker's files; settings, key and spool stay. Raises ConfigError."""
+def uninstall(root: Path) -> list[LaidFile]:
+    """Remove the units and the broker's files; settings, key and spool stay. Raises ConfigError."""
     gone = []
-    for path in (UNIT, PASSWORDS_UNIT, PASSWORDS_PATH, CONF, ACL, PASSWORDS):
+    for path in (UNIT, ENROL_UNIT, PASSWORDS_UNIT, PASSWORDS_PATH, CONF, ACL, PASSWORDS):
         try:
-            (root / path).unlink()
-        except FileNotFoundError:
-            continue
+            laid = LaidFiles(root)
+            if path == PASSWORDS:  # the gateway writes it, no engineer
+                found = LaidFile(path, Fate.WRITTEN) if (root / path).exists() else None
+                (root / path).unlink(missing_ok=True)
+            else:
+                found = laid.remove(path)
+            laid.save()
         except OSError as error:
             raise ConfigError([f"{root / path}: {error.strerror}; run this as root"]) from error
-        gone.append(root / path)
+        if found is not None:
+            gone.append(found)
     return gone
 
 
@@ -115,14 +185,3 @@ def systemctl(root: Path, *commands: str) -> list[str]:
         if subprocess.run(["systemctl", *command.split()], check=False).returncode:
             failed.append(f"systemctl {command}")
     return failed
-
-
-def _write(path: Path, text: str, overwrite: bool) -> Written:
-    if path.exists() and (not overwrite or path.read_text() == text):
-        return Written(path, False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f"{path.name}.new")
-    new.write_text(text)
-    new.chmod(0o644)
-    new.replace(path)
-    return Written(path, True)

@@ -6,6 +6,7 @@ gateway's own are.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,13 @@ class Installation:
         """Return whether a file is the installed settings, under whatever name."""
         try:
             return path is not None and path.samefile(self.settings)
+        except OSError:
+            return False
+
+    def is_gateway_user(self) -> bool:
+        """Return whether this process is of the gateway's own user, as its unit is."""
+        try:
+            return os.geteuid() == self.state.stat().st_uid
         except OSError:
             return False
 

@@ -24,9 +24,18 @@ def keep_new_files_private() -> None:
     os.umask(OTHERS)
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder where there is none. Raises OSError."""
-    folder.mkdir(FOLDER_MODE, parents=True, exist_ok=True)
+def make_folder(folder: Path, owner: tuple[int, int] | None = None) -> None:
+    """Make a folder where there is none, and those above it. Raises OSError.
+
+    `owner` (user and group) gets what is made, where root makes it for the gateway.
+    """
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    for each in reversed(missing):
+        each.mkdir(FOLDER_MODE, exist_ok=True)
+        if owner is not None and os.geteuid() == 0:
+            os.chown(each, *owner)
+    if not missing:
+        folder.mkdir(FOLDER_MODE, exist_ok=True)  # says so where a file has its name
 
 
 def open_private(path: str, flags: int) -> int:
@@ -43,7 +52,16 @@ def narrow(data_dir: Path, spool: Path) -> None:
 
 def _own(data_dir: Path, spool: Path) -> Iterable[Path]:
     yield data_dir
-    for name in ("enrolment.json*", "registry.json*", "alarms.json*", "refused.jsonl*", "running.json*", "mosquitto*"):
+    names = (
+        "enrolment.*",
+        "client_id*",
+        "registry.json*",
+        "alarms.json*",
+        "refused.jsonl*",
+        "running.json*",
+        "mosquitto*",
+    )
+    for name in names:
         yield from data_dir.glob(name)
     yield from spool.parent.glob(f"{spool.name}*")
 

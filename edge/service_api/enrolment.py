@@ -22,6 +22,8 @@ class Enrolment(msgspec.Struct, frozen=True):
     name: str
     key: str
     since_s: float  # when the key was made, by the gateway's clock
+    code_hash: str = ""  # of the one-time code that it was given for
+    ca_pem: str = ""  # certificates to trust for this service, where uplink.ca_file names none
 
 
 class EnrolmentFile:

@@ -88,12 +88,16 @@ def _is_loopback(host: str) -> bool:
         return host.lower().rstrip(".") == "localhost"
 
 
-def tls_context(ca_file: Path | None) -> ssl.SSLContext:
-    """Make a context for TLS 1.2 or newer that checks certificate and host name. Raises ConfigError."""
+def tls_context(ca_file: Path | None, ca_pem: str = "") -> ssl.SSLContext:
+    """Make a context for TLS 1.2 or newer that checks certificate and host name. Raises ConfigError.
+
+    The certificates to trust: those of the settings' file, else those of the enrolment, else the system's.
+    """
     try:
-        context = ssl.create_default_context(cafile=ca_file)
+        context = ssl.create_default_context(cafile=ca_file, cadata=None if ca_file else ca_pem or None)
     except (OSError, ssl.SSLError) as error:
-        raise ConfigError([f"uplink.ca_file = {ca_file}: {error}"]) from error
+        name = f"uplink.ca_file = {ca_file}" if ca_file else "ca_file of the enrolment"
+        raise ConfigError([f"{name}: {error}"]) from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
 

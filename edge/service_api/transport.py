@@ -29,15 +29,19 @@ T = TypeVar("T")
 
 
 class TransportDenied(BridgeError):
-    """Raised where the service turns the gateway away, whatever it sends. `reason` is the `code` of the answer."""
+    """Raised where the service turns the gateway away, whatever it sends. `reason` is the `code` of the answer.
+
+    `told` is the answer's own text.
+    """
 
     retryable: ClassVar[bool] = True
     code = "denied"
 
-    def __init__(self, status: int, reason: str, detail: str) -> None:
+    def __init__(self, status: int, reason: str, detail: str, told: str = "") -> None:
         super().__init__(detail)
         self.status = status
         self.reason = reason
+        self.told = told
 
 
 class TransportRejected(BridgeError):
@@ -116,9 +120,12 @@ class HttpsTransport:
         return {"X-Gateway-Key": self._key}
 
 
-async def enrol(client: ServiceClient, code: str, version: str) -> Enrolled:
-    """Exchange a one-time code for a name and a key. Raises ServiceAway, TransportDenied, TransportRejected."""
-    body = msgspec.json.encode(EnrolmentRequest(code, version))
+async def enrol(client: ServiceClient, code: str, version: str, key_hash: str) -> Enrolled:
+    """Exchange a one-time code for a name. Raises ServiceAway, TransportDenied, TransportRejected.
+
+    `key_hash` is of the key that we have made; a service of a release before answers with one of its own.
+    """
+    body = msgspec.json.encode(EnrolmentRequest(code, version, key_hash))
     answer = await client.request("POST", "/gateways/enrol", headers={"Content-Type": "application/json"}, body=body)
     return _understood(answer, _enrolled)
 
@@ -139,7 +146,7 @@ def _understood(answer: Answer, decode: _Decoded[T]) -> T:
     if answer.status == 413:
         raise BatchTooLarge(said)
     if answer.status in DENIALS:
-        raise TransportDenied(answer.status, code, HINTS.get(code, f"{said}; check uplink.url"))
+        raise TransportDenied(answer.status, code, HINTS.get(code, f"{said}; check uplink.url"), detail)
     if 400 <= answer.status < 500 and answer.status not in LATER and code:
         raise TransportRejected(said)
     raise ServiceAway(f"status_{answer.status}", said, retry_after_s=_retry_after_s(answer))

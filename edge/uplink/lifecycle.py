@@ -143,7 +143,7 @@ class UplinkLifecycle:
     def _https(self, enrolment: Enrolment) -> HttpsTransport:
         """Raises ConfigError."""
         address = parse_url(self._settings.url or enrolment.url)
-        tls = tls_context(self._settings.ca_file) if address.tls else None
+        tls = tls_context(self._settings.ca_file, enrolment.ca_pem) if address.tls else None
         clients = {name: ServiceClient(address, tls, self._settings.timeout_s) for name in (LIVE, BACKLOG, "registry")}
         return HttpsTransport(enrolment.name, enrolment.key, clients)
 

@@ -155,10 +155,11 @@ def test_url_that_is_none_is_a_mistake(url: str) -> None:
 async def test_enrol_gives_a_name_and_a_key_once_the_code_is_right() -> None:
     async with open_gateway_door(FakePipeline(), FakeDirectory()) as service:
         with closing(ServiceClient(parse_url(service.url), None, 20)) as client:
-            made = await enrol(client, "ABCD-EFGH-JKMN", "1")
+            made = await enrol(client, "ABCD-EFGH-JKMN", "1", "")
             assert (made.name, made.gateway_key) == (GATEWAY, GATEWAY_KEY)
+            assert (await enrol(client, "ABCD-EFGH-JKMN", "1", "a" * 64)).gateway_key == "", "the gateway has its own"
             with pytest.raises(TransportDenied) as caught:
-                await enrol(client, "nonsense", "1")
+                await enrol(client, "nonsense", "1", "")
     assert caught.value.reason == "bad_code"
 
 

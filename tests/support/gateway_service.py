@@ -12,7 +12,7 @@ import psycopg
 from bridge.auth.failed_logins import FailedLogins
 from bridge.auth.key_cache import KeyCache, KeyOwner
 from bridge.errors import StoreUnavailable
-from bridge.gateway_protocol.batches import GatewayLedger, GatewayState
+from bridge.gateway_protocol.batches import Enrolled, GatewayLedger, GatewayState, RefusedCode
 from bridge.gateway_protocol.snapshot import IssueNumber, Snapshot
 from bridge.http.app import GatewayParts, ServiceDoorParts, build_app
 from bridge.http.gateway_cache import GatewayCache
@@ -21,7 +21,7 @@ from bridge.pipeline.ports import DeliverySink
 from bridge.service.core import now_us
 from bridge.settings.http import HttpSettings, KeySettings, LimitSettings
 from bridge.store import admin
-from bridge.store.secret import new_key
+from bridge.store.secret import code_hash, new_key
 from bridge.telemetry import Metrics
 from tests.support.gateway_site import GATEWAY, GATEWAY_KEY, snapshot
 from tests.support.http_door import Key, Service, key_of, open_service
@@ -52,8 +52,10 @@ class FakeDirectory:
     async def gateway(self, gateway_id: int) -> Info | None:
         return Info()
 
-    async def enrol(self, code: str, version: str, address: str = "") -> tuple[str, str] | None:
-        return (GATEWAY, GATEWAY_KEY) if code == self.code else None
+    async def enrol(self, code: str, version: str, address: str, key_hash: str) -> Enrolled | RefusedCode:
+        if code_hash(code) != code_hash(self.code):
+            return RefusedCode("bad_code", "no such code")
+        return Enrolled(GATEWAY, "" if key_hash else GATEWAY_KEY)
 
     async def rotate(self, gateway_id: int, present_hash: str) -> str:
         text, _ = new_key("gk")

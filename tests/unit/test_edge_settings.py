@@ -147,3 +147,25 @@ def test_credentials_of_the_installation_are_read_where_systemd_hands_none(
     (handed / "iot-edge_mqtt.password").write_text("of systemd\n")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(handed))
     assert load(installed.settings, installed=installed).mqtt.password == "of systemd"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+def test_user_who_may_not_read_the_credentials_is_told_and_the_gateway_is_not(installed: Installation) -> None:
+    """An empty folder is not named to the unit: its process finds one that it may not read."""
+    installed.state.mkdir()
+    installed.credentials.chmod(0o700)
+    for folder in (installed.settings.parent, *installed.settings.parents[1:-1]):
+        folder.chmod(folder.stat().st_mode | 0o011)
+    os.seteuid(12_345)
+    try:
+        with pytest.raises(ConfigError, match="sudo iot-edge"):
+            load(installed.settings, installed=installed)
+        assert load(installed.settings, installed=installed, secrets=False).gateway.data_dir == installed.state
+    finally:
+        os.seteuid(0)
+    os.chown(installed.state, 12_345, 12_345)
+    os.seteuid(12_345)
+    try:
+        assert load(installed.settings, installed=installed).mqtt.password == ""
+    finally:
+        os.seteuid(0)

@@ -26,7 +26,7 @@ SELECT set_config('iot_bridge.actor', coalesce((SELECT 'gateway ' || g.name FROM
        set_config('iot_bridge.door', 'http', true), set_config('iot_bridge.address', %(address)s, true)
 
 -- name: enrol
--- A code works once. Asking with it again, within its time, replaces a key whose answer was lost and that was never used.
+-- A code works once.
 WITH code AS (
     UPDATE gateway_codes c SET used_at = now()
     FROM gateways g
@@ -39,6 +39,16 @@ WITH code AS (
     UPDATE gateways g SET enrolled_at = now(), version = %(version)s FROM code WHERE g.id = code.gateway_id
 )
 SELECT name FROM code
+
+-- name: enrolled_before
+-- What there is to say of a code that cannot be used (any more), and whether it was used for this key, which still holds:
+-- the answer was lost, and is given again.
+SELECT g.name, to_char(c.used_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI "UTC"'),
+       to_char(c.expires_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI "UTC"'), g.revoked_at IS NOT NULL,
+       c.used_at IS NOT NULL AND g.revoked_at IS NULL AND EXISTS (
+           SELECT 1 FROM gateway_keys k
+           WHERE k.gateway_id = g.id AND k.key_hash = %(hash)s AND k.revoked_at IS NULL AND k.created_at = c.used_at)
+FROM gateway_codes c JOIN gateways g ON g.id = c.gateway_id WHERE c.code_hash = %(code)s
 
 -- name: rotate
 -- The key that asks stays usable until the new one is used.

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from packages.source import Source, run
 
-COMPRESSION = ("-Zxz", "-z9", "--threads-max=1")
-"""Several threads compress in blocks, as many as there are: other bytes."""
+COMPRESSION = ("-Zxz", "-z6", "--threads-max=1")
+"""Several threads compress in blocks, as many as there are: other bytes. -z9 takes 64 MB to unpack, much of a board."""
 
 
 def write(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -16,7 +17,10 @@ from edge.host import install
 from edge.host.broker_files import AdmittedDevices
 from packages.source import ROOT
 
-pytestmark = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="no dpkg-deb: scripts/servers")
+pytestmark = [
+    pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="no dpkg-deb: scripts/servers"),
+    pytest.mark.timeout(400),  # the first build on a machine fetches the wheels
+]
 SUITE, SUFFIX = ("trixie", "~deb13u1") if sys.version_info >= (3, 13) else ("bookworm", "~deb12u1")
 EPOCH = "1767225600"
 """The first second of 2026."""
@@ -32,21 +36,28 @@ def packages(*arguments: str | Path, expect: int = 0, umask: int = 0o022, **envi
         check=False,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=300,
     )
     assert done.returncode == expect, done.stderr
     return done.stdout + done.stderr
 
 
-def build(out: Path, **others: str) -> Path:
-    packages("debs", "iot-edge", "--suite", SUITE, "--arch", "amd64", "--out", out, **others)
+def build(out: Path, umask: int = 0o022, **others: str) -> Path:
+    packages("debs", "iot-edge", "--suite", SUITE, "--arch", "amd64", "--out", out, umask=umask, **others)
     (deb,) = out.glob("*.deb")
     return deb
 
 
 @pytest.fixture(scope="module")
 def deb(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("debs"), TZ="UTC", PYTHONHASHSEED="1")
+    """The package, built once for all processes of a run."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    with open(folder / "debs.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        built = list((folder / "debs").glob("*.deb"))
+        return built[0] if built else build(folder / "debs", TZ="UTC", PYTHONHASHSEED="1")
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +109,9 @@ def apt(state: Path, source: Path, *command: str) -> subprocess.CompletedProcess
 
 
 def test_package_built_twice_is_the_same_bytes(deb: Path, tmp_path: Path) -> None:
-    again = build(tmp_path / "other" / "place", TZ="Asia/Tokyo", PYTHONHASHSEED="2", LC_ALL="C", TMPDIR=str(tmp_path))
+    again = build(
+        tmp_path / "other" / "place", 0o077, TZ="Asia/Tokyo", PYTHONHASHSEED="2", LC_ALL="C", TMPDIR=str(tmp_path)
+    )
     assert (again.name, again.read_bytes()) == (deb.name, deb.read_bytes())
 
 

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -26,12 +26,19 @@ EPOCH = "1767225600"
 """The first second of 2026."""
 
 
-def packages(*arguments: str | Path, expect: int = 0, umask: int = 0o022, **environment: str) -> str:
+def packages(
+    *arguments: str | Path, expect: int = 0, umask: int = 0o022, environment: Mapping[str, str] | None = None
+) -> str:
     """Run `python -m packages`; returns what it says."""
     done = subprocess.run(
         [sys.executable, "-m", "packages", *arguments],
         cwd=ROOT,
-        env={**os.environ, "SOURCE_DATE_EPOCH": EPOCH, "MAINTAINER": "A Site <packages@example.com>", **environment},
+        env={
+            **os.environ,
+            "SOURCE_DATE_EPOCH": EPOCH,
+            "MAINTAINER": "A Site <packages@example.com>",
+            **(environment or {}),
+        },
         umask=umask,
         check=False,
         capture_output=True,
@@ -43,7 +50,7 @@ def packages(*arguments: str | Path, expect: int = 0, umask: int = 0o022, **envi
 
 
 def build(out: Path, umask: int = 0o022, **others: str) -> Path:
-    packages("debs", "iot-edge", "--suite", SUITE, "--arch", "amd64", "--out", out, umask=umask, **others)
+    packages("debs", "iot-edge", "--suite", SUITE, "--arch", "amd64", "--out", out, umask=umask, environment=others)
     (deb,) = out.glob("*.deb")
     return deb
 
@@ -209,7 +216,9 @@ def test_published_version_is_never_replaced_by_another(deb: Path, key: str, tmp
 
 
 def test_repository_without_a_key_says_what_it_needs(deb: Path, tmp_path: Path) -> None:
-    said = packages("apt-repo", "--debs", deb.parent, "--out", tmp_path / "apt", expect=1, KEY="", URL="")
+    said = packages(
+        "apt-repo", "--debs", deb.parent, "--out", tmp_path / "apt", expect=1, environment={"KEY": "", "URL": ""}
+    )
     assert "needs KEY=" in said
 
 

@@ -13,7 +13,7 @@ BENCH := $(VENV)/.has-bench
 CHECK := $(VENV)/.has-check
 DOCS := $(VENV)/.has-docs
 
-.PHONY: install demo test soak restarts fleet chaos hostile bench check docs wheel fresh clean
+.PHONY: install demo test soak restarts fleet chaos hostile bench check docs wheel packages apt-repo offline fresh clean
 
 install: $(DEMO)  ## only makes .venv, with what the demo needs
 
@@ -71,6 +71,15 @@ docs: $(DOCS)  ## the documentation site, in site/
 
 wheel: $(TEST)  ## in dist/: the wheel of what is committed, and what service and gateway bring along (CycloneDX)
 	scripts/release
+
+packages: $(TEST)  ## in dist/: Debian packages of what is committed, for Debian 12 and 13, amd64 and arm64
+	$(BIN)/python -m packages debs
+
+apt-repo: packages  ## in dist/apt: the packages as a folder for any web server; KEY=... names gpg's key, URL=... where it is served
+	$(BIN)/python -m packages apt-repo $(if $(KEY),--key '$(KEY)') $(if $(URL),--url '$(URL)')
+
+offline: packages  ## in dist/: iot-edge-offline-arm64.tar and -amd64, to carry to a site without a network; MIRROR=... is Debian's
+	$(BIN)/python -m packages offline $(if $(MIRROR),--mirror '$(MIRROR)')
 
 fresh:  ## `make demo` and `make test` on stock Debian 12 and 13, by an ordinary user; needs root and debootstrap
 	scripts/fresh $(SUITES)

@@ -17,7 +17,7 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = "bridge|edge|config|scripts|tests|bench"
+FOLDERS = "bridge|edge|config|scripts|tests|bench|packages"
 LINK = re.compile(rf"\[([^\]]+)\]\(((?:\.\./)+(?:{FOLDERS})/[\w./-]+\.(\w+))(?:#([\w.]+))?\)")
 PAGE = """\
 ---

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bridge.errors import ConfigError
 from edge.cli.console import FAILED, Json, say, show
 
 if TYPE_CHECKING:
@@ -57,13 +58,24 @@ def upgrade(
     _do(root, mosquitto, device_keys, json, overwrite=True, commands=("daemon-reload", "restart iot-edge"))
 
 
-def broker_passwords(root: Root = Path("/"), json: Json = False) -> None:
+def broker_passwords(
+    root: Root = Path("/"),
+    own: Annotated[bool, typer.Option("--own", help="Make the gateway's own account, where it has none.")] = False,
+    json: Json = False,
+) -> None:
     """Bring the device keys that the gateway has written to Mosquitto. iot-edge-passwords.service runs it.
 
     Example: iot-edge broker-passwords
     """
-    from edge.host.broker_files import take_over_passwords
+    from edge.host.broker_files import make_own_account, take_over_passwords
 
+    if own:
+        try:
+            written = make_own_account(root)
+        except OSError as error:
+            raise ConfigError([f"{error.filename}: {error.strerror}; run this as root"]) from error
+        show({"written": written}) if json else print(f"{len(written)} files written")
+        return
     count = take_over_passwords(root)
     if json:
         show({"accounts": count})

@@ -20,8 +20,8 @@ from edge.settings import EdgeSettings
 from edge.telemetry import RegistryMetrics, SiteMetrics, SpoolMetrics, UplinkMetrics
 from tests.support.reference import ROOT
 
-FOLDERS = ("bridge", "edge", "bench", "tests", "config", "docs", "scripts", ".ci")
-PACKAGES = ("bridge", "edge", "bench")
+FOLDERS = ("bridge", "edge", "bench", "packages", "tests", "config", "docs", "scripts", ".ci")
+PACKAGES = ("bridge", "edge", "bench", "packages")
 _SQL_NAME = re.compile(r"(?:FUNCTION|TABLE|VIEW|SEQUENCE)\s+(?:IF NOT EXISTS\s+)?(?:public\.)?(\w+)", re.IGNORECASE)
 
 

@@ -272,6 +272,7 @@ def _door_app(gateway: Gateway, mqtt: MqttIngest | None) -> App:
             sensor_status=sensor_status,
             now=time.monotonic,
             now_us=gateway.clock.now_us,
+            knows_time=gateway.clock.is_set,
         )
     )
 

@@ -124,6 +124,14 @@ def test_what_was_learnt_over_a_quick_way_is_kept_until_it_has_drifted() -> None
     assert host.clock.now_us() == GOOD_US + DAY_US + 13_000_000
 
 
+def test_service_whose_clock_was_set_is_followed_at_once() -> None:
+    host = Host(0, in_step=False)
+    host.clock.learn(GOOD_US, 0, host.boot_us - 20_000, host.boot_us)
+    host.pass_us(1_000_000)
+    host.clock.learn(GOOD_US - 3_600_000_000, 0, host.boot_us - 60_000, host.boot_us)
+    assert host.clock.now_us() == GOOD_US - 3_600_000_000 + 30_000
+
+
 def test_service_whose_own_clock_is_not_set_tells_nothing() -> None:
     host = Host(0, in_step=False)
     host.clock.learn(SOFTWARE_DATE_US - 1, 0, 0, 1_000)

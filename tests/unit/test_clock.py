@@ -117,7 +117,7 @@ def test_what_was_learnt_over_a_quick_way_is_kept_until_it_has_drifted() -> None
     host.clock.learn(GOOD_US, 0, host.boot_us - 20_000, host.boot_us)
     told_us = host.clock.now_us()
     host.pass_us(1_000_000)
-    host.clock.learn(GOOD_US + 4_000_000, 0, host.boot_us - 8_000_000, host.boot_us)
+    host.clock.learn(GOOD_US - 1_000_000, 0, host.boot_us - 8_000_000, host.boot_us)
     assert host.clock.now_us() == told_us + 1_000_000
     host.pass_us(DAY_US)
     host.clock.learn(GOOD_US + DAY_US + 9_000_000, 0, host.boot_us - 8_000_000, host.boot_us)

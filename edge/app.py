@@ -74,12 +74,14 @@ class Gateway:
             SpoolMetrics(metrics.registry),
             classifier=LocalClassifier(lambda: self.registry.thresholds),
         )
+        uplink_metrics = UplinkMetrics(metrics.registry)
+        uplink_metrics.clock_ahead.set_function(self.clock.ahead_s)
         self.lifecycle = UplinkLifecycle(
             settings.uplink,
             data_dir,
             self.spool,
             self.registry,
-            UplinkMetrics(metrics.registry),
+            uplink_metrics,
             state=lambda: gateway_state(self.clock, self.spool, data_dir),
             clock=self.clock,
             direct=settings,

@@ -116,6 +116,12 @@ class HostClock:
         """Return the host's own time of day, whatever is known of it."""
         return self._wall_us()
 
+    def ahead_s(self) -> float:
+        """Return how far the host's clock is ahead of the service's; 0 where that is not known."""
+        if self._service is None:
+            return 0.0
+        return (self._wall_us() - self._boottime_us() - self._service.anchor_us) / 1_000_000
+
     def learn(self, service_us: int, held_us: int, sent_us: int, received_us: int) -> None:
         """See `UplinkClock.learn`. The better of what was learnt before, as it has aged, and this is kept.
 

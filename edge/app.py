@@ -76,12 +76,14 @@ class Gateway:
             SpoolMetrics(metrics.registry),
             classifier=LocalClassifier(lambda: self.registry.thresholds),
         )
+        uplink_metrics = UplinkMetrics(metrics.registry)
+        uplink_metrics.clock_ahead.set_function(self.clock.ahead_s)
         self.lifecycle = UplinkLifecycle(
             settings.uplink,
             data_dir,
             self.spool,
             self.registry,
-            UplinkMetrics(metrics.registry),
+            uplink_metrics,
             state=lambda: gateway_state(self.clock, self.spool, data_dir, run),
             clock=self.clock,
             direct=settings,
@@ -281,6 +283,7 @@ def _door_app(gateway: Gateway, mqtt: MqttIngest | None) -> App:
             sensor_status=sensor_status,
             now=time.monotonic,
             now_us=gateway.clock.now_us,
+            knows_time=gateway.clock.is_set,
         )
     )
 

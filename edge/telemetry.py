@@ -66,6 +66,11 @@ class UplinkMetrics:
         self.eta = Gauge(
             "iot_edge_uplink_backlog_eta_seconds", "Until the backlog is gone, at the present rate.", registry=r
         )
+        self.clock_ahead = Gauge(
+            "iot_edge_clock_ahead_seconds",
+            "How far the host's clock is ahead of the service's (behind: below 0); 0 until that has told the time.",
+            registry=r,
+        )
 
 
 class RegistryMetrics:

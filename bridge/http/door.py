@@ -60,6 +60,7 @@ class DoorParts(msgspec.Struct, frozen=True, kw_only=True):
     sensor_status: Callable[[int], Awaitable[dict[str, Any] | None]]
     now: Callable[[], float]
     now_us: Callable[[], int]
+    knows_time: Callable[[], bool] = lambda: True  # whether `now_us` can be right: a gateway's clock may not be set
     degraded: Callable[[], Sequence[str]] = list  # what else is away while readings are stored
     notes: Sequence[str] = ()  # what the settings keep from other processes
 
@@ -74,7 +75,9 @@ class Door:
         self._parts = parts
         self.turns = Turns()  # of large bodies, whatever they hold: one at a time, so that small ones come in between
         ignored = IgnoredFields(Source.HTTP, parts.metrics)
-        self._ingest = Ingest(parts.http, parts.pipeline, self.authentication, self.turns, parts.now_us, ignored)
+        self._ingest = Ingest(
+            parts.http, parts.pipeline, self.authentication, self.turns, parts.now_us, parts.knows_time, ignored
+        )
         self._metrics = RenderedAnswer(partial(generate_latest, parts.metrics.registry))
         self._decode_bulk = partial(decode_api_bulk, max_readings=parts.http.max_readings_per_packet)
         self._decode_packet = partial(decode_packet, max_readings=parts.http.max_readings_per_packet)

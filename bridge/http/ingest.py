@@ -50,12 +50,14 @@ class Ingest:
         authentication: Authentication,
         turns: Turns,
         now_us: Callable[[], int],
+        knows_time: Callable[[], bool],
         ignored: IgnoredFields,
     ) -> None:
         self._http = http
         self._pipeline = pipeline
         self._authentication = authentication
         self._now_us = now_us
+        self._knows_time = knows_time
         self._turns = turns
         self._ignored = ignored
 
@@ -126,7 +128,8 @@ class Ingest:
         if is_device:
             unknown = (str(r.sensor) for r in refused if r.code == Code.UNKNOWN_SENSOR)
             answer["unknown_sensors"] = list(dict.fromkeys(unknown))
-            answer["ingested_ts"] = received_us / 1_000_000
+            # Devices set their clocks by it: a time that nobody knows must not look like one.
+            answer["ingested_ts"] = received_us / 1_000_000 if self._knows_time() else 0
         if ignored:
             answer["ignored"] = ignored
         return Response(msgspec.json.encode(answer), media_type="application/json", headers=limit_headers(verdict))

@@ -116,14 +116,27 @@ class HostClock:
         """Return the host's own time of day, whatever is known of it."""
         return self._wall_us()
 
+    def ahead_s(self) -> float:
+        """Return how far the host's clock is ahead of the service's; 0 where that is not known."""
+        if self._service is None:
+            return 0.0
+        return (self._wall_us() - self._boottime_us() - self._service.anchor_us) / 1_000_000
+
     def learn(self, service_us: int, held_us: int, sent_us: int, received_us: int) -> None:
-        """See `UplinkClock.learn`. The better of what was learnt before, as it has aged, and this is kept."""
+        """See `UplinkClock.learn`. The better of what was learnt before, as it has aged, and this is kept.
+
+        What contradicts the former is taken: the service's clock was set meanwhile.
+        """
         if service_us < SOFTWARE_DATE_US:
             return  # its own clock is not set
         error_us = max(0, received_us - sent_us - held_us) // 2
-        if self._service is None or error_us <= self._service.error_at(received_us):
-            self._service = _ServiceTime(service_us + error_us - received_us, error_us, received_us)
-            self.check()
+        told, former = _ServiceTime(service_us + error_us - received_us, error_us, received_us), self._service
+        if former is not None:
+            former_error_us = former.error_at(received_us)
+            if error_us > former_error_us and abs(told.anchor_us - former.anchor_us) <= error_us + former_error_us:
+                return
+        self._service = told
+        self.check()
 
     def stamp(self, given_us: int) -> Stamp:
         """See `Time.stamp`: the newest era in which `now_us` can have said `given_us`."""

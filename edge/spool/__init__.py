@@ -36,6 +36,9 @@ rows leave even then.
 run. `recovery` reads the other page by page beside the normal work, and brings over the rows whose CRC holds under
 the ids they had. What is missing in the end is entered as lost.
 
+**Times.** Rows keep CLOCK_BOOTTIME and their boot, and are read corrected by the newest anchor of that boot (`rows`);
+boots whose clock was never set are bounded by their neighbours (`boot_times`).
+
 **When it is killed**, the log has every commit that was acknowledged, and the next start goes on from there. A
 recovery goes on at the page where it was.
 """

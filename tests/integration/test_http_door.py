@@ -553,3 +553,13 @@ async def test_health_says_what_the_settings_keep_from_consumers(make_app: Calla
             assert answer.status_code == 200
             (note,) = answer.json()["notes"]
             assert "redis_percent = 10" in note
+
+
+@pytest.mark.parametrize(("knows", "told"), [(True, NOW_US / 1_000_000), (False, 0)])
+async def test_time_that_devices_set_their_clocks_by_is_told_where_it_is_known(knows: bool, told: float) -> None:
+    def make_app(parts: ServiceDoorParts) -> App:
+        return build_app(msgspec.structs.replace(parts, knows_time=lambda: knows))
+
+    async with http_door.open_door(make_app=make_app) as door, door.client(**{"X-Device-Key": "device-key"}) as client:
+        answer = await client.post(READINGS, json={"readings": [{"sensor_uuid": SENSOR, "value": 20}]})
+    assert answer.json()["ingested_ts"] == told

@@ -109,6 +109,7 @@ def test_service_is_right_where_the_host_differs_by_more_than_the_way_explains()
         host = Host(GOOD_US + off_us)
         host.clock.learn(GOOD_US, 0, host.boot_us - 1_000_000, host.boot_us)  # right within half a second
         assert abs(host.clock.now_us() - GOOD_US - becomes_us) <= 500_000
+        assert abs(host.clock.ahead_s() - off_us / 1e6) <= 0.5
         assert host.clock.is_set()
 
 
@@ -117,11 +118,19 @@ def test_what_was_learnt_over_a_quick_way_is_kept_until_it_has_drifted() -> None
     host.clock.learn(GOOD_US, 0, host.boot_us - 20_000, host.boot_us)
     told_us = host.clock.now_us()
     host.pass_us(1_000_000)
-    host.clock.learn(GOOD_US + 4_000_000, 0, host.boot_us - 8_000_000, host.boot_us)
+    host.clock.learn(GOOD_US - 1_000_000, 0, host.boot_us - 8_000_000, host.boot_us)
     assert host.clock.now_us() == told_us + 1_000_000
     host.pass_us(DAY_US)
     host.clock.learn(GOOD_US + DAY_US + 9_000_000, 0, host.boot_us - 8_000_000, host.boot_us)
     assert host.clock.now_us() == GOOD_US + DAY_US + 13_000_000
+
+
+def test_service_whose_clock_was_set_is_followed_at_once() -> None:
+    host = Host(0, in_step=False)
+    host.clock.learn(GOOD_US, 0, host.boot_us - 20_000, host.boot_us)
+    host.pass_us(1_000_000)
+    host.clock.learn(GOOD_US - 3_600_000_000, 0, host.boot_us - 60_000, host.boot_us)
+    assert host.clock.now_us() == GOOD_US - 3_600_000_000 + 30_000
 
 
 def test_service_whose_own_clock_is_not_set_tells_nothing() -> None:
@@ -129,6 +138,7 @@ def test_service_whose_own_clock_is_not_set_tells_nothing() -> None:
     host.clock.learn(SOFTWARE_DATE_US - 1, 0, 0, 1_000)
     assert not host.clock.is_set()
     assert not host.clock.is_confirmed()
+    assert host.clock.ahead_s() == 0
 
 
 def test_many_jumps_are_bounded() -> None:

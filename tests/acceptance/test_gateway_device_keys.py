@@ -84,7 +84,7 @@ async def test_device_needs_its_key_at_the_gateways_broker(postgres_url: str, tm
             url = f"mqtt://127.0.0.1:{broker.own_port}"
             gateway = GatewayProcess(tmp_path, url, mqtt__username="iot-edge", mqtt__password=broker.password)
             state = tmp_path / "root" / broker_files.WRITTEN_BY_GATEWAY.parent
-            state.parent.mkdir(parents=True)
+            state.parent.mkdir(parents=True, exist_ok=True)
             state.symlink_to(gateway.data_dir)
             await gateway.start()
             try:

@@ -165,6 +165,31 @@ def test_user_is_made_below_a_root_once(tmp_path: Path) -> None:
     assert system_user.owner(tmp_path) is not None
 
 
+def test_state_of_a_dynamic_user_is_brought_back_and_given_to_the_user(tmp_path: Path) -> None:
+    if os.geteuid():
+        pytest.skip("gives files to another user")
+    private, state = tmp_path / "var/lib/private/iot-edge", tmp_path / "var/lib/iot-edge"
+    private.mkdir(parents=True)
+    for name in ("enrolment.json", "spool.db"):
+        (private / name).write_text(name)
+        os.chown(private / name, 65_534, 65_534)  # as systemd 257 leaves them
+    outside = tmp_path / "outside"
+    outside.write_text("")
+    (private / "link").symlink_to(outside)
+    os.chown(private, 65_534, 65_534)
+    state.symlink_to("private/iot-edge")
+    for _ in range(2):
+        assert make_user(tmp_path) == []
+        owner = system_user.owner(tmp_path)
+        assert not state.is_symlink()
+        assert not private.exists()
+        for path in (state, *state.iterdir()):
+            found = path.lstat()
+            assert (found.st_uid, found.st_gid) == owner, path
+    assert (state / "spool.db").read_text() == "spool.db"
+    assert outside.stat().st_uid == 0, "no link is followed"
+
+
 def test_user_that_nobody_here_can_make_is_left_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert make_user(tmp_path) == ["systemd-sysusers iot-edge.conf"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edge.cli.console import FAILED, Json, show
+from edge.cli.console import FAILED, Json, say, show
 
 if TYPE_CHECKING:
     from edge.host.broker_files import AdmittedDevices
@@ -54,13 +54,28 @@ def upgrade(
     _do(root, mosquitto, device_keys, json, overwrite=True, commands=("daemon-reload", "restart iot-edge"))
 
 
-def broker_passwords(root: Root = Path("/"), json: Json = False) -> None:
+def broker_passwords(
+    root: Root = Path("/"),
+    before_start: Annotated[
+        bool, typer.Option("--before-start", help="See to the files that Mosquitto needs to start; as root.")
+    ] = False,
+    json: Json = False,
+) -> None:
     """Bring the device keys that the gateway has written to Mosquitto. iot-edge-passwords.service runs it.
 
     Example: iot-edge broker-passwords
     """
-    from edge.host.broker_files import take_over_passwords
+    from edge.host.broker_files import prepare, take_over_passwords
 
+    if before_start:
+        conflicts = prepare(root)
+        if json:
+            show({"conflicts": [{"detail": each.detail, "fatal": each.fatal} for each in conflicts]})
+        for each in conflicts if not json else ():
+            say(each.detail)
+        if any(each.fatal for each in conflicts):
+            raise SystemExit(FAILED)
+        return
     count = take_over_passwords(root)
     if json:
         show({"accounts": count})

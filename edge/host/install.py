@@ -14,14 +14,17 @@ from pathlib import Path
 import msgspec
 
 from bridge.errors import ConfigError
-from edge.host.broker_files import ACL, CONF, PASSWORDS, AdmittedDevices, make_own_account, present_access
+from edge.host.broker_conflicts import fatal, find_conflicts
+from edge.host.broker_files import ACL, CONF, PASSWORDS, AdmittedDevices, make_own_account, prepare, present_access
 
 UNIT = Path("etc/systemd/system/iot-edge.service")
 PASSWORDS_UNIT = Path("etc/systemd/system/iot-edge-passwords.service")
 PASSWORDS_PATH = Path("etc/systemd/system/iot-edge-passwords.path")
+BROKER_DROP_IN = Path("etc/systemd/system/mosquitto.service.d/iot-edge.conf")
 SETTINGS = Path("etc/iot-edge/edge.toml")
 CREDENTIALS = Path("etc/iot-edge/credentials")
 PLACEHOLDER = "/opt/iot-edge/bin/iot-edge"
+CONF_OF = {AdmittedDevices.KEYS: "mosquitto-keys.conf", AdmittedDevices.ANYBODY: "mosquitto.conf"}
 OWN_LISTENER = {AdmittedDevices.KEYS: "mqtt://127.0.0.1:1884", AdmittedDevices.ANYBODY: "mqtt://127.0.0.1:1883"}
 
 
@@ -54,6 +57,7 @@ def install(root: Path, command: Path, access: AdmittedDevices | None, *, overwr
     files = [(UNIT, template("iot-edge.service").replace(PLACEHOLDER, str(command)), overwrite)]
     try:
         if access is not None:
+            _refuse_conflicts(root, access)
             files += _broker_files(command, access, overwrite or present_access(root) is not access)
         files.append((SETTINGS, settings, False))
         (root / CREDENTIALS).mkdir(parents=True, exist_ok=True)
@@ -61,21 +65,38 @@ def install(root: Path, command: Path, access: AdmittedDevices | None, *, overwr
         written = [_write(root / path, text, over) for path, text, over in files]
         if access is AdmittedDevices.KEYS:
             written += [Written(path, True) for path in make_own_account(root)]
+        if access is not None:
+            prepare(root)
         return written
     except OSError as error:
         raise ConfigError([f"{error.filename}: {error.strerror}; run this as root, or with --root DIR"]) from error
 
 
+def _refuse_conflicts(root: Path, access: AdmittedDevices) -> None:
+    """Raise ConfigError where Mosquitto would not start with our file, which is not there yet."""
+    if present_access(root) is None and (problems := fatal(find_conflicts(root, CONF, template(CONF_OF[access])))):
+        raise ConfigError([*problems, "or leave Mosquitto to yourself: iot-edge install --no-mosquitto"])
+
+
 def _broker_files(command: Path, access: AdmittedDevices, overwrite: bool) -> list[tuple[Path, str, bool]]:
     if access is AdmittedDevices.ANYBODY:
-        return [(CONF, template("mosquitto.conf"), overwrite), (ACL, template("mosquitto.acl"), overwrite)]
+        return [
+            (CONF, template("mosquitto.conf"), overwrite),
+            (ACL, template("mosquitto.acl"), overwrite),
+            _drop_in(command, overwrite),
+        ]
     unit = template("iot-edge-passwords.service").replace(PLACEHOLDER, str(command))
     return [
         (CONF, template("mosquitto-keys.conf"), overwrite),
         (ACL, template("mosquitto-keys.acl"), overwrite),
+        _drop_in(command, overwrite),
         (PASSWORDS_UNIT, unit, overwrite),
         (PASSWORDS_PATH, template("iot-edge-passwords.path"), overwrite),
     ]
+
+
+def _drop_in(command: Path, overwrite: bool) -> tuple[Path, str, bool]:
+    return BROKER_DROP_IN, template("mosquitto-service.conf").replace(PLACEHOLDER, str(command)), overwrite
 
 
 def units(root: Path) -> list[str]:
@@ -86,7 +107,7 @@ def units(root: Path) -> list[str]:
 def uninstall(root: Path) -> list[Path]:
     """Remove the unit and the broker's files; settings, key and spool stay. Raises ConfigError."""
     gone = []
-    for path in (UNIT, PASSWORDS_UNIT, PASSWORDS_PATH, CONF, ACL, PASSWORDS):
+    for path in (UNIT, PASSWORDS_UNIT, PASSWORDS_PATH, BROKER_DROP_IN, CONF, ACL, PASSWORDS):
         try:
             (root / path).unlink()
         except FileNotFoundError:

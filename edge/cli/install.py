@@ -112,7 +112,7 @@ def _do(
     commands: tuple[str, ...],
 ) -> None:
     from edge.host import install as files
-    from edge.host.broker_files import AdmittedDevices, present_access
+    from edge.host.broker_files import AdmittedDevices, conflicts_with_others, present_access
 
     asked = None if device_keys is None else AdmittedDevices.KEYS if device_keys else AdmittedDevices.ANYBODY
     before = present_access(root)
@@ -124,7 +124,7 @@ def _do(
     if any(each.written and "mosquitto" in str(each.path) for each in written):
         first.append("restart mosquitto")
     left = files.systemctl(root, *first, *commands)
-    notes = _notes(before, access)
+    notes = _notes(before, access) + [each.detail for each in conflicts_with_others(root)]
     if json:
         listed = [{"path": each.path, "written": each.written} for each in written]
         show({"files": listed, "devices": access, "notes": notes, "to_do": left})

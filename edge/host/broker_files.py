@@ -86,6 +86,14 @@ def prepare(root: Path) -> list[Conflict]:
     return find_conflicts(root, CONF, (root / CONF).read_text())
 
 
+def conflicts_with_others(root: Path) -> list[Conflict]:
+    """What other files of Mosquitto do not go with ours, as far as they may be read; for whoever looks for a fault."""
+    try:
+        return find_conflicts(root, CONF, (root / CONF).read_text())
+    except OSError:
+        return []
+
+
 def take_over_passwords(root: Path) -> int:
     """Bring what the gateway has written to Mosquitto, as root; returns the number of accounts. Raises ConfigError.
 

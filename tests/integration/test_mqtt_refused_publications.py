@@ -26,7 +26,7 @@ TOLD = {**ALLOWED, "status": "bridge/door/status"}
 
 
 @asynccontextmanager
-async def mosquitto(folder: Path, denied: str, *, hangs_up: bool = True) -> AsyncIterator[int]:
+async def mosquitto(folder: Path, denied: str, *, hangs_up: bool = True, more: str = "") -> AsyncIterator[int]:
     """One that denies one kind of publication; its port."""
     folder.mkdir()
     port = free_port()
@@ -34,7 +34,7 @@ async def mosquitto(folder: Path, denied: str, *, hangs_up: bool = True) -> Asyn
     access = ["topic read #", "topic write devices/+/readings", "topic write devices/+/sensors/+", *lines]
     (folder / "acl").write_text("\n".join([*access, ""]))
     conf = f"listener {port} 127.0.0.1\nallow_anonymous true\nacl_file {folder}/acl\nuser root\n"
-    (folder / "conf").write_text(conf + f"max_queued_messages {0 if hangs_up else 1000}\n")
+    (folder / "conf").write_text(conf + f"max_queued_messages {0 if hangs_up else 1000}\n{more}")
     command = [*debian_mosquitto().command, "-c", str(folder / "conf")]
     process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.DEVNULL)
     try:
@@ -92,12 +92,31 @@ async def ingests_all_the_same(folder: Path, protocol: str, denied: str) -> None
     assert len(again.taken) == 1, "the others were acknowledged"
 
 
+async def is_told_of_its_size(folder: Path) -> None:
+    """A broker of MQTT 3.1.1 hangs up at a packet that is too large for it, and has not said what is."""
+    async with (
+        mosquitto(folder, "nothing", more="max_packet_size 8000\n") as port,
+        open_door(f"mqtt://127.0.0.1:{port}", FakePipeline(), takeover_wait_s=600.0) as door,
+    ):
+        topic = f"devices/{DEVICE}/commands/1"
+        async with asyncio.timeout(60):
+            while not door.ingest.refused:
+                with suppress(Unavailable):
+                    await door.ingest.publish_confirmed(topic, bytes(9_000), 60)
+                await asyncio.sleep(0.2)  # as soon as the downlink comes again
+        assert "it takes only packets of less than 9000 bytes" in door.ingest.refused["devices/+/commands/+"]
+        await until(lambda: door.connected)
+        assert await door.ingest.publish_confirmed(topic, b"small", 60) == 0
+        assert not door.ingest.contested
+
+
 @pytest.mark.timeout(120)
 async def test_broker_that_hangs_up_at_a_publication_ends_no_ingest(mqtt_log: MqttLog, tmp_path: Path) -> None:
     async with asyncio.TaskGroup() as group:
         for protocol in ("3.1.1", "5"):
             for denied in ALLOWED:
                 group.create_task(ingests_all_the_same(tmp_path / f"{protocol}-{denied}", protocol, denied))
+        group.create_task(is_told_of_its_size(tmp_path / "large"))
     assert any("right after our publish to bridge/door/status" in problem for problem in mqtt_log.errors)
     assert not any("client id" in problem for problem in mqtt_log.errors)
     assert {entry["topic"] for entry in mqtt_log.entries if entry["event"] == "mqtt_publish_refused"} == {

@@ -112,8 +112,10 @@ class RefusedPublications:
 
     def sent(self, kind: PublicationKind, topic: str, size: int, now_s: float) -> None:
         """It has left."""
-        record = self._records.setdefault(kind, _Record())
-        record.example = topic if kind.topic is OwnTopic.STATUS else kind.topic
+        record = self._records.get(kind)
+        if record is None:
+            record = self._records[kind] = _Record()
+            record.example = topic if kind.topic is OwnTopic.STATUS else kind.topic
         record.bytes = max(record.bytes, size)
         if record.first_sent_s is None:
             record.first_sent_s = now_s

@@ -13,7 +13,7 @@ BENCH := $(VENV)/.has-bench
 CHECK := $(VENV)/.has-check
 DOCS := $(VENV)/.has-docs
 
-.PHONY: install demo test soak restarts fleet chaos hostile bench check docs wheel packages apt-repo offline fresh clean
+.PHONY: install demo test soak restarts debian-broker fleet chaos hostile bench check docs wheel packages apt-repo offline fresh clean
 
 install: $(DEMO)  ## only makes .venv, with what the demo needs
 
@@ -43,6 +43,11 @@ soak: $(TEST)  ## the long faults at full size: ten kills, two weeks offline, ..
 restarts: $(TEST)  ## Mosquitto killed and restarted ten times under load, plain and shared; MOSQUITTO=... names another; 4 minutes
 	@scripts/servers
 	$(BIN)/python -m pytest -q -s -m soak tests/acceptance/test_broker_restarts.py
+
+debian-broker: $(TEST)  ## our files and processes on Debian's Mosquitto; MOSQUITTO=... names another, or the folder of another Debian
+	@scripts/servers
+	$(BIN)/python -m pytest -q tests/acceptance/test_debian_broker.py tests/acceptance/test_gateway_device_keys.py \
+		tests/integration/test_broker_conflicts.py tests/integration/test_mqtt_refused_publications.py
 
 fleet: $(TEST)  ## 1,000 simulated devices for 5 minutes on Mosquitto: balanced books, flat memory
 	@scripts/servers

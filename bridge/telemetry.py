@@ -100,6 +100,17 @@ class Metrics:
         self.mqtt_contested = Gauge(
             "iot_bridge_mqtt_contested", "1 while another client takes our client id at the broker.", registry=r
         )
+        self.mqtt_refused = Gauge(
+            "iot_bridge_mqtt_refused",
+            "Topics that the broker refuses us, as far as it tells: to publish to, or to subscribe to.",
+            registry=r,
+        )
+        self.mqtt_withheld = Counter(
+            "iot_bridge_mqtt_withheld_total",
+            "Publications held back, since the broker hangs up at them, by kind of topic.",
+            ["topic"],
+            registry=r,
+        )
         self.mqtt_taken_over = Counter(
             "iot_bridge_mqtt_taken_over_total",
             "Times that another client seemed to connect with our client id.",

@@ -239,6 +239,7 @@ def _http_front(gateway: Gateway, mqtt: MqttIngest | None) -> HttpServer:
         uplink=lifecycle.status,
         registry_problem=lambda: lifecycle.registry_problem,
         mqtt_problem=lambda: "off" if mqtt is None else mqtt.problem,
+        mqtt_refused=lambda: {} if mqtt is None else mqtt.refused,
         store_problem=lambda: gateway.pipeline.problem,
     )
     door = _door_app(gateway, mqtt) if settings.http.enabled else None
@@ -258,7 +259,8 @@ def _door_app(gateway: Gateway, mqtt: MqttIngest | None) -> App:
 
     def degraded() -> list[str]:
         found = {"uplink": gateway.lifecycle.status().problem, "mqtt": mqtt.problem if mqtt is not None else ""}
-        return [f"{name}: {problem}" for name, problem in found.items() if problem]
+        refused = [f"mqtt: {each}" for each in mqtt.refused.values()] if mqtt is not None else []
+        return [f"{name}: {problem}" for name, problem in found.items() if problem] + refused
 
     def problems() -> list[str]:
         contested = mqtt.contested if mqtt is not None else ""

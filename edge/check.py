@@ -20,6 +20,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from bridge.errors import BridgeError, ConfigError
 from bridge.mqtt.address import parse_address
 from bridge.mqtt.address import tls_context as mqtt_tls
+from edge.host.broker_files import conflicts_with_others
 from edge.host.clock import is_synchronised
 from edge.host.private_files import make_folder
 from edge.registry.broker_passwords import device_users
@@ -102,6 +103,8 @@ async def _broker(
         return
     problem, count = await asyncio.to_thread(_listen, settings, listen_s)
     if problem:
+        for conflict in conflicts_with_others(Path("/")):
+            yield CheckResult("broker files", False, conflict.detail, "then: systemctl restart mosquitto")
         yield CheckResult(
             "broker", False, problem, "look at: systemctl status mosquitto; mqtt.username and mqtt.password"
         )

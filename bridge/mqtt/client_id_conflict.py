@@ -42,10 +42,20 @@ class ClientIdConflict:
         if self._short and witness_open is not None:
             self._singled_out = self._singled_out + 1 if witness_open else 0
 
-    def ended(self, lasted_s: float, *, subscribed: bool, orderly: bool, code: int | None, taken_over: bool) -> str:
+    def ended(
+        self,
+        lasted_s: float,
+        *,
+        subscribed: bool,
+        orderly: bool,
+        code: int | None,
+        taken_over: bool,
+        explained: bool = False,
+    ) -> str:
         """A connection has ended; what was seen, where another client seems to use our client id, else nothing.
 
-        `code` is the broker's reason (MQTT 5), where it gave one: then there is nothing to guess.
+        `code` is the broker's reason (MQTT 5), where it gave one: then there is nothing to guess. `explained`: it may
+        be the answer to a publication of ours (`refused_publications`), and so proves nothing.
         """
         if lasted_s > STEADY_S:
             self._problem = ""
@@ -61,7 +71,7 @@ class ClientIdConflict:
             if not subscribed or code or lasted_s > STEADY_S:
                 self._singled_out = 0
             return ""
-        if self._problem or self._singled_out >= SINGLED_OUT:
+        if not explained and (self._problem or self._singled_out >= SINGLED_OUT):
             self._problem = self._problem or (
                 f"the broker has closed our connection soon after each connect, {self._singled_out + 1} times in a "
                 "row, and held another one from here open meanwhile: it did not restart, and another client may have "

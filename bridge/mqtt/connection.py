@@ -91,7 +91,7 @@ class MqttConnection:
         address: BrokerAddress,
         client_id: str,
         tls: ssl.SSLContext | None,
-        will: Will,
+        will: Will | None,
         events: ConnectionEvents,
     ) -> None:
         self._settings = settings
@@ -211,7 +211,7 @@ class MqttConnection:
             options = {"clean_start": False, "properties": properties}
         self._client.connect(self._address.host, self._address.port, keepalive=self._settings.keep_alive_s, **options)
 
-    def _make_client(self, client_id: str, tls: ssl.SSLContext | None, will: Will) -> mqtt.Client:
+    def _make_client(self, client_id: str, tls: ssl.SSLContext | None, will: Will | None) -> mqtt.Client:
         v5 = self._settings.protocol == "5"
         client = PahoClient(
             CallbackAPIVersion.VERSION2,
@@ -222,7 +222,8 @@ class MqttConnection:
             reconnect_on_failure=False,
         )
         client.connect_timeout = CONNECT_TIMEOUT_S
-        client.will_set(will.topic, will.payload, qos=will.qos, retain=will.retain)
+        if will is not None:
+            client.will_set(will.topic, will.payload, qos=will.qos, retain=will.retain)
         client.max_inflight_messages_set(0)  # none waits in paho: `send_quota` bounds them
         if self._address.username:
             client.username_pw_set(self._address.username, self._address.password)

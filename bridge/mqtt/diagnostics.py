@@ -9,12 +9,14 @@ from collections.abc import Iterator, Sequence
 from bridge.mqtt.connack import BrokerLimits
 
 CLOSED_EARLY = (
-    "the broker hangs up before the session begins; is this its port for mqtt, or for mqtts (TLS)? "
+    "the broker hangs up before the session begins; is this its port for mqtt, or for mqtts (TLS)? Has it as many "
+    "connections as it takes (Mosquitto: max_connections)? "
     'Or it does not speak MQTT {spoken}: try mqtt.protocol = "{other}"'
 )
 CLOSED_EARLY_TLS = (
     "the broker hangs up before the session begins; does it want another client certificate (mqtt.cert_file)? "
-    'Or it does not speak MQTT {spoken}: try mqtt.protocol = "{other}"'
+    "Or it has as many connections as it takes (Mosquitto: max_connections), "
+    'or does not speak MQTT {spoken}: try mqtt.protocol = "{other}"'
 )
 MUTE = (
     "the broker takes the connection, and does not answer CONNECT; is it an MQTT broker, and not overloaded? Or it "
@@ -24,6 +26,12 @@ CLOSED_UNSUBSCRIBED = "the broker has taken us, and closes the connection instea
 NOT_UNDERSTOOD = (
     "the answer to CONNECT is not MQTT {spoken}; does mqtt.url name an MQTT broker? Or it speaks another version: try "
     'mqtt.protocol = "{other}"'
+)
+AFTER_PUBLICATION = ", right after our publish to %s: it may refuse that; we try without it"
+ONLY_WITHOUT_WILL = "the broker takes us without our will; connecting again with it, to be sure"
+WILL_REFUSED = (
+    "the broker takes us only without our will: its ACL must allow us to write {topic}. Readings come in all the "
+    "same; it publishes no offline status when it loses us"
 )
 UNSETTLED = "a message could not be settled; connecting again, so that the broker sends it again"
 
@@ -173,7 +181,7 @@ _SUBSCRIBE_CODES = {
 }
 
 
-def of_subscription(filters: Sequence[str], code: int) -> str:
+def of_subscription(filters: Sequence[str], code: int = 0) -> str:
     """SUBACK refuses filters."""
     told = _SUBSCRIBE_CODES.get(code, "check its ACL")
     return f"the broker does not let us subscribe to {', '.join(filters)}; {told}"

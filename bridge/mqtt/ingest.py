@@ -101,6 +101,7 @@ class MqttIngest:
         self._pipeline_full = False  # a message waits to be submitted again
         metrics.mqtt_inflight.set_function(lambda: self._acknowledger.held)
         metrics.mqtt_contested.set_function(lambda: bool(self.contested))
+        metrics.mqtt_refused.set_function(lambda: len(self.refused))
 
     @property
     def address(self) -> str:
@@ -116,6 +117,16 @@ class MqttIngest:
     def contested(self) -> str:
         """What is wrong while another client takes our client id, and with it what the broker keeps for us."""
         return self._session.contested
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """What the broker refuses while readings come in: each topic, and what is to be done. Empty: nothing is known.
+
+        The topics are those of our publications (`devices/+/rejected` stands for all devices), the will of our status
+        (`bridge/<name>/status (will)`), and filters that it does not let us subscribe to. Of a broker that acknowledges
+        what it drops (Mosquitto, with MQTT 3.1.1 or at QoS 0) it cannot be known.
+        """
+        return self._session.refused_topics
 
     @property
     def connected(self) -> bool:

@@ -37,6 +37,11 @@ class SendQuota:
             if not waiting.done():
                 waiting.set_exception(Unavailable("the connection with the broker ended before it took the message"))
 
+    @property
+    def has_free(self) -> bool:
+        """Whether a slot is free."""
+        return self._free > 0
+
     def take(self) -> bool:
         """Take a slot, where one is free."""
         if not self._free:

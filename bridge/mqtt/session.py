@@ -16,7 +16,8 @@ messages, to the handler. A session that the broker has kept (it is persistent) 
 - What is subscribed is remembered in a `SubscriptionStore`, and filters that the settings no longer name are
   unsubscribed (`subscriptions`).
 - Of two processes with one client id one gives way (`client_id_conflict`), on evidence that a `witness` gives.
-- What the broker takes of us (`connack`) is kept to by `publications`.
+- What the broker takes of us (`connack`) is kept to by `publications`, which holds back what it hangs up at
+  (`refused_publications`); CONNECT goes without a will where the broker does not take it (`will_trial`).
 - A broker that is known to lose messages of shared subscriptions is named in the log (`broker_version`).
 - While the handler holds as many messages as it may, no connection is made: the broker would send more.
 """
@@ -41,11 +42,13 @@ from bridge.mqtt.broker_version import VERSION_TOPIC, BrokerVersion
 from bridge.mqtt.client_id_conflict import ClientIdConflict
 from bridge.mqtt.connack import QOS_NOT_SUPPORTED, RETAIN_NOT_SUPPORTED, BrokerLimits
 from bridge.mqtt.connection import REFUSAL, ConnectionEnd, MqttConnection
+from bridge.mqtt.own_topics import OwnTopic
 from bridge.mqtt.publications import Publications
 from bridge.mqtt.reconnect_delay import How, ReconnectDelay
 from bridge.mqtt.session_state import SessionEvent, SessionState
 from bridge.mqtt.subscriptions import Subscriptions, SubscriptionStore
 from bridge.mqtt.watched_state import WatchedState
+from bridge.mqtt.will_trial import WillTrial
 from bridge.mqtt.witness import Witnesses
 from bridge.settings.mqtt import MqttSettings
 from bridge.telemetry import Metrics
@@ -109,7 +112,9 @@ class MqttSession:
         self._delay = ReconnectDelay(settings, random)
         self._how = How.REFUSED  # the connection before ended
         self._subscribe_id: int | None = None  # of the SUBSCRIBE that is not answered
-        self._publications = Publications()
+        self._publications = Publications(lambda kind: metrics.mqtt_withheld.labels(kind).inc())
+        self._will_trial = WillTrial()
+        self._refused_filters: Sequence[str] = ()
         self.problem = "not connected yet"
         """Why no messages come; empty when they do."""
 
@@ -128,6 +133,16 @@ class MqttSession:
         """What is wrong while another client takes our client id; empty again once a connection lasts."""
         lasts_s = time.monotonic() - self._opened_s if self.subscribed else 0.0
         return self._conflict.contested(lasts_s)
+
+    @property
+    def refused_topics(self) -> dict[str, str]:
+        """What the broker refuses while readings come in: each topic, and what is to be done."""
+        found = dict(self._publications.refused)
+        if self._will_trial.is_refused:
+            found[f"{self._status_topic} (will)"] = diagnostics.WILL_REFUSED.format(topic=self._status_topic)
+        for each in self._refused_filters:
+            found[each] = diagnostics.of_subscription([each])
+        return found
 
     @property
     def publishes(self) -> bool:
@@ -218,11 +233,13 @@ class MqttSession:
 
     async def _run_connection(self) -> None:
         """Open a connection, and return once it is over and closed."""
+        now_s = time.monotonic()
+        will = self._will if self._will_trial.wants_will(now_s) else None
         self._handler.begin_connection()  # before CONNECT, which must be the first packet (MQTT-3.1.0-1)
         connection = self._connection = MqttConnection(
-            self._settings, self._address, self._client_id, self._tls, self._will, self
+            self._settings, self._address, self._client_id, self._tls, will, self
         )
-        self._opened_s = time.monotonic()
+        self._opened_s = now_s
         self._witnesses.begin(wanted=self._conflict.wants_witness)
         try:
             await connection.open()
@@ -243,17 +260,23 @@ class MqttSession:
             await connection.close()
 
     async def _keep_subscribed(self) -> None:
-        """Until the connection is over: wait for CONNACK, and ask again now and then for what SUBACK has refused."""
+        """Until the connection is over: wait for CONNACK, and try again now and then what the broker has refused."""
         while self._state.present.has_connection:
             state = self._state.present
             if state is SessionState.CONNECTING:
                 timeout_s: float | None = min(CONNACK_S, self._settings.keep_alive_s)
             else:
-                timeout_s = self._settings.reconnect_max_s if state is SessionState.SUBSCRIPTION_REFUSED else None
+                refused = state is SessionState.SUBSCRIPTION_REFUSED
+                timeout_s = (
+                    self._settings.reconnect_max_s if refused else self._publications.retry_in_s(OwnTopic.STATUS)
+                )
             if await self._state.changes(timeout_s):
                 continue
             if state is SessionState.CONNECTING:
                 self._end_connection(diagnostics.of_version(diagnostics.MUTE, self._settings.protocol), How.REFUSED)
+            elif state is SessionState.SUBSCRIBED:
+                if self._publications.retry_in_s(OwnTopic.STATUS) is not None:
+                    self._publish_online()
             elif self._subscribe_id is None:
                 self._subscribe()
 
@@ -272,6 +295,9 @@ class MqttSession:
             await self._subscriptions.drop_stale(STORE_RETRY_S)
             log.info("mqtt_unsubscribed", topics=stale)
 
+    def _publish_online(self) -> None:
+        self._publications.publish_status(self._status_topic, status.online(self._now_us()))
+
     def _publish_offline(self) -> None:
         """Publish that we go: an orderly DISCONNECT takes the will back (MQTT-3.1.2-10)."""
         if self._connection is not None and self._connection.connected:
@@ -281,7 +307,9 @@ class MqttSession:
 
     def accepted(self, session_present: bool, limits: BrokerLimits) -> None:
         """CONNACK: subscribe."""
-        if self._connection is not None and self._apply(SessionEvent.ACCEPTED):
+        if not self._will_trial.accepted():
+            self._end_connection(diagnostics.ONLY_WITHOUT_WILL, How.CLOSED)
+        elif self._connection is not None and self._apply(SessionEvent.ACCEPTED):
             self._publications.begin(self._connection, limits)
             log.info("mqtt_connected", broker=self.address, session_present=session_present)
             for problem in diagnostics.of_limits(limits, self._settings.session_expiry_s):
@@ -294,6 +322,7 @@ class MqttSession:
             self._will = msgspec.structs.replace(self._will, retain=False)
         elif code == QOS_NOT_SUPPORTED:
             self._will = msgspec.structs.replace(self._will, qos=0)
+        self._will_trial.refused(code, time.monotonic())
         self._conflict.ended(0, subscribed=False, orderly=False, code=code, taken_over=False)
         problem = diagnostics.of_refusal(code, self._settings.protocol, self._client_id, elsewhere)
         self._end_connection(problem, How.REFUSED)
@@ -317,13 +346,14 @@ class MqttSession:
 
     def _subscribed(self, reasons: Sequence[int]) -> None:
         refused = [pair for pair in zip(self._filters, reasons, strict=False) if pair[1] >= REFUSAL]
+        self._refused_filters = [each for each, _ in refused]
         if refused:
-            self._report(diagnostics.of_subscription([each for each, _ in refused], refused[0][1]))
+            self._report(diagnostics.of_subscription(self._refused_filters, refused[0][1]))
             self._apply(SessionEvent.SUBSCRIPTION_REFUSED)
         elif self._apply(SessionEvent.SUBSCRIBED) and self._connection is not None:
             self.problem = ""
             self._conflict.subscribed(witness_open=self._witnesses.held)
-            self._publications.publish_status(self._status_topic, status.online(self._now_us()))
+            self._publish_online()
             if self._version.is_wanted:
                 self._connection.subscribe([VERSION_TOPIC], 0)
 
@@ -343,14 +373,22 @@ class MqttSession:
             return
         self._witnesses.end()
         lasted_s = time.monotonic() - self._opened_s
+        suspected = self._publications.broker_ended(end.code)
         conflict = self._conflict.ended(
-            lasted_s, subscribed=self.subscribed, orderly=end.orderly, code=end.code, taken_over=end.taken_over
+            lasted_s,
+            subscribed=self.subscribed,
+            orderly=end.orderly,
+            code=end.code,
+            taken_over=end.taken_over,
+            explained=bool(suspected),
         )
         if conflict:
+            self._publications.clear_suspicions()
             self._metrics.mqtt_taken_over.inc()
             self._end_connection(conflict, How.TAKEN_OVER)
         elif self.subscribed:
-            self._end_connection(self._problem_of(end, state), How.CLOSED if end.orderly else How.BROKEN)
+            problem = self._problem_of(end, state) + (diagnostics.AFTER_PUBLICATION % suspected if suspected else "")
+            self._end_connection(problem, How.CLOSED if end.orderly else How.BROKEN)
         else:
             self._end_connection(self._problem_of(end, state), How.REFUSED)
 

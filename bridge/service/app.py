@@ -150,7 +150,8 @@ def _doors(core: ServiceCore, relay: Relay) -> Doors:
     def degraded() -> list[str]:
         """What is away while readings are stored all the same."""
         found = {"streams": relay.problem, "mqtt": mqtt.problem if mqtt is not None else ""}
-        return [f"{name}: {problem}" for name, problem in found.items() if problem]
+        refused = [f"mqtt: {each}" for each in mqtt.refused.values()] if mqtt is not None else []
+        return [f"{name}: {problem}" for name, problem in found.items() if problem] + refused
 
     def contested() -> list[str]:
         """A session that another client takes loses what the broker keeps in it: that is not ready."""

@@ -61,13 +61,16 @@ def upgrade(
 def broker_passwords(
     root: Root = Path("/"),
     own: Annotated[bool, typer.Option("--own", help="Make the gateway's own account, where it has none.")] = False,
+    before_start: Annotated[
+        bool, typer.Option("--before-start", help="See to the files that Mosquitto needs to start; as root.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Bring the device keys that the gateway has written to Mosquitto. iot-edge-passwords.service runs it.
 
     Example: iot-edge broker-passwords
     """
-    from edge.host.broker_files import make_own_account, take_over_passwords
+    from edge.host.broker_files import make_own_account, prepare, take_over_passwords
 
     if own:
         try:
@@ -75,6 +78,15 @@ def broker_passwords(
         except OSError as error:
             raise ConfigError([f"{error.filename}: {error.strerror}; run this as root"]) from error
         show({"written": written}) if json else print(f"{len(written)} files written")
+        return
+    if before_start:
+        conflicts = prepare(root)
+        if json:
+            show({"conflicts": [{"detail": each.detail, "fatal": each.fatal} for each in conflicts]})
+        for each in conflicts if not json else ():
+            say(each.detail)
+        if any(each.fatal for each in conflicts):
+            raise SystemExit(FAILED)
         return
     count = take_over_passwords(root)
     if json:
@@ -170,7 +182,10 @@ def _tell(
     json: bool,
 ) -> None:
     """Say what became of each file, and what is left to do."""
+    from edge.host.broker_files import conflicts_with_others
+
     notes = _notes(before, access) + [text for each in laid if (text := _edited(each))]
+    notes += [each.detail for each in conflicts_with_others(root)]
     if json:
         listed = [
             {"path": each.path, "written": each.written, "state": each.fate, "beside": each.beside, "diff": each.diff}

@@ -1,6 +1,8 @@
 """Mosquitto's files on a gateway: who may connect to it, by device keys or anybody. Written under a root.
 
 Flows in: what the engineer asks for, and what is there. Flows out: the configuration, the access list, passwords.
+The first two are texts that never change with the machine (installed/mosquitto*): whoever packages them may have them
+as conffiles. What differs from machine to machine stands in the password file alone.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from pathlib import Path
 
 from bridge.errors import ConfigError
 from bridge.store.passwords import mosquitto_hash
+from edge.host.broker_conflicts import Conflict, find_conflicts
 from edge.host.private_files import open_private
 
 CONF = Path("etc/mosquitto/conf.d/iot-edge.conf")
@@ -21,9 +24,11 @@ ACL = Path("etc/mosquitto/iot-edge.acl")
 PASSWORDS = Path("etc/mosquitto/iot-edge.passwd")
 OWN_PASSWORD = Path("etc/iot-edge/credentials/mqtt.password")
 WRITTEN_BY_GATEWAY = Path("var/lib/iot-edge/mosquitto.passwd")
+"""In the gateway's data folder, by its user."""
 
 ACCOUNT = "iot-edge"
-GROUP = "mosquitto"
+MOSQUITTO = "mosquitto"
+"""The user that Mosquitto becomes, and its group."""
 LINE = re.compile(rb"[^\s:]{1,64}:\$7\$[0-9]{1,9}\$[A-Za-z0-9+/=]{1,100}\$[A-Za-z0-9+/=]{1,100}\n")
 MAX_BYTES = 64 * 1024 * 1024
 
@@ -61,8 +66,32 @@ def make_own_account(root: Path) -> list[Path]:
     if not passwords.exists():
         _write(passwords, f"{ACCOUNT}:{mosquitto_hash(credential.read_text().strip())}\n".encode())
         written.append(passwords)
-    _for_mosquitto(root, passwords)
     return written
+
+
+def prepare(root: Path) -> list[Conflict]:
+    """See to what Mosquitto needs to start, before each start of it; what else keeps it from starting.
+
+    Mosquitto may have been installed after us, when its user was not there to give files to. It does not start
+    without a password file that it can read. Raises OSError.
+    """
+    access = present_access(root)
+    if access is None:
+        return []
+    if access is AdmittedDevices.KEYS:
+        make_own_account(root)
+        _give_to_mosquitto(root, root / PASSWORDS)
+    if (root / ACL).exists():
+        _give_to_mosquitto(root, root / ACL)
+    return find_conflicts(root, CONF, (root / CONF).read_text())
+
+
+def conflicts_with_others(root: Path) -> list[Conflict]:
+    """What other files of Mosquitto do not go with ours, as far as they may be read; for whoever looks for a fault."""
+    try:
+        return find_conflicts(root, CONF, (root / CONF).read_text())
+    except OSError:
+        return []
 
 
 def take_over_passwords(root: Path) -> int:
@@ -83,7 +112,7 @@ def take_over_passwords(root: Path) -> int:
             raise ConfigError([f"{source}: is no password file of Mosquitto"])
         new = root / PASSWORDS.with_name(f"{PASSWORDS.name}.new")
         _write(new, content)
-        _for_mosquitto(root, new)
+        _give_to_mosquitto(root, new)
         new.replace(root / PASSWORDS)
     except OSError as error:
         raise ConfigError([f"{error.filename}: {error.strerror}; this is run by iot-edge-passwords.service"]) from error
@@ -98,13 +127,21 @@ def _write(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _for_mosquitto(root: Path, path: Path) -> None:
-    """Let Mosquitto's group read a file. The group is that of the root: an image has its own numbers."""
+def _give_to_mosquitto(root: Path, path: Path) -> None:
+    """Make a file Mosquitto's own, and nobody else's: 2.0.21 warns of any other, and that later ones refuse it.
+
+    Its numbers are those of the root: an image has its own. Where Mosquitto is not installed yet, nothing changes.
+    """
+    user, group = _number(root, "etc/passwd"), _number(root, "etc/group")
+    if user is not None and group is not None and os.geteuid() == 0:
+        path.chmod(0o600)
+        os.chown(path, user, group)
+
+
+def _number(root: Path, file: str) -> int | None:
+    """Of Mosquitto's user or group."""
     try:
-        groups = (root / "etc/group").read_text().splitlines()
+        lines = (root / file).read_text().splitlines()
     except FileNotFoundError:
-        return
-    numbers = [int(fields[2]) for line in groups if (fields := line.split(":"))[0] == GROUP and len(fields) > 2]
-    if numbers and os.geteuid() == 0:
-        os.chown(path, 0, numbers[0])
-        path.chmod(0o640)
+        return None
+    return next((int(fields[2]) for line in lines if (fields := line.split(":"))[0] == MOSQUITTO), None)

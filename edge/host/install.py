@@ -14,7 +14,8 @@ from pathlib import Path
 from bridge.errors import ConfigError
 from bridge.settings.toml import load_toml
 from edge.host import system_user
-from edge.host.broker_files import ACL, CONF, PASSWORDS, AdmittedDevices, make_own_account, present_access
+from edge.host.broker_conflicts import fatal, find_conflicts
+from edge.host.broker_files import ACL, CONF, PASSWORDS, AdmittedDevices, make_own_account, prepare, present_access
 from edge.host.installation import INSTALLED, USER
 from edge.host.laid_files import PLACEHOLDER, Fate, LaidFile, LaidFiles, Rule, open_folders
 from edge.host.system_user import SYSUSERS
@@ -23,9 +24,11 @@ UNIT = Path("etc/systemd/system/iot-edge.service")
 ENROL_UNIT = Path("etc/systemd/system/iot-edge-enrol.service")
 PASSWORDS_UNIT = Path("etc/systemd/system/iot-edge-passwords.service")
 PASSWORDS_PATH = Path("etc/systemd/system/iot-edge-passwords.path")
+BROKER_DROP_IN = Path("etc/systemd/system/mosquitto.service.d/iot-edge.conf")
 SETTINGS = Path("etc/iot-edge/edge.toml")
 CREDENTIALS = Path("etc/iot-edge/credentials")
 COMMAND = Path(PLACEHOLDER)
+CONF_OF = {AdmittedDevices.KEYS: "mosquitto-keys.conf", AdmittedDevices.ANYBODY: "mosquitto.conf"}
 OWN_LISTENER = {AdmittedDevices.KEYS: "mqtt://127.0.0.1:1884", AdmittedDevices.ANYBODY: "mqtt://127.0.0.1:1883"}
 
 
@@ -48,6 +51,8 @@ def install(
     `access` None leaves Mosquitto alone; one that differs from what is installed changes its files. Raises ConfigError.
     """
     try:
+        if access is not None:
+            _refuse_conflicts(root, access)
         switched = access is not None and present_access(root) not in (None, access)
         laid = LaidFiles(root)
         written = [] if command is None else _own_files(laid, root, command, access, renew=overwrite or switched)
@@ -58,6 +63,8 @@ def install(
         laid.save()
         if access is AdmittedDevices.KEYS:
             written += [LaidFile(path.relative_to(root), Fate.WRITTEN) for path in make_own_account(root)]
+        if access is not None:
+            prepare(root)
         return written
     except OSError as error:
         raise ConfigError([f"{error.filename}: {error.strerror}; run this as root, or with --root DIR"]) from error
@@ -147,16 +154,31 @@ def refuse_moved_paths(root: Path) -> None:
         raise ConfigError([f"/{SETTINGS}: {said}; take the line out, or move the files there first"])
 
 
+def _refuse_conflicts(root: Path, access: AdmittedDevices) -> None:
+    """Raise ConfigError where Mosquitto would not start with our file, which is not there yet."""
+    if present_access(root) is None and (problems := fatal(find_conflicts(root, CONF, template(CONF_OF[access])))):
+        raise ConfigError([*problems, "or leave Mosquitto to yourself: iot-edge install --no-mosquitto"])
+
+
 def _broker_files(command: Path, access: AdmittedDevices, overwrite: bool) -> list[tuple[Path, str, bool]]:
     if access is AdmittedDevices.ANYBODY:
-        return [(CONF, template("mosquitto.conf"), overwrite), (ACL, template("mosquitto.acl"), overwrite)]
+        return [
+            (CONF, template("mosquitto.conf"), overwrite),
+            (ACL, template("mosquitto.acl"), overwrite),
+            _drop_in(command, overwrite),
+        ]
     unit = template("iot-edge-passwords.service").replace(PLACEHOLDER, str(command))
     return [
         (CONF, template("mosquitto-keys.conf"), overwrite),
         (ACL, template("mosquitto-keys.acl"), overwrite),
+        _drop_in(command, overwrite),
         (PASSWORDS_UNIT, unit, overwrite),
         (PASSWORDS_PATH, template("iot-edge-passwords.path"), overwrite),
     ]
+
+
+def _drop_in(command: Path, overwrite: bool) -> tuple[Path, str, bool]:
+    return BROKER_DROP_IN, template("mosquitto-service.conf").replace(PLACEHOLDER, str(command)), overwrite
 
 
 def units(root: Path) -> list[str]:
@@ -167,7 +189,7 @@ def units(root: Path) -> list[str]:
 def uninstall(root: Path) -> list[LaidFile]:
     """Remove the units and the broker's files; settings, key and spool stay. Raises ConfigError."""
     gone = []
-    for path in (UNIT, ENROL_UNIT, PASSWORDS_UNIT, PASSWORDS_PATH, CONF, ACL, PASSWORDS):
+    for path in (UNIT, ENROL_UNIT, PASSWORDS_UNIT, PASSWORDS_PATH, BROKER_DROP_IN, CONF, ACL, PASSWORDS):
         try:
             laid = LaidFiles(root)
             if path == PASSWORDS:  # the gateway writes it, no engineer

@@ -41,6 +41,7 @@ class StatusParts(msgspec.Struct, frozen=True):
     uplink: Callable[[], UplinkStatus]
     registry_problem: Callable[[], str]
     mqtt_problem: Callable[[], str]
+    mqtt_refused: Callable[[], dict[str, str]]
     store_problem: Callable[[], str]
 
 
@@ -64,7 +65,7 @@ def document(parts: StatusParts) -> dict[str, Any]:
             "lost": backlog.lost,
             "set_aside": msgspec.to_builtins(backlog.set_aside),
         },
-        "mqtt": {"problem": parts.mqtt_problem()},
+        "mqtt": {"problem": parts.mqtt_problem(), "refused": list(parts.mqtt_refused())},
         "clock": {"set": parts.clock.is_set()},
         "disk_free_bytes": free_bytes(parts.data_dir),
         "temperature_c": temperature_c(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
@@ -17,8 +19,7 @@ from bridge.store import admin
 from edge.host import broker_files, client_id, install
 from edge.host.broker_files import AdmittedDevices
 from tests.acceptance.gateway import GatewayProcess
-from tests.support import needs
-from tests.support.debian_broker import debian_broker
+from tests.support.debian_broker import debian_broker, debian_mosquitto
 from tests.support.gateway_service import open_gateway_service
 from tests.support.servers import free_port, listens, until
 
@@ -36,8 +37,8 @@ class InstalledBroker:
         text = conf.read_text().replace("listener 1884 ", f"listener {self.own_port} ")
         conf.write_text(text.replace("listener 1883", f"listener {self.port} 127.0.0.1"))
         self.password = (root / broker_files.OWN_PASSWORD).read_text().strip()
-        program = needs.program(needs.MOSQUITTO)
-        self._process = subprocess.Popen([program, "-c", str(debian_broker(root))], stderr=subprocess.DEVNULL)
+        command = [*debian_mosquitto().command, "-c", str(debian_broker(root))]
+        self._process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
 
     def reload(self) -> None:
         """What iot-edge-passwords.service does."""
@@ -82,7 +83,9 @@ async def test_device_needs_its_key_at_the_gateways_broker(postgres_url: str, tm
             await until(lambda: listens(broker.port) and listens(broker.own_port), 20)
             assert not await answer(broker.port, a["device_uuid"], a["device_key"]), "before there is a registry"
             url = f"mqtt://127.0.0.1:{broker.own_port}"
-            gateway = GatewayProcess(tmp_path, url, mqtt__username="iot-edge", mqtt__password=broker.password)
+            gateway = GatewayProcess(
+                tmp_path, url, mqtt__username="iot-edge", mqtt__password=broker.password, mqtt__protocol="5"
+            )
             state = tmp_path / "root" / broker_files.WRITTEN_BY_GATEWAY.parent
             state.parent.mkdir(parents=True, exist_ok=True)
             state.symlink_to(gateway.data_dir)
@@ -128,6 +131,19 @@ async def test_device_needs_its_key_at_the_gateways_broker(postgres_url: str, tm
                     await until(lambda: (7,) in service.rows(query), 30)
                     assert (6,) not in service.rows(query)
                     assert service.rows("SELECT count(*) FROM quarantine") == [(0,)]
+
+                # All that the gateway publishes, it may; with MQTT 5 the broker would say no.
+                with client(broker.port, b["device_uuid"], b["device_key"]) as (device, answers):
+                    heard: list[str] = []
+                    device.on_message = lambda _c, _u, message: heard.append(message.topic)
+                    await until(lambda: answers, 20)
+                    device.subscribe([("site/#", 1), (f"devices/{b['device_uuid']}/rejected", 1)])
+                    device.publish(f"devices/{b['device_uuid']}/sensors/{own}", b"nonsense", 1)
+                    await until(lambda: {topic.split("/")[-1] for topic in heard} >= {"rejected"}, 20)
+                    await until(lambda: any(topic.startswith("site/sensors/") for topic in heard), 20)
+                    status = (await asyncio.to_thread(httpx.get, f"{gateway.http}/status.json")).json()
+                    assert status["mqtt"] == {"problem": "", "refused": []}
+                    assert "mqtt_publish_refused" not in gateway.log
             finally:
                 gateway.stop()
     finally:

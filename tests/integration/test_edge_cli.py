@@ -26,7 +26,7 @@ from edge.service_api.enrolment import Enrolment
 from edge.service_api.http_client import parse_url
 from tests.support import needs
 from tests.support.commands import _logging_restored
-from tests.support.debian_broker import debian_broker
+from tests.support.debian_broker import debian_broker, debian_mosquitto
 from tests.support.servers import free_port, listens, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -354,13 +354,14 @@ def test_units_are_hardened(tmp_path: Path) -> None:
 @pytest.fixture
 def installed_broker(outside: EdgeCommands, tmp_path: Path) -> Iterator[int]:
     """Mosquitto by the files that install writes, on a port of its own."""
-    program = needs.program(needs.MOSQUITTO)
     outside.run("install", "--root", str(tmp_path), "--anonymous-lan")
     conf = tmp_path / "etc/mosquitto/conf.d/iot-edge.conf"
     port = free_port()
     conf.write_text(conf.read_text().replace("listener 1883", f"listener {port} 127.0.0.1"))
     with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen([program, "-c", str(debian_broker(tmp_path))], stdout=log, stderr=log)
+        process = subprocess.Popen(
+            [*debian_mosquitto().command, "-c", str(debian_broker(tmp_path))], stdout=log, stderr=log
+        )
     try:
         wait_until(lambda: listens(port), 20)
         yield port

@@ -133,10 +133,10 @@ async def test_publish_at_qos_1_waits_for_no_slot() -> None:
         broker.connack = connack(receive_maximum(1))
         async with open_door(broker.url, FakePipeline(), protocol="5") as door:
             await until(lambda: len(broker.published) == 1)
-            assert not door.ingest.publish("t", b"1", qos=1, retain=False)
-            assert door.ingest.publish("t", b"2", qos=0, retain=False)
+            assert not door.ingest.publish("site/t", b"1", qos=1, retain=False)
+            assert door.ingest.publish("site/t", b"2", qos=0, retain=False)
             broker.puback(broker.published[0].packet_id)
-            await until(lambda: door.ingest.publish("t", b"3", qos=1, retain=False))
+            await until(lambda: door.ingest.publish("site/t", b"3", qos=1, retain=False))
 
 
 async def test_what_is_larger_than_the_broker_takes_is_not_sent(mqtt_log: MqttLog) -> None:
@@ -144,9 +144,9 @@ async def test_what_is_larger_than_the_broker_takes_is_not_sent(mqtt_log: MqttLo
         broker.connack = connack(maximum_packet_size(200))
         async with open_door(broker.url, FakePipeline(), protocol="5") as door:
             await until(lambda: door.connected)
-            assert await door.ingest.publish_confirmed("t", b"x" * 200, 60) == PACKET_TOO_LARGE
-            assert door.ingest.publish("t", b"x" * 200, qos=0, retain=False)
-            small = asyncio.create_task(door.ingest.publish_confirmed("t", b"x" * 100, 60))
+            assert await door.ingest.publish_confirmed("devices/d/commands/c", b"x" * 200, 60) == PACKET_TOO_LARGE
+            assert door.ingest.publish("site/t", b"x" * 200, qos=0, retain=False)
+            small = asyncio.create_task(door.ingest.publish_confirmed("devices/d/commands/c", b"x" * 100, 60))
             await until(lambda: len(broker.published) == 2)
             broker.puback(broker.published[1].packet_id)
             assert await small == 0

@@ -117,6 +117,7 @@ async def test_broker_that_hangs_up_without_an_answer_is_told_with_what_it_may_b
             await broker.wait_connections(3)
     (problem,) = mqtt_log.errors
     assert "is this its port for mqtt, or for mqtts (TLS)?" in problem
+    assert "max_connections" in problem
     assert f'mqtt.protocol = "{other}"' in problem
 
 

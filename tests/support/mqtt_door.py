@@ -262,6 +262,10 @@ class FakeBroker:
         assert self._writer is not None
         self._writer.close()
 
+    def answer_to_connect(self, body: bytes) -> bytes:
+        """CONNACK, to the body of a CONNECT."""
+        return self.connack or packet(CONNACK, b"\0\0" + self._properties)
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -280,7 +284,7 @@ class FakeBroker:
                         self.connections += 1
                         if self.hangs_up:
                             return
-                        writer.write(self.connack or packet(CONNACK, b"\0\0" + self._properties))
+                        writer.write(self.answer_to_connect(body))
                     elif kind == PUBLISH:
                         published.append(Published.of(first, body))
                     elif kind == SUBSCRIBE and self.hangs_up_at_subscribe:

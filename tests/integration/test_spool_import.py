@@ -7,14 +7,18 @@ import os
 import shutil
 import sqlite3
 import stat
+import sys
 from contextlib import closing
 from pathlib import Path
 from random import Random
+from typing import Any
 
+import msgspec
 import pytest
+from msgspec.structs import replace
 
 from bridge.errors import ConfigError
-from bridge.model.reading import Outcome
+from bridge.model.reading import Outcome, Reading, TsQuality
 from edge.record import Record, Settlement
 from edge.spool import Spool
 from edge.spool.imports import Contents, files_to_import, hand_over, look, open_source
@@ -56,12 +60,8 @@ async def fill(folder: Path, *, boot: str = "boot-1", device: int = 7) -> list[R
     return left
 
 
-def untimed(number: int, device: int = 7) -> object:
+def untimed(number: int, device: int = 7) -> Reading:
     """A reading with neither a time nor a key of its sender's."""
-    from msgspec.structs import replace
-
-    from bridge.model.reading import TsQuality
-
     return replace(reading(500_000 + number, sensor=20, device=device), ts_quality=TsQuality.SERVER)
 
 
@@ -118,7 +118,7 @@ async def test_files_of_one_other_gateway_push_out_nothing_of_each_other(tmp_pat
 async def test_copy_of_the_spool_itself_adds_nothing(tmp_path: Path) -> None:
     spool = make_spool(tmp_path)
     sender = SpoolFeeder(spool)
-    await sender.send(*(reading(n) for n in range(100)), *(untimed(n) for n in range(10)), junk=[junk()])  # type: ignore[arg-type]
+    await sender.send(*(reading(n) for n in range(100)), *(untimed(n) for n in range(10)), junk=[junk()])
     for suffix in ("", "-wal"):
         shutil.copy(tmp_path / f"spool.db{suffix}", tmp_path / f"copy{suffix}")
     early = await spool.read(above=0, count=50, max_bytes=1 << 20)
@@ -230,3 +230,72 @@ def test_file_that_is_no_spool_is_refused_with_the_reason(tmp_path: Path, kind: 
     with pytest.raises(ConfigError) as refused:
         read()
     assert says in str(refused.value.problems)
+
+
+async def command(site: Path, *arguments: str, expect: int = 0) -> Any:
+    """What `iot-edge` says in JSON, as a process of its own."""
+    settings = {
+        "GATEWAY__DATA_DIR": str(site),
+        "SPOOL__PATH": str(site / "spool.db"),
+        "SPOOL__MIN_FREE_BYTES": "0",
+        "SPOOL__MAX_BYTES": str(16 * 1024 * 1024),
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "edge", "spool", *arguments, "--json"),
+        env=os.environ | {f"IOT_EDGE_{name}": value for name, value in settings.items()},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await process.communicate()
+    assert process.returncode == expect, (out, err)
+    assert b"Traceback" not in err
+    return msgspec.json.decode(out)
+
+
+async def test_command_hands_over_to_the_gateway_that_runs_and_says_what_came_of_it(tmp_path: Path) -> None:
+    before = await fill(tmp_path)
+    site = tmp_path / "site"
+    waits = await command(tmp_path, "import", str(tmp_path / "old.db"), "--gateway", "a" * 64, expect=2)
+    assert "63 small letters" in waits["error"]["problems"][0]
+    spool = make_spool(site, SteadyTime(boot_id="boot-2"), max_bytes=16 * 1024 * 1024)
+    await spool.open()
+    running = asyncio.create_task(spool.run())
+    try:
+        old = str(tmp_path / "old.db")
+        answer = await command(site, "import", old, "--gateway", "south")
+        assert (answer["state"], answer["restored"], answer["known"]) == ("done", len(before), 0)
+        assert answer["readings"] + answer["quarantined"] == len(before)
+        assert (await command(site, "import", old, "--gateway", "south"))["state"] == "imported already"
+        own = await command(site, "import", str(site / "spool.db"), expect=2)
+        assert "the gateway works with" in own["error"]["problems"][0]
+        assert len(await read_all(spool)) == len(before)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await spool.close()
+    assert (await command(site, "import", old, "--gateway", "west"))["state"] == "waits for the gateway to start"
+    (row,) = await command(site, "list")
+    assert row["state"] == "waits to be read"
+
+
+async def test_copy_that_may_not_be_read_is_waited_for(tmp_path: Path) -> None:
+    """Nothing is known of it, so nothing is lost; root may read what others may not, hence a loop of links."""
+    before = await fill(tmp_path)
+    site = tmp_path / "site"
+    site.mkdir()
+    copy = hand_over(tmp_path / "old.db", site / "spool.db", "south", MAX_BYTES)
+    away = copy.rename(tmp_path / "away")
+    copy.symlink_to(copy.name)
+    spool = make_spool(site, SteadyTime(boot_id="boot-2"))
+    await spool.open()
+    for _ in range(3):
+        await spool.maintain()
+    (waiting,) = spool.backlog().set_aside
+    assert "circle" in waiting.problem
+    copy.unlink()
+    away.rename(copy)
+    await work_off(spool)
+    assert len(await read_all(spool)) == len(before)
+    assert spool.backlog().set_aside == ()
+    await spool.close()

@@ -68,7 +68,7 @@ class FakeDirectory:
             raise StoreUnavailable("the database is away")
         self.states.append(state)
 
-    async def report_books(self, gateway_id: int, books: Sequence[GatewayLedger]) -> int:
+    async def report_books(self, gateway_id: int, books: Sequence[GatewayLedger], run: str = "") -> int:
         self.books = books
         return 0
 

@@ -43,7 +43,7 @@ class SpoolSettings(Section):
     commit_interval_s: float = Field(default=0.0, ge=0, le=10)
     """Least time between two commits: saves writes to an SD card, costs acknowledgements that much delay."""
     checkpoint_bytes: int = Field(default=2 * 1024 * 1024, ge=64 * 1024, le=3 * 1024 * 1024)
-    """Size at which the write-ahead log is written back into the file; the reserve for a full disk is three times that."""
+    """Size at which the write-ahead log is written back into the file; three times that are held for a full disk."""
     maintain_every_s: Positive = 1.0
     """How often age, disk space and clock are looked at."""
 

@@ -31,6 +31,8 @@ LOOK_EVERY_S = 5.0
 """How often what has changed is acted upon; caches follow within as much."""
 ROWS_A_LOOK = 20_000
 """Rows taken through the pipeline in one look; what is left is due with the next."""
+MAX_CHANGED = 5_000
+"""Sensors remembered between two looks; of more, all that waits is looked at."""
 PAGE = 200
 """Rows at a time: live readings pass between two pages."""
 PAGE_BYTES = 1 << 20
@@ -50,6 +52,9 @@ class RegisteredReplay:
     def note(self, refs: Collection[str]) -> None:
         """Note that these sensors, by id, UUID or external id, have changed."""
         self._changed.update(refs)
+        if len(self._changed) > MAX_CHANGED:
+            self._changed.clear()
+            self._everything = True
 
     def note_all(self, _: Collection[str]) -> None:
         """Note that any sensor may have changed."""

@@ -42,6 +42,7 @@ BOUNDED = {
     "bridge/http/hooks.py HookAuthentication._window": "one key",
     "bridge/http/request_counter.py RequestCounter._children": "paths of endpoints and statuses: ours",
     "bridge/http/gateways.py GatewayDoor._settled_keys": "SHA-256 of gateways' keys that were looked up",
+    "bridge/service/registered_replay.py RegisteredReplay._changed": "names of registered sensors; MAX_CHANGED",
     "bridge/mqtt/converters/select.py Converters._of_topic": "topics up to MAX_TOPIC; REMEMBERED_TOPICS",
     "bridge/mqtt/converters/local_times.py LocalTimes._channels": "digests of topics and channels; REMEMBERED",
     "bridge/mqtt/converters/local_times.py LocalClock._readings": "names up to MAX_ID; no more than one message has",

@@ -23,14 +23,14 @@ from bridge.pipeline.resolve import Resolver
 from bridge.pipeline.run import Pipeline
 from bridge.service.quarantine_replay import FAILED, SETTLED, QuarantineReplay, Speakers, api_key_of
 from bridge.settings.service import Settings
-from bridge.store.waiting import WaitingRows
+from bridge.store.waiting import START, WaitingRow, WaitingRows
 
 log = structlog.get_logger("app")
 
 LOOK_EVERY_S = 5.0
 """How often what has changed is acted upon; caches follow within as much."""
-ROWS_A_LOOK = 20_000
-"""Rows taken through the pipeline in one look; what is left is due with the next."""
+ROWS_A_WINDOW = 20_000
+"""Rows whose ids are in memory together."""
 MAX_CHANGED = 5_000
 """Sensors remembered between two looks; of more, all that waits is looked at."""
 PAGE = 200
@@ -41,8 +41,17 @@ PAGE_BYTES = 1 << 20
 class RegisteredReplay:
     """Holds what has changed since the last look. `note` is told of it, `look` acts upon it."""
 
-    def __init__(self, settings: Settings, rows: WaitingRows, pipeline: Pipeline, resolver: Resolver) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        rows: WaitingRows,
+        pipeline: Pipeline,
+        resolver: Resolver,
+        *,
+        rows_a_window: int = ROWS_A_WINDOW,
+    ) -> None:
         self._settings = settings
+        self._rows_a_window = rows_a_window
         self._rows = rows
         self._pipeline = pipeline
         self._resolver = resolver
@@ -75,15 +84,21 @@ class RegisteredReplay:
         stored = counts["stored"] + counts["duplicate"]
         if stored:
             log.info("quarantine_stored", stored=stored, waiting=counts.total() - stored)
-        if counts[FAILED] or (stored and counts.total() >= ROWS_A_LOOK):
+        if counts[FAILED]:
             self._everything = self._everything or everything
             self._changed |= changed
 
     async def _replay(self, refs: list[str] | None) -> Counter[str]:
         counts: Counter[str] = Counter()
-        waiting = await self._rows.waiting(refs, ROWS_A_LOOK)
-        if not waiting:
-            return counts
+        last = START
+        while waiting := await self._rows.waiting(refs, last, self._rows_a_window):
+            last = waiting[-1]
+            await self._replay_window(waiting, counts)
+            if counts[FAILED] or len(waiting) < self._rows_a_window:
+                break
+        return counts
+
+    async def _replay_window(self, waiting: Sequence[WaitingRow], counts: Counter[str]) -> None:
         settings = self._settings
         replay = QuarantineReplay(
             self._pipeline,
@@ -97,9 +112,8 @@ class RegisteredReplay:
             results = await replay.replay(rows, await self._speakers(rows))
             await self._rows.mark_replayed([row["id"] for row in results if row["outcome"] in SETTLED])
             counts.update(row["outcome"] for row in results)
-            if any(row["outcome"] == FAILED for row in results):
+            if counts[FAILED]:
                 break
-        return counts
 
     async def _speakers(self, rows: Sequence[dict[str, Any]]) -> Speakers:
         """For which devices those that brought these rows may speak now."""
@@ -112,15 +126,15 @@ class RegisteredReplay:
         )
 
 
-def _pages(waiting: Sequence[tuple[int, int]]) -> Iterator[list[int]]:
-    """Ids, with the sizes of their payloads, in parts that may be in memory together."""
+def _pages(waiting: Sequence[WaitingRow]) -> Iterator[list[int]]:
+    """Their ids, in parts whose payloads may be in memory together."""
     page: list[int] = []
     size = 0
-    for row_id, of_bytes in waiting:
-        if page and (len(page) == PAGE or size + of_bytes > PAGE_BYTES):
+    for row in waiting:
+        if page and (len(page) == PAGE or size + row.size > PAGE_BYTES):
             yield page
             page, size = [], 0
-        page.append(row_id)
-        size += of_bytes
+        page.append(row.id)
+        size += row.size
     if page:
         yield page

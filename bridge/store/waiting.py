@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+from bridge.model.reading import MIN_TIME_US
 from bridge.store import queries
 from bridge.store.postgres import PostgresStore
+
+
+class WaitingRow(NamedTuple):
+    """A row that waits. Its last three columns say where it is in the order of arrival."""
+
+    id: int
+    size: int  # bytes of its payload
+    received_us: int
+    reading_index: int
+
+
+START = WaitingRow(0, 0, MIN_TIME_US, -1)
+"""Before all rows."""
 
 
 class WaitingRows:
@@ -16,10 +30,17 @@ class WaitingRows:
         self._store = store
         self._sql = queries.load("admin")
 
-    async def waiting(self, refs: Sequence[str] | None, limit: int) -> list[tuple[int, int]]:
-        """Ids and payload sizes of what waits for these sensors (None: for any), in the order in which it came."""
-        rows = await self._fetch("quarantine_waiting", refs=None if refs is None else list(refs), limit=limit)
-        return [(row["id"], row["size"]) for row in rows]
+    async def waiting(self, refs: Sequence[str] | None, after: WaitingRow, limit: int) -> list[WaitingRow]:
+        """What waits for these sensors (None: for any) behind the row `after`, in the order in which it came."""
+        rows = await self._fetch(
+            "quarantine_waiting",
+            refs=None if refs is None else list(refs),
+            after_us=after.received_us,
+            after_index=after.reading_index,
+            after_id=after.id,
+            limit=limit,
+        )
+        return [WaitingRow(**row) for row in rows]
 
     async def page(self, ids: Sequence[int]) -> list[dict[str, Any]]:
         """What a replay needs of these rows."""

@@ -99,3 +99,20 @@ async def test_sensor_that_came_while_no_service_ran_is_found_at_the_start(
     core.resolver.clear()
     await begun.look()
     assert connection.execute("SELECT value FROM sensor_readings").fetchall() == [(20.0,)]
+
+
+async def test_rows_that_wait_for_others_hold_nothing_up(
+    site: EnrolledGateway, connection: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    """Older ones, of the same device, and more of them than are looked at together."""
+    uuid = str(uuid4())
+    for number in range(1, 8):
+        await site.send_batch(late(site, number, str(uuid4()), 20.0))
+    for number in (8, 9):
+        await site.send_batch(late(site, number, uuid, float(number)))
+    register(connection, site.devices[0]["device_id"], uuid)
+    core = site.core
+    begun = RegisteredReplay(core.settings, WaitingRows(core.store), core.pipeline, core.resolver, rows_a_window=2)
+    core.resolver.clear()
+    await begun.look()
+    assert connection.execute("SELECT value FROM sensor_readings ORDER BY id").fetchall() == [(8.0,), (9.0,)]

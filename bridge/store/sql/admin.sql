@@ -190,10 +190,13 @@ SELECT id, code, device_uuid::text, source, topic, gateway, gateway_id, sender, 
 FROM quarantine q WHERE id = ANY (%(ids)s::bigint[]) ORDER BY received_at, reading_index, id
 
 -- name: quarantine_waiting
--- What was refused because its sensor was unknown, and may be of these sensors (by id, UUID or external id): the oldest.
-SELECT id, octet_length(payload) AS size
+-- What was refused because its sensor was unknown, and may be of these sensors (by id, UUID or external id): the oldest
+-- after a row (`after_us`, `after_index`, `after_id`).
+SELECT id, octet_length(payload) AS size, to_us(received_at) AS received_us, reading_index
 FROM quarantine q
-WHERE code = 'unknown_sensor' AND replayed_at IS NULL AND source <> 'import' AND (
+WHERE code = 'unknown_sensor' AND replayed_at IS NULL AND source <> 'import'
+  AND (received_at, reading_index, id)
+      > (from_us(%(after_us)s::bigint), %(after_index)s::integer, %(after_id)s::bigint) AND (
     %(refs)s::text[] IS NULL
     OR facts ->> 'sensor' = ANY (%(refs)s::text[])
     OR device_uuid IN (SELECT d.device_uuid FROM sensors s JOIN devices d ON d.id = s.device_id

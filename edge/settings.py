@@ -32,7 +32,7 @@ class SpoolSettings(Section):
     max_age_s: Age = 60 * 86_400.0
     """Records that have waited longer are shed."""
     min_free_bytes: int = Field(default=256 * 1024 * 1024, ge=0, le=MAX_BYTES)
-    """Disk space that is left to others: the spool gives way before it takes it."""
+    """Disk space held back for the day that others fill the disk; an eighth of it the spool never takes."""
     quarantine_share: float = Field(default=0.1, gt=0, le=1)
     """Share of max_bytes that quarantined rows may take."""
     quarantine_device_share: float = Field(default=0.25, gt=0, le=1)
@@ -44,7 +44,7 @@ class SpoolSettings(Section):
     commit_interval_s: float = Field(default=0.0, ge=0, le=10)
     """Least time between two commits: saves writes to an SD card, costs acknowledgements that much delay."""
     checkpoint_bytes: int = Field(default=2 * 1024 * 1024, ge=64 * 1024, le=3 * 1024 * 1024)
-    """Size at which the write-ahead log is written back into the file; the reserve for a full disk is twice that."""
+    """Size at which the write-ahead log is written back into the file; three times that are held for a full disk."""
     maintain_every_s: Positive = 1.0
     """How often age, disk space and clock are looked at."""
 

@@ -195,9 +195,9 @@ class _Answer:
 
 
 async def _replay(found: Settings, connection: Admin, chosen: _Chosen, answer: _Answer) -> None:
-    from bridge.maintenance.quarantine_replay import SETTLED, QuarantineReplay, Speakers, ageless
     from bridge.mqtt.converters.select import Converters
     from bridge.service.core import open_core
+    from bridge.service.quarantine_replay import SETTLED, QuarantineReplay, Speakers, ageless
 
     async with open_core(found.model_copy(update={"pipeline": ageless(found.pipeline)})) as core:
         most = found.http.max_readings_per_packet
@@ -260,7 +260,7 @@ def _gateways(connection: Admin, rows: Sequence[dict[str, Any]]) -> list[dict[st
 
 
 def _api_keys(connection: Admin, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    from bridge.maintenance.quarantine_replay import api_key_of
+    from bridge.service.quarantine_replay import api_key_of
 
     ids = {key_id for row in rows if (key_id := api_key_of(row["sender"])) is not None}
     return connection.fetch("api_key_speakers", ids=list(ids)) if ids else []

@@ -74,6 +74,8 @@ def set_sensor(
 ) -> None:
     """What foreign formats call a sensor, and the unit in which it sends. In force within 5 s.
 
+    `waiting` is how much waits in quarantine for it: the service stores that by itself, in its order.
+
     Example: iot-bridge sensor set 42 --external-id 'tasmota/kitchen#AM2301.Temperature' --unit-in °F
     """
     from bridge.cli.sensor_map import Wish, sensor_of
@@ -92,7 +94,8 @@ def set_sensor(
             raise NotFound(f"no sensor {sensor}; see iot-bridge device show")
         rows = _planned(connection, [wish])
         connection.map_sensors(rows)
-    show({name: rows[0][name] for name in SHOWN}, json)
+        waiting = _waiting(connection, rows)
+    show({name: rows[0][name] for name in SHOWN} | {"waiting": waiting}, json)
 
 
 def map_sensors(
@@ -105,7 +108,8 @@ def map_sensors(
     """External ids and units of many sensors, from a CSV file: all of them, or, with a mistake, none.
 
     Columns: external_id, sensor (id or UUID), and if wanted unit_in, unit. Rows without a sensor are passed over,
-    so that the file of iot-bridge mqtt learn can be filled in little by little.
+    so that the file of iot-bridge mqtt learn can be filled in little by little. `waiting` is how much waits in
+    quarantine for these sensors: the service stores that by itself, in its order.
 
     Example: iot-bridge sensor map sensors.csv --dry-run
     """
@@ -115,8 +119,9 @@ def map_sensors(
     with admin(config, data_dir) as connection:
         rows = _planned(connection, wishes)
         changed = [] if dry_run else connection.map_sensors(rows)
+        waiting = {} if dry_run else {"waiting": _waiting(connection, rows)}
     answer: dict[str, Any] = {"mapped": len(rows), "changed": len(changed), "unmapped": unmapped, "dry_run": dry_run}
-    show(answer, json)
+    show(answer | waiting, json)
 
 
 def recompute(
@@ -147,6 +152,12 @@ def recompute(
                 raise NotFound(f"no sensor {sensor_id}; iot-bridge device show lists those of a device")
             rows.append({"sensor_id": sensor_id, "changed": found["before"] != found["after"], **found})
     show({"dry_run": dry_run, "sensors": rows} if json else [_in_short(row) for row in rows], json)
+
+
+def _waiting(connection: Admin, rows: Sequence[dict[str, Any]]) -> int:
+    """How much waits in quarantine for these sensors; a service that runs stores it within a few seconds."""
+    found: int = connection.fetch("waiting_for", ids=[row["sensor_id"] for row in rows])[0]["rows"]
+    return found
 
 
 def _in_short(row: dict[str, Any]) -> dict[str, Any]:

@@ -91,6 +91,7 @@ class GatewayDoor:
         self._http = http
         self._now_us = now_us
         self._settled_keys: set[str] = set()
+        self._gone: dict[int, tuple[int, int]] = {}  # what each gateway has shed and lost, as it said last
         self._turns = turns
 
     @property
@@ -140,6 +141,8 @@ class GatewayDoor:
             received, ignored = decode_batch(inflate(request, raw, MAX_BATCH_BYTES))
         # Before the records, which its ledger counts: at no moment has more come than the gateway says it took in.
         ignored += await self._report(sender.key.device_id, received)
+        if received.state is not None:
+            self._note_gone(sender.key.device_id, name, received.state)
         if ignored:
             log.warning("gateway_report_ignored", gateway=name, problems=ignored)
         records = placed(received.records, came_us)
@@ -187,6 +190,19 @@ class GatewayDoor:
                 await self._directory.note_estimates(gateway_id, estimates)
             except StoreRefused as error:
                 log.error("gateway_estimates_refused_by_store", gateway=name, detail=error.detail)
+
+    def _note_gone(self, gateway_id: int, name: str, state: GatewayState) -> None:
+        """Say it where a gateway has shed or lost more than when it was last heard."""
+        shed, lost = self._gone.get(gateway_id, (state.shed, state.lost))
+        self._gone[gateway_id] = state.shed, state.lost
+        if state.shed > shed or state.lost > lost:
+            log.warning(
+                "gateway_sheds",
+                gateway=name,
+                shed=max(0, state.shed - shed),
+                lost=max(0, state.lost - lost),
+                advice="its spool or its disk is full, or was damaged: see iot-bridge gateway show",
+            )
 
     async def registry(self, request: Request, name: str) -> Response:
         """The signed snapshot, or 304. Raises Problem, Unavailable."""

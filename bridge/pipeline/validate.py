@@ -100,12 +100,12 @@ class Validator:
         return Code.TIME_BEHIND, self._behind_detail(off_us)
 
 
-_UNKNOWN = (Code.UNKNOWN_SENSOR, "no such sensor on this device; register it, then replay the quarantine")
+_UNKNOWN = (Code.UNKNOWN_SENSOR, "no such sensor on this device; register it, and what waits is stored")
 _NO_LIMITS = (float("-inf"), float("inf"))
 
 
 def _unmapped(ref: ExternalId) -> tuple[Code, str]:
-    return Code.UNKNOWN_SENSOR, f"no sensor has the external id {ref.text}; map it, then replay the quarantine"
+    return Code.UNKNOWN_SENSOR, f"no sensor has the external id {ref.text}; map it, and what waits is stored"
 
 
 def _in_unit(value: float, sensor: Sensor) -> float:

@@ -28,12 +28,14 @@ from bridge.pipeline.ports import Outbox
 from bridge.pipeline.resolve import Resolver
 from bridge.pipeline.run import Pipeline
 from bridge.service.housekeeping import Housekeeping, forget_table
+from bridge.service.registered_replay import RegisteredReplay
 from bridge.settings.service import Settings
 from bridge.store.change_feed import ChangeFollower
 from bridge.store.commands import CommandTable
 from bridge.store.gateways import Gateways
 from bridge.store.postgres import PostgresStore
 from bridge.store.registry import PostgresRegistry
+from bridge.store.waiting import WaitingRows
 from bridge.tasks import Work, every, running
 from bridge.telemetry import Metrics
 
@@ -83,10 +85,11 @@ class ServiceCore:
         )
         self.commands = CommandTable(store)
         self.downlink = Downlink(self.commands, settings.commands, metrics, now_us, time.monotonic)
-        table = forget_table(self.resolver, self.keys, self.gateway_keys, self.access, self.gateway_cache)
+        self.registered = replay = RegisteredReplay(settings, WaitingRows(store), self.pipeline, self.resolver)
+        table = forget_table(self.resolver, self.keys, self.gateway_keys, self.access, self.gateway_cache, replay)
         self.changes = ChangeFollower(self.registry.changes, table, time.monotonic)
         self.housekeeping = Housekeeping(
-            settings, store, self.registry, self.commands, self.keys, self.failed_logins, self.pipeline, metrics
+            settings, store, self.registry, self.commands, self.keys, self.failed_logins, self.pipeline, metrics, replay
         )
 
     def _key_cache(self, owners: PostgresRegistry | Gateways) -> KeyCache:

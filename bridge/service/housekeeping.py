@@ -17,6 +17,7 @@ from bridge.errors import StoreUnavailable
 from bridge.http.gateway_cache import GatewayCache
 from bridge.pipeline.resolve import Resolver
 from bridge.pipeline.run import Pipeline
+from bridge.service.registered_replay import LOOK_EVERY_S, RegisteredReplay
 from bridge.settings.service import Settings
 from bridge.store.change_feed import ForgetTable, sensor_table
 from bridge.store.commands import CommandTable
@@ -41,11 +42,13 @@ def forget_table(
     gateway_keys: KeyCache,
     broker_access: BrokerAccess,
     gateways: GatewayCache,
+    replay: RegisteredReplay | None = None,
 ) -> ForgetTable:
     """What each kind of change in the registry means for which cache of the service.
 
     A registry snapshot, which `gateways` keeps, holds devices, their sensors and their keys. Whether a device may
-    connect, which `broker_access` keeps, depends on the device and its keys.
+    connect, which `broker_access` keeps, depends on the device and its keys. What waits in quarantine for a sensor,
+    which `replay` stores, is told of sensors.
     """
     sensors = sensor_table(resolver)
 
@@ -61,14 +64,17 @@ def forget_table(
     def every_device_key(_: object) -> None:
         device_keys.clear()
 
+    registered = () if replay is None else (replay.note,)
+    anything = () if replay is None else (replay.note_all,)
+
     return {
-        "sensor": (sensors["sensor"], snapshots),
-        "external": (sensors["external"], snapshots),
+        "sensor": (sensors["sensor"], snapshots, *registered),
+        "external": (sensors["external"], snapshots, *registered),
         "key": (device_keys.invalidate, access, snapshots),
         "device": (sensors["device"], device_keys.invalidate_devices, access, snapshots),
         "account": (access,),
         "gateway": (every_gateway_key, snapshots),
-        "all": (sensors["all"], every_device_key, every_gateway_key, access, snapshots),
+        "all": (sensors["all"], every_device_key, every_gateway_key, access, snapshots, *anything),
     }
 
 
@@ -85,8 +91,10 @@ class Housekeeping:
         failed_logins: FailedLogins,
         pipeline: Pipeline,
         metrics: Metrics,
+        replay: RegisteredReplay,
     ) -> None:
         self._settings = settings
+        self._replay = replay
         self._store = store
         self._registry = registry
         self._commands = commands
@@ -102,6 +110,7 @@ class Housekeeping:
             "keys-used": partial(every, TOUCH_KEYS_EVERY_S, self.touch_keys),
             "failed-logins": partial(every, NOTE_FAILED_LOGINS_EVERY_S, self.note_failed_logins),
             "ledger": partial(every, CHECK_LEDGER_EVERY_S, self.check_ledger),
+            "registered": partial(every, LOOK_EVERY_S, self._replay.look),
             "silenced-alerts": partial(every, REVIEW_ALERTS_EVERY_S, self._registry.review_silenced_alerts),
         }
 

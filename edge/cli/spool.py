@@ -68,7 +68,7 @@ def import_file(
 
     Example: sudo iot-edge spool import /mnt/old-card/var/lib/iot-edge/spool.db
     """
-    from edge.spool.imports import hand_over, look, open_source
+    from edge.spool.imports import copy_beside, look, open_source
     from edge.spool.lock import is_held
 
     settings = load_settings(config)
@@ -78,7 +78,7 @@ def import_file(
     contents = look(file, _progress("looked at", json))
     if not contents.readings and not contents.quarantined:
         raise ConfigError([f"{file}: nothing in it is a reading of a spool ({contents.damaged} damaged rows)"])
-    copy = hand_over(file, spool, name, settings.spool.max_bytes)
+    copy = copy_beside(file, spool, name, settings.spool.max_bytes)
     answer: dict[str, Any] = {"file": str(file), **contents._asdict()}
     done = _read_so_far(spool).get(copy.name, {})
     if done.get("done"):
@@ -91,6 +91,8 @@ def import_file(
     else:
         answer |= {"state": "handed over"}
     answer |= {"restored": done.get("restored"), "known": done.get("known")}
+    if done.get("done"):  # sensors that no registry knows are bounded, spool.max_unknown_sensors
+        answer |= {"left": contents.readings + contents.quarantined - done["restored"] - done["known"]}
     if json:
         show(answer)
     else:

@@ -28,13 +28,17 @@ reaches the disk with the next commit that is: a power cut may bring rows back, 
 identity.
 
 **When it is full**, by its own limit or because others fill the disk, the oldest clean readings of the busiest
-sensors are thinned, then quarantined rows leave, then warnings; the ledger counts them as shed. Alerts are never
-evicted: with nothing else left, writing raises SpoolFull and acknowledgements are withheld. A reserve on disk lets
-rows leave even then.
+sensors are thinned, then quarantined rows leave, then warnings; the ledger counts them as shed. For a full disk that
+happens only as readings need the place. Alerts are never evicted: with nothing else left, writing raises SpoolFull and
+acknowledgements are withheld. A reserve on disk lets rows leave even then.
+
+**When it cannot be used** (`access`, `lock`), everything raises StoreUnavailable with the reason, and the file is left
+alone until it can.
 
 **When it is damaged**, the file is set aside and an empty one takes its place, at the start or in the middle of a
 run. `recovery` reads the other page by page beside the normal work, and brings over the rows whose CRC holds under
-the ids they had. What is missing in the end is entered as lost.
+the ids they had. What is missing in the end is entered as lost. Files that are handed over (`imports`,
+`imported_rows`) come in the same way.
 
 **Times.** Rows keep CLOCK_BOOTTIME and their boot, and are read corrected by the newest anchor of that boot (`rows`);
 boots whose clock was never set are bounded by their neighbours (`boot_times`).

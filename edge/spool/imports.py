@@ -114,7 +114,7 @@ def _check_version(path: Path, header: bytes) -> None:
         )
 
 
-def hand_over(source: Path, spool: Path, gateway: str, max_bytes: int) -> Path:
+def copy_beside(source: Path, spool: Path, gateway: str, max_bytes: int) -> Path:
     """Copy a file and its log to where the gateway that has `spool` finds it; returns the copy. Raises ConfigError.
 
     The copy belongs to whom the folder belongs to: this may be root, and the gateway is not.

@@ -66,10 +66,15 @@ class SpoolLock:
         self._descriptor = descriptor
         self.left = left
 
-    def note(self, written: int, pending: int) -> None:
-        """Write down how far the spool has come. A disk that does not take it takes nothing away from the spool."""
+    def note(self, written: int | None, pending: int) -> None:
+        """Write down how far the spool has come; `written` is None where that is not on the disk yet.
+
+        A disk that does not take it takes nothing away from the spool.
+        """
         if self._descriptor is None:
             return
+        if written is None:
+            written = 0 if self.left is None else self.left.written
         self.left = Left(written, pending)
         line = f"{os.getpid()} {written} {pending}".ljust(_LINE_BYTES - 1) + "\n"
         with suppress(OSError):

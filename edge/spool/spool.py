@@ -260,7 +260,7 @@ class Spool:
             capacity.keep_within()
             capacity.keep_reserve()
             state.forget_unused()
-        if self._recovery.step():
+        if not capacity.is_full and self._recovery.step():  # what is set aside can wait, what comes cannot
             busy = True
             capacity.start_over()
         with state.guarded():

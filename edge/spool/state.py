@@ -94,7 +94,7 @@ class SpoolState:
         except Damaged as error:
             raise self._set_aside(error) from error
         change.adopt()
-        self.file.lock.note(self.memory.ledger.written_total, self.memory.ledger.pending_total)
+        self.file.lock.note(self.memory.ledger.written_total if durable else None, self.memory.ledger.pending_total)
 
     def lease(self, ids: Iterable[int], limit: int) -> None:
         """Spare from eviction what the uplink has read, until it has answered for it."""

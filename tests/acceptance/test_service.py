@@ -15,7 +15,7 @@ import redis
 
 from tests.acceptance.service import Service
 from tests.support.redis_process import RedisProcess
-from tests.support.servers import MosquittoProcess
+from tests.support.servers import MosquittoProcess, wait_until
 from tests.support.waiting import eventually
 
 
@@ -197,7 +197,9 @@ async def test_mqtt_forms_and_rejections(service: Service, device: Device, mosqu
     assert "Traceback" not in service.log
 
 
-def test_quarantine_replay_after_the_sensor_is_registered(service: Service, device: Device, postgres_url: str) -> None:
+def test_quarantine_is_stored_once_the_sensor_is_registered(
+    service: Service, device: Device, postgres_url: str
+) -> None:
     missing = "5f0c1f5e-0000-4000-8000-000000000001"
     sent = time.time() - 5
     answer = device.post([{"sensor_uuid": missing, "value": 7.5, "sensor_ts": sent}])
@@ -209,8 +211,10 @@ def test_quarantine_replay_after_the_sensor_is_registered(service: Service, devi
             " SELECT id, 'late', 'temperature', %s FROM devices WHERE device_uuid = %s",
             (missing, device.uuid),
         )
-    assert service.command("quarantine", "replay", "--code", "unknown_sensor")[0]["outcome"] == "stored"
-    assert service.command("quarantine", "replay", "--code", "unknown_sensor") == []
+    wait_until(lambda: service.command("ledger", expect=None)["total"]["stored"] == 1, 20)
+    assert service.command("quarantine", "replay", "--code", "unknown_sensor") == [], (
+        "the service has stored it by itself"
+    )
     total = balanced(service)
     assert (total["stored"], total["quarantined"]) == (1, 1)
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import MutableMapping
 from hashlib import sha256
+from typing import Any
 
 import msgspec
 import psycopg
+from structlog.testing import capture_logs
 
 from bridge.gateway_protocol import snapshot
 from bridge.gateway_protocol.batches import GatewayLedger, GatewayState, UplinkBatch, UplinkRecord
@@ -305,3 +308,20 @@ async def test_books_of_a_gateway_that_began_anew_balance_and_say_what_was_lost(
     assert site.verify() == []
     await site.send_batch(books=(msgspec.structs.replace(anew, received=3, spooled=3, stored=3),), run="two")
     assert site.verify() == ["gateway north: handed over 6, 5 came"], "what is wrong is said all the same"
+
+
+async def test_gateway_that_sheds_is_told_in_the_log_once(site: EnrolledGateway) -> None:
+    async def say(shed: int, lost: int) -> list[MutableMapping[str, Any]]:
+        state = GatewayState("0.1.0", shed=shed, lost=lost)
+        with capture_logs() as lines:
+            await site.send_bytes(msgspec.json.encode(UplinkBatch("-", state=state)))
+        return [line for line in lines if line["event"] == "gateway_sheds"]
+
+    assert await say(5, 0) == [], "what it had shed before, nobody here knows"
+    assert await say(5, 0) == []
+    (line,) = await say(8, 1)
+    assert (line["gateway"], line["shed"], line["lost"]) == ("north", 3, 1)
+    assert await say(8, 1) == []
+    with admin.connect(site.database) as connection:
+        (found,) = connection.fetch("find_gateway", name="north")
+    assert (found["state"]["shed"], found["state"]["lost"]) == (8, 1)

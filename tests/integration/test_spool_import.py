@@ -7,17 +7,21 @@ import os
 import shutil
 import sqlite3
 import stat
+import sys
 from contextlib import closing
 from pathlib import Path
 from random import Random
+from typing import Any
 
+import msgspec
 import pytest
+from msgspec.structs import replace
 
 from bridge.errors import ConfigError
-from bridge.model.reading import Outcome
+from bridge.model.reading import Outcome, Reading, TsQuality
 from edge.record import Record, Settlement
 from edge.spool import Spool
-from edge.spool.imports import Contents, files_to_import, hand_over, look, open_source
+from edge.spool.imports import Contents, copy_beside, files_to_import, look, open_source
 from tests.support.spool_as_user import NOBODY
 from tests.support.spool_site import (
     SpoolFeeder,
@@ -56,12 +60,8 @@ async def fill(folder: Path, *, boot: str = "boot-1", device: int = 7) -> list[R
     return left
 
 
-def untimed(number: int, device: int = 7) -> object:
+def untimed(number: int, device: int = 7) -> Reading:
     """A reading with neither a time nor a key of its sender's."""
-    from msgspec.structs import replace
-
-    from bridge.model.reading import TsQuality
-
     return replace(reading(500_000 + number, sensor=20, device=device), ts_quality=TsQuality.SERVER)
 
 
@@ -83,7 +83,7 @@ async def test_file_of_another_gateway_comes_in_once(tmp_path: Path) -> None:
     counted = look(tmp_path / "old.db")
     assert (counted.readings + counted.quarantined, counted.damaged) == (len(before), 0)
     for _ in range(2):
-        hand_over(tmp_path / "old.db", site / "spool.db", "south", MAX_BYTES)
+        copy_beside(tmp_path / "old.db", site / "spool.db", "south", MAX_BYTES)
         await work_off(spool)
         await sender.send(reading(1_000 + spool.backlog().depth, sensor=99, device=9))
     records = await read_all(spool)
@@ -107,7 +107,7 @@ async def test_files_of_one_other_gateway_push_out_nothing_of_each_other(tmp_pat
         folder = tmp_path / str(device)
         folder.mkdir()
         wanted += len(await fill(folder, device=device))
-        hand_over(folder / "old.db", site / "spool.db", "south", MAX_BYTES)
+        copy_beside(folder / "old.db", site / "spool.db", "south", MAX_BYTES)
         await work_off(spool)
     records = await read_all(spool)
     assert len(records) == wanted
@@ -118,13 +118,13 @@ async def test_files_of_one_other_gateway_push_out_nothing_of_each_other(tmp_pat
 async def test_copy_of_the_spool_itself_adds_nothing(tmp_path: Path) -> None:
     spool = make_spool(tmp_path)
     sender = SpoolFeeder(spool)
-    await sender.send(*(reading(n) for n in range(100)), *(untimed(n) for n in range(10)), junk=[junk()])  # type: ignore[arg-type]
+    await sender.send(*(reading(n) for n in range(100)), *(untimed(n) for n in range(10)), junk=[junk()])
     for suffix in ("", "-wal"):
         shutil.copy(tmp_path / f"spool.db{suffix}", tmp_path / f"copy{suffix}")
     early = await spool.read(above=0, count=50, max_bytes=1 << 20)
     await spool.acknowledge([Settlement(record.id, Outcome.STORED) for record in early])
     before = await read_all(spool)
-    hand_over(tmp_path / "copy", tmp_path / "spool.db", "north", MAX_BYTES)
+    copy_beside(tmp_path / "copy", tmp_path / "spool.db", "north", MAX_BYTES)
     await work_off(spool)
     assert await read_all(spool) == before
     assert not imbalance(await spool.totals(), len(before))
@@ -135,7 +135,7 @@ async def test_file_that_waits_is_read_at_the_next_start_and_goes_on_after_a_kil
     before = await fill(tmp_path)
     site = tmp_path / "site"
     site.mkdir()
-    hand_over(tmp_path / "old.db", site / "spool.db", "south", MAX_BYTES)
+    copy_beside(tmp_path / "old.db", site / "spool.db", "south", MAX_BYTES)
     for _ in range(6):  # a step or two, then again from where it was
         spool = make_spool(site, SteadyTime(boot_id="boot-2"))
         await spool.open()
@@ -160,7 +160,7 @@ async def test_damaged_file_gives_what_is_whole(tmp_path: Path) -> None:
     site = tmp_path / "site"
     spool = make_spool(site, SteadyTime(boot_id="boot-2"))
     await spool.open()
-    hand_over(tmp_path / "old.db", site / "spool.db", "", MAX_BYTES)
+    copy_beside(tmp_path / "old.db", site / "spool.db", "", MAX_BYTES)
     await work_off(spool)
     known = set(map(content, before))
     records = await read_all(spool)
@@ -176,7 +176,7 @@ def test_copy_belongs_to_the_owner_of_the_folder(tmp_path: Path) -> None:
     site.mkdir()
     if os.geteuid() == 0:
         os.chown(site, NOBODY, NOBODY)
-    copy = hand_over(tmp_path / "old.db", site / "spool.db", "north", MAX_BYTES)
+    copy = copy_beside(tmp_path / "old.db", site / "spool.db", "north", MAX_BYTES)
     for path in (copy, Path(f"{copy}-wal")):
         found = path.stat()
         assert found.st_uid == site.stat().st_uid
@@ -230,3 +230,72 @@ def test_file_that_is_no_spool_is_refused_with_the_reason(tmp_path: Path, kind: 
     with pytest.raises(ConfigError) as refused:
         read()
     assert says in str(refused.value.problems)
+
+
+async def command(site: Path, *arguments: str, expect: int = 0) -> Any:
+    """What `iot-edge` says in JSON, as a process of its own."""
+    settings = {
+        "GATEWAY__DATA_DIR": str(site),
+        "SPOOL__PATH": str(site / "spool.db"),
+        "SPOOL__MIN_FREE_BYTES": "0",
+        "SPOOL__MAX_BYTES": str(16 * 1024 * 1024),
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "edge", "spool", *arguments, "--json"),
+        env=os.environ | {f"IOT_EDGE_{name}": value for name, value in settings.items()},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await process.communicate()
+    assert process.returncode == expect, (out, err)
+    assert b"Traceback" not in err
+    return msgspec.json.decode(out)
+
+
+async def test_command_hands_over_to_the_gateway_that_runs_and_says_what_came_of_it(tmp_path: Path) -> None:
+    before = await fill(tmp_path)
+    site = tmp_path / "site"
+    waits = await command(tmp_path, "import", str(tmp_path / "old.db"), "--gateway", "a" * 64, expect=2)
+    assert "63 small letters" in waits["error"]["problems"][0]
+    spool = make_spool(site, SteadyTime(boot_id="boot-2"), max_bytes=16 * 1024 * 1024)
+    await spool.open()
+    running = asyncio.create_task(spool.run())
+    try:
+        old = str(tmp_path / "old.db")
+        answer = await command(site, "import", old, "--gateway", "south")
+        assert (answer["state"], answer["restored"], answer["known"], answer["left"]) == ("done", len(before), 0, 0)
+        assert answer["readings"] + answer["quarantined"] == len(before)
+        assert (await command(site, "import", old, "--gateway", "south"))["state"] == "imported already"
+        own = await command(site, "import", str(site / "spool.db"), expect=2)
+        assert "the gateway works with" in own["error"]["problems"][0]
+        assert len(await read_all(spool)) == len(before)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await spool.close()
+    assert (await command(site, "import", old, "--gateway", "west"))["state"] == "waits for the gateway to start"
+    (row,) = await command(site, "list")
+    assert row["state"] == "waits to be read"
+
+
+async def test_copy_that_may_not_be_read_is_waited_for(tmp_path: Path) -> None:
+    """Nothing is known of it, so nothing is lost; root may read what others may not, hence a loop of links."""
+    before = await fill(tmp_path)
+    site = tmp_path / "site"
+    site.mkdir()
+    copy = copy_beside(tmp_path / "old.db", site / "spool.db", "south", MAX_BYTES)
+    away = copy.rename(tmp_path / "away")
+    copy.symlink_to(copy.name)
+    spool = make_spool(site, SteadyTime(boot_id="boot-2"))
+    await spool.open()
+    for _ in range(3):
+        await spool.maintain()
+    (waiting,) = spool.backlog().set_aside
+    assert "circle" in waiting.problem
+    copy.unlink()
+    away.rename(copy)
+    await work_off(spool)
+    assert len(await read_all(spool)) == len(before)
+    assert spool.backlog().set_aside == ()
+    await spool.close()

@@ -12,6 +12,7 @@ import msgspec
 
 from bridge.gateway_protocol.batches import BatchAnswer, GatewayLedger, GatewayState, UplinkBatch, UplinkRecord
 from bridge.model.reading import Source, TsQuality
+from bridge.service.core import ServiceCore
 from bridge.store import admin
 from tests.support.http_door import open_service
 
@@ -22,8 +23,11 @@ NOW_US = 1_790_000_000_000_000
 class EnrolledGateway:
     """A gateway as the service sees it: its name, its key, its devices, and HTTP."""
 
-    def __init__(self, url: str, client: httpx.AsyncClient, database: str, devices: list[dict[str, Any]]) -> None:
+    def __init__(
+        self, url: str, client: httpx.AsyncClient, database: str, devices: list[dict[str, Any]], core: ServiceCore
+    ) -> None:
         self.url = url
+        self.core = core
         self.client = client
         self.database = database
         self.devices = devices
@@ -78,7 +82,7 @@ async def enrolled_gateway(postgres_url: str) -> AsyncIterator[EnrolledGateway]:
         devices = [connection.add_device(name, [("t", "temperature", None)]) for name in ("pump", "fan", "foreign")]
         made = connection.add_gateway("north", [d["device_id"] for d in devices[:2]], everything=False, code_minutes=10)
     async with open_service(postgres_url) as service, httpx.AsyncClient(timeout=20) as client:
-        site = EnrolledGateway(service.url, client, postgres_url, devices)
+        site = EnrolledGateway(service.url, client, postgres_url, devices, service.core)
         assert (await site.enrol(made["code"].lower().replace("-", " "))).status_code == 200
         assert (await site.enrol(made["code"])).json()["code"] == "code_used", "a code works once"
         yield site

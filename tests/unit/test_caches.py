@@ -44,6 +44,7 @@ BOUNDED = {
     "bridge/http/gateways.py GatewayDoor._settled_keys": "SHA-256 of gateways' keys that were looked up",
     "bridge/mqtt/publications.py Publications._told": "kinds of topics of ours, two of each: OwnTopic",
     "bridge/mqtt/refused_publications.py RefusedPublications._records": "likewise",
+    "bridge/service/registered_replay.py RegisteredReplay._changed": "names of registered sensors; MAX_CHANGED",
     "bridge/mqtt/converters/select.py Converters._of_topic": "topics up to MAX_TOPIC; REMEMBERED_TOPICS",
     "bridge/mqtt/converters/local_times.py LocalTimes._channels": "digests of topics and channels; REMEMBERED",
     "bridge/mqtt/converters/local_times.py LocalClock._readings": "names up to MAX_ID; no more than one message has",

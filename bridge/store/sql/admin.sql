@@ -189,6 +189,36 @@ SELECT id, code, device_uuid::text, source, topic, gateway, gateway_id, sender, 
        (SELECT d.device_uuid::text FROM devices d WHERE q.sender = 'device:' || d.id) AS sender_device
 FROM quarantine q WHERE id = ANY (%(ids)s::bigint[]) ORDER BY received_at, reading_index, id
 
+-- name: quarantine_waiting
+-- What was refused because its sensor was unknown, and may be of these sensors (by id, UUID or external id): the oldest
+-- after a row (`after_us`, `after_index`, `after_id`).
+SELECT id, octet_length(payload) AS size, to_us(received_at) AS received_us, reading_index
+FROM quarantine q
+WHERE code = 'unknown_sensor' AND replayed_at IS NULL AND source <> 'import'
+  AND (received_at, reading_index, id)
+      > (from_us(%(after_us)s::bigint), %(after_index)s::integer, %(after_id)s::bigint) AND (
+    %(refs)s::text[] IS NULL
+    OR facts ->> 'sensor' = ANY (%(refs)s::text[])
+    OR device_uuid IN (SELECT d.device_uuid FROM sensors s JOIN devices d ON d.id = s.device_id
+                       WHERE s.id::text = ANY (%(refs)s::text[]) OR s.sensor_uuid::text = ANY (%(refs)s::text[])
+                          OR s.external_id = ANY (%(refs)s::text[]))
+    OR EXISTS (SELECT 1 FROM unnest(%(refs)s::text[]) r
+               WHERE starts_with(q.detail, 'no sensor has the external id ' || r || ';')
+                  OR q.topic = 'iot/sensors/' || r || '/readings')
+    OR device_uuid IS NULL AND starts_with(topic, '/ingest/'))
+ORDER BY received_at, reading_index, id LIMIT %(limit)s
+
+-- name: waiting_for
+-- How much waits in quarantine for these sensors, or for others of their devices.
+SELECT count(*) AS rows FROM quarantine q
+WHERE code = 'unknown_sensor' AND replayed_at IS NULL AND source <> 'import' AND (
+    facts ->> 'sensor' IN (SELECT unnest(ARRAY[s.id::text, s.sensor_uuid::text, s.external_id]) FROM sensors s
+                           WHERE s.id = ANY (%(ids)s::bigint[]))
+    OR device_uuid IN (SELECT d.device_uuid FROM sensors s JOIN devices d ON d.id = s.device_id
+                       WHERE s.id = ANY (%(ids)s::bigint[]))
+    OR EXISTS (SELECT 1 FROM sensors s WHERE s.id = ANY (%(ids)s::bigint[])
+               AND starts_with(q.detail, 'no sensor has the external id ' || s.external_id || ';')))
+
 -- name: quarantine_in_order
 -- The rows to be replayed, or with `ids` those of them that are there: oldest first, of one message by their places in it.
 -- As two arrays: there may be a million of them.

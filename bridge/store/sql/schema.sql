@@ -1095,6 +1095,8 @@ CREATE INDEX quarantine_created ON public.quarantine USING btree (created_at);
 
 CREATE UNIQUE INDEX quarantine_identity ON public.quarantine USING btree (identity) WHERE (identity IS NOT NULL);
 
+CREATE INDEX quarantine_waiting ON public.quarantine USING btree (received_at) WHERE ((code = 'unknown_sensor'::text) AND (replayed_at IS NULL));
+
 CREATE INDEX registry_changes_at ON public.registry_changes USING btree (changed_at);
 
 CREATE INDEX sensor_readings_ingested ON ONLY public.sensor_readings USING brin (ingested_at);

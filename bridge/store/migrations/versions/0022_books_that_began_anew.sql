@@ -7,3 +7,6 @@ ALTER TABLE gateway_books
     ADD COLUMN delivered_before bigint NOT NULL DEFAULT 0,
     ADD COLUMN shed_before      bigint NOT NULL DEFAULT 0,
     ADD COLUMN lost_before      bigint NOT NULL DEFAULT 0;  -- with what waited in the spool then: at most
+
+-- What waits for a sensor is looked for at each change of the registry.
+CREATE INDEX quarantine_waiting ON quarantine (received_at) WHERE code = 'unknown_sensor' AND replayed_at IS NULL;

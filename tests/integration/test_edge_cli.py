@@ -158,6 +158,32 @@ def test_enrol_in_clear_goes_on_when_told_so(edge: EdgeCommands) -> None:
     assert error["code"] == "service_away"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "URL and CODE are missing"),
+        (("https://iot.example.com",), "URL and CODE are missing"),
+        (("https://iot.example.com", "ABCD-EFGH-JKMN", "--file", "x.toml"), "either URL and CODE, or --file"),
+        (("https://iot.example.com", "ABCD-EFGH-JKMN", "--wait"), "--wait goes with --file"),
+        (("https://iot.example.com", "ABCD-EFGH-JKMO"), "there is no O in any"),
+    ],
+)
+def test_enrol_says_what_is_missing_or_mistyped(edge: EdgeCommands, arguments: tuple[str, ...], said: str) -> None:
+    assert said in edge.json("enrol", *arguments, expect=2)["error"]["problems"][0]
+    assert not edge.data_dir.exists()
+
+
+def test_enrol_by_a_file_says_what_became_of_it(edge: EdgeCommands, tmp_path: Path) -> None:
+    file = tmp_path / "iot-edge-enrol.toml"
+    assert edge.json("enrol", "--file", str(file))["ok"], "nothing asks for it"
+    file.write_text(f"url = http://127.0.0.1:{free_port()}\ncode = ABCD-EFGH-JKMN\n")
+    assert edge.json("enrol", "--file", str(file), expect=3)["error"]["code"] == "service_away"
+    assert file.exists()
+    file.write_text("code = ABCD-EFGH-JKMN\n")
+    assert "url" in edge.json("enrol", "--file", str(file), expect=1)["said"][0]
+    assert file.with_name("iot-edge-enrol.toml.failed").exists()
+
+
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST.", "127.8.0.1", "[::1]"])
 def test_loopback_is_not_in_clear(host: str) -> None:
     assert not parse_url(f"http://{host}:8000").in_clear

@@ -70,7 +70,7 @@ def _by_hand(
     done = before is not None and code_exchange.is_done(folder, order)
     if before is not None and not done and not json:
         kept = f"{enrolment.FILE}.previous"
-        say(f"this is gateway {before.name} of {before.url}; that is replaced, and its key kept as {kept}")
+        say(f"this is gateway {before.name} of {before.url}; a new key replaces its own, kept as {kept}")
     try:
         if before is not None and done:
             made = before

@@ -100,16 +100,28 @@ def make_user(root: Path) -> list[str]:
         laid.save()
     except OSError as error:
         raise ConfigError([f"{error.filename}: {error.strerror}; run this as root, or with --root DIR"]) from error
-    if system_user.exists(root):
+    if system_user.exists(root) and not system_user.was_dynamic(root):
         return []
     if (root / UNIT).exists():
         systemctl(root, "stop iot-edge")
     left = system_user.make(root)
+    if not left:
+        _carry_over(root)
     if left and root == Path("/"):
         if (root / UNIT).exists():
             systemctl(root, "start iot-edge")
         raise ConfigError([f"there is no user {USER}, and none could be made; run: {left[0]}"])
     return left
+
+
+def _carry_over(root: Path) -> None:
+    """Give the state of a release before to the user. Raises ConfigError; then the gateway goes on as it was."""
+    try:
+        system_user.carry_over(root)
+    except OSError as error:
+        if (root / UNIT).exists():
+            systemctl(root, "start iot-edge")
+        raise ConfigError([f"{error.filename}: {error.strerror}; it could not be given to the gateway"]) from error
 
 
 def refuse_moved_paths(root: Path) -> None:

@@ -31,7 +31,7 @@ class Installation:
         """Return whether a file is the installed settings, under whatever name."""
         try:
             return path is not None and path.samefile(self.settings)
-        except OSError:
+        except (OSError, ValueError):  # NUL; what is wrong with it is said where it is read
             return False
 
     def is_gateway_user(self) -> bool:

@@ -24,6 +24,17 @@ def keep_new_files_private() -> None:
     os.umask(OTHERS)
 
 
+def become_owner(folder: Path) -> None:
+    """Have root go on as the folder's owner: what it made there as root, the gateway could not use. Raises OSError."""
+    if os.geteuid() != 0 or not folder.exists():
+        return
+    owner = folder.stat()
+    if owner.st_uid != 0:
+        os.setgroups([owner.st_gid])
+        os.setgid(owner.st_gid)
+        os.setuid(owner.st_uid)
+
+
 def make_folder(folder: Path, owner: tuple[int, int] | None = None) -> None:
     """Make a folder where there is none, and those above it. Raises OSError.
 

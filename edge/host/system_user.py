@@ -1,10 +1,12 @@
 """The gateway's user and group, made by what the machine has for it: systemd-sysusers, or useradd. Below a root.
 
-Flows in: a root, with installed/iot-edge.sysusers in its /etc/sysusers.d. Flows out: a line in its /etc/passwd.
+Flows in: a root, with installed/iot-edge.sysusers in its /etc/sysusers.d. Flows out: a line in its /etc/passwd, and
+the state of a release before is the user's.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,6 +14,7 @@ from pathlib import Path
 from edge.host.installation import USER
 
 SYSUSERS = Path("etc/sysusers.d/iot-edge.conf")
+STATE, PRIVATE = Path("var/lib/iot-edge"), Path("var/lib/private/iot-edge")
 NOLOGIN = "/usr/sbin/nologin"
 
 
@@ -34,6 +37,30 @@ def make(root: Path) -> list[str]:
         if exists(root):
             return []
     return [f"systemd-sysusers {SYSUSERS.name}"]
+
+
+def was_dynamic(root: Path) -> bool:
+    """Return whether the state is where systemd keeps that of a DynamicUser: the unit of a release before had one."""
+    return (root / STATE).is_symlink() and (root / PRIVATE).is_dir()
+
+
+def carry_over(root: Path) -> None:
+    """Bring the state back from there, and give it to the user. The gateway does not run meanwhile. Raises OSError.
+
+    systemd brings it back as well, but since 257 leaves it to nobody, and only shows it to the unit as the user's own:
+    every other process of nobody could read the key.
+    """
+    if was_dynamic(root):
+        (root / STATE).unlink()
+        (root / PRIVATE).rename(root / STATE)
+    numbers = owner(root)
+    if numbers is None or os.geteuid() != 0 or not (root / STATE).is_dir() or (root / STATE).is_symlink():
+        return
+    if (root / STATE).stat().st_uid != numbers[0]:
+        for _, folders, files, folder in os.fwalk(root / STATE, follow_symlinks=False):
+            for name in (*folders, *files):
+                os.chown(name, *numbers, dir_fd=folder, follow_symlinks=False)
+        os.chown(root / STATE, *numbers)
 
 
 def owner(root: Path) -> tuple[int, int] | None:

@@ -87,7 +87,7 @@ class Refresher:
                 pass
 
     async def _ask(self) -> None:
-        found = await self._transport.registry(self._registry.etag)
+        found = await self._transport.registry(self._registry.etag_under(self._transport.key_hash))
         if found is not None:
             try:
                 self._registry.adopt(*found, self._transport.key_hash)

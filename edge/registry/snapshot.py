@@ -75,6 +75,13 @@ class LocalRegistry:
         """Return whether there is a snapshot."""
         return bool(self.etag)
 
+    def etag_under(self, key_hash: str) -> str:
+        """Return the snapshot's ETag where this key has signed it; else none, so that it comes again, signed with it.
+
+        After another enrolment the one on the disk is under the key before, and would not be believed at the next boot.
+        """
+        return self.etag if key_hash == self._newest_under else ""
+
     def load(self, key_hash: str) -> bool:
         """Load a snapshot from the disk: one that is whole, signed with the gateway's key, and the newest seen."""
         self._newest, self._newest_under = self._file.newest(key_hash), key_hash

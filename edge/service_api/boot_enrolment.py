@@ -20,21 +20,13 @@ from bridge.settings.files import read_bytes
 from edge.host import atomic_file, boot_file
 from edge.service_api import code_exchange
 from edge.service_api.code_exchange import CodeOrder, CodeRefused
-from edge.service_api.enrolment import Enrolment
+from edge.service_api.enrolment import WAITING_FILE, Enrolment, Waiting
 from edge.service_api.http_client import ServiceAway
 
-STATE_FILE = "first-boot.json"
 RETRY_MIN_S, RETRY_MAX_S = 5.0, 300.0
 SAY_AGAIN_S = 3_600.0
 """A reason that has not changed is said once in this time: the journal is on the same card."""
 MAX_CA_BYTES = 262_144
-
-
-class Waiting(msgspec.Struct, frozen=True):
-    """Says what the file waits for. Stands in the data folder, for `iot-edge status`."""
-
-    file: str
-    problem: str
 
 
 class BootEnrolment:
@@ -153,8 +145,8 @@ class BootEnrolment:
 
     def _note(self, path: Path, problem: str) -> None:
         with suppress(OSError):
-            atomic_file.replace(self._folder / STATE_FILE, msgspec.json.encode(Waiting(str(path), problem)))
+            atomic_file.replace(self._folder / WAITING_FILE, msgspec.json.encode(Waiting(str(path), problem)))
 
     def _forget(self) -> None:
         with suppress(OSError):
-            (self._folder / STATE_FILE).unlink(missing_ok=True)
+            (self._folder / WAITING_FILE).unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from bridge.errors import ConfigError
 from edge.host import atomic_file
 
 FILE = "enrolment.json"
+WAITING_FILE = "first-boot.json"
 
 
 class Enrolment(msgspec.Struct, frozen=True):
@@ -24,6 +25,22 @@ class Enrolment(msgspec.Struct, frozen=True):
     since_s: float  # when the key was made, by the gateway's clock
     code_hash: str = ""  # of the one-time code that it was given for
     ca_pem: str = ""  # certificates to trust for this service, where uplink.ca_file names none
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """Says what the file on the boot partition waits for. Stands in the data folder as long as it waits."""
+
+    file: str
+    problem: str
+
+
+def waiting_for(folder: Path) -> str:
+    """Return what that file waits for, to be said after "not enrolled"; empty where there is none."""
+    try:
+        found = msgspec.json.decode((folder / WAITING_FILE).read_bytes(), type=Waiting)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return ""
+    return f"; {found.file}: {found.problem}"
 
 
 class EnrolmentFile:

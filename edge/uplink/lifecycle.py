@@ -20,7 +20,7 @@ from bridge.gateway_protocol.batches import GatewayState
 from bridge.tasks import end
 from edge.registry.refresh import Refresher
 from edge.registry.snapshot import LocalRegistry
-from edge.service_api.enrolment import Enrolment, EnrolmentFile
+from edge.service_api.enrolment import Enrolment, EnrolmentFile, waiting_for
 from edge.service_api.http_client import ServiceClient, parse_url, tls_context
 from edge.service_api.transport import HttpsTransport, Transport
 from edge.settings import EdgeSettings, UplinkSettings
@@ -153,9 +153,9 @@ class UplinkLifecycle:
             self._file = EnrolmentFile(self._data_dir)
         except ConfigError as error:
             self._file = None
-            if error.detail != self._problem:
+            if not self._problem.startswith(error.detail):
                 log.warning("not_enrolled", detail=error.detail)
-            self._problem = error.detail
+            self._problem = error.detail + waiting_for(self._data_dir)
 
     async def _until_changed(self, file: EnrolmentFile) -> None:
         """Return when the file says something that we have not written ourselves."""

@@ -14,7 +14,7 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from bridge.store import admin
-from edge.host import broker_files, install
+from edge.host import broker_files, client_id, install
 from edge.host.broker_files import AdmittedDevices
 from tests.acceptance.gateway import GatewayProcess
 from tests.support import needs
@@ -84,7 +84,7 @@ async def test_device_needs_its_key_at_the_gateways_broker(postgres_url: str, tm
             url = f"mqtt://127.0.0.1:{broker.own_port}"
             gateway = GatewayProcess(tmp_path, url, mqtt__username="iot-edge", mqtt__password=broker.password)
             state = tmp_path / "root" / broker_files.WRITTEN_BY_GATEWAY.parent
-            state.parent.mkdir(parents=True)
+            state.parent.mkdir(parents=True, exist_ok=True)
             state.symlink_to(gateway.data_dir)
             await gateway.start()
             try:
@@ -103,7 +103,8 @@ async def test_device_needs_its_key_at_the_gateways_broker(postgres_url: str, tm
                     assert not await answer(broker.port, user, password), user
 
                 # Under the gateway's client id, with a clean session: it takes nothing from the gateway.
-                with client(broker.port, a["device_uuid"], a["device_key"], "iot-edge-gateway") as (device, answers):
+                own_id = (gateway.data_dir / client_id.FILE).read_text().split()[0]
+                with client(broker.port, a["device_uuid"], a["device_key"], own_id) as (device, answers):
                     await until(lambda: answers, 20)
                     sensor = a["sensors"][0]["sensor_uuid"]
                     device.publish(f"devices/{a['device_uuid']}/sensors/{sensor}", b'{"value": 21, "sequence": 5}', 1)

@@ -12,8 +12,8 @@ import msgspec
 import pytest
 
 from edge.service_api import enrolment
-from edge.service_api.boot_enrolment import STATE_FILE, BootEnrolment, Waiting
-from edge.service_api.enrolment import EnrolmentFile
+from edge.service_api.boot_enrolment import BootEnrolment
+from edge.service_api.enrolment import WAITING_FILE, EnrolmentFile, Waiting, waiting_for
 from tests.integration.test_service_api import json, saying
 from tests.support.certificates import Authority
 from tests.support.gateway_service import FakeDirectory, open_gateway_door
@@ -69,7 +69,7 @@ async def test_file_is_gone_once_the_gateway_is_enrolled(boot: Boot) -> None:
         assert await boot.run()
     assert EnrolmentFile(boot.data).current.name == GATEWAY
     assert list(boot.path.parent.iterdir()) == []
-    assert not (boot.data / STATE_FILE).exists()
+    assert not (boot.data / WAITING_FILE).exists()
     assert f"this is gateway {GATEWAY}" in boot.lines[-1]
     assert await boot.run(), "nothing asks for it any more"
 
@@ -84,9 +84,9 @@ async def test_file_is_kept_and_tried_until_the_service_answers(boot: Boot) -> N
 
         def meanwhile(tries: int) -> None:
             assert boot.path.exists()
-            found = msgspec.json.decode((boot.data / STATE_FILE).read_bytes(), type=Waiting)
+            found = msgspec.json.decode((boot.data / WAITING_FILE).read_bytes(), type=Waiting)
             assert found.file == str(boot.path)
-            assert found.problem
+            assert found.problem in waiting_for(boot.data)
             proxy.refuse = tries < 200
 
         boot.meanwhile = meanwhile
@@ -97,7 +97,7 @@ async def test_file_is_kept_and_tried_until_the_service_answers(boot: Boot) -> N
     assert len(boot.lines) < hours + 5, "said once an hour"
     assert "tried again until the service answers" in boot.lines[0]
     assert EnrolmentFile(boot.data).current.name == GATEWAY
-    assert not (boot.data / STATE_FILE).exists()
+    assert not (boot.data / WAITING_FILE).exists()
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ async def test_file_that_the_answer_is_no_to_says_why(boot: Boot, code: str, mor
     assert said in text.splitlines()[0]
     assert f'code = "{code}"' in text
     assert said in boot.lines[-1]
-    found = msgspec.json.decode((boot.data / STATE_FILE).read_bytes(), type=Waiting) if boot.data.exists() else None
+    found = msgspec.json.decode((boot.data / WAITING_FILE).read_bytes(), type=Waiting) if boot.data.exists() else None
     assert found is None or "not enrolled" in found.problem
 
 

@@ -16,6 +16,7 @@ from edge.host import laid_files, program, system_user
 from edge.host.broker_files import AdmittedDevices
 from edge.host.install import install, make_user, refuse_moved_paths, template, uninstall
 from edge.host.laid_files import Fate, LaidFile, LaidFiles, Rule
+from tests.support import needs
 
 COMMAND = Path("/opt/iot-edge/bin/iot-edge")
 UNIT = Path("etc/systemd/system/iot-edge.service")
@@ -155,7 +156,7 @@ def test_uninstall_keeps_what_was_changed(root: Path) -> None:
 
 def test_user_is_made_below_a_root_once(tmp_path: Path) -> None:
     if os.geteuid():
-        pytest.skip("systemd-sysusers writes passwd as root")
+        needs.leave_out(needs.ROOT)
     assert make_user(tmp_path) == []
     assert system_user.exists(tmp_path)
     line = (tmp_path / "etc/passwd").read_text()
@@ -163,6 +164,31 @@ def test_user_is_made_below_a_root_once(tmp_path: Path) -> None:
     assert make_user(tmp_path) == []
     assert (tmp_path / "etc/passwd").read_text() == line
     assert system_user.owner(tmp_path) is not None
+
+
+def test_state_of_a_dynamic_user_is_brought_back_and_given_to_the_user(tmp_path: Path) -> None:
+    if os.geteuid():
+        needs.leave_out(needs.ROOT)
+    private, state = tmp_path / "var/lib/private/iot-edge", tmp_path / "var/lib/iot-edge"
+    private.mkdir(parents=True)
+    for name in ("enrolment.json", "spool.db"):
+        (private / name).write_text(name)
+        os.chown(private / name, 65_534, 65_534)  # as systemd 257 leaves them
+    outside = tmp_path / "outside"
+    outside.write_text("")
+    (private / "link").symlink_to(outside)
+    os.chown(private, 65_534, 65_534)
+    state.symlink_to("private/iot-edge")
+    for _ in range(2):
+        assert make_user(tmp_path) == []
+        owner = system_user.owner(tmp_path)
+        assert not state.is_symlink()
+        assert not private.exists()
+        for path in (state, *state.iterdir()):
+            found = path.lstat()
+            assert (found.st_uid, found.st_gid) == owner, path
+    assert (state / "spool.db").read_text() == "spool.db"
+    assert outside.stat().st_uid == 0, "no link is followed"
 
 
 def test_user_that_nobody_here_can_make_is_left_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

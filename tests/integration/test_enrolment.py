@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import resource
 import stat
 import time
@@ -15,12 +16,15 @@ import pytest
 
 from bridge.errors import ConfigError
 from bridge.store import admin
+from edge.registry.refresh import Refresher
+from edge.registry.snapshot import REGISTRY_FILE, LocalRegistry
 from edge.service_api import code_exchange, enrolment
 from edge.service_api.code_exchange import SECRET_FILE, CodeOrder, CodeRefused, exchange, normal_code
 from edge.service_api.enrolment import Enrolment, EnrolmentFile
-from edge.service_api.http_client import ServiceAway
+from edge.service_api.http_client import ServiceAway, ServiceClient, parse_url
+from edge.service_api.transport import HttpsTransport
 from tests.support.enrolled_gateway import EnrolledGateway
-from tests.support.servers import TcpProxy, free_port
+from tests.support.servers import TcpProxy, free_port, until
 
 
 class Codes:
@@ -179,6 +183,24 @@ async def test_key_of_another_gateway_is_refused_and_the_code_is_not_spent(
     answer = await site.client.post(f"{site.url}/gateways/enrol", json={"code": code, "key_hash": taken})
     assert 400 <= answer.status_code < 500
     assert (await enrolled(tmp_path, site.url, code)).name == "north"
+
+
+async def test_registry_on_the_disk_is_under_the_new_key_after_another_enrolment(
+    site: EnrolledGateway, codes: Codes, tmp_path: Path
+) -> None:
+    """Nothing in it has changed: it has to come again all the same, for a boot without an uplink."""
+    registry = LocalRegistry(tmp_path / REGISTRY_FILE)
+    for _ in range(2):
+        made = await enrolled(tmp_path, site.url, codes.new())
+        client = ServiceClient(parse_url(site.url), None, 20)
+        transport = HttpsTransport(made.name, made.key, {"registry": client})
+        file = EnrolmentFile(tmp_path)
+        refresher = Refresher(registry, transport, file, every_s=60, rotate_days=0, time_s=time.time)
+        task = asyncio.create_task(refresher.run())
+        digest = transport.key_hash
+        await until(lambda digest=digest: LocalRegistry(tmp_path / REGISTRY_FILE).load(digest), 10)  # type: ignore[misc]
+        task.cancel()
+        client.close()
 
 
 @contextmanager

@@ -73,6 +73,14 @@ class Backlog(msgspec.Struct, frozen=True):
     problem: str = ""  # why nothing can be spooled; empty when it can
 
 
+class SpoolLosses(msgspec.Struct, frozen=True):
+    """What did not stay in the spool until the service had it. Cheap to ask for: kept in memory."""
+
+    shed: dict[str, int]  # by reason since the start; `earlier`: before it
+    lost: int  # unreadable in damaged files
+    set_aside: tuple[str, ...]  # names of damaged files that still stand beside the spool
+
+
 class LedgerTotals(msgspec.Struct, frozen=True):
     """The gateway's ledger of one device and door, since it began.
 

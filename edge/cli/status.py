@@ -33,7 +33,9 @@ def status(
     json: Json = False,
     watch: Annotated[bool, typer.Option("--watch", help="Again every two seconds, until Ctrl-C.")] = False,
 ) -> None:
-    """Show uplink, backlog, devices, rejections, disk. Exit code 1 where something needs a look.
+    """Show uplink, backlog, what is shed and lost, broker, clock, devices, rejections, disk.
+
+    Exit code 1 where something needs a look, which is said last; 3 where no gateway answers.
 
     Example: iot-edge status --watch
     """
@@ -51,6 +53,8 @@ def status(
             print("\033[2J\033[H" if watch else "", end="")
             _print(found)
         if not watch:
+            from edge.web.document import problems
+
             raise SystemExit(console.FAILED if problems(found) else console.OK)
         try:
             time.sleep(2)
@@ -79,18 +83,6 @@ async def ask(settings: EdgeSettings) -> dict[str, Any]:
     return document
 
 
-def problems(found: dict[str, Any]) -> list[str]:
-    """Return what needs a look, in words."""
-    parts = {
-        "uplink": found["uplink"]["problem"],
-        "spool": found["spool"]["problem"],
-        "mqtt": found["mqtt"]["problem"].removeprefix("off"),
-        "registry": found["registry"]["problem"],
-        "clock": "" if found["clock"]["set"] else "not set",
-    }
-    return [f"{name}: {text}" for name, text in parts.items() if text]
-
-
 def _noted(file: Path) -> str:
     """Return where the gateway that runs says it is; one that listens everywhere is asked over the loopback."""
     try:
@@ -101,25 +93,20 @@ def _noted(file: Path) -> str:
 
 
 def _print(found: dict[str, Any]) -> None:
+    from edge.web.document import problems
+
     if not found:
         print("no gateway answers")
         return
-    uplink, spool = found["uplink"], found["spool"]
-    backlog = f"{spool['records']} readings"
-    if spool["records"] and spool["oldest_s"] is not None:
-        backlog += f", the oldest {console.age(spool['oldest_s'])} old"
-    if uplink["backlog"]:
-        eta = uplink["eta_s"]
-        backlog += ", not shrinking" if eta is None else f", gone in {console.age(eta)}"
     heard = [device for device in found["devices"] if device["heard_s"] is not None]
     console.lines(
         {
-            "gateway": f"{found['gateway'] or 'not enrolled'}, version {found['version']}",
-            "uplink": f"up, for {console.age(uplink['since_s'])}" if uplink["up"] else uplink["problem"],
-            "backlog": backlog,
-            "spool": spool["problem"] or f"{console.size(spool['used_bytes'])} of {console.size(spool['limit_bytes'])}",
+            "gateway": f"{found['gateway'] or 'not enrolled'}, version {_version(found)}",
+            **_enrolment(found["first_boot"]),
+            **_uplink(found["uplink"], found["spool"]),
+            **_spool(found["spool"]),
             "registry": found["registry"]["problem"] or "as the service has it",
-            "mqtt": found["mqtt"]["problem"] or "connected",
+            **_broker(found["mqtt"]),
             "clock": "set" if found["clock"]["set"] else "not set yet; times are corrected once it is",
             "disk free": console.size(found["disk_free_bytes"]),
             "temperature": "?" if found["temperature_c"] is None else f"{found['temperature_c']:.0f} °C",
@@ -133,5 +120,51 @@ def _print(found: dict[str, Any]) -> None:
         console.table(
             [("device", "last heard"), *((row["name"], console.age(row["heard_s"])) for row in found["devices"])]
         )
-    for refused in uplink["refused"][-5:]:
+    for refused in found["uplink"]["refused"][-5:]:
         console.say(f"the service refused record {refused['id']}: {refused['code']}: {refused['detail']}")
+    if wrong := problems(found):
+        print()
+        for line in wrong:
+            console.say(f"needs a look: {line}")
+        print("what to do: sudo iot-edge check")
+
+
+def _version(found: dict[str, Any]) -> str:
+    package = found["package"]
+    text = f"{found['version']}, package {package['installed']}" if package["installed"] else str(found["version"])
+    if package["update"]:
+        text += f"; {package['update']} waits{', on hold' if package['held'] else ''}"
+    return text + ("; a reboot is due" if package["reboot_required"] else "")
+
+
+def _enrolment(boot: dict[str, str]) -> dict[str, str]:
+    if not boot["state"]:
+        return {}
+    return {"enrolment": f"{boot['file']} {'waits' if boot['state'] == 'waits' else 'has failed'}: {boot['reason']}"}
+
+
+def _uplink(uplink: dict[str, Any], spool: dict[str, Any]) -> dict[str, str]:
+    backlog = f"{spool['records']} readings"
+    if spool["records"] and spool["oldest_s"] is not None:
+        backlog += f", the oldest {console.age(spool['oldest_s'])} old"
+    if uplink["backlog"]:
+        eta = uplink["eta_s"]
+        backlog += ", not shrinking" if eta is None else f", gone in {console.age(eta)}"
+    up = f"up, for {console.age(uplink['since_s'])}" if uplink["up"] else uplink["problem"]
+    return {"uplink": up, "backlog": backlog}
+
+
+def _spool(spool: dict[str, Any]) -> dict[str, str]:
+    shed = ", ".join(f"{count} {reason}" for reason, count in spool["shed"].items())
+    lines = {
+        "spool": spool["problem"] or f"{console.size(spool['used_bytes'])} of {console.size(spool['limit_bytes'])}",
+        "shed": shed or "nothing",
+        "lost": f"{spool['lost']} in a damaged spool" if spool["lost"] else "nothing",
+    }
+    return lines | ({"set aside": ", ".join(spool["set_aside"])} if spool["set_aside"] else {})
+
+
+def _broker(mqtt: dict[str, Any]) -> dict[str, str]:
+    text = mqtt["contested"] or mqtt["problem"] or f"connected, {mqtt['address']}"
+    lines = {"mqtt": text + (" (its own broker, for a bench test)" if mqtt["embedded"] else "")}
+    return lines | ({"refused": ", ".join(mqtt["refused"])} if mqtt["refused"] else {})

@@ -6,24 +6,37 @@ Flows in: the parts, as they are. Flows out: numbers and names; no key, no passw
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from bridge.gateway_protocol.batches import GatewayState
+from bridge.gateway_protocol.batches import MAX_PROBLEM, MAX_PROBLEMS, GatewayState
 from bridge.telemetry import Metrics
 from edge.host.clock import HostClock
+from edge.host.first_boot import FirstBoot
+from edge.host.packages import PackageState
 from edge.local.alerts import LocalAlerts
 from edge.local.publisher import LocalPublisher
 from edge.ports import SpoolQueue
+from edge.record import SpoolLosses
 from edge.registry.snapshot import LocalRegistry
 from edge.uplink.uplink import UplinkStatus
 
 THERMAL = Path("/sys/class/thermal/thermal_zone0/temp")
 VERSION = metadata.version("iot-edge-bridge")
+
+
+class MqttFacts(msgspec.Struct, frozen=True):
+    """How the session with the broker is."""
+
+    address: str = ""  # without credentials; empty: there is none
+    embedded: bool = False
+    problem: str = "off"
+    contested: str = ""
+    refused: Mapping[str, str] = {}  # what the broker does not take of us: topic, and what is to be done
 
 
 class StatusParts(msgspec.Struct, frozen=True):
@@ -39,8 +52,11 @@ class StatusParts(msgspec.Struct, frozen=True):
     name: Callable[[], str]
     uplink: Callable[[], UplinkStatus]
     registry_problem: Callable[[], str]
-    mqtt_problem: Callable[[], str]
+    mqtt: Callable[[], MqttFacts]
     store_problem: Callable[[], str]
+    losses: Callable[[], SpoolLosses]
+    package: Callable[[], PackageState]
+    first_boot: Callable[[], FirstBoot]
 
 
 def document(parts: StatusParts) -> dict[str, Any]:
@@ -51,6 +67,8 @@ def document(parts: StatusParts) -> dict[str, Any]:
     return {
         "gateway": parts.name(),
         "version": VERSION,
+        "package": msgspec.to_builtins(parts.package()) | {"update": parts.package().update},
+        "first_boot": msgspec.to_builtins(parts.first_boot()),
         "uplink": msgspec.to_builtins(parts.uplink()),
         "registry": {"known": parts.registry.known, "problem": parts.registry_problem()},
         "spool": {
@@ -59,8 +77,9 @@ def document(parts: StatusParts) -> dict[str, Any]:
             "used_bytes": backlog.used_bytes,
             "limit_bytes": backlog.limit_bytes,
             "problem": parts.store_problem() or backlog.problem,
-        },
-        "mqtt": {"problem": parts.mqtt_problem()},
+        }
+        | msgspec.to_builtins(parts.losses()),
+        "mqtt": msgspec.to_builtins(parts.mqtt()),
         "clock": {"set": parts.clock.is_set()},
         "disk_free_bytes": free_bytes(parts.data_dir),
         "temperature_c": temperature_c(),
@@ -70,7 +89,15 @@ def document(parts: StatusParts) -> dict[str, Any]:
     }
 
 
-def gateway_state(clock: HostClock, queue: SpoolQueue, data_dir: Path) -> GatewayState:
+def gateway_state(
+    clock: HostClock,
+    queue: SpoolQueue,
+    data_dir: Path,
+    *,
+    losses: SpoolLosses,
+    package: PackageState,
+    problems: Sequence[str],
+) -> GatewayState:
     """What goes to the service with each batch."""
     backlog = queue.backlog()
     return GatewayState(
@@ -81,7 +108,29 @@ def gateway_state(clock: HostClock, queue: SpoolQueue, data_dir: Path) -> Gatewa
         backlog.oldest_received_us,
         free_bytes(data_dir),
         clock.is_set(),
+        shed=sum(losses.shed.values()),
+        lost=losses.lost,
+        package=package.installed,
+        candidate=package.update,
+        held=package.held,
+        reboot_required=package.reboot_required,
+        problems=tuple(text.replace("\0", "")[:MAX_PROBLEM] for text in problems[:MAX_PROBLEMS]),
     )
+
+
+def problems(found: dict[str, Any]) -> list[str]:
+    """Return what needs a look in a document, in words."""
+    mqtt, boot = found["mqtt"], found["first_boot"]
+    parts = {
+        "uplink": found["uplink"]["problem"],
+        "spool": found["spool"]["problem"],
+        "mqtt": mqtt["contested"] or mqtt["problem"].removeprefix("off"),
+        "registry": found["registry"]["problem"],
+        "clock": "" if found["clock"]["set"] else "not set",
+        "enrolment": f"{boot['file']}: {boot['reason']}" if boot["state"] == "failed" else "",
+    }
+    told = [f"{name}: {text}" for name, text in parts.items() if text]
+    return told + [f"refused by the broker: {topic}: {why}" for topic, why in mqtt["refused"].items()]
 
 
 def rejected(metrics: Metrics) -> dict[str, int]:

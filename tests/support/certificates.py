@@ -31,6 +31,24 @@ class Authority:
         )
         return certificate, key
 
+    def issue_at(self, start: str, end: str, *alternatives: str) -> tuple[Path, Path]:
+        """A server's certificate and key that hold from `start` to `end`, such as 20200101000000Z."""
+        folder = self._folder / f"from-{start}"
+        folder.mkdir()
+        request, key, certificate, conf = (folder / f"server.{kind}" for kind in ("csr", "key", "pem", "conf"))
+        (folder / "index.txt").write_text("")
+        conf.write_text(
+            f"[ca]\ndefault_ca=own\n[own]\ndatabase={folder}/index.txt\nnew_certs_dir={folder}\nrand_serial=yes\n"
+            f"default_md=sha256\npolicy=any\nx509_extensions=names\n[any]\ncommonName=supplied\n"
+            f"[names]\nsubjectAltName={','.join(alternatives)}\n"
+        )
+        _openssl("req", "-new", *NEW_KEY, "-subj", "/CN=server", "-keyout", str(key), "-out", str(request))
+        _openssl(
+            *("ca", "-batch", "-config", str(conf), "-startdate", start, "-enddate", end, "-in", str(request)),
+            *("-cert", str(self.certificate), "-keyfile", str(self._key), "-out", str(certificate), "-notext"),
+        )
+        return certificate, key
+
     def issue_client(self, name: str) -> tuple[Path, Path]:
         """A client's certificate and key, with `name` as its common name."""
         request, key, certificate = (self._folder / f"client.{end}" for end in ("csr", "key", "pem"))

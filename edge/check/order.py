@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from bridge.errors import ConfigError
+from bridge.errors import ConfigError, Unavailable
 from bridge.mqtt.address import parse_address
 from bridge.mqtt.address import tls_context as mqtt_tls
 from edge.check.clock import look_at_clock
@@ -19,7 +19,7 @@ from edge.check.service import look_at_service
 from edge.settings import EdgeSettings, load
 
 Ask = Callable[[EdgeSettings], Awaitable[dict[str, Any] | None]]
-"""Asks the gateway that runs for its status document; None: none runs."""
+"""Asks the gateway that runs for its status document; None: it cannot be asked. Raises Unavailable: none runs."""
 
 
 async def look(
@@ -37,8 +37,15 @@ async def look(
         yield failed("configuration", "; ".join(error.problems), where)
         return
     yield passed("configuration", str(config) if config else "the defaults, and the environment")
-    document = await ask(settings)
-    yield _gateway(settings, machine, document, installed=installed)
+    document, other_version = None, ""
+    try:
+        document = await ask(settings)
+    except Unavailable as error:
+        other_version = error.detail if error.code == "other_version" else ""
+    if other_version:
+        yield failed("gateway", other_version, "sudo systemctl restart iot-edge")
+    else:
+        yield _gateway(settings, machine, document, installed=installed)
     yield look_at_disk(settings, machine, installed=installed)
     if document is not None:
         for each in look_at_spool(settings, document):

@@ -222,7 +222,7 @@ def _denied(error: TransportDenied, enrolment: Enrolment, url: str) -> CheckResu
     if error.status == 407:
         return failed(KEY, error.detail, "a proxy on the way wants a login: let this machine out without it")
     detail = f"{error.detail} (the service may be of an older release, without gateways)"
-    return failed(KEY, detail, f"on the service: iot-bridge --version; here: {url} is what was enrolled at")
+    return failed(KEY, detail, f"on the service: iot-bridge gateway list; here: {url} is what was enrolled at")
 
 
 def _registry(settings: EdgeSettings, body: bytes, signature: str, key_hash: str) -> Iterator[CheckResult]:

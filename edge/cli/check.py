@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from bridge.errors import BridgeError
 from edge.cli import console
 from edge.cli.console import INSTALLED, Config, Json, show
 
@@ -60,13 +59,10 @@ def check(
 
 
 async def _ask(settings: EdgeSettings) -> dict[str, Any] | None:
-    """Return the status document of the gateway that runs; None where none does."""
+    """Return the status document of the gateway that runs; None where it has no page to ask. Raises Unavailable."""
     from edge.cli.status import ask
 
-    try:
-        return await ask(settings)
-    except BridgeError:
-        return None
+    return await ask(settings) if settings.page.enabled else None
 
 
 def _print(finding: CheckResult) -> None:

@@ -28,6 +28,12 @@ class NotRunning(Unavailable):
     code = "not_running"
 
 
+class OtherVersion(Unavailable):
+    """Raised where the gateway that runs is of another version than this command: its document may be another."""
+
+    code = "other_version"
+
+
 def status(
     config: Config = None,
     json: Json = False,
@@ -53,9 +59,7 @@ def status(
             print("\033[2J\033[H" if watch else "", end="")
             _print(found)
         if not watch:
-            from edge.web.document import problems
-
-            raise SystemExit(console.FAILED if problems(found) else console.OK)
+            raise SystemExit(console.FAILED if found["problems"] else console.OK)
         try:
             time.sleep(2)
         except KeyboardInterrupt:
@@ -63,9 +67,10 @@ def status(
 
 
 async def ask(settings: EdgeSettings) -> dict[str, Any]:
-    """Ask the gateway that runs with these settings for its status document. Raises NotRunning."""
+    """Ask the gateway that runs with these settings for its status document. Raises NotRunning, OtherVersion."""
     from edge.app import RUNNING_FILE
     from edge.service_api.http_client import ServiceAway, ServiceClient, parse_url
+    from edge.web.document import VERSION
 
     if not settings.page.enabled:
         raise ConfigError(["page.enabled = false: there is nothing to ask"])
@@ -74,12 +79,16 @@ async def ask(settings: EdgeSettings) -> dict[str, Any]:
     client = ServiceClient(parse_url(url), None, 10)
     try:
         answer = await client.request("GET", "/status.json")
-        document: dict[str, Any] = msgspec.json.decode(answer.body)
-    except (ServiceAway, msgspec.DecodeError):
+        document: dict[str, Any] = msgspec.json.decode(answer.body, type=dict[str, Any])
+        version = document["version"]
+    except (ServiceAway, msgspec.DecodeError, KeyError):
         advice = "look at: systemctl status iot-edge; journalctl -u iot-edge"
         raise NotRunning(f"no gateway answers at {url}; {advice}") from None
     finally:
         client.close()
+    if version != VERSION:
+        advice = "sudo systemctl restart iot-edge"
+        raise OtherVersion(f"the gateway that runs is of version {version}, and this is {VERSION}; {advice}")
     return document
 
 
@@ -93,8 +102,6 @@ def _noted(file: Path) -> str:
 
 
 def _print(found: dict[str, Any]) -> None:
-    from edge.web.document import problems
-
     if not found:
         print("no gateway answers")
         return
@@ -122,9 +129,9 @@ def _print(found: dict[str, Any]) -> None:
         )
     for refused in found["uplink"]["refused"][-5:]:
         console.say(f"the service refused record {refused['id']}: {refused['code']}: {refused['detail']}")
-    if wrong := problems(found):
+    if found["problems"]:
         print()
-        for line in wrong:
+        for line in found["problems"]:
             console.say(f"needs a look: {line}")
         print("what to do: sudo iot-edge check")
 

@@ -61,6 +61,11 @@ class StatusParts(msgspec.Struct, frozen=True):
 
 def document(parts: StatusParts) -> dict[str, Any]:
     """At this moment. Times are ages, in seconds: the reader's clock need not be ours."""
+    found = _facts(parts)
+    return found | {"problems": problems(found)}
+
+
+def _facts(parts: StatusParts) -> dict[str, Any]:
     now_us = parts.clock.now_us()
     backlog = parts.queue.backlog()
     oldest_us = backlog.oldest_received_us

@@ -230,9 +230,14 @@ async def test_command_that_shows_what_devices_publish_works(host: BrokerHost) -
         host.passwd.write_text(f"{host.passwd.read_text()}{DEVICE}:{mosquitto_hash('key')}\n")
         host.acl.write_text(f"{WHOLE}pattern write devices/%u/#\n")
     with host.running():
-        shown = subprocess.Popen(["sh", "-c", f"exec {command} -C 1"], stdout=subprocess.PIPE, text=True)
-        wait_until(lambda: subprocess.run([*publish, "-m", "21.5"], check=True) and shown.poll() is not None, 20)
-        assert shown.communicate()[0] == f"devices/{DEVICE}/readings 21.5\n"
+        assert _shown(command, [*publish, "-m", "21.5"]) == f"devices/{DEVICE}/readings 21.5\n"
+
+
+def _shown(command: str, publish: list[str]) -> str:
+    """What a command prints of what is published while it runs."""
+    shown = subprocess.Popen(["sh", "-c", f"exec {command} -C 1"], stdout=subprocess.PIPE, text=True)
+    wait_until(lambda: subprocess.run(publish, check=True) and shown.poll() is not None, 20)
+    return shown.communicate()[0]
 
 
 async def test_untied_device_is_told_with_the_command(host: BrokerHost) -> None:

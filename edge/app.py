@@ -89,7 +89,6 @@ class Gateway:
                 self.clock,
                 self.spool,
                 data_dir,
-                losses=self.spool.losses(),
                 package=self.packages.state,
                 problems=self.problems(),
             ),
@@ -152,7 +151,7 @@ class Gateway:
         """Return what the service is told of; that of the way to it, it sees for itself."""
         mqtt = self.mqtt_facts()
         found = {
-            "spool": self.pipeline.problem or self.spool.backlog().problem,
+            "spool": self.spool.backlog().problem or self.pipeline.problem,
             "mqtt": mqtt.contested or mqtt.problem.removeprefix("off"),
             "registry": self.lifecycle.registry_problem,
         }
@@ -254,7 +253,6 @@ def _http_front(gateway: Gateway, mqtt: MqttIngest | None) -> HttpServer:
         registry_problem=lambda: lifecycle.registry_problem,
         mqtt=gateway.mqtt_facts,
         store_problem=lambda: gateway.pipeline.problem,
-        losses=gateway.spool.losses,
         package=lambda: gateway.packages.state,
         first_boot=look_at_first_boot,
     )

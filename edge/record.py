@@ -61,6 +61,14 @@ class Settlement(msgspec.Struct, frozen=True):
     code: Code | None = None  # of QUARANTINED
 
 
+class SetAside(msgspec.Struct, frozen=True):
+    """A file beside the spool that is being read for what it holds."""
+
+    file: str
+    page: int  # the next to read
+    problem: str = ""  # why it is not read at the moment
+
+
 class Backlog(msgspec.Struct, frozen=True):
     """How much is spooled. Cheap to ask for: kept in memory."""
 
@@ -71,14 +79,9 @@ class Backlog(msgspec.Struct, frozen=True):
     newest_id: int = 0  # the highest id ever given, also when the spool is empty
     oldest_received_us: int | None = None
     problem: str = ""  # why nothing can be spooled; empty when it can
-
-
-class SpoolLosses(msgspec.Struct, frozen=True):
-    """What did not stay in the spool until the service had it. Cheap to ask for: kept in memory."""
-
-    shed: dict[str, int]  # by reason since the start; `earlier`: before it
-    lost: int  # unreadable in damaged files
-    set_aside: tuple[str, ...]  # names of damaged files that still stand beside the spool
+    shed: int = 0  # by the ledger, ever
+    lost: int = 0
+    set_aside: tuple[SetAside, ...] = ()  # files that were set aside or handed over and are not read to the end yet
 
 
 class LedgerTotals(msgspec.Struct, frozen=True):

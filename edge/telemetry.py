@@ -41,15 +41,6 @@ class SpoolMetrics:
             registry=r,
         )
 
-    def shed_by_reason(self) -> dict[str, int]:
-        """Return what was shed since the start."""
-        return {
-            sample.labels["reason"]: int(sample.value)
-            for family in self.shed.collect()
-            for sample in family.samples
-            if sample.name.endswith("_total") and sample.value
-        }
-
 
 class UplinkMetrics:
     """Holds every metric of the uplink."""

@@ -157,11 +157,12 @@ def _change(query: str, name: str, device: list[str] | None, config: Config, dat
 
 def _told(row: dict[str, Any]) -> dict[str, Any]:
     """Return a row of a gateway with what it waits for, instead of what that is judged by."""
-    from bridge.cli.gateway_waits import clock_offset_s, state_of, waits_for
+    from bridge.cli.gateway_waits import state_of, waits_for
 
     state = state_of(row)
-    told = {key: value for key, value in row.items() if key not in ("state", "reported_s", "code_until")}
-    more = {"clock_offset_s": clock_offset_s(row), "shed": state.shed, "lost": state.lost}
+    told = {key: value for key, value in row.items() if key not in ("state", "code_until")}
+    ahead_s = row["clock_ahead_s"]
+    more = {"clock_ahead_s": None if ahead_s is None else float(ahead_s), "shed": state.shed, "lost": state.lost}
     return told | more | {"waits_for": waits_for(row, metadata.version("iot-edge-bridge"))}
 
 

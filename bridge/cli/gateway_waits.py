@@ -17,25 +17,12 @@ WAITING_S = 60.0
 """A backlog that is older does not drain by itself with the next batch."""
 
 
-class _Reported(GatewayState, frozen=True):
-    host_us: int | None = None
-
-
-def state_of(row: Mapping[str, Any]) -> _Reported:
+def state_of(row: Mapping[str, Any]) -> GatewayState:
     """Return what a gateway has said of itself; what is not of the form (of a release before) counts as not said."""
     try:
-        return msgspec.convert(row["state"] or {}, _Reported)
+        return msgspec.convert(row["state"] or {}, GatewayState)
     except (msgspec.ValidationError, RecursionError):
-        return _Reported()
-
-
-def clock_offset_s(row: Mapping[str, Any]) -> float | None:
-    """Return how far the gateway's own clock was ahead of ours at its last report; None where it has not said."""
-    state = state_of(row)
-    reported_s: float | None = row["reported_s"]
-    if state.host_us is None or reported_s is None:
-        return None
-    return round(state.host_us / 1_000_000 - reported_s, 1)
+        return GatewayState()
 
 
 def waits_for(row: Mapping[str, Any], service_version: str) -> list[str]:
@@ -69,7 +56,7 @@ def _waits(row: Mapping[str, Any], state: GatewayState, service_version: str) ->
 
 
 def _clock(row: Mapping[str, Any], state: GatewayState) -> Iterator[str]:
-    off_s = clock_offset_s(row)
+    off_s = None if row["clock_ahead_s"] is None else float(row["clock_ahead_s"])
     if not state.clock_set:
         yield "its clock to be set; there: sudo iot-edge check"
     elif off_s is not None and abs(off_s) > CLOCK_S:

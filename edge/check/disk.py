@@ -175,9 +175,12 @@ def look_at_spool(settings: EdgeSettings, document: dict[str, Any]) -> Iterator[
     else:
         waiting = f"{spool['records']:,} readings wait, in {spool['used_bytes']:,} bytes"
         yield passed(name, waiting)
-    gone = [f"{count:,} shed ({reason})" for reason, count in spool["shed"].items()]
-    gone += [f"{spool['lost']:,} lost in a damaged spool"] if spool["lost"] else []
-    if gone:
-        yield noted("shed and lost", ", ".join(gone), "docs/spool.md says why readings are shed")
-    for file in spool["set_aside"]:
-        yield noted("set aside", file, f"sudo iot-edge spool import {file}")
+    if spool["shed"]["total"]:
+        lately = [f"{count:,} {reason}" for reason, count in spool["shed"].items() if count and reason != "total"]
+        detail = f"{spool['shed']['total']:,} readings; since the start: {', '.join(lately) or 'none'}"
+        yield noted("shed", detail, "iot-edge size says what disk they need; docs/spool.md in which order they go")
+    if spool["lost"]:
+        yield noted("lost", f"{spool['lost']:,} readings, in a damaged spool", "sudo iot-edge spool list")
+    for each in spool["set_aside"]:
+        detail = f"{each['file']}: {each['problem'] or 'is being read for what it holds'}"
+        yield noted("set aside", detail, "sudo iot-edge spool list")

@@ -162,13 +162,15 @@ def _uplink(uplink: dict[str, Any], spool: dict[str, Any]) -> dict[str, str]:
 
 
 def _spool(spool: dict[str, Any]) -> dict[str, str]:
-    shed = ", ".join(f"{count} {reason}" for reason, count in spool["shed"].items())
+    lately = [f"{count} {reason}" for reason, count in spool["shed"].items() if count and reason != "total"]
+    shed = f"{spool['shed']['total']} readings" + (f"; since the start: {', '.join(lately)}" if lately else "")
     lines = {
         "spool": spool["problem"] or f"{console.size(spool['used_bytes'])} of {console.size(spool['limit_bytes'])}",
-        "shed": shed or "nothing",
-        "lost": f"{spool['lost']} in a damaged spool" if spool["lost"] else "nothing",
+        "shed": shed if spool["shed"]["total"] else "nothing",
+        "lost": f"{spool['lost']} readings, in a damaged spool" if spool["lost"] else "nothing",
     }
-    return lines | ({"set aside": ", ".join(spool["set_aside"])} if spool["set_aside"] else {})
+    aside = [each["file"] + (f" ({each['problem']})" if each["problem"] else "") for each in spool["set_aside"]]
+    return lines | ({"set aside": ", ".join(aside)} if aside else {})
 
 
 def _broker(mqtt: dict[str, Any]) -> dict[str, str]:

@@ -19,7 +19,7 @@ import structlog
 from bridge.errors import StoreUnavailable
 from bridge.model.reading import Batch, CommitResult
 from edge.ports import Classifier, Time
-from edge.record import Backlog, LedgerTotals, Record, Settlement, SpoolLosses
+from edge.record import Backlog, LedgerTotals, Record, SetAside, Settlement
 from edge.settings import SpoolSettings
 from edge.spool.capacity import Capacity, FreeBytes, free_bytes
 from edge.spool.file import Connect, SpoolFull, connect
@@ -162,6 +162,7 @@ class Spool:
     def backlog(self) -> Backlog:
         """See `SpoolQueue.backlog`."""
         memory = self._state.memory
+        rows = memory.ledger.totals()
         return Backlog(
             depth=memory.depth,
             used_bytes=self._capacity.used_bytes,
@@ -170,17 +171,9 @@ class Spool:
             newest_id=memory.newest_id,
             oldest_received_us=memory.oldest.received_us,
             problem=self._problem,
-        )
-
-    def losses(self) -> SpoolLosses:
-        """Return what was shed and lost, and what is set aside."""
-        totals = self._state.memory.ledger.totals()
-        shed = self._metrics.shed_by_reason()
-        earlier = sum(line.shed for line in totals) - sum(shed.values())
-        return SpoolLosses(
-            shed | ({"earlier": earlier} if earlier > 0 else {}),
-            sum(line.lost for line in totals),
-            tuple(recovery.file for recovery in self._state.memory.recoveries),
+            shed=sum(row.shed for row in rows),
+            lost=sum(row.lost for row in rows),
+            set_aside=tuple(SetAside(each.file, each.page) for each in memory.recoveries),
         )
 
     async def wait_above(self, record_id: int) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from prometheus_client import CollectorRegistry
 
 from bridge.gateway_protocol.batches import MAX_PROBLEM, MAX_PROBLEMS, GatewayState
 from bridge.telemetry import Metrics
@@ -21,7 +22,6 @@ from edge.host.packages import PackageState
 from edge.local.alerts import LocalAlerts
 from edge.local.publisher import LocalPublisher
 from edge.ports import SpoolQueue
-from edge.record import SpoolLosses
 from edge.registry.snapshot import LocalRegistry
 from edge.uplink.uplink import UplinkStatus
 
@@ -54,7 +54,6 @@ class StatusParts(msgspec.Struct, frozen=True):
     registry_problem: Callable[[], str]
     mqtt: Callable[[], MqttFacts]
     store_problem: Callable[[], str]
-    losses: Callable[[], SpoolLosses]
     package: Callable[[], PackageState]
     first_boot: Callable[[], FirstBoot]
 
@@ -81,9 +80,11 @@ def _facts(parts: StatusParts) -> dict[str, Any]:
             "oldest_s": None if oldest_us is None else max(0.0, (now_us - oldest_us) / 1e6),
             "used_bytes": backlog.used_bytes,
             "limit_bytes": backlog.limit_bytes,
-            "problem": parts.store_problem() or backlog.problem,
-        }
-        | msgspec.to_builtins(parts.losses()),
+            "problem": backlog.problem or parts.store_problem(),
+            "shed": {"total": backlog.shed, **shed(parts.metrics.registry)},
+            "lost": backlog.lost,
+            "set_aside": msgspec.to_builtins(backlog.set_aside),
+        },
         "mqtt": msgspec.to_builtins(parts.mqtt()),
         "clock": {"set": parts.clock.is_set()},
         "disk_free_bytes": free_bytes(parts.data_dir),
@@ -99,7 +100,6 @@ def gateway_state(
     queue: SpoolQueue,
     data_dir: Path,
     *,
-    losses: SpoolLosses,
     package: PackageState,
     problems: Sequence[str],
 ) -> GatewayState:
@@ -113,8 +113,8 @@ def gateway_state(
         backlog.oldest_received_us,
         free_bytes(data_dir),
         clock.is_set(),
-        shed=sum(losses.shed.values()),
-        lost=losses.lost,
+        shed=backlog.shed,
+        lost=backlog.lost,
         package=package.installed,
         candidate=package.update,
         held=package.held,
@@ -145,6 +145,15 @@ def rejected(metrics: Metrics) -> dict[str, int]:
         for family in metrics.quarantined.collect()
         for sample in family.samples
         if sample.name.endswith("_total") and sample.value
+    }
+
+
+def shed(registry: CollectorRegistry) -> dict[str, int]:
+    """Records shed since the start, by reason."""
+    return {
+        sample.labels["reason"]: int(sample.value)
+        for family in registry.restricted_registry(["iot_edge_spool_shed_total"]).collect()
+        for sample in family.samples
     }
 
 

@@ -114,9 +114,11 @@ fact("Uplink",u.up?"up, for "+span(u.since_s):u.problem,u.up?"good":"bad")
 fact("Backlog",p.records+" readings"+(p.records&&p.oldest_s!=null?", the oldest "+span(p.oldest_s)+" old":"")
 +(u.backlog?(u.eta_s==null?", not shrinking":", gone in "+span(u.eta_s)):""))
 fact("Spool",p.problem||size(p.used_bytes)+" of "+size(p.limit_bytes),p.problem?"bad":"")
-const shed=Object.entries(p.shed).map(e=>e[1]+" "+e[0]).join(", "),m=s.mqtt,b=s.first_boot,k=s.package
-if(shed)fact("Shed",shed,"bad");if(p.lost)fact("Lost",p.lost+" in a damaged spool","bad")
-if(p.set_aside.length)fact("Set aside",p.set_aside.join(", "),"bad")
+const lately=Object.entries(p.shed).filter(e=>e[1]&&e[0]!="total").map(e=>e[1]+" "+e[0]).join(", ")
+const m=s.mqtt,b=s.first_boot,k=s.package
+if(p.shed.total)fact("Shed",p.shed.total+" readings"+(lately?"; since the start: "+lately:""),"bad")
+if(p.lost)fact("Lost",p.lost+" readings, in a damaged spool","bad")
+if(p.set_aside.length)fact("Set aside",p.set_aside.map(f=>f.file+(f.problem?", "+f.problem:"")).join("; "),"bad")
 fact("MQTT",m.contested||m.problem||"connected"+(m.embedded?", its own broker, for a bench test":""),
 m.contested||m.problem?"bad":"good")
 const refused=Object.keys(m.refused);if(refused.length)fact("Refused",refused.join(", "),"bad")

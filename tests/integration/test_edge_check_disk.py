@@ -170,7 +170,7 @@ def running(**changed: Any) -> dict[str, Any]:
         "records": 3,
         "used_bytes": 100,
         "limit_bytes": 1_000,
-        "shed": {},
+        "shed": {"total": 0},
         "lost": 0,
         "set_aside": [],
     }
@@ -188,7 +188,11 @@ def test_check_tells_why_a_spool_is_full(tmp_path: Path) -> None:
 
 
 def test_check_tells_what_was_shed_lost_and_set_aside(tmp_path: Path) -> None:
-    found = list(look_at_spool(settings_of(tmp_path), running(shed={"full": 12}, lost=3, set_aside=["spool.db.x"])))
-    assert [each.ok for each in found] == [True, None, None]
-    assert found[1].detail == "12 shed (full), 3 lost in a damaged spool"
-    assert found[2].advice == "sudo iot-edge spool import spool.db.x"
+    aside = [{"file": "spool.db.damaged-1", "page": 3, "problem": ""}]
+    found = list(
+        look_at_spool(settings_of(tmp_path), running(shed={"total": 12, "full": 5, "age": 0}, lost=3, set_aside=aside))
+    )
+    assert [each.ok for each in found] == [True, None, None, None]
+    assert found[1].detail == "12 readings; since the start: 5 full"
+    assert found[2].detail == "3 readings, in a damaged spool"
+    assert found[3].detail == "spool.db.damaged-1: is being read for what it holds"

@@ -20,8 +20,8 @@ def status_document(**changed: Any) -> dict[str, Any]:
         },
         "registry": {"known": True, "problem": ""},
         "spool": {
-            "records": 3, "oldest_s": 1.0, "used_bytes": 4_000, "limit_bytes": 2_000_000, "problem": "", "shed": {},
-            "lost": 0, "set_aside": [],
+            "records": 3, "oldest_s": 1.0, "used_bytes": 4_000, "limit_bytes": 2_000_000, "problem": "",
+            "shed": {"total": 0}, "lost": 0, "set_aside": [],
         },
         "mqtt": {
             "address": "mqtt://127.0.0.1:1884", "embedded": False, "problem": "", "contested": "", "refused": {},

@@ -341,7 +341,9 @@ INSERT INTO gateways (name, all_devices) VALUES (%(name)s, %(all)s) RETURNING id
 SELECT g.id AS gateway_id, g.name, CASE WHEN g.revoked_at IS NOT NULL THEN 'revoked' WHEN g.enrolled_at IS NULL THEN 'new'
        ELSE 'enrolled' END AS status, g.all_devices, g.version, g.created_at::text, g.enrolled_at::text, g.revoked_at::text,
        g.last_seen_at::text, g.state, g.state_at::text, extract(epoch FROM now() - g.last_seen_at)::float8 AS silent_s,
-       extract(epoch FROM g.state_at)::float8 AS reported_s,
+       -- Its host's clock less ours, when it said so; within a second that is the way.
+       CASE WHEN jsonb_typeof(g.state -> 'host_us') = 'number'
+            THEN round((g.state ->> 'host_us')::numeric / 1000000 - extract(epoch FROM g.state_at)) END AS clock_ahead_s,
        (SELECT max(c.expires_at)::text FROM gateway_codes c
         WHERE c.gateway_id = g.id AND c.used_at IS NULL AND c.expires_at > now()) AS code_until
 FROM gateways g WHERE g.name = %(name)s
@@ -358,7 +360,9 @@ SELECT g.name, CASE WHEN g.revoked_at IS NOT NULL THEN 'revoked' WHEN g.enrolled
             THEN least(greatest(round(extract(epoch FROM now()) - (g.state ->> 'oldest_us')::numeric / 1000000), -1e18),
                        1e18)::bigint END AS oldest_s,
        g.state, extract(epoch FROM now() - g.last_seen_at)::float8 AS silent_s,
-       extract(epoch FROM g.state_at)::float8 AS reported_s,
+       -- Its host's clock less ours, when it said so; within a second that is the way.
+       CASE WHEN jsonb_typeof(g.state -> 'host_us') = 'number'
+            THEN round((g.state ->> 'host_us')::numeric / 1000000 - extract(epoch FROM g.state_at)) END AS clock_ahead_s,
        (SELECT max(c.expires_at)::text FROM gateway_codes c
         WHERE c.gateway_id = g.id AND c.used_at IS NULL AND c.expires_at > now()) AS code_until
 FROM gateways g LEFT JOIN gateway_devices x ON x.gateway_id = g.id

@@ -92,7 +92,7 @@ def show_gateway(name: Name, config: Config = None, data_dir: DataDir = None, js
         devices = connection.fetch("gateway_devices", gateway=found["gateway_id"])
         said = {key: value for key, value in state.items() if key not in ("problems", "version")}
         lists = {
-            "waits_for": waits if json else [{"it": each} for each in waits],
+            "waits_for": waits if json else [{"what": each} for each in waits],
             "devices": devices,
             "untied": untied,
             "books": balance,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ import pytest
 
 from edge.check.disk import look_at_disk, look_at_spool
 from edge.check.machine import Machine
+from edge.check.result import CheckResult, failed, unseen
 from edge.check.service import look_at_service
+from edge.cli.check import check
 from edge.settings import EdgeSettings, GatewaySettings, SpoolSettings
 from tests.support import needs
 
@@ -196,3 +198,22 @@ def test_check_tells_what_was_shed_lost_and_set_aside(tmp_path: Path) -> None:
     assert found[1].detail == "12 readings; since the start: 5 full"
     assert found[2].detail == "3 readings, in a damaged spool"
     assert found[3].detail == "spool.db.damaged-1: is being read for what it holds"
+
+
+@pytest.mark.parametrize(("failing", "code"), [(False, 2), (True, 1)])
+def test_exit_code_says_whether_only_root_sees_the_rest(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], failing: bool, code: int
+) -> None:
+    async def look(*_: Any, **__: Any) -> AsyncIterator[CheckResult]:
+        yield unseen("key", "the gateway's key only root sees")
+        if failing:
+            yield failed("clock", "nothing keeps it in step " * 8, "timedatectl")
+
+    monkeypatch.setattr("edge.check.look", look)
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as stopped:
+        check(None, 0, False)
+    lines = capsys.readouterr().out.splitlines()
+    assert stopped.value.code == code
+    assert lines[-1] == "Only root sees all of: key. sudo iot-edge check"
+    assert all(len(line) <= 80 for line in lines)

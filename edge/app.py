@@ -242,6 +242,7 @@ def _http_front(gateway: Gateway, mqtt: MqttIngest | None) -> HttpServer:
     settings, lifecycle = gateway.settings, gateway.lifecycle
     parts = StatusParts(
         clock=gateway.clock,
+        wall_us=lambda: time.time_ns() // 1_000,
         registry=gateway.registry,
         queue=gateway.spool,
         local_publisher=gateway.local_publisher,

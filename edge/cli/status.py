@@ -114,7 +114,7 @@ def _print(found: dict[str, Any]) -> None:
             **_spool(found["spool"]),
             "registry": found["registry"]["problem"] or "as the service has it",
             **_broker(found["mqtt"]),
-            "clock": "set" if found["clock"]["set"] else "not set yet; times are corrected once it is",
+            "clock": _clock(found["clock"]),
             "disk free": console.size(found["disk_free_bytes"]),
             "temperature": "?" if found["temperature_c"] is None else f"{found['temperature_c']:.0f} °C",
             "devices": f"{len(heard)} heard of {len(found['devices'])}",
@@ -142,6 +142,14 @@ def _version(found: dict[str, Any]) -> str:
     if package["update"]:
         text += f"; {package['update']} waits{', on hold' if package['held'] else ''}"
     return text + ("; a reboot is due" if package["reboot_required"] else "")
+
+
+def _clock(clock: dict[str, Any]) -> str:
+    text = "set" if clock["set"] else "not set yet; times are corrected once it is"
+    ahead_s = clock["ahead_s"]
+    return text + (
+        f"; the host's is {console.age(abs(ahead_s))} {'ahead' if ahead_s > 0 else 'behind'}" if ahead_s else ""
+    )
 
 
 def _enrolment(boot: dict[str, str]) -> dict[str, str]:

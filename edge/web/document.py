@@ -25,6 +25,8 @@ from edge.ports import SpoolQueue
 from edge.registry.snapshot import LocalRegistry
 from edge.uplink.uplink import UplinkStatus
 
+CLOCK_OFF_S = 30
+"""As `iot-edge check` has it."""
 THERMAL = Path("/sys/class/thermal/thermal_zone0/temp")
 VERSION = metadata.version("iot-edge-bridge")
 
@@ -43,6 +45,7 @@ class StatusParts(msgspec.Struct, frozen=True):
     """What is looked at."""
 
     clock: HostClock
+    wall_us: Callable[[], int]  # the host's own time of day, believed or not
     registry: LocalRegistry
     queue: SpoolQueue
     local_publisher: LocalPublisher
@@ -86,7 +89,7 @@ def _facts(parts: StatusParts) -> dict[str, Any]:
             "set_aside": msgspec.to_builtins(backlog.set_aside),
         },
         "mqtt": msgspec.to_builtins(parts.mqtt()),
-        "clock": {"set": parts.clock.is_set()},
+        "clock": {"set": parts.clock.is_set(), "ahead_s": round((parts.wall_us() - now_us) / 1e6)},
         "disk_free_bytes": free_bytes(parts.data_dir),
         "temperature_c": temperature_c(),
         "devices": _devices(parts, now_us),
@@ -131,11 +134,19 @@ def problems(found: dict[str, Any]) -> list[str]:
         "spool": found["spool"]["problem"],
         "mqtt": mqtt["contested"] or mqtt["problem"].removeprefix("off"),
         "registry": found["registry"]["problem"],
-        "clock": "" if found["clock"]["set"] else "not set",
+        "clock": _clock_problem(found["clock"]),
         "enrolment": f"{boot['file']}: {boot['reason']}" if boot["state"] == "failed" else "",
     }
     told = [f"{name}: {text}" for name, text in parts.items() if text]
     return told + [f"refused by the broker: {topic}: {why}" for topic, why in mqtt["refused"].items()]
+
+
+def _clock_problem(clock: dict[str, Any]) -> str:
+    """The gateway may go by another time than its host's, which the service has told it."""
+    ahead_s = clock["ahead_s"]
+    if abs(ahead_s) >= CLOCK_OFF_S:
+        return f"the host's is {abs(ahead_s)} s {'ahead' if ahead_s > 0 else 'behind'}"
+    return "" if clock["set"] else "not set"
 
 
 def rejected(metrics: Metrics) -> dict[str, int]:

@@ -122,7 +122,9 @@ if(p.set_aside.length)fact("Set aside",p.set_aside.map(f=>f.file+(f.problem?", "
 fact("MQTT",m.contested||m.problem||"connected"+(m.embedded?", its own broker, for a bench test":""),
 m.contested||m.problem?"bad":"good")
 const refused=Object.keys(m.refused);if(refused.length)fact("Refused",refused.join(", "),"bad")
-fact("Clock",s.clock.set?"set":"not set yet; times are corrected once it is",s.clock.set?"":"bad")
+const c=s.clock,off=Math.abs(c.ahead_s)
+fact("Clock",(c.set?"set":"not set yet; times are corrected once it is")
++(off?"; the host's is "+span(off)+(c.ahead_s>0?" ahead":" behind"):""),c.set&&off<30?"":"bad")
 if(b.state)fact("Enrolment",b.file+(b.state=="waits"?" waits: ":" has failed: ")+b.reason,b.state=="waits"?"":"bad")
 fact("Disk free",size(s.disk_free_bytes));if(s.temperature_c!=null)fact("Temperature",s.temperature_c+" °C")
 fact("Version",(k.installed||s.version)+(k.update?"; "+k.update+" waits"+(k.held?", on hold":""):"")

@@ -120,16 +120,18 @@ def well() -> dict[str, Any]:
         "mqtt": {"problem": "off", "contested": "", "refused": {}},
         "first_boot": {"state": "", "file": "", "reason": ""},
         "registry": {"problem": ""},
-        "clock": {"set": True},
+        "clock": {"set": True, "ahead_s": 0},
     }
 
 
 def test_status_finds_what_needs_a_look() -> None:
     assert problems(well()) == []
-    assert problems(well() | {"uplink": {"problem": "away"}, "clock": {"set": False}}) == [
+    assert problems(well() | {"uplink": {"problem": "away"}, "clock": {"set": False, "ahead_s": 0}}) == [
         "uplink: away",
         "clock: not set",
     ]
+    behind = well() | {"clock": {"set": True, "ahead_s": -7_200}}
+    assert problems(behind) == ["clock: the host's is 7200 s behind"]
     refused = {"problem": "", "contested": "", "refused": {"site/#": "its ACL must allow us to write site/#"}}
     assert "site/#" in problems(well() | {"mqtt": refused})[0]
     failed = {"state": "failed", "file": "/boot/firmware/iot-edge-enrol.toml.failed", "reason": "the code has expired"}

@@ -26,7 +26,7 @@ def status_document(**changed: Any) -> dict[str, Any]:
         "mqtt": {
             "address": "mqtt://127.0.0.1:1884", "embedded": False, "problem": "", "contested": "", "refused": {},
         },
-        "clock": {"set": True},
+        "clock": {"set": True, "ahead_s": 0},
         "disk_free_bytes": 10**9,
         "temperature_c": 48.2,
         "devices": [],

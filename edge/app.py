@@ -36,6 +36,8 @@ from bridge.tasks import CloseTimes, Doors, Work, running, say_ready, stop_signa
 from bridge.telemetry import Metrics
 from edge.host import atomic_file, client_id, private_files
 from edge.host.clock import host_clock
+from edge.host.first_boot import look_at_first_boot
+from edge.host.packages import PackageWatch
 from edge.host.systemd import SystemdNotifier
 from edge.local.alert_file import AlertFile
 from edge.local.alerts import LocalAlerts, LocalClassifier
@@ -46,7 +48,7 @@ from edge.settings import EdgeSettings
 from edge.spool import Spool
 from edge.telemetry import RegistryMetrics, SiteMetrics, SpoolMetrics, UplinkMetrics
 from edge.uplink.lifecycle import UplinkLifecycle
-from edge.web.document import StatusParts, document, gateway_state
+from edge.web.document import MqttFacts, StatusParts, document, gateway_state
 from edge.web.page import App, WebApp
 
 log = structlog.get_logger("app")
@@ -63,8 +65,11 @@ HTTP_SHARE, SETTLE_SHARE, MQTT_SHARE, DRAIN_SHARE = 0.3, 0.3, 0.1, 0.2
 class Gateway:
     """Holds everything but the doors: made, not yet running."""
 
-    def __init__(self, settings: EdgeSettings) -> None:
+    def __init__(self, settings: EdgeSettings, *, embedded_broker: bool = False) -> None:
         self.settings = settings
+        self.embedded_broker = embedded_broker
+        self.mqtt: MqttIngest | None = None
+        self.packages = PackageWatch()
         data_dir = settings.gateway.data_dir
         run = secrets.token_hex(4)
         self.metrics = metrics = Metrics()
@@ -84,7 +89,14 @@ class Gateway:
             self.spool,
             self.registry,
             uplink_metrics,
-            state=lambda: gateway_state(self.clock, self.spool, data_dir, run),
+            state=lambda: gateway_state(
+                self.clock,
+                self.spool,
+                data_dir,
+                run=run,
+                package=self.packages.state,
+                problems=self.problems(),
+            ),
             clock=self.clock,
             direct=settings,
         )
@@ -130,10 +142,30 @@ class Gateway:
             "pipeline": self.pipeline.run,
             "site": self.local_publisher.run,
             "uplink": self.lifecycle.run,
+            "packages": self.packages.run,
         }
         if self.broker_passwords is not None:
             works["passwords"] = self.broker_passwords.run
         return works
+
+    def mqtt_facts(self) -> MqttFacts:
+        """Return how the session with the broker is."""
+        if self.mqtt is None:
+            return MqttFacts()
+        return MqttFacts(
+            self.mqtt.address, self.embedded_broker, self.mqtt.problem, self.mqtt.contested, self.mqtt.refused
+        )
+
+    def problems(self) -> list[str]:
+        """Return what the service is told of; that of the way to it, it sees for itself."""
+        mqtt = self.mqtt_facts()
+        found = {
+            "spool": self.spool.backlog().problem or self.pipeline.problem,
+            "mqtt": mqtt.contested or mqtt.problem.removeprefix("off"),
+            "registry": self.lifecycle.registry_problem,
+        }
+        told = [f"{name}: {text}" for name, text in found.items() if text]
+        return told + [f"refused by the broker: {topic}: {why}" for topic, why in mqtt.refused.items()]
 
     def _registry_changed(self) -> None:
         self.resolver.clear()
@@ -171,16 +203,16 @@ def run(settings: EdgeSettings, *, embedded_broker: bool) -> int:
             broker, url = start_mqtt(data_dir.resolve(), settings.mqtt.port)
             settings = settings.model_copy(update={"mqtt": settings.mqtt.model_copy(update={"url": url})})
         # Not uvloop: 2 MB more, for a third less CPU of a process that takes 5 % of a core.
-        return asyncio.run(_run(settings))
+        return asyncio.run(_run(settings, embedded_broker=broker is not None))
     finally:
         if broker is not None:
             broker.stop()
 
 
-async def _run(settings: EdgeSettings) -> int:
+async def _run(settings: EdgeSettings, *, embedded_broker: bool) -> int:
     stop = stop_signals()
     notifier = SystemdNotifier(os.environ)
-    gateway = Gateway(settings)
+    gateway = Gateway(settings, embedded_broker=embedded_broker)
     gateway.lifecycle.load()
     with suppress(StoreUnavailable):  # it is tried again with each reading; the doors say 503 meanwhile
         await gateway.spool.open()
@@ -203,7 +235,7 @@ async def _run(settings: EdgeSettings) -> int:
 def _doors(gateway: Gateway) -> Doors:
     settings, stop_s = gateway.settings, gateway.settings.gateway.shutdown_s
     mqtt = _mqtt_door(gateway) if settings.mqtt.enabled and settings.mqtt.url else None
-    gateway.local_publisher.mqtt = mqtt
+    gateway.mqtt = gateway.local_publisher.mqtt = mqtt
     return Doors(
         http=_http_front(gateway, mqtt) if settings.http.enabled or settings.page.enabled else None,
         mqtt=mqtt,
@@ -238,9 +270,10 @@ def _http_front(gateway: Gateway, mqtt: MqttIngest | None) -> HttpServer:
         name=lambda: lifecycle.name,
         uplink=lifecycle.status,
         registry_problem=lambda: lifecycle.registry_problem,
-        mqtt_problem=lambda: "off" if mqtt is None else mqtt.problem,
-        mqtt_refused=lambda: {} if mqtt is None else mqtt.refused,
+        mqtt=gateway.mqtt_facts,
         store_problem=lambda: gateway.pipeline.problem,
+        package=lambda: gateway.packages.state,
+        first_boot=look_at_first_boot,
     )
     door = _door_app(gateway, mqtt) if settings.http.enabled else None
     web_app = WebApp(partial(document, parts), gateway.metrics.registry, page=settings.page.enabled, door=door)

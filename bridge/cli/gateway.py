@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib import metadata
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 """As a host name's label (RFC 1123): it stands in URLs, topics and the ledger."""
+
+LISTED = ("name", "status", "devices", "version", "last_seen_at", "backlog", "oldest_s", "shed", "lost", "waits_for")
 
 Name = Annotated[str, typer.Argument(help="Name of the gateway.")]
 Devices = Annotated[list[str] | None, typer.Option("--device", help="UUID or id of a device; once for each.")]
@@ -62,26 +65,40 @@ def add(
 
 
 def list_gateways(config: Config = None, data_dir: DataDir = None, json: Json = False) -> None:
-    """List gateways with their backlog.
+    """List gateways with their version, backlog, and what they wait for.
 
     Example: iot-bridge gateway list
     """
     with admin(config, data_dir) as connection:
-        show(connection.fetch("list_gateways"), json)
+        rows = [_told(row) for row in connection.fetch("list_gateways")]
+        show([row | {"waits_for": row["waits_for"][0] if row["waits_for"] else ""} for row in rows], json, LISTED)
 
 
 def show_gateway(name: Name, config: Config = None, data_dir: DataDir = None, json: Json = False) -> None:
-    """A gateway with its state, its devices and its books.
+    """A gateway with its state, what it waits for, its devices, those that it may not speak for, and its books.
 
     Example: iot-bridge gateway show north
     """
     with admin(config, data_dir) as connection:
-        found = _gateway(connection, name)
-        state = found.pop("state") or {}
+        row = _gateway(connection, name)
+        state = row["state"] or {}
+        found = _told(row)
+        waits = found.pop("waits_for")
+        untied = [
+            each | {"to_tie_it": f"iot-bridge gateway allow {name} --device {each['device_id']}"}
+            for each in connection.fetch("gateway_untied", gateway=row["gateway_id"])
+        ]
         balance = [row for row in connection.fetch("gateway_balance") if row["name"] == name]
         devices = connection.fetch("gateway_devices", gateway=found["gateway_id"])
-        estimates = connection.fetch("gateway_clock_estimates", gateway=found["gateway_id"])
-        show(found | state | {"books": balance, "devices": devices, "estimated_times": estimates}, json)
+        said = {key: value for key, value in state.items() if key not in ("problems", "version")}
+        lists = {
+            "waits_for": waits if json else [{"what": each} for each in waits],
+            "devices": devices,
+            "untied": untied,
+            "books": balance,
+            "estimated_times": connection.fetch("gateway_clock_estimates", gateway=found["gateway_id"]),
+        }
+        show(found | said | lists, json)
 
 
 def allow(
@@ -137,6 +154,17 @@ def _change(query: str, name: str, device: list[str] | None, config: Config, dat
         for text in device:
             connection.fetch(query, gateway=gateway_id, device=find(connection, text)["device_id"])
         show({"name": name, "devices": connection.fetch("gateway_devices", gateway=gateway_id)}, json)
+
+
+def _told(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of a gateway with what it waits for, instead of what that is judged by."""
+    from bridge.cli.gateway_waits import state_of, waits_for
+
+    state = state_of(row)
+    told = {key: value for key, value in row.items() if key not in ("state", "code_until")}
+    ahead_s = row["clock_ahead_s"]
+    more = {"clock_ahead_s": None if ahead_s is None else float(ahead_s), "shed": state.shed, "lost": state.lost}
+    return told | more | {"waits_for": waits_for(row, metadata.version("iot-edge-bridge"))}
 
 
 def _gateway(connection: Admin, name: str) -> dict[str, Any]:

@@ -40,6 +40,9 @@ MAX_BOOKS = 20_000
 MAX_TOPIC = 1_000
 """Characters that are kept of the topic of what a gateway has quarantined; more is cut, as of its detail."""
 
+MAX_PROBLEMS, MAX_PROBLEM = 10, 300
+"""Of what a gateway says is wrong with it: how many, and characters of each."""
+
 _WITHOUT_NUL = r"\A[^\0]*\Z"  # PostgreSQL's text cannot hold it
 BigInt = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 Id = Annotated[int, Meta(ge=1, le=(1 << 63) - 1)]
@@ -51,6 +54,8 @@ Uuid = Annotated[str, Meta(max_length=36, pattern=r"\A[0-9a-f]{8}-([0-9a-f]{4}-)
 Identity = Annotated[str, Meta(min_length=1, max_length=100, pattern=_WITHOUT_NUL)]
 SensorName = Annotated[str, Meta(min_length=1, max_length=2_000, pattern=_WITHOUT_NUL)]
 Label = Annotated[str, Meta(max_length=100, pattern=r"\A[ -~]*\Z")]
+Problem = Annotated[str, Meta(max_length=MAX_PROBLEM, pattern=_WITHOUT_NUL)]
+Problems = Annotated[tuple[Problem, ...], Meta(max_length=MAX_PROBLEMS)]
 """Types of the wire, with their bounds: each number and text is of one of them, or is cut (`MAX_DETAIL`)."""
 
 
@@ -117,6 +122,11 @@ class GatewayState(msgspec.Struct, frozen=True):
     shed: Count = 0  # records, ever: the spool was full, or they were too old
     lost: Count = 0
     run: Label = ""  # another at each start: books that are lower than a former run's began anew
+    package: Label = ""  # the version of the Debian package; empty: it did not come as one
+    candidate: Label = ""  # a newer one, which its apt sources have
+    held: bool = False  # the package is on hold: apt does not install a newer one
+    reboot_required: bool = False
+    problems: Problems = ()  # what needs a look, in words
 
 
 class UplinkBatch(msgspec.Struct, frozen=True):

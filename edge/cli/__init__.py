@@ -7,14 +7,14 @@ import sys
 import typer
 
 from bridge.errors import BridgeError
-from edge.cli import check, console, enrol, install, run, size, spool, status
+from edge.cli import check, console, enrol, install, run, size, spool, status, support
 
 
 def build() -> typer.Typer:
     """The command line."""
     app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.callback()(about)
-    for command in (run, enrol, check, status, size, spool, install):
+    for command in (run, enrol, check, status, support, size, spool, install):
         command.register(app)
     return app
 

@@ -49,7 +49,7 @@ class SpoolLedger:
 
     def totals(self) -> list[LedgerTotals]:
         """Every account."""
-        return [_totals(row) for row in self.accounts.values()]
+        return [_totals(row) for row in list(self.accounts.values())]  # at once: also asked beside the spool's thread
 
     def pending(self) -> Counter[int]:
         """By account, how many rows must be in the spool."""

@@ -6,7 +6,7 @@ Flows in: the parts, as they are. Flows out: numbers and names; no key, no passw
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,31 @@ from typing import Any
 import msgspec
 from prometheus_client import CollectorRegistry
 
-from bridge.gateway_protocol.batches import GatewayState
+from bridge.gateway_protocol.batches import MAX_PROBLEM, MAX_PROBLEMS, GatewayState
 from bridge.telemetry import Metrics
 from edge.host.clock import HostClock
+from edge.host.first_boot import FirstBoot
+from edge.host.packages import PackageState
 from edge.local.alerts import LocalAlerts
 from edge.local.publisher import LocalPublisher
 from edge.ports import SpoolQueue
 from edge.registry.snapshot import LocalRegistry
 from edge.uplink.uplink import UplinkStatus
 
+CLOCK_OFF_S = 30
+"""As `iot-edge check` has it."""
 THERMAL = Path("/sys/class/thermal/thermal_zone0/temp")
 VERSION = metadata.version("iot-edge-bridge")
+
+
+class MqttFacts(msgspec.Struct, frozen=True):
+    """How the session with the broker is."""
+
+    address: str = ""  # without credentials; empty: there is none
+    embedded: bool = False
+    problem: str = "off"
+    contested: str = ""
+    refused: Mapping[str, str] = {}  # what the broker does not take of us: topic, and what is to be done
 
 
 class StatusParts(msgspec.Struct, frozen=True):
@@ -40,19 +54,27 @@ class StatusParts(msgspec.Struct, frozen=True):
     name: Callable[[], str]
     uplink: Callable[[], UplinkStatus]
     registry_problem: Callable[[], str]
-    mqtt_problem: Callable[[], str]
-    mqtt_refused: Callable[[], dict[str, str]]
+    mqtt: Callable[[], MqttFacts]
     store_problem: Callable[[], str]
+    package: Callable[[], PackageState]
+    first_boot: Callable[[], FirstBoot]
 
 
 def document(parts: StatusParts) -> dict[str, Any]:
     """At this moment. Times are ages, in seconds: the reader's clock need not be ours."""
+    found = _facts(parts)
+    return found | {"problems": problems(found)}
+
+
+def _facts(parts: StatusParts) -> dict[str, Any]:
     now_us = parts.clock.now_us()
     backlog = parts.queue.backlog()
     oldest_us = backlog.oldest_received_us
     return {
         "gateway": parts.name(),
         "version": VERSION,
+        "package": msgspec.to_builtins(parts.package()) | {"update": parts.package().update},
+        "first_boot": msgspec.to_builtins(parts.first_boot()),
         "uplink": msgspec.to_builtins(parts.uplink()),
         "registry": {"known": parts.registry.known, "problem": parts.registry_problem()},
         "spool": {
@@ -65,8 +87,8 @@ def document(parts: StatusParts) -> dict[str, Any]:
             "lost": backlog.lost,
             "set_aside": msgspec.to_builtins(backlog.set_aside),
         },
-        "mqtt": {"problem": parts.mqtt_problem(), "refused": list(parts.mqtt_refused())},
-        "clock": {"set": parts.clock.is_set()},
+        "mqtt": msgspec.to_builtins(parts.mqtt()),
+        "clock": {"set": parts.clock.is_set(), "ahead_s": round(parts.clock.ahead_s())},
         "disk_free_bytes": free_bytes(parts.data_dir),
         "temperature_c": temperature_c(),
         "devices": _devices(parts, now_us),
@@ -75,7 +97,15 @@ def document(parts: StatusParts) -> dict[str, Any]:
     }
 
 
-def gateway_state(clock: HostClock, queue: SpoolQueue, data_dir: Path, run: str) -> GatewayState:
+def gateway_state(
+    clock: HostClock,
+    queue: SpoolQueue,
+    data_dir: Path,
+    *,
+    run: str,
+    package: PackageState,
+    problems: Sequence[str],
+) -> GatewayState:
     """What goes to the service with each batch."""
     backlog = queue.backlog()
     return GatewayState(
@@ -90,7 +120,35 @@ def gateway_state(clock: HostClock, queue: SpoolQueue, data_dir: Path, run: str)
         backlog.shed,
         backlog.lost,
         run,
+        package.installed,
+        package.update,
+        package.held,
+        package.reboot_required,
+        tuple(text.replace("\0", "")[:MAX_PROBLEM] for text in problems[:MAX_PROBLEMS]),
     )
+
+
+def problems(found: dict[str, Any]) -> list[str]:
+    """Return what needs a look in a document, in words."""
+    mqtt, boot = found["mqtt"], found["first_boot"]
+    parts = {
+        "uplink": found["uplink"]["problem"],
+        "spool": found["spool"]["problem"],
+        "mqtt": mqtt["contested"] or mqtt["problem"].removeprefix("off"),
+        "registry": found["registry"]["problem"],
+        "clock": _clock_problem(found["clock"]),
+        "enrolment": f"{boot['file']}: {boot['reason']}" if boot["state"] == "failed" else "",
+    }
+    told = [f"{name}: {text}" for name, text in parts.items() if text]
+    return told + [f"refused by the broker: {topic}: {why}" for topic, why in mqtt["refused"].items()]
+
+
+def _clock_problem(clock: dict[str, Any]) -> str:
+    """The gateway may go by another time than its host's, which the service has told it."""
+    ahead_s = clock["ahead_s"]
+    if abs(ahead_s) >= CLOCK_OFF_S:
+        return f"the host's is {abs(ahead_s)} s {'ahead' if ahead_s > 0 else 'behind'}"
+    return "" if clock["set"] else "not set"
 
 
 def rejected(metrics: Metrics) -> dict[str, int]:

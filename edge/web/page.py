@@ -90,9 +90,11 @@ h1{font-size:1.4rem;margin:0}h2{font-size:1rem;margin:1.4rem 0 .3rem}
 .good{color:var(--good)}.bad{color:var(--bad)}.dull{color:var(--dull)}
 dl{display:grid;grid-template-columns:8rem 1fr;gap:.3rem .8rem;margin:.8rem 0}dt{color:var(--dull)}dd{margin:0}
 table{border-collapse:collapse;width:100%}td,th{padding:.35rem .6rem .35rem 0;border-top:1px solid var(--line)}
+#wrong{margin:.6rem 0;padding-left:1.1rem;color:var(--bad)}
 td,th{text-align:left;font-weight:400}td:last-child{text-align:right}
 </style>
 <h1 id="name">Gateway</h1>
+<ul id="wrong"></ul>
 <dl id="facts"></dl>
 <h2>Alerts</h2><table id="alerts"></table>
 <h2>Devices</h2><table id="devices"></table>
@@ -112,10 +114,23 @@ fact("Uplink",u.up?"up, for "+span(u.since_s):u.problem,u.up?"good":"bad")
 fact("Backlog",p.records+" readings"+(p.records&&p.oldest_s!=null?", the oldest "+span(p.oldest_s)+" old":"")
 +(u.backlog?(u.eta_s==null?", not shrinking":", gone in "+span(u.eta_s)):""))
 fact("Spool",p.problem||size(p.used_bytes)+" of "+size(p.limit_bytes),p.problem?"bad":"")
-fact("MQTT",s.mqtt.problem||"connected",s.mqtt.problem?"bad":"good")
-fact("Clock",s.clock.set?"set":"not set yet; times are corrected once it is",s.clock.set?"":"bad")
+const lately=Object.entries(p.shed).filter(e=>e[1]&&e[0]!="total").map(e=>e[1]+" "+e[0]).join(", ")
+const m=s.mqtt,b=s.first_boot,k=s.package
+if(p.shed.total)fact("Shed",p.shed.total+" readings"+(lately?"; since the start: "+lately:""),"bad")
+if(p.lost)fact("Lost",p.lost+" readings, in a damaged spool","bad")
+if(p.set_aside.length)fact("Set aside",p.set_aside.map(f=>f.file+(f.problem?", "+f.problem:"")).join("; "),"bad")
+fact("MQTT",m.contested||m.problem||"connected"+(m.embedded?", its own broker, for a bench test":""),
+m.contested||m.problem?"bad":"good")
+const refused=Object.keys(m.refused);if(refused.length)fact("Refused",refused.join(", "),"bad")
+const c=s.clock,off=Math.abs(c.ahead_s)
+fact("Clock",(c.set?"set":"not set yet; times are corrected once it is")
++(off?"; the host's is "+span(off)+(c.ahead_s>0?" ahead":" behind"):""),c.set&&off<30?"":"bad")
+if(b.state)fact("Enrolment",b.file+(b.state=="waits"?" waits: ":" has failed: ")+b.reason,b.state=="waits"?"":"bad")
 fact("Disk free",size(s.disk_free_bytes));if(s.temperature_c!=null)fact("Temperature",s.temperature_c+" °C")
-fact("Version",s.version,"dull")
+fact("Version",(k.installed||s.version)+(k.update?"; "+k.update+" waits"+(k.held?", on hold":""):"")
++(k.reboot_required?"; a reboot is due":""),k.update||k.reboot_required?"":"dull")
+const w=at("wrong");w.textContent=""
+for(const t of s.problems)w.append(Object.assign(document.createElement("li"),{textContent:t}))
 rows("alerts",s.alerts.map(a=>[a.sensor,a.severity,a.value]),"none")
 rows("devices",s.devices.map(d=>[d.name,d.heard_s==null?"not heard":"heard "+span(d.heard_s)+" ago"]),
 "none known; the registry comes with the first contact to the service")

@@ -162,8 +162,8 @@ async def test_gateway_without_enrolment_spools_and_takes_one_up_while_it_runs(
             await until(lambda: field.stored("mqtt") == [5], 30)
             check = await gateway.command("check", "--listen", "0")
             assert [finding["name"] for finding in check["findings"]] == [
-                *("configuration", "disk", "clock", "broker", "devices heard"),
-                *("DNS", "TLS", "service", "key", "registry"),
+                *("configuration", "gateway", "disk", "spool", "clock", "broker", "publishing", "devices heard"),
+                *("DNS", "TLS", "service", "time", "key", "registry"),
             ]
         finally:
             assert gateway.stop() == 0

@@ -52,7 +52,7 @@ async def status_of(url: str, authority: Path, clock: HostClock | None) -> int:
 async def test_certificate_is_not_refused_by_a_clock_that_is_not_set(tmp_path: Path) -> None:
     """To a host whose clock is behind it is not valid yet, as this one is to ours."""
     authority = Authority(tmp_path)
-    async with serving(*authority.issue_between("20400101000000Z", "20450101000000Z", "DNS:localhost")) as url:
+    async with serving(*authority.issue_at("20400101000000Z", "20450101000000Z", "DNS:localhost")) as url:
         with pytest.raises(ServiceAway, match=r"not valid yet by this host's clock, which says 2.*timedatectl"):
             await status_of(url, authority.certificate, None)
         with pytest.raises(ServiceAway, match="not valid yet"):
@@ -70,8 +70,8 @@ async def test_certificate_is_not_refused_by_a_clock_that_is_not_set(tmp_path: P
 async def test_whose_certificate_it_is_counts_whatever_the_clock_says(tmp_path: Path) -> None:
     authority, other = Authority(tmp_path), Authority(tmp_path, "other")
     for made in (
-        other.issue_between("20400101000000Z", "20450101000000Z", "DNS:localhost"),
-        authority.issue_between("20400101000000Z", "20450101000000Z", "DNS:elsewhere"),
+        other.issue_at("20400101000000Z", "20450101000000Z", "DNS:localhost"),
+        authority.issue_at("20400101000000Z", "20450101000000Z", "DNS:elsewhere"),
     ):
         async with serving(*made) as url:
             with pytest.raises(ServiceAway, match="certificate"):

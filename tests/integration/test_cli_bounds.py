@@ -128,3 +128,12 @@ def test_gateway_with_an_empty_backlog_has_no_oldest(
     assert row["backlog"] == backlog
     assert row["oldest_s"] == oldest or (isinstance(oldest, type) and isinstance(row["oldest_s"], oldest))
     assert "-1000" not in site.run("gateway", "list").out
+
+
+def test_gateway_that_is_new_or_revoked_waits_for_its_code(site: Commands) -> None:
+    site.json("gateway", "add", "north", "--all-devices")
+    (row,) = site.json("gateway", "list")
+    assert row["waits_for"].startswith("its enrolment: the code holds until ")
+    assert site.json("gateway", "show", "north")["waits_for"] == [row["waits_for"]]
+    site.run("gateway", "revoke", "north")
+    assert "iot-bridge gateway code north" in site.run("gateway", "show", "north").out

@@ -325,3 +325,14 @@ async def test_gateway_that_sheds_is_told_in_the_log_once(site: EnrolledGateway)
     with admin.connect(site.database) as connection:
         (found,) = connection.fetch("find_gateway", name="north")
     assert (found["state"]["shed"], found["state"]["lost"]) == (8, 1)
+
+
+async def test_devices_that_a_gateway_may_not_speak_for_are_shown_with_the_command(site: EnrolledGateway) -> None:
+    """They come through it all the same: `iot-bridge gateway show` names them, and how to tie them."""
+    await site.send_batch(site.reading(1), site.reading(2, device=2), site.reading(3, device=2))
+    with admin.connect(site.database) as connection:
+        gateway = connection.fetch("find_gateway", name="north")[0]["gateway_id"]
+        (row,) = connection.fetch("gateway_untied", gateway=gateway)
+        assert (row["name"], row["device_uuid"], row["quarantined"]) == ("foreign", site.devices[2]["device_uuid"], 2)
+        connection.fetch("allow_device", gateway=gateway, device=row["device_id"])
+        assert connection.fetch("gateway_untied", gateway=gateway) == []

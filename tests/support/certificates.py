@@ -31,22 +31,21 @@ class Authority:
         )
         return certificate, key
 
-    def issue_between(self, begins: str, ends: str, *alternatives: str) -> tuple[Path, Path]:
-        """As `issue`, valid between two times, such as `20300101000000Z`."""
-        request, key, certificate = (self._folder / f"dated.{end}" for end in ("csr", "key", "pem"))
-        config, extensions = self._folder / "ca.cnf", self._folder / "dated.ext"
-        extensions.write_text(f"subjectAltName={','.join(alternatives)}\n")
-        index = self._folder / "index.txt"
-        index.write_text("")
-        config.write_text(
-            f"[ca]\ndefault_ca=own\n[own]\ndatabase={index}\nnew_certs_dir={self._folder}\ndefault_md=sha256\n"
-            "policy=any\nrand_serial=yes\n[any]\ncommonName=supplied\n"
+    def issue_at(self, start: str, end: str, *alternatives: str) -> tuple[Path, Path]:
+        """A server's certificate and key that hold from `start` to `end`, such as 20200101000000Z."""
+        folder = self._folder / f"from-{start}"
+        folder.mkdir()
+        request, key, certificate, conf = (folder / f"server.{kind}" for kind in ("csr", "key", "pem", "conf"))
+        (folder / "index.txt").write_text("")
+        conf.write_text(
+            f"[ca]\ndefault_ca=own\n[own]\ndatabase={folder}/index.txt\nnew_certs_dir={folder}\nrand_serial=yes\n"
+            f"default_md=sha256\npolicy=any\nx509_extensions=names\n[any]\ncommonName=supplied\n"
+            f"[names]\nsubjectAltName={','.join(alternatives)}\n"
         )
         _openssl("req", "-new", *NEW_KEY, "-subj", "/CN=server", "-keyout", str(key), "-out", str(request))
         _openssl(
-            *("ca", "-batch", "-notext", "-config", str(config), "-in", str(request), "-extfile", str(extensions)),
-            *("-cert", str(self.certificate), "-keyfile", str(self._key), "-out", str(certificate)),
-            *("-startdate", begins, "-enddate", ends),
+            *("ca", "-batch", "-config", str(conf), "-startdate", start, "-enddate", end, "-in", str(request)),
+            *("-cert", str(self.certificate), "-keyfile", str(self._key), "-out", str(certificate), "-notext"),
         )
         return certificate, key
 

@@ -154,4 +154,4 @@ def test_only_what_belongs_there_lies_at_the_top() -> None:
     at_the_top = {package: {path.stem for path in (ROOT / package).glob("*.py")} for package in ("bridge", "edge")}
     packages = {"__init__", "__main__"}
     assert at_the_top["bridge"] == packages | {"errors", "logs", "tasks", "telemetry", "rate_limit"}
-    assert at_the_top["edge"] == packages | {"app", "check", "settings", "telemetry", "record", "ports"}
+    assert at_the_top["edge"] == packages | {"app", "settings", "telemetry", "record", "ports"}

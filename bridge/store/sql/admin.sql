@@ -370,10 +370,12 @@ INSERT INTO gateways (name, all_devices) VALUES (%(name)s, %(all)s) RETURNING id
 -- name: find_gateway
 SELECT g.id AS gateway_id, g.name, CASE WHEN g.revoked_at IS NOT NULL THEN 'revoked' WHEN g.enrolled_at IS NULL THEN 'new'
        ELSE 'enrolled' END AS status, g.all_devices, g.version, g.created_at::text, g.enrolled_at::text, g.revoked_at::text,
-       g.last_seen_at::text, g.state, g.state_at::text,
+       g.last_seen_at::text, g.state, g.state_at::text, extract(epoch FROM now() - g.last_seen_at)::float8 AS silent_s,
        -- Its host's clock less ours, when it said so; within a second that is the way.
        CASE WHEN jsonb_typeof(g.state -> 'host_us') = 'number'
-            THEN round((g.state ->> 'host_us')::numeric / 1000000 - extract(epoch FROM g.state_at)) END AS clock_ahead_s
+            THEN round((g.state ->> 'host_us')::numeric / 1000000 - extract(epoch FROM g.state_at)) END AS clock_ahead_s,
+       (SELECT max(c.expires_at)::text FROM gateway_codes c
+        WHERE c.gateway_id = g.id AND c.used_at IS NULL AND c.expires_at > now()) AS code_until
 FROM gateways g WHERE g.name = %(name)s
 
 -- name: gateway_clock_estimates
@@ -390,13 +392,27 @@ SELECT g.name, CASE WHEN g.revoked_at IS NOT NULL THEN 'revoked' WHEN g.enrolled
             THEN least(greatest((g.state ->> 'backlog_records')::numeric, 0), 1e18)::bigint END AS backlog,
        CASE WHEN g.state ->> 'oldest_us' IS NOT NULL
             THEN least(greatest(round(extract(epoch FROM now()) - (g.state ->> 'oldest_us')::numeric / 1000000), -1e18),
-                       1e18)::bigint END AS oldest_s
+                       1e18)::bigint END AS oldest_s,
+       g.state, extract(epoch FROM now() - g.last_seen_at)::float8 AS silent_s,
+       -- Its host's clock less ours, when it said so; within a second that is the way.
+       CASE WHEN jsonb_typeof(g.state -> 'host_us') = 'number'
+            THEN round((g.state ->> 'host_us')::numeric / 1000000 - extract(epoch FROM g.state_at)) END AS clock_ahead_s,
+       (SELECT max(c.expires_at)::text FROM gateway_codes c
+        WHERE c.gateway_id = g.id AND c.used_at IS NULL AND c.expires_at > now()) AS code_until
 FROM gateways g LEFT JOIN gateway_devices x ON x.gateway_id = g.id
 GROUP BY g.id ORDER BY g.name
 
 -- name: gateway_devices
 SELECT d.id AS device_id, d.device_uuid::text, d.name, d.status
 FROM gateway_devices x JOIN devices d ON d.id = x.device_id WHERE x.gateway_id = %(gateway)s ORDER BY d.id
+
+-- name: gateway_untied
+-- Devices that came through this gateway of late, are registered, and that it may not speak for.
+SELECT d.id AS device_id, d.device_uuid::text, d.name, count(*) AS quarantined
+FROM quarantine q JOIN devices d ON d.device_uuid = q.device_uuid JOIN gateways g ON g.id = %(gateway)s
+WHERE q.gateway = g.name AND q.created_at > now() - interval '30 days' AND q.replayed_at IS NULL AND NOT g.all_devices
+  AND NOT EXISTS (SELECT 1 FROM gateway_devices x WHERE x.gateway_id = g.id AND x.device_id = d.id)
+GROUP BY d.id ORDER BY count(*) DESC, d.id LIMIT 20
 
 -- name: allow_device
 INSERT INTO gateway_devices (gateway_id, device_id) VALUES (%(gateway)s, %(device)s) ON CONFLICT DO NOTHING

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bridge.embedded.stack import require_server
 from bridge.errors import ConfigError
 from bridge.settings.installation import Installation
 from bridge.settings.service import load
@@ -74,3 +75,9 @@ def test_packaged_units_run_the_packaged_command(name: str) -> None:
     text = _replaced(file, ROOT)
     assert "/opt/" not in text
     assert "ExecStart=/usr/bin/iot-bridge " in text
+
+
+def test_embedded_server_that_is_not_installed_is_said_so() -> None:
+    require_server("json", "JSON")
+    with pytest.raises(ConfigError, match=r"PostgreSQL is not installed: set database.url, or install iot-edge-bridge"):
+        require_server("no_such_server", "PostgreSQL", "set database.url, or ")

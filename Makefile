@@ -13,7 +13,7 @@ BENCH := $(VENV)/.has-bench
 CHECK := $(VENV)/.has-check
 DOCS := $(VENV)/.has-docs
 
-.PHONY: install demo test soak restarts debian-broker fleet chaos hostile bench check docs wheel packages apt-repo offline fresh clean
+.PHONY: install demo test soak restarts debian-broker fleet chaos hostile bench check docs wheel packages apt-repo offline container flash fresh clean
 
 install: $(DEMO)  ## only makes .venv, with what the demo needs
 
@@ -85,6 +85,12 @@ apt-repo: packages  ## in dist/apt: the packages as a folder for any web server;
 
 offline: packages  ## in dist/: iot-edge-offline-arm64.tar and -amd64, to carry to a site without a network; MIRROR=... is Debian's
 	$(BIN)/python -m packages offline $(if $(MIRROR),--mirror '$(MIRROR)')
+
+container: wheel  ## the steps of the Containerfile in a Debian root, and its entry point; needs root and debootstrap; minutes
+	$(BIN)/python -m pytest -q -s -m soak tests/acceptance/test_container.py
+
+flash: $(TEST)  ## what a gateway writes to its SD card, at 1 and 50 readings/s; needs root, for loop mounts; ten minutes
+	$(BIN)/python -m bench.flash
 
 fresh:  ## `make demo` and `make test` on stock Debian 12 and 13, by an ordinary user; needs root and debootstrap
 	scripts/fresh $(SUITES)

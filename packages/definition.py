@@ -39,8 +39,8 @@ class Definition:
     section: str
     entry: str
     """What the command calls, MODULE:FUNCTION. The command is called as the package is."""
-    requirements: str
-    """Which file of requirements/ names what it brings along."""
+    requirements: tuple[str, ...]
+    """Which files of requirements/ name what it brings along."""
     without: tuple[str, ...] = ()
     """Of that, what it never loads."""
     depends: tuple[str, ...] = ()

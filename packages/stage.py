@@ -53,7 +53,7 @@ def build(definition: Definition, target: Target, workshop: Workshop) -> Path:
     root = workshop.work / f"{name}-{target.name}"
     site = root / "usr/lib" / name
     site.mkdir(parents=True)
-    kept = wheels.fetch(wheels.requirements(source.tree, definition), target, workshop.cache)
+    kept = wheels.fetch(wheels.requirements(source.tree, definition, target), target, workshop.cache)
     wheels.lay_out(workshop.wheel, kept, target, site, source)
     module, _, function = definition.entry.partition(":")
     _write(root / "usr/bin" / name, LAUNCHER.format(name=name, module=module, function=function), 0o755)

@@ -13,6 +13,7 @@ class Suite:
     codename: str
     number: int
     python: tuple[int, int]
+    python_micro: int
     glibc_minor: int
 
     @property
@@ -29,7 +30,7 @@ class Architecture:
     wheel: str
 
 
-SUITES: Final = (Suite("bookworm", 12, (3, 11), 36), Suite("trixie", 13, (3, 13), 41))
+SUITES: Final = (Suite("bookworm", 12, (3, 11), 2, 36), Suite("trixie", 13, (3, 13), 5, 41))
 ARCHITECTURES: Final = (Architecture("amd64", "x86_64"), Architecture("arm64", "aarch64"))
 
 
@@ -43,6 +44,20 @@ class Target:
     @property
     def name(self) -> str:
         return f"{self.suite.codename}-{self.architecture.debian}"
+
+    def markers(self) -> dict[str, str]:
+        """Return what a line of requirements may ask of that machine: pip itself would answer for this one."""
+        version = ".".join(map(str, self.suite.python))
+        return {
+            "python_version": version,
+            "python_full_version": f"{version}.{self.suite.python_micro}",
+            "platform_machine": self.architecture.wheel,
+            "implementation_name": "cpython",
+            "platform_python_implementation": "CPython",
+            "sys_platform": "linux",
+            "os_name": "posix",
+            "platform_system": "Linux",
+        }
 
     def pip_options(self) -> list[str]:
         """Return what tells pip of that machine: its Python, its C library (PEP 600) and its processor."""

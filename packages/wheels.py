@@ -12,6 +12,8 @@ import re
 import shutil
 from pathlib import Path
 
+from packaging.markers import Marker
+
 from packages.definition import BuildError, Definition
 from packages.source import PIP, Source, run
 from packages.targets import Target
@@ -20,16 +22,30 @@ DROPPED = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json")
 """Of pip's own bookkeeping: RECORD holds hashes of commands that name the Python which built them."""
 
 
-def requirements(tree: Path, definition: Definition) -> str:
-    """Return the lines that pip installs from, with hashes, without what is never loaded. Raises BuildError."""
-    text = (tree / "requirements" / f"{definition.requirements}.txt").read_text()
-    blocks = re.split(r"\n(?=\S)", text.rstrip())
+def requirements(tree: Path, definition: Definition, target: Target) -> str:
+    """Return the lines that pip installs from, with hashes, without what is never loaded, and without what that machine
+    does not need. Raises BuildError.
+    """
+    texts = [(tree / "requirements" / f"{name}.txt").read_text().rstrip() for name in definition.requirements]
+    # One version of each, constraints.txt sees to it: what two of them name stands in both alike.
+    blocks = dict.fromkeys(block for text in texts for block in re.split(r"\n(?=\S)", text))
     found = {block: re.match(r"([\w.-]+)==", block) for block in blocks}
     missing = set(definition.without) - {match[1] for match in found.values() if match}
     if missing:
         raise BuildError(f"packages/{definition.name}: without {', '.join(sorted(missing))}: is not required any more")
     kept = [block for block, match in found.items() if match and match[1] not in definition.without]
-    return "\n".join(kept) + "\n"
+    return "\n".join(line for block in kept for line in _needed(block, target)) + "\n"
+
+
+def _needed(block: str, target: Target) -> list[str]:
+    """Return a package and its hashes, without the condition that it has, where the machine meets that."""
+    first, *rest = block.splitlines()
+    package, semicolon, condition = first.partition(" ; ")
+    if not semicolon:
+        return [block]
+    if not Marker(condition.rstrip(" \\")).evaluate(target.markers()):
+        return []
+    return [f"{package} \\", *rest]
 
 
 def fetch(text: str, target: Target, cache: Path) -> Path:

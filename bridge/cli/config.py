@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from bridge.cli.console import USAGE, Config, DataDir, Json, Told, show, warn
+from bridge.cli.console import USAGE, Config, DataDir, Json, Told, load_settings, show, warn
 from bridge.errors import ConfigError
 
 
@@ -21,11 +21,10 @@ def check(config: Config = None, data_dir: DataDir = None, json: Json = False) -
     Example: iot-bridge config check --config bridge.toml
     """
     from bridge.mqtt.address import parse_address, tls_context
-    from bridge.settings.service import load
 
     problems: list[str] = []
     try:
-        settings = load(config)
+        settings = load_settings(config, embedded=data_dir is not None)
         if settings.mqtt.url and parse_address(settings.mqtt).tls:
             tls_context(settings.mqtt)
     except ConfigError as error:
@@ -44,9 +43,8 @@ def show_settings(config: Config = None, data_dir: DataDir = None, json: Json = 
     Example: iot-bridge config show --json
     """
     from bridge.settings.problems import hide_password
-    from bridge.settings.service import load
 
-    settings = load(config).model_dump(mode="json")
+    settings = load_settings(config, embedded=data_dir is not None).model_dump(mode="json")
     for section, key in (("mqtt", "password"), ("hooks", "secret"), ("emqx", "secret")):
         settings[section][key] = "(hidden)" if settings[section][key] else ""
     for section, key in (("database", "url"), ("database", "direct_url"), ("redis", "url"), ("mqtt", "url")):

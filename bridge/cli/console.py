@@ -20,6 +20,7 @@ import typer
 
 from bridge.errors import BridgeError, ConfigError, StoreMisconfigured, Unavailable
 from bridge.model.visible_text import visible, visible_json
+from bridge.settings.installation import INSTALLED
 
 if TYPE_CHECKING:
     from bridge.settings.service import Settings
@@ -36,7 +37,9 @@ MAX_WAIT_S = 2_000_000
 MAX_DAYS = 36_500
 """A hundred years: what is so long ago is a date that PostgreSQL and Python know."""
 
-Config = Annotated[Path | None, typer.Option("--config", help="TOML file with the settings.")]
+Config = Annotated[
+    Path | None, typer.Option("--config", help=f"TOML file with the settings; {INSTALLED.settings} where it is there.")
+]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Data folder of an embedded service, running or not.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 
@@ -58,12 +61,22 @@ class Told(SystemExit):
     """The end of a command that has printed its document, whatever the exit code."""
 
 
+def load_settings(config: Path | None, *, embedded: bool = False) -> Settings:
+    """The settings that a command is about, which are not the installed ones for an embedded service.
+
+    Raises ConfigError.
+    """
+    from bridge.settings.service import load
+
+    path = config if embedded else INSTALLED.settings_file(config)
+    INSTALLED.load_secrets(path)
+    return load(path)
+
+
 @contextmanager
 def settings(config: Path | None, data_dir: Path | None, *, streams: bool = False) -> Iterator[Settings]:
     """The settings of the service that the command is about; `streams`: with its Redis. Raises ConfigError."""
-    from bridge.settings.service import load
-
-    loaded = load(config)
+    loaded = load_settings(config, embedded=data_dir is not None)
     if data_dir is not None:
         from bridge.embedded.stack import attached
 

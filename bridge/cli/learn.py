@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bridge.cli.console import MAX_WAIT_S, Config, DataDir, Json, finite, say, show
+from bridge.cli.console import MAX_WAIT_S, Config, DataDir, Json, finite, load_settings, say, show
 from bridge.errors import ConfigError, Unavailable
 
 if TYPE_CHECKING:
@@ -71,9 +71,7 @@ def learn(
 
 
 def _settings(url: str | None, config: Path | None, data_dir: Path | None) -> MqttSettings:
-    from bridge.settings.service import load
-
-    loaded = load(config)
+    loaded = load_settings(config, embedded=data_dir is not None)
     if url is not None:
         if not url.startswith(("mqtt://", "mqtts://")):
             raise ConfigError([f"--url {url}: write mqtt://[user:password@]host[:1883], or mqtts://… for TLS"])

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bridge.cli.console import Config, DataDir, Json
+from bridge.cli.console import Config, DataDir, Json, load_settings
 from bridge.errors import ConfigError
 
 
@@ -25,9 +25,8 @@ def serve(
     Example: iot-bridge serve --config /etc/iot-bridge/bridge.toml
     """
     from bridge.service.app import serve as run
-    from bridge.settings.service import load
 
-    settings = load(config)
+    settings = load_settings(config, embedded=embedded or data_dir is not None)
     if json:
         settings = settings.model_copy(update={"log": settings.log.model_copy(update={"format": "json"})})
     if data_dir is not None:

@@ -138,6 +138,9 @@ async def _run(
     seed: int,
     live: bool,
 ) -> tuple[dict[str, Any], dict[str, dict[str, int]], float]:
+    from bridge.embedded.stack import require_server
+
+    require_server("aiomqtt", "what simulated devices speak MQTT with (aiomqtt)")
     from bridge.simulation.device import Character
     from bridge.simulation.fleet import Fleet, connect_members
     from bridge.simulation.registration import simulated

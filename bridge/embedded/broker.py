@@ -15,6 +15,8 @@ from bridge.errors import ConfigError, Unavailable
 
 LOOPBACK = "127.0.0.1"
 FORMER_STOP_S = 1.0
+SERVER_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin"
+"""Where Mosquitto is looked for; Debian has it where an ordinary user's PATH does not lead."""
 """How long a broker that was told to end is waited for; anything else may listen there for ever."""
 
 
@@ -28,7 +30,7 @@ def start_mqtt(data_dir: Path, port: int) -> tuple[Child, str]:
         until_silent("the MQTT broker", (LOOPBACK, port), data_dir / "mqtt.log", FORMER_STOP_S)
     if listens((LOOPBACK, port)):
         raise ConfigError([f"mqtt.port = {port}: something listens there already; choose another, or 0"])
-    program = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    program = shutil.which("mosquitto", path=SERVER_PATH)
     if program is not None:
         folder = make_private_folder(data_dir / "mosquitto")
         command = [program, "-c", str(write_mosquitto_conf(folder, port))]

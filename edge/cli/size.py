@@ -1,4 +1,4 @@
-"""`iot-edge size`: what disk a spool takes."""
+"""`iot-edge size`: what disk a spool takes, and how long an SD card bears what is written to it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,18 @@ from edge.cli.console import Json, show
 
 DISK_BYTES_A_READING = 81
 """Measured: 4.8 million readings of 40 sensors take 393 MB (docs/spool.md)."""
-WRITTEN_ALONE = 8_009
-"""Bytes written for a reading with a commit of its own (docs/spool.md, SD cards)."""
-WRITTEN_TOGETHER = 209
-"""And for one of many in a commit."""
+WRITTEN_A_READING = 300
+"""Bytes written to the card for a reading, beside those of its commit (docs/spool.md, SD cards; bench/flash.py)."""
+WRITTEN_A_COMMIT = 8_000
+WRITTEN_A_JOURNAL = 9_000
+"""And the file system's journal, at most once a second."""
+BROKER_BYTES_A_DAY = 700_000_000
+"""Mosquitto with autosave_interval 5 and nothing waiting."""
+CARD_BYTES = 32_000_000_000
+CYCLES_POOR, CYCLES_GOOD = 500, 3_000
+"""How often a cell can be written: of a card that says nothing, and of one sold for it. An assumption."""
+AMPLIFICATION = 3
+"""Bytes that a card moves for each that it is asked to write. An assumption."""
 LOG_BYTES = 8 * 1024 * 1024
 SPARE = 1.25
 MAX_EVERY_S = 366 * 86_400.0
@@ -52,6 +60,9 @@ def size(
         "spool_max_bytes": round(disk * SPARE),
         "written_bytes_per_day": written(devices / every_s, 0.0),
         "written_bytes_per_day_at_1s": written(devices / every_s, 1.0),
+        "mosquitto_written_bytes_per_day": BROKER_BYTES_A_DAY,
+        "card_years": card_years(written(devices / every_s, 0.0) + BROKER_BYTES_A_DAY, CYCLES_POOR),
+        "card_years_at_1s": card_years(written(devices / every_s, 1.0) + BROKER_BYTES_A_DAY, CYCLES_POOR),
     }
     if json:
         show(found)
@@ -62,16 +73,25 @@ def size(
             "disk": console.size(disk),
             "setting": f"[spool] max_bytes = {found['spool_max_bytes']:_}   with a quarter to spare",
             "written": f"{console.size(found['written_bytes_per_day'])} a day, on the SD card; "
-            f"{console.size(found['written_bytes_per_day_at_1s'])} with commit_interval_s = 1",
+            f"{console.size(found['written_bytes_per_day_at_1s'])} with commit_interval_s = 1; "
+            f"and {console.size(BROKER_BYTES_A_DAY)} by Mosquitto",
+            "SD card": f"{found['card_years']:g} years of 32 GB, {found['card_years_at_1s']:g} with the interval, "
+            f"if its cells bear {CYCLES_POOR} cycles; {CYCLES_GOOD // CYCLES_POOR} times that, if {CYCLES_GOOD:,}",
         }
     )
 
 
 def written(per_s: float, commit_interval_s: float) -> int:
-    """Return the bytes written to the disk in a day, for readings that come one by one."""
+    """Return the bytes written to the card in a day, for readings that come one by one, and are handed over."""
     commits_per_s = min(per_s, 1 / commit_interval_s) if commit_interval_s else per_s
-    per_commit = WRITTEN_ALONE - WRITTEN_TOGETHER
-    return round(86_400 * (per_s * WRITTEN_TOGETHER + commits_per_s * per_commit))
+    journals_per_s = min(1.0, commits_per_s)
+    per_second = per_s * WRITTEN_A_READING + commits_per_s * WRITTEN_A_COMMIT + journals_per_s * WRITTEN_A_JOURNAL
+    return round(86_400 * per_second)
+
+
+def card_years(bytes_per_day: float, cycles: int) -> float:
+    """Return for how long a card of 32 GB bears that."""
+    return float(f"{CARD_BYTES * cycles / AMPLIFICATION / bytes_per_day / 365.25:.2g}")
 
 
 def seconds(text: str) -> float:

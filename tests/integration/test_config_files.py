@@ -132,11 +132,12 @@ def test_mosquitto_example_fits_the_bridge() -> None:
     assert limits["max_inflight_messages"] <= MqttSettings().max_inflight
 
 
-def test_systemd_unit_is_valid(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["iot-bridge.service", "iot-bridge-consumer@.service"])
+def test_systemd_unit_is_valid(name: str, tmp_path: Path) -> None:
     needs.program(needs.SYSTEMD_ANALYZE)
     command = Path(sys.executable).parent / "iot-bridge"
-    text = (CONFIG / "systemd" / "iot-bridge.service").read_text()
-    unit = tmp_path / "iot-bridge.service"
+    text = (CONFIG / "systemd" / name).read_text()
+    unit = tmp_path / name.replace("@", "@ml")
     unit.write_text(text.replace("/opt/iot-bridge/bin/iot-bridge", str(command)))
     done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from bridge.mqtt.mosquitto import User, passwords
 from bridge.store.passwords import mosquitto_hash
 from edge import cli
 from edge.cli import console
-from edge.cli.size import seconds, written
+from edge.cli.size import CYCLES_GOOD, CYCLES_POOR, card_years, seconds, written
 from edge.service_api import enrolment
 from edge.service_api.enrolment import Enrolment
 from edge.service_api.http_client import parse_url
@@ -106,8 +107,23 @@ def test_size_of_numbers_beyond_all_sites_is_a_mistake(edge: EdgeCommands, argum
 
 
 def test_size_of_writes_is_less_with_an_interval() -> None:
-    assert written(4, 1.0) < written(4, 0.0) / 3
+    assert written(4, 1.0) < written(4, 0.0) / 2
     assert written(0.1, 1.0) == written(0.1, 0.0)
+
+
+def test_size_reckons_what_was_measured_and_the_page_says() -> None:
+    page = (ROOT / "docs" / "spool.md").read_text()
+    measured = re.findall(
+        r"^\| (\d+) \| ([\d.]+) \| ([\d,]+) \| ([\d.]+) GB \| ([\d.]+) GB \| ([\d.]+) \| (\d\S*) \|$", page, re.M
+    )
+    assert len(measured) == 8
+    for per_s, interval_s, each, a_day, broker, poor, good in measured:
+        bytes_a_day = int(each.replace(",", "")) * int(per_s) * 86_400
+        assert bytes_a_day / 1e9 == pytest.approx(float(a_day), rel=0.025)
+        assert written(int(per_s), float(interval_s)) == pytest.approx(bytes_a_day, rel=0.25)
+        both = (float(a_day) + float(broker)) * 1e9
+        assert card_years(both, CYCLES_POOR) == pytest.approx(float(poor), rel=0.03)
+        assert card_years(both, CYCLES_GOOD) == pytest.approx(float(good), rel=0.03)
 
 
 # -- status
@@ -346,12 +362,13 @@ def test_what_is_no_password_file_is_not_brought_to_mosquitto(
 
 SERVICES = ("iot-edge.service", "iot-edge-enrol.service", "iot-edge-passwords.service")
 UNITS = (*SERVICES, "iot-edge-passwords.path")
+BRIDGE_SERVICES = ("iot-bridge.service", "iot-bridge-consumer@.service")
 
 
 def test_every_unit_that_is_shipped_is_looked_at() -> None:
     shipped = [path.name for path in (ROOT / "edge/host/installed").iterdir() if path.suffix in {".service", ".path"}]
     assert sorted(shipped) == sorted(UNITS)
-    assert [path.name for path in (ROOT / "config/systemd").iterdir()] == ["iot-bridge.service"]
+    assert sorted(path.name for path in (ROOT / "config/systemd").glob("*.service")) == sorted(BRIDGE_SERVICES)
 
 
 def test_installed_units_are_valid(outside: EdgeCommands, tmp_path: Path) -> None:
@@ -371,7 +388,8 @@ def exposed(unit: Path) -> bool:
 
 def test_units_are_hardened(tmp_path: Path) -> None:
     folder = ROOT / "edge/host/installed"
-    for unit in (*(folder / name for name in SERVICES), ROOT / "config/systemd/iot-bridge.service"):
+    bridge = ROOT / "config/systemd"
+    for unit in (*(folder / name for name in SERVICES), *(bridge / name for name in BRIDGE_SERVICES)):
         assert not exposed(unit), unit
     bare = tmp_path / "bare.service"
     bare.write_text("[Service]\nExecStart=/bin/true\n")

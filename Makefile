@@ -13,7 +13,7 @@ BENCH := $(VENV)/.has-bench
 CHECK := $(VENV)/.has-check
 DOCS := $(VENV)/.has-docs
 
-.PHONY: install demo test soak restarts debian-broker fleet chaos hostile bench check docs wheel packages apt-repo offline container flash fresh clean
+.PHONY: install demo test soak field restarts debian-broker fleet chaos hostile bench check docs wheel packages apt-repo offline container flash fresh clean
 
 install: $(DEMO)  ## only makes .venv, with what the demo needs
 
@@ -39,6 +39,10 @@ test: $(TEST)  ## everything, on real servers
 soak: $(TEST)  ## the long faults at full size: ten kills, two weeks offline, ...; about 45 minutes, prints figures
 	@scripts/servers
 	$(BIN)/python -m pytest -q -s -m soak tests/acceptance
+
+field: $(TEST)  ## the package in a Debian 12 and 13 that boot: docs/gateway.md as written, 100 plugs pulled, updates; as root, 30 minutes
+	@scripts/servers
+	$(BIN)/python -m pytest -q -s tests/field
 
 restarts: $(TEST)  ## Mosquitto killed and restarted ten times under load, plain and shared; MOSQUITTO=... names another; 4 minutes
 	@scripts/servers

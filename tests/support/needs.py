@@ -33,8 +33,14 @@ PAHO_C_PUB = Need("paho_c_pub", "paho.mqtt.c-examples")
 PGBOUNCER = Need("pgbouncer", "pgbouncer")
 PROMTOOL = Need("promtool", "prometheus")
 SYSTEMD_ANALYZE = Need("systemd-analyze", "systemd")
+SYSTEMD_NSPAWN = Need("systemd-nspawn", "systemd-container")
+MMDEBSTRAP = Need("mmdebstrap", "mmdebstrap")
+DPKG_SCANPACKAGES = Need("dpkg-scanpackages", "dpkg-dev")
 ROOT = Need("root")
-ALL = (MOSQUITTO, MOSQUITTO_PASSWD, MOSQUITTO_PUB, PAHO_C_PUB, PGBOUNCER, PROMTOOL, SYSTEMD_ANALYZE, ROOT)
+ALL = (
+    *(MOSQUITTO, MOSQUITTO_PASSWD, MOSQUITTO_PUB, PAHO_C_PUB, PGBOUNCER, PROMTOOL, SYSTEMD_ANALYZE),
+    *(SYSTEMD_NSPAWN, MMDEBSTRAP, DPKG_SCANPACKAGES, ROOT),
+)
 
 
 def find(need: Need) -> str | None:

@@ -146,6 +146,7 @@ def _do(
         refuse_beside_package(root, Path(__file__))
     before = present_access(root)
     access = files.access_to(root, asked, upgrade=overwrite) if mosquitto else None
+    files.refuse_conflicts(root, access)
     command, left = None, list[str]()
     if not packaged:
         command = command_of(Path(sys.executable), root)

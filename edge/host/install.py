@@ -51,8 +51,6 @@ def install(
     `access` None leaves Mosquitto alone; one that differs from what is installed changes its files. Raises ConfigError.
     """
     try:
-        if access is not None:
-            _refuse_conflicts(root, access)
         switched = access is not None and present_access(root) not in (None, access)
         laid = LaidFiles(root)
         written = [] if command is None else _own_files(laid, root, command, access, renew=overwrite or switched)
@@ -154,9 +152,11 @@ def refuse_moved_paths(root: Path) -> None:
         raise ConfigError([f"/{SETTINGS}: {said}; take the line out, or move the files there first"])
 
 
-def _refuse_conflicts(root: Path, access: AdmittedDevices) -> None:
+def refuse_conflicts(root: Path, access: AdmittedDevices | None) -> None:
     """Raise ConfigError where Mosquitto would not start with our file, which is not there yet."""
-    if present_access(root) is None and (problems := fatal(find_conflicts(root, CONF, template(CONF_OF[access])))):
+    if access is None or present_access(root) is not None:
+        return
+    if problems := fatal(find_conflicts(root, CONF, template(CONF_OF[access]))):
         raise ConfigError([*problems, "or leave Mosquitto to yourself: iot-edge install --no-mosquitto"])
 
 

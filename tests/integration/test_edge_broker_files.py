@@ -17,17 +17,18 @@ from tests.support import needs
 from tests.support.commands import _logging_restored
 from tests.support.debian_broker import MAIN, debian_mosquitto
 
-PROGRAM = Path("/opt/iot-edge/bin/iot-edge")
 ENGINEERS = "password_file /etc/mosquitto/passwords\n"
 
 
 class Commands:
     """Runs iot-edge in this process, as of an environment in no home folder."""
 
-    def __init__(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, environment: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
         self._capsys = capsys
         self._monkeypatch = monkeypatch
-        monkeypatch.setattr(sys, "executable", "/opt/iot-edge/bin/python")
+        (environment / "bin").mkdir(parents=True)
+        (environment / "bin/iot-edge").write_text("#!/bin/sh\n")
+        monkeypatch.setattr(sys, "executable", str(environment / "bin/python"))
 
     def run(self, *arguments: str, expect: int = 0) -> str:
         """All that it prints."""
@@ -47,8 +48,8 @@ class Commands:
 
 
 @pytest.fixture
-def commands(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Commands:
-    return Commands(capsys, monkeypatch)
+def commands(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Commands:
+    return Commands(tmp_path / "environment", capsys, monkeypatch)
 
 
 @pytest.fixture
@@ -102,7 +103,7 @@ def test_files_are_mosquittos_own_also_where_it_came_after_us(root: Path) -> Non
     if os.geteuid():
         needs.leave_out(needs.ROOT)
     users = (root / "etc/passwd").rename(root / "etc/passwd.later")
-    install.install(root, PROGRAM, AdmittedDevices.KEYS)
+    install.install(root, Path("/opt/iot-edge/bin/iot-edge"), AdmittedDevices.KEYS)
     files = [root / broker_files.PASSWORDS, root / broker_files.ACL]
     assert {path.stat().st_uid for path in files} == {0}
     users.rename(root / "etc/passwd")

@@ -223,7 +223,7 @@ async def test_close_waits_until_everything_is_written_and_no_longer_than_its_de
         ):
             await until(lambda: PUBLISH in [kind for kind, _ in broker.packets])  # its status
             proxy.stall()
-            assert door.ingest.publish(TOPIC, payload, qos=0, retain=False)
+            assert door.ingest.publish("site/picture", payload, qos=0, retain=False)
             closing = asyncio.create_task(door.ingest.close(deadline_s))
             if is_late:
                 await closing

@@ -83,6 +83,8 @@ async def test_store_keeps_whose_clock_a_time_is(store: PostgresStore, plant: Pl
         ("device", at(0)),
         ("gateway", None),
         ("server", None),
+        ("computed", None),
+        ("estimated", None),
     ]
 
 

@@ -33,7 +33,7 @@ class Authority:
 
     def issue_at(self, start: str, end: str, *alternatives: str) -> tuple[Path, Path]:
         """A server's certificate and key that hold from `start` to `end`, such as 20200101000000Z."""
-        folder = self._folder / f"from-{start}"
+        folder = self._folder / f"{self.certificate.stem}-from-{start}"
         folder.mkdir()
         request, key, certificate, conf = (folder / f"server.{kind}" for kind in ("csr", "key", "pem", "conf"))
         (folder / "index.txt").write_text("")

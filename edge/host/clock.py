@@ -30,7 +30,7 @@ REMEMBERED_JUMPS = 16
 DRIFT = 1e-4
 """Of a clock that nothing disciplines, 9 s a day: crystals on boards like these are within 100 ppm."""
 PROVEN_US = 3_600_000_000
-"""So long the service has to say the same before anything is shed by it: one answer may be of a clock that was wrong."""
+"""So long the service has to say the same before anything is shed by it: one answer may be wrong."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 TIMESYNCD_MARK = Path("/run/systemd/timesync/synchronized")  # systemd-timesyncd.service(8): exists once synchronised
 

@@ -159,7 +159,8 @@ async def test_many_sensors_are_looked_for_in_many_rows_within_the_time_of_a_sta
     connection.execute(
         """INSERT INTO quarantine (code, detail, payload, source, topic, received_at)
            SELECT 'unknown_sensor', 'no sensor has the external id e' || g || '; map it, and what waits is stored', '1',
-                  'mqtt', 'iot/sensors/' || g || '/readings', now() - g * interval '1 s' FROM generate_series(1, 20000) g"""
+                  'mqtt', 'iot/sensors/' || g || '/readings', now() - g * interval '1 s'
+           FROM generate_series(1, 20000) g"""
     )
     rows = WaitingRows(site.core.store)
     by_id = await rows.waiting([f"e{number}" for number in range(1, 4_001)], START, 20_000)

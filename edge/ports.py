@@ -91,6 +91,12 @@ class Time(Protocol):
         """The time of day, in microseconds since the epoch; wrong until the clock is set."""
         ...
 
+    def is_proven(self) -> bool:
+        """Whether a record of a former boot may be shed by the time of day: the service has told it in this boot, for
+        an hour and more, and nothing contradicts it.
+        """
+        ...
+
     def stamp(self, given_us: int) -> Stamp:
         """What CLOCK_BOOTTIME said when `now_us` said `given_us`, and whether the clock was set then."""
         ...

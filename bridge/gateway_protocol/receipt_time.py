@@ -22,7 +22,7 @@ from collections.abc import Sequence
 import msgspec
 
 from bridge.gateway_protocol.batches import UplinkBatch, UplinkRecord
-from bridge.model.reading import MIN_TIME_US, SOFTWARE_DATE_US, TsQuality
+from bridge.model.reading import MAX_TIME_US, MIN_TIME_US, SOFTWARE_DATE_US, TsQuality
 
 TOLERANCE_US = 30_000_000
 """An age is too short by what the request takes on its way: a clock that is set is believed as far as a slow link can
@@ -77,8 +77,8 @@ def _moved(record: UplinkRecord, received_us: int, quality: TsQuality) -> Uplink
     if record.ts_quality is TsQuality.DEVICE:
         return msgspec.structs.replace(record, received_us=received_us)
     # Readings of one packet lie 1 us apart: they stay so.
-    ts_us = record.ts_us + received_us - record.received_us
-    return msgspec.structs.replace(record, received_us=received_us, ts_us=max(ts_us, MIN_TIME_US), ts_quality=quality)
+    ts_us = min(max(record.ts_us + received_us - record.received_us, MIN_TIME_US), MAX_TIME_US)
+    return msgspec.structs.replace(record, received_us=received_us, ts_us=ts_us, ts_quality=quality)
 
 
 class ClockEstimate(msgspec.Struct, frozen=True):

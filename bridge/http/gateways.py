@@ -52,7 +52,8 @@ MAX_BATCH_BYTES = 8 * 1_048_576
 """Of a batch after inflation: 5,000 records, some of them with quarantined bytes."""
 MAX_ENROLMENT_BYTES = 4_096
 """Nobody has shown a key yet; code and version are 100 characters each."""
-
+ESTIMATES_LOGGED = 10
+"""Of a batch: a gateway may say that each of its records is of another boot."""
 
 _enrolment = msgspec.json.Decoder(EnrolmentRequest)
 
@@ -182,9 +183,11 @@ class GatewayDoor:
         estimates = estimates_in(records)
         if computed:
             log.warning("gateway_clock_wrong", gateway=name, readings=computed)
-        for each in estimates:
+        for each in estimates[:ESTIMATES_LOGGED]:
             earlier_s = None if each.earlier_us is None else each.earlier_us / 1e6
             log.warning("gateway_times_estimated", gateway=name, boot_id=each.boot_id, may_be_earlier_s=earlier_s)
+        if len(estimates) > ESTIMATES_LOGGED:
+            log.warning("gateway_times_estimated", gateway=name, more_boots=len(estimates) - ESTIMATES_LOGGED)
         if estimates:
             try:
                 await self._directory.note_estimates(gateway_id, estimates)

@@ -14,6 +14,7 @@ the transaction that stores them (SQL functions `hold_replayed`, `note_replayed`
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -51,6 +52,7 @@ FAILED = "failed"
 _AGELESS_S = 10_000_000_000.0
 """Longer ago than any time that a reading may have."""
 _UNTOLD = DoorFacts()
+_SOURCES = frozenset(Source)
 _OF_TIME = (Code.TIME_AHEAD, Code.TIME_BEHIND)
 
 
@@ -73,7 +75,7 @@ class Sensors(Protocol):
 def api_key_of(sender: str | None) -> int | None:
     """The id of the API key that `sender` of a row names, if it is one."""
     kind, _, key_id = (sender or "").partition(":")
-    return int(key_id) if kind == "api" else None
+    return int(key_id) if kind == "api" and re.fullmatch("[0-9]{1,18}", key_id) else None
 
 
 class Speakers:
@@ -211,6 +213,8 @@ class QuarantineReplay:
 
     def _planned(self, row: QuarantinedRow, speakers: Speakers) -> _Planned:
         """The delivery that a row becomes. Raises DecodeError, ReplayRefused."""
+        if row["source"] not in _SOURCES:
+            raise ReplayRefused(Code.BAD_FORM, "it says of itself that it came by no door that there is")
         facts = facts_of(row)
         devices = speakers.devices(row)
         device_uuid = _device_of(row)

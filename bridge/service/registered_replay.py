@@ -13,12 +13,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import structlog
 
 from bridge.errors import StoreUnavailable
 from bridge.mqtt.converters.select import Converters
+from bridge.pipeline.isolate import in_parts
 from bridge.pipeline.resolve import Resolver
 from bridge.pipeline.run import Pipeline
 from bridge.service.quarantine_replay import FAILED, SETTLED, QuarantineReplay, Speakers, api_key_of
@@ -108,12 +110,18 @@ class RegisteredReplay:
             settings.http.max_readings_per_packet,
         )
         for page in _pages(waiting):
-            rows = await self._rows.page(page)
-            results = await replay.replay(rows, await self._speakers(rows))
-            await self._rows.mark_replayed([row["id"] for row in results if row["outcome"] in SETTLED])
-            counts.update(row["outcome"] for row in results)
+            for row_id, refusal in await in_parts(page, partial(self._replay_rows, replay, counts)):
+                counts["refused"] += 1
+                log.warning("quarantined_row_refused_by_store", row=row_id, detail=refusal.detail)
             if counts[FAILED]:
                 break
+
+    async def _replay_rows(self, replay: QuarantineReplay, counts: Counter[str], ids: Sequence[int]) -> None:
+        """Raises StoreRefused, where one of them is nothing that the database can look for; StoreUnavailable."""
+        rows = await self._rows.page(ids)
+        results = await replay.replay(rows, await self._speakers(rows))
+        await self._rows.mark_replayed([row["id"] for row in results if row["outcome"] in SETTLED])
+        counts.update(row["outcome"] for row in results)
 
     async def _speakers(self, rows: Sequence[dict[str, Any]]) -> Speakers:
         """For which devices those that brought these rows may speak now."""

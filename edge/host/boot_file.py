@@ -76,15 +76,16 @@ def set_aside(path: Path, reason: str) -> Path:
     lines = [
         f"{SAID}{line}"
         for line in (
-            reason,
+            " ".join(reason.split()),
             f"correct it, and take {FAILED} from the name of this file; it is tried again at the next start",
         )
     ]
     try:
         kept = [line for line in _text(path).splitlines() if not line.startswith(SAID)]
         content = "\r\n".join([*lines, *kept, ""]).encode()
-    except ConfigError:  # no text at all: it stays as it is, under another name
-        content = path.read_bytes()
+    except ConfigError:  # no text at all, or without an end: it stays as it is, under another name
+        path.replace(failed)
+        return failed
     with open(failed, "wb") as file:
         file.write(content)
         file.flush()

@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from bridge.model.reading import SOFTWARE_DATE_US
+from bridge.model.reading import MAX_TIME_US, SOFTWARE_DATE_US
 
 log = structlog.get_logger("clock")
 
@@ -29,6 +29,8 @@ JUMP_US = 1_000_000
 REMEMBERED_JUMPS = 16
 DRIFT = 1e-4
 """Of a clock that nothing disciplines, 9 s a day: crystals on boards like these are within 100 ppm."""
+PROVEN_US = 3_600_000_000
+"""So long the service has to say the same before anything is shed by it: one answer may be wrong."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 TIMESYNCD_MARK = Path("/run/systemd/timesync/synchronized")  # systemd-timesyncd.service(8): exists once synchronised
 
@@ -81,6 +83,8 @@ class HostClock:
         self._boottime_us = boottime_us
         self._synchronised = synchronised
         self._service: _ServiceTime | None = None
+        self._doubt: _ServiceTime | None = None  # an answer that contradicts the others, until the next decides
+        self._agreed_since_us = 0
         now_us = boottime_us()
         wall = wall_us()
         self._eras: deque[_Era] = deque(maxlen=REMEMBERED_JUMPS)
@@ -104,6 +108,14 @@ class HostClock:
         """Return whether the service has told the time in this boot: a time server on the site may be wrong itself."""
         return self._service is not None
 
+    def is_proven(self) -> bool:
+        """See `Time.is_proven`."""
+        service, now_us = self._service, self._boottime_us()
+        if service is None or self._doubt is not None or now_us - self._agreed_since_us < PROVEN_US:
+            return False
+        wall_us = self._wall_us()
+        return not self._judge(wall_us) or self._agrees(service, wall_us - now_us, now_us)
+
     def boottime_us(self) -> int:
         """See `UplinkClock.boottime_us`."""
         return self._boottime_us()
@@ -125,16 +137,25 @@ class HostClock:
     def learn(self, service_us: int, held_us: int, sent_us: int, received_us: int) -> None:
         """See `UplinkClock.learn`. The better of what was learnt before, as it has aged, and this is kept.
 
-        What contradicts the former is taken: the service's clock was set meanwhile.
+        What contradicts the former is taken once a second answer says the same: the service's clock was set meanwhile.
+        What cannot be is left out: its clock is not set, or was set while it had the request.
         """
-        if service_us < SOFTWARE_DATE_US:
-            return  # its own clock is not set
-        error_us = max(0, received_us - sent_us - held_us) // 2
+        way_us = received_us - sent_us
+        if not SOFTWARE_DATE_US <= service_us <= MAX_TIME_US or not 0 <= held_us <= way_us + JUMP_US:
+            return
+        error_us = max(0, way_us - held_us) // 2
         told, former = _ServiceTime(service_us + error_us - received_us, error_us, received_us), self._service
-        if former is not None:
-            former_error_us = former.error_at(received_us)
-            if error_us > former_error_us and abs(told.anchor_us - former.anchor_us) <= error_us + former_error_us:
+        if former is None:
+            self._agreed_since_us = received_us
+        elif not _agree(told, former):
+            doubt, self._doubt = self._doubt, told
+            if doubt is None or not _agree(told, doubt):
                 return
+            self._agreed_since_us = received_us
+        elif error_us > former.error_at(received_us):
+            self._doubt = None
+            return
+        self._doubt = None
         self._service = told
         self.check()
 
@@ -171,14 +192,23 @@ class HostClock:
         host_us, service = wall_us - now_us, self._service
         in_step = self._judge(wall_us)
         if service is not None:
-            agree = abs(host_us - service.anchor_us) <= service.error_at(now_us) + JUMP_US
+            agree = self._agrees(service, host_us, now_us)
             return (host_us, True) if in_step and agree else (service.anchor_us, True)
         if last.is_set and not in_step and abs(host_us - last.anchor_us) >= JUMP_US:
             return last.anchor_us, True  # set by hand: nobody vouches for that, and somebody did for the last
         return host_us, last.is_set or in_step
 
+    @staticmethod
+    def _agrees(service: _ServiceTime, host_us: int, now_us: int) -> bool:
+        return abs(host_us - service.anchor_us) <= service.error_at(now_us) + JUMP_US
+
     def _judge(self, wall_us: int) -> bool:
         return wall_us >= SOFTWARE_DATE_US and self._synchronised()
+
+
+def _agree(told: _ServiceTime, former: _ServiceTime) -> bool:
+    """Whether both can be true."""
+    return abs(told.anchor_us - former.anchor_us) <= told.error_us + former.error_at(told.at_us)
 
 
 def host_clock(*, assume_set: bool = False) -> HostClock:

@@ -40,8 +40,12 @@ def make(root: Path) -> list[str]:
 
 
 def was_dynamic(root: Path) -> bool:
-    """Return whether the state is where systemd keeps that of a DynamicUser: the unit of a release before had one."""
-    return (root / STATE).is_symlink() and (root / PRIVATE).is_dir()
+    """Return whether the state is where systemd keeps that of a DynamicUser: the unit of a release before had one.
+
+    Also where the power went between the two steps of `carry_over`.
+    """
+    state = root / STATE
+    return (root / PRIVATE).is_dir() and (state.is_symlink() or not state.exists())
 
 
 def carry_over(root: Path) -> None:
@@ -51,7 +55,7 @@ def carry_over(root: Path) -> None:
     every other process of nobody could read the key.
     """
     if was_dynamic(root):
-        (root / STATE).unlink()
+        (root / STATE).unlink(missing_ok=True)
         (root / PRIVATE).rename(root / STATE)
     numbers = owner(root)
     if numbers is None or os.geteuid() != 0 or not (root / STATE).is_dir() or (root / STATE).is_symlink():

@@ -260,16 +260,31 @@ class Capacity:
     def expire(self) -> int:
         """Evict what has waited longer than it may; returns how many went. Raises StoreUnavailable.
 
-        By the time of receipt, and once the clock is set. At most a step a call: should the clock jump ahead by a
-        year, most of the spool is still there when somebody sees it.
+        A record of this boot has an age that no clock can get wrong. One of a former boot is at least as old as this
+        boot; older by its time of receipt alone, so a time of day that is wrong would shed what nobody has yet: that
+        one has to be proven. At most a step a call.
         """
         memory, time = self._state.memory, self._state.time
-        if time.anchor_us is None or not memory.depth:
+        anchor_us = time.anchor_us
+        if anchor_us is None or not memory.depth:
             return 0
-        before_us = time.now_us() - int(self._settings.max_age_s * 1_000_000)
-        if memory.oldest.received_us is not None and memory.oldest.received_us >= before_us:
+        most_us, uptime_us = int(self._settings.max_age_s * 1_000_000), time.now_us() - anchor_us
+        by_time = time.is_proven()
+        if uptime_us <= most_us and not by_time:
+            return 0  # nothing can be that old for certain
+        before_us = time.now_us() - most_us
+        oldest_us = memory.oldest.received_us
+        if oldest_us is not None and oldest_us >= before_us:
             return 0
-        old = _leading(self._reader.peek(0, MAX_ID, EVICTION_STEP, EXPIRE_BYTES), before_us, memory.leased)
+
+        def is_old(record: Record) -> bool | None:
+            if record.boot_id == time.boot_id:
+                return uptime_us - record.monotonic_us > most_us
+            if uptime_us > most_us:
+                return True
+            return record.received_us < before_us if record.clock_set else None
+
+        old = _leading(self._reader.peek(0, MAX_ID, EVICTION_STEP, EXPIRE_BYTES), is_old, memory.leased)
         if old:
             accounts = [(record.id, account_of(record.device_id, source_number(record.source))) for record in old]
             readings = [item for item, record in zip(accounts, old, strict=True) if not record.quarantined]
@@ -310,10 +325,12 @@ class Capacity:
         self._cursors = dict.fromkeys(self._cursors, 0)
 
 
-def _leading(records: Sequence[Record], before_us: int, spared: Collection[int]) -> list[Record]:
+def _leading(
+    records: Sequence[Record], is_old: Callable[[Record], bool | None], spared: Collection[int]
+) -> list[Record]:
     """The records at the beginning that are older.
 
-    One whose clock was never set is as old as the next that can tell.
+    One whose clock was never set (None) is as old as the next that can tell.
     """
     old: list[Record] = []
     untold: list[Record] = []
@@ -321,9 +338,10 @@ def _leading(records: Sequence[Record], before_us: int, spared: Collection[int])
         if record.id in spared:
             break
         untold.append(record)
-        if record.clock_set:
-            if record.received_us >= before_us:
-                break
+        verdict = is_old(record)
+        if verdict is False:
+            break
+        if verdict:
             old += untold
             untold = []
     return old

@@ -29,6 +29,7 @@ LEAST_FREE_BYTES = 16 * 1024 * 1024
 """What a copy leaves of the disk, at the least: the running spool needs its log."""
 _COPY_BYTES = 1 << 20
 _PROGRESS_PAGES = 2_000
+_PARTIAL = re.compile(r"\.partial-([0-9]+)(?:-wal)?$")
 _NAME = re.compile(r"\.import-(?P<gateway>[a-z0-9-]{0,63})-(?P<print>[0-9a-f]{16})$")
 
 Progress = Callable[[int, int], None]
@@ -141,6 +142,7 @@ def copy_beside(source: Path, spool: Path, gateway: str, max_bytes: int) -> Path
 
 
 def _copy(parts: list[tuple[str, BinaryIO]], spool: Path, gateway: str, owner: os.stat_result) -> Path:
+    _drop_partial(spool)
     hashed = sha256()
     made: list[tuple[str, Path]] = []
     try:
@@ -164,4 +166,12 @@ def _copy(parts: list[tuple[str, BinaryIO]], spool: Path, gateway: str, owner: o
         return copy_path
     finally:
         for _, partial in made:
+            partial.unlink(missing_ok=True)
+
+
+def _drop_partial(spool: Path) -> None:
+    """Delete what copies have left whose process was killed: as large as a spool, and nobody else looks for it."""
+    for partial in spool.parent.glob(f"{spool.name}.partial-*"):
+        found = _PARTIAL.search(partial.name)
+        if found and (found[1] == str(os.getpid()) or not Path("/proc", found[1]).exists()):
             partial.unlink(missing_ok=True)

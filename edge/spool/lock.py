@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,8 @@ from bridge.errors import StoreUnavailable
 from edge.spool import access
 
 _LINE_BYTES = 64
+_NUMBER = re.compile("[0-9]{1,18}")
+"""SQLite's integers have 63 bits: of a line that a worn card has garbled more may stand there."""
 
 
 class Left(NamedTuple):
@@ -117,6 +120,6 @@ def _content(descriptor: int) -> bytes:
 def _parsed(content: bytes) -> tuple[str, Left | None]:
     """The process and the totals in a line; of anything else, nothing."""
     words = content.decode("ascii", errors="replace").split()
-    if len(words) != 3 or len(content) != _LINE_BYTES or not all(word.isdecimal() for word in words):
+    if len(words) != 3 or len(content) != _LINE_BYTES or not all(map(_NUMBER.fullmatch, words)):
         return "?", None
     return words[0], Left(int(words[1]), int(words[2]))

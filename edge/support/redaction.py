@@ -1,8 +1,8 @@
 """Takes secrets out of what goes into a bundle: texts in, texts without them out. Pure.
 
 By value: every secret that the settings and the gateway's own files hold, wherever it stands and however it is written
-(whole, in Base64, in a URL). By form: our keys and codes, hashes of keys, what stands before the @ of a URL, and what
-follows a word such as password; so that one that is not known here goes as well.
+(whole, in Base64, in JSON, in a URL). By form: our keys and codes, hashes of keys, what stands before the @ of a URL,
+and what follows a word such as password; so that one that is not known here goes as well.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from collections.abc import Iterable
+from json import dumps
 from urllib.parse import quote
 
 HIDDEN = "(hidden)"
@@ -25,12 +26,12 @@ _FORMS = (
     (re.compile(r"\$[0-9][a-z]?\$[^\s\"']+"), HIDDEN),
     (re.compile(r"\b[0-9a-f]{64}\b"), HIDDEN),
     # RFC 3986, section 3.2.1.
-    (re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/\s\"'@]*@"), rf"\1{HIDDEN}@"),
+    (re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/\s\"']*@"), rf"\1{HIDDEN}@"),
     (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL), HIDDEN),
     (
         re.compile(
             r"""(["']?\b[\w.-]*(?:password|passwd|secret|token|api[_-]?key|device[_-]?key|gateway[_-]?key)\b["']?"""
-            r"""\s*[=:]\s*)("[^"\n]*"|'[^'\n]*'|[^\s,;}]+)""",
+            r"""\s*[=:]\s*)("(?:[^"\\\n]|\\.)*"|'[^'\n]*'|[^\s,;}]+)""",
             re.IGNORECASE,
         ),
         rf'\1"{HIDDEN}"',
@@ -48,6 +49,7 @@ class Redaction:
         for secret in secrets:
             if len(secret) >= LEAST:
                 written |= {secret, quote(secret, safe=""), b64encode(secret.encode()).decode()}
+                written |= {dumps(secret)[1:-1], dumps(secret, ensure_ascii=False)[1:-1]}
         # The longest first: one may stand in another.
         texts = sorted(written, key=len, reverse=True)
         self._known = re.compile("|".join(map(re.escape, texts))) if texts else None

@@ -25,6 +25,7 @@ def secrets_of(settings: EdgeSettings | None, machine: Machine) -> Iterator[str]
     """Yield them. What cannot be read is not there to leak either."""
     for file in _files(machine.root / CREDENTIALS):
         yield from _lines(file)
+        yield _content(file).decode("utf-8", "replace").strip()  # a password may have spaces in it
     if settings is None:
         return
     yield from _of_model(settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -111,3 +112,12 @@ def test_debians_own_files_are_no_conflict_for_ours(tmp_path: Path) -> None:
     place(tmp_path, "local.conf", "")
     for name in ("mosquitto-keys.conf", "mosquitto.conf"):
         assert find_conflicts(tmp_path, CONF, template(name)) == []
+
+
+def test_odd_files_are_read_without_waiting_and_line_by_line_as_mosquitto_does(tmp_path: Path) -> None:
+    place(tmp_path, "a.conf", "# what stands here\u2028listener 1883\n# and\x0blistener 1883\r\n")
+    os.mkfifo(tmp_path / CONF.parent / "pipe.conf")
+    assert find_conflicts(tmp_path, CONF, OURS) == []
+    (tmp_path / CONF.parent / "x.conf").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"x\.conf"):
+        find_conflicts(tmp_path, CONF, OURS)

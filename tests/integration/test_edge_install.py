@@ -191,6 +191,16 @@ def test_state_of_a_dynamic_user_is_brought_back_and_given_to_the_user(tmp_path:
     assert outside.stat().st_uid == 0, "no link is followed"
 
 
+def test_state_of_a_dynamic_user_is_found_where_the_power_went_while_it_was_moved(tmp_path: Path) -> None:
+    if os.geteuid():
+        needs.leave_out(needs.ROOT)
+    private = tmp_path / "var/lib/private/iot-edge"
+    private.mkdir(parents=True)
+    (private / "spool.db").write_text("readings")
+    assert make_user(tmp_path) == []
+    assert (tmp_path / "var/lib/iot-edge/spool.db").read_text() == "readings"
+
+
 def test_user_that_nobody_here_can_make_is_left_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert make_user(tmp_path) == ["systemd-sysusers iot-edge.conf"]

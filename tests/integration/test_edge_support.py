@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -26,7 +27,8 @@ from edge.settings import EdgeSettings, GatewaySettings, SiteMqttSettings, Spool
 from edge.support import bundle, parts
 from edge.support.bundle import FOLDER, Bundle
 from edge.support.parts import Source
-from edge.support.redaction import Redaction
+from edge.support.redaction import HIDDEN, Redaction
+from edge.support.secrets import secrets_of
 from tests.acceptance.gateway import GatewayProcess
 from tests.support.servers import until
 from tests.support.status_document import status_document
@@ -191,6 +193,8 @@ async def test_bundle_has_the_ledger_of_a_spool_that_nobody_has_open(tmp_path: P
         ("the password is another one", True),
         ("mqtt.password = hunter22", False),
         ("amqp://user:hunter22@host/", False),
+        ("https_proxy=http://user:at@hunter22@proxy:3128/", False),
+        (r'{"password": "a\"hunter22"}', False),
         ("code ABCD-EFGH-JKMN was used", False),
     ],
 )
@@ -198,3 +202,13 @@ def test_redaction_hides_secrets_and_nothing_else(text: str, kept: bool) -> None
     assert (Redaction().text(text) == text) is kept
     assert "hunter22" not in Redaction().text(text)
     assert "ABCD-" not in Redaction().text(text)
+
+
+def test_secret_is_found_as_json_has_it_and_with_its_spaces(tmp_path: Path) -> None:
+    secret = 'a "b" \\ c é'
+    credentials = tmp_path / "etc/iot-edge/credentials"
+    credentials.mkdir(parents=True)
+    (credentials / "mqtt.password").write_text(f"{secret}\n")
+    redaction = Redaction(secrets_of(None, Machine(tmp_path, 0)))
+    for text in (secret, json.dumps({"said": secret}), msgspec.json.encode({"said": secret}).decode()):
+        assert "b" not in redaction.text(text).replace(HIDDEN, ""), text

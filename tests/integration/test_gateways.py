@@ -82,6 +82,33 @@ async def test_gateway_of_a_release_without_ages_stores_nothing_in_1970(site: En
     assert (estimate["boot_id"], estimate["earlier_s"]) == ("", None)
 
 
+async def test_gateway_that_says_each_record_is_of_another_boot_is_bounded(site: EnrolledGateway) -> None:
+    """In the log and in the table, also where both of its lanes name the same boots in other orders."""
+    boots, at_us = 400, time.time_ns() // 1_000 - 3_600_000_000
+
+    def records(first: int) -> list[UplinkRecord]:
+        made = [
+            site.reading(n, received_us=at_us, ts_us=at_us + n, ts_quality=TsQuality.GATEWAY)
+            for n in range(first, first + boots)
+        ]
+        return [
+            msgspec.structs.replace(each, identity=f"g-{each.id}", earlier_us=5, boot_id=f"boot-{each.id % boots}")
+            for each in made
+        ]
+
+    with capture_logs() as lines:
+        for number in range(0, 6_000, 2_000):
+            there, back = records(number + 1), records(number + 1_001)[::-1]
+            answers = await asyncio.gather(site.send_batch(*there), site.send_batch(*back))
+            assert [answer.stored for answer in answers] == [boots, boots]
+    told = [line for line in lines if line["event"] == "gateway_times_estimated"]
+    assert len(told) == 6 * 11
+    assert told[10]["more_boots"] == boots - 10
+    with psycopg.connect(site.database) as connection:
+        (kept,) = connection.execute("SELECT count(*) FROM gateway_clock_estimates").fetchone() or (0,)
+    assert kept <= 100 + boots
+
+
 async def test_operator_is_told_how_far_a_gateways_clock_is_off(site: EnrolledGateway) -> None:
     for said_us, ahead_s in ((time.time_ns() // 1_000 - 7_200_000_000, -7_200), (None, None)):
         body = msgspec.json.encode(UplinkBatch("-", state=GatewayState(host_us=said_us)))

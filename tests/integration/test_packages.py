@@ -272,3 +272,25 @@ def test_32_bit_arm_is_refused_with_one_line(tmp_path: Path) -> None:
     done = subprocess.run([tmp_path / "control/preinst", "install"], check=False, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.startswith("iot-edge: this is 32-bit Debian (armhf); it needs the 64-bit one")
+
+
+@pytest.mark.parametrize("linked", [True, False], ids=["whole", "the power went after the link"])
+def test_state_of_a_dynamic_user_is_taken_over_by_the_package(tmp_path: Path, linked: bool) -> None:
+    script = (Path(__file__).parents[2] / "packages/iot-edge/postinst").read_text()
+    begin = script.index("take_over_state() {")
+    function = script[begin : script.index("\n}\n", begin) + 3]
+    for ours, there in (
+        ("/var/lib", str(tmp_path)),
+        ("iot-edge:iot-edge", f"{os.geteuid()}:{os.getegid()}"),
+        ("deb-systemd-invoke", ":"),
+    ):
+        function = function.replace(ours, there)
+    private, state = tmp_path / "private/iot-edge", tmp_path / "iot-edge"
+    private.mkdir(parents=True)
+    (private / "spool.db").write_text("readings")
+    if linked:
+        state.symlink_to("private/iot-edge")
+    for _ in range(2):
+        subprocess.run(["sh", "-euc", f"{function}\ntake_over_state"], check=True)
+        assert not state.is_symlink()
+        assert (state / "spool.db").read_text() == "readings"

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from bridge.gateway_protocol.batches import UplinkRecord
 from bridge.service.registered_replay import RegisteredReplay
-from bridge.store.waiting import WaitingRows
+from bridge.store.waiting import START, WaitingRows
 from tests.support.enrolled_gateway import NOW_US, EnrolledGateway, enrolled_gateway
 from tests.support.servers import until
 
@@ -116,3 +116,53 @@ async def test_rows_that_wait_for_others_hold_nothing_up(
     core.resolver.clear()
     await begun.look()
     assert connection.execute("SELECT value FROM sensor_readings ORDER BY id").fetchall() == [(8.0,), (9.0,)]
+
+
+async def test_rows_that_cannot_be_looked_for_stay_and_hold_nothing_up(
+    site: EnrolledGateway, connection: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    """As another program may write them: the service that reads them goes on."""
+    uuid = str(uuid4())
+    await site.send_batch(late(site, 1, uuid, 20.0))
+    odd: list[dict[str, object]] = [
+        {"received_at": "infinity"},
+        {"received_at": "-infinity"},
+        {"sender": "api:abc"},
+        {"sender": "api:"},
+        {"sender": "api:99999999999999999999"},
+        {"sender": "api:999999999999999999"},
+        {"source": "carrier pigeon"},
+        {"source": ""},
+        {"facts": '{"sensor": 9223372036854775808, "value": 1}'},
+        {"facts": '{"sensor": 5, "value": 1, "ts_us": 9223372036854775807}'},
+        {"facts": "[]"},
+    ]
+    for columns in odd:
+        row = {"code": "unknown_sensor", "detail": "", "payload": b"1", "source": "mqtt", "topic": "x"} | columns
+        row = {"received_at": "2020-01-01"} | row
+        names, places = ", ".join(row), ", ".join(["%s"] * len(row))
+        connection.execute(f"INSERT INTO quarantine ({names}) VALUES ({places})".encode(), tuple(row.values()))
+    register(connection, site.devices[0]["device_id"], uuid)
+    core = site.core
+    core.resolver.clear()
+    begun = RegisteredReplay(core.settings, WaitingRows(core.store), core.pipeline, core.resolver)
+    await begun.look()
+    assert connection.execute("SELECT value FROM sensor_readings").fetchall() == [(20.0,)]
+    waiting = connection.execute("SELECT count(*) FROM quarantine WHERE replayed_at IS NULL").fetchone()
+    assert waiting == (len(odd),)
+
+
+async def test_many_sensors_are_looked_for_in_many_rows_within_the_time_of_a_statement(
+    site: EnrolledGateway, connection: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    """Each row is held against all of them at once: one by one these would be 80 million comparisons."""
+    connection.execute(
+        """INSERT INTO quarantine (code, detail, payload, source, topic, received_at)
+           SELECT 'unknown_sensor', 'no sensor has the external id e' || g || '; map it, and what waits is stored', '1',
+                  'mqtt', 'iot/sensors/' || g || '/readings', now() - g * interval '1 s'
+           FROM generate_series(1, 20000) g"""
+    )
+    rows = WaitingRows(site.core.store)
+    by_id = await rows.waiting([f"e{number}" for number in range(1, 4_001)], START, 20_000)
+    by_topic = await rows.waiting([f"{number}" for number in range(15_001, 19_001)], START, 20_000)
+    assert (len(by_id), len(by_topic)) == (4_000, 4_000)

@@ -427,6 +427,25 @@ async def test_clock_that_jumps_back_reorders_and_drops_nothing(tmp_path: Path) 
     await spool.close()
 
 
+async def test_time_of_day_that_is_not_proven_sheds_nothing_of_a_former_boot(tmp_path: Path) -> None:
+    """A time server, or a service, that says it is 2100: what waits is no older for it."""
+    spool = make_spool(tmp_path, SteadyTime(), max_age_s=3_600)
+    await SpoolFeeder(spool).send(reading(0), junk=[junk()])
+    await spool.close()
+    time = SteadyTime(boot_id="boot-2")
+    time.booted_us += 74 * 365 * 86_400_000_000
+    time.time_us = time.booted_us + 60_000_000
+    time.proven = False
+    spool = make_spool(tmp_path, time, max_age_s=3_600)
+    await SpoolFeeder(spool).send(msgspec.structs.replace(reading(1, sensor=2), received_us=time.time_us))
+    for uptime_s, depth in ((60, 3), (3_600, 3), (3_601, 1)):  # then each former boot is longer ago than that
+        time.time_us = time.booted_us + uptime_s * 1_000_000
+        while await spool.maintain():
+            pass
+        assert spool.backlog().depth == depth, uptime_s
+    await spool.close()
+
+
 async def test_what_is_too_old_is_shed_once_the_clock_is_set(tmp_path: Path) -> None:
     time = SteadyTime()
     spool = make_spool(tmp_path, time, max_age_s=3_600)

@@ -390,3 +390,16 @@ async def test_power_cut_between_setting_aside_and_beginning_anew_loses_nothing(
     assert [record.id for record in records[:-1_000]] == [record.id for record in filled.records]
     assert not imbalance(await spool.totals(), len(records))
     await spool.close()
+
+
+@pytest.mark.parametrize(
+    "line", [b"1 99999999999999999999999999 0", b"1 5 99999999999999999999", b"9 9 9 9", b"\xff" * 9, b"\0" * 64]
+)
+async def test_line_of_totals_that_is_garbled_stops_nothing(tmp_path: Path, line: bytes) -> None:
+    for number, garbled in ((1, b""), (2, line)):
+        if garbled:
+            (tmp_path / "spool.db-lock").write_bytes(garbled.ljust(63) + b"\n")
+        spool = make_spool(tmp_path)
+        await SpoolFeeder(spool).send(reading(number))
+        assert (spool.backlog().depth, spool.backlog().lost) == (number, 0)
+        await spool.close()

@@ -7,6 +7,7 @@ import os
 import shutil
 import sqlite3
 import stat
+import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -168,6 +169,18 @@ async def test_damaged_file_gives_what_is_whole(tmp_path: Path) -> None:
     assert all(content(record) in known for record in records)
     assert not imbalance(await spool.totals(), len(records))
     await spool.close()
+
+
+def test_copy_that_was_killed_leaves_nothing_for_ever(tmp_path: Path) -> None:
+    source, spool = tmp_path / "old.db", tmp_path / "site/spool.db"
+    source.write_bytes(b"x" * 5_000)
+    spool.parent.mkdir()
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for number, suffix in ((ended.pid, ""), (ended.pid, "-wal"), (os.getpid(), ""), (1, "")):
+        spool.with_name(f"spool.db.partial-{number}{suffix}").write_bytes(b"half")
+    copy = copy_beside(source, spool, "north", MAX_BYTES)
+    assert {file.name for file in spool.parent.iterdir()} == {copy.name, "spool.db.partial-1"}
 
 
 def test_copy_belongs_to_the_owner_of_the_folder(tmp_path: Path) -> None:

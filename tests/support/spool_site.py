@@ -27,6 +27,7 @@ class SteadyTime:
         self.time_us = now_us
         self.booted_us = now_us - 3_600_000_000
         self.known = True
+        self.proven = True
 
     @property
     def anchor_us(self) -> int | None:
@@ -34,6 +35,9 @@ class SteadyTime:
 
     def now_us(self) -> int:
         return self.time_us
+
+    def is_proven(self) -> bool:
+        return self.proven
 
     def stamp(self, given_us: int) -> Stamp:
         return Stamp(given_us - self.booted_us, self.known)

@@ -88,3 +88,19 @@ def test_file_that_is_set_aside_says_why_once_and_can_be_used_again(path: Path, 
 def test_file_that_is_no_text_is_set_aside_with_the_reason_elsewhere(path: Path) -> None:
     path.write_bytes(b"\0\x01\xff" * 100)
     assert boot_file.set_aside(path, "is no text file").read_bytes() == b"\0\x01\xff" * 100
+
+
+def test_file_without_an_end_is_set_aside_unread(path: Path) -> None:
+    """A disk image under the wrong name: read whole it would pass the unit's memory, at each of its starts."""
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(ConfigError, match="bytes"):
+        boot_file.read(path)
+    assert boot_file.set_aside(path, "is too large").stat().st_size == 1 << 40
+    assert not path.exists()
+
+
+def test_reason_of_several_lines_stays_in_its_comment(path: Path) -> None:
+    path.write_text('url = "x"\ncode = "y"\n')
+    failed = boot_file.set_aside(path, 'no\nurl = "https://elsewhere"\r\nor so')
+    assert failed.read_text().splitlines()[0] == '# iot-edge: no url = "https://elsewhere" or so'

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from bridge.model.reading import SOFTWARE_DATE_US
-from edge.host.clock import JUMP_US, REMEMBERED_JUMPS, HostClock, host_clock, kernel_synchronised
+from bridge.model.reading import MAX_TIME_US, SOFTWARE_DATE_US
+from edge.host.clock import JUMP_US, PROVEN_US, REMEMBERED_JUMPS, HostClock, host_clock, kernel_synchronised
 
 DAY_US = 86_400_000_000
 GOOD_US = SOFTWARE_DATE_US + 100 * DAY_US
@@ -125,12 +125,61 @@ def test_what_was_learnt_over_a_quick_way_is_kept_until_it_has_drifted() -> None
     assert host.clock.now_us() == GOOD_US + DAY_US + 13_000_000
 
 
-def test_service_whose_clock_was_set_is_followed_at_once() -> None:
+def test_service_whose_clock_was_set_is_followed_once_it_says_so_twice() -> None:
     host = Host(0, in_step=False)
     host.clock.learn(GOOD_US, 0, host.boot_us - 20_000, host.boot_us)
     host.pass_us(1_000_000)
     host.clock.learn(GOOD_US - 3_600_000_000, 0, host.boot_us - 60_000, host.boot_us)
-    assert host.clock.now_us() == GOOD_US - 3_600_000_000 + 30_000
+    assert host.clock.now_us() == GOOD_US + 1_000_000 + 10_000
+    host.pass_us(1_000_000)
+    host.clock.learn(GOOD_US - 3_599_000_000, 0, host.boot_us - 60_000, host.boot_us)
+    assert host.clock.now_us() == GOOD_US - 3_599_000_000 + 30_000
+
+
+def test_service_that_leaps_with_each_answer_moves_nothing() -> None:
+    host = Host(0, in_step=False)
+    host.clock.learn(GOOD_US, 0, host.boot_us, host.boot_us)
+    for number in range(200):
+        host.pass_us(60_000_000)
+        years = (10, -10)[number % 2] * (1 + number % 3)
+        host.clock.learn(host.boot_us + GOOD_US + years * 365 * DAY_US, 0, host.boot_us - 10_000, host.boot_us)
+        assert host.clock.now_us() == GOOD_US + (number + 1) * 60_000_000
+        assert not host.clock.is_proven()
+
+
+def test_answer_that_cannot_be_tells_nothing() -> None:
+    host = Host(0, in_step=False)
+    sent_us, came_us = host.boot_us - 2_000_000, host.boot_us
+    for service_us, held_us in (
+        (0, 0),
+        (-GOOD_US, 0),
+        (MAX_TIME_US + 1, 0),
+        (10**30, 0),
+        (GOOD_US, -1),
+        (GOOD_US, -(10**30)),
+        (GOOD_US, 9_000_000),
+        (GOOD_US, 10**30),
+    ):
+        host.clock.learn(service_us, held_us, sent_us, came_us)
+        assert not host.clock.is_confirmed(), (service_us, held_us)
+
+
+def test_time_is_proven_once_the_service_has_said_the_same_for_an_hour() -> None:
+    host = Host(GOOD_US)
+    anchor_us = GOOD_US - host.boot_us
+    host.pass_us(PROVEN_US)
+    assert not host.clock.is_proven(), "nobody but the host has said it"
+    host.clock.learn(anchor_us + host.boot_us, 0, host.boot_us, host.boot_us)
+    assert not host.clock.is_proven()
+    host.pass_us(PROVEN_US)
+    assert host.clock.is_proven()
+    host.wall_us += DAY_US
+    assert not host.clock.is_proven(), "the host has a time server, which says another"
+    host.wall_us -= DAY_US
+    host.clock.learn(anchor_us + host.boot_us + DAY_US, 0, host.boot_us, host.boot_us)
+    assert not host.clock.is_proven(), "the service contradicts itself"
+    host.clock.learn(anchor_us + host.boot_us, 0, host.boot_us, host.boot_us)
+    assert host.clock.is_proven()
 
 
 def test_service_whose_own_clock_is_not_set_tells_nothing() -> None:

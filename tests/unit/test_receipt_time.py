@@ -11,7 +11,7 @@ from bridge.errors import DecodeError
 from bridge.gateway_protocol.batches import UplinkBatch, UplinkRecord
 from bridge.gateway_protocol.decode import decode_batch
 from bridge.gateway_protocol.receipt_time import TOLERANCE_US, aged, placed
-from bridge.model.reading import SOFTWARE_DATE_US, Code, Source, TsQuality
+from bridge.model.reading import MAX_TIME_US, MIN_TIME_US, SOFTWARE_DATE_US, Code, Source, TsQuality
 
 NOW_US = 1_795_000_000_000_000
 HOUR_US = 3_600_000_000
@@ -49,6 +49,14 @@ def test_time_of_receipt(said_us: int, fields: dict[str, Any], becomes_us: int, 
     given_us = min(said_us, NOW_US - 2 * HOUR_US)
     (device,) = placed([record(said_us, **fields, ts_us=given_us, ts_quality=TsQuality.DEVICE)], NOW_US)
     assert (device.received_us, device.ts_us, device.ts_quality) == (becomes_us, given_us, "device")
+
+
+@pytest.mark.parametrize("said_us", [MIN_TIME_US, -1, 0, 60_000_000])
+@pytest.mark.parametrize("ts_us", [MIN_TIME_US, MAX_TIME_US])
+def test_times_that_a_gateway_makes_up_stay_within_what_can_be_stored(said_us: int, ts_us: int) -> None:
+    for fields in ({"age_us": 1}, {"clock_set": False}, {"earlier_us": 1 << 53}, {}):
+        (ours,) = placed([record(said_us, ts_us=ts_us, **fields)], NOW_US)
+        assert MIN_TIME_US <= ours.ts_us <= MAX_TIME_US
 
 
 def test_records_that_order_alone_places_keep_their_distances() -> None:

@@ -191,20 +191,22 @@ FROM quarantine q WHERE id = ANY (%(ids)s::bigint[]) ORDER BY received_at, readi
 
 -- name: quarantine_waiting
 -- What was refused because its sensor was unknown, and may be of these sensors (by id, UUID or external id): the oldest
--- after a row (`after_us`, `after_index`, `after_id`).
+-- after a row (`after_us`, `after_index`, `after_id`). Each row is held against sets that are hashed once: there may be
+-- a million of them, and thousands of sensors.
 SELECT id, octet_length(payload) AS size, to_us(received_at) AS received_us, reading_index
 FROM quarantine q
-WHERE code = 'unknown_sensor' AND replayed_at IS NULL AND source <> 'import'
+WHERE code = 'unknown_sensor' AND replayed_at IS NULL AND source <> 'import' AND received_at < 'infinity'
   AND (received_at, reading_index, id)
       > (from_us(%(after_us)s::bigint), %(after_index)s::integer, %(after_id)s::bigint) AND (
     %(refs)s::text[] IS NULL
-    OR facts ->> 'sensor' = ANY (%(refs)s::text[])
+    OR facts ->> 'sensor' IN (SELECT unnest(%(refs)s::text[]))
     OR device_uuid IN (SELECT d.device_uuid FROM sensors s JOIN devices d ON d.id = s.device_id
-                       WHERE s.id::text = ANY (%(refs)s::text[]) OR s.sensor_uuid::text = ANY (%(refs)s::text[])
-                          OR s.external_id = ANY (%(refs)s::text[]))
-    OR EXISTS (SELECT 1 FROM unnest(%(refs)s::text[]) r
-               WHERE starts_with(q.detail, 'no sensor has the external id ' || r || ';')
-                  OR q.topic = 'iot/sensors/' || r || '/readings')
+                       WHERE s.id::text IN (SELECT unnest(%(refs)s::text[]))
+                          OR s.sensor_uuid::text IN (SELECT unnest(%(refs)s::text[]))
+                          OR s.external_id IN (SELECT unnest(%(refs)s::text[])))
+    OR starts_with(detail, 'no sensor has the external id ')
+       AND split_part(substr(detail, 31), '; map it', 1) IN (SELECT unnest(%(refs)s::text[]))
+    OR q.topic IN (SELECT 'iot/sensors/' || r || '/readings' FROM unnest(%(refs)s::text[]) r)
     OR device_uuid IS NULL AND starts_with(topic, '/ingest/'))
 ORDER BY received_at, reading_index, id LIMIT %(limit)s
 

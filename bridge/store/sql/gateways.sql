@@ -75,6 +75,7 @@ WITH said AS (
 ), kept AS (
     INSERT INTO gateway_clock_estimates AS e (gateway_id, boot_id, first_at, last_at, earlier_s)
     SELECT %(gateway)s, boot_id, from_us(first_us), from_us(last_us), earlier_us / 1e6 FROM said
+    ORDER BY boot_id  -- two lanes of a gateway meet in the same rows
     ON CONFLICT (gateway_id, boot_id) DO UPDATE
     SET first_at = least(e.first_at, excluded.first_at), last_at = greatest(e.last_at, excluded.last_at),
         earlier_s = greatest(e.earlier_s, excluded.earlier_s), noted_at = now()

@@ -232,6 +232,8 @@ def delivery_of(
     facts = None
     if record.code is None:
         packet, identity = Packet((decoded_of(record),)), record.identity
+        if identity is not None and not record.redelivered:
+            identity = record_key(gateway, epoch, record.id, identity)
         topic, payload = body_of(record)
     else:
         facts = DoorFacts(
@@ -261,6 +263,15 @@ def delivery_of(
         in_unit=record.resolved,
         facts=facts,
     )
+
+
+def record_key(gateway: str, epoch: str, record_id: int, key: str) -> str:
+    """The identity of a first delivery: its record, and the key that its own repetitions come under.
+
+    A broker uses the key again for other messages, so by it alone a record that is sent again, because its answer was
+    lost, would be another reading. `compare_event_keys.sql` takes the two apart.
+    """
+    return f"g-{gateway}-{epoch}-{record_id}|{key}"
 
 
 def _rejection(record: UplinkRecord, code: Code, devices: Container[str] | None) -> Rejection:

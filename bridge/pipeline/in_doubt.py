@@ -1,15 +1,18 @@
 """Batches of which nobody has told us whether they were committed: they stay pending in the ledger until we can ask.
 
 Flows in: rows of a batch whose connection was lost. Flows out: corrections of the ledger, once the store has
-said what became of it.
+said what became of it. Rows of a batch that was committed are no first deliveries any more when they are written
+again: their keys are known, and are their own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import msgspec
 import structlog
 
+from bridge.model.reading import Reading
 from bridge.pipeline.batch import BatchRow, accounts
 from bridge.pipeline.ledger import Account, DoorLedger
 from bridge.pipeline.ports import Outbox, Store
@@ -18,14 +21,15 @@ log = structlog.get_logger("pipeline")
 
 
 class _InDoubtBatch:
-    """One batch: whose rows were failed, and whose are tried again."""
+    """One batch: whose rows were failed, and which are tried again."""
 
-    __slots__ = ("failed", "number", "retried")
+    __slots__ = ("failed", "number", "retried", "rows")
 
-    def __init__(self, number: int, failed: Mapping[Account, int], retried: Mapping[Account, int]) -> None:
+    def __init__(self, number: int, failed: Mapping[Account, int], rows: Sequence[BatchRow]) -> None:
         self.number = number
         self.failed = failed
-        self.retried = retried
+        self.rows = rows
+        self.retried = accounts(rows)
 
 
 class InDoubtBatches:
@@ -43,7 +47,7 @@ class InDoubtBatches:
     def add(self, number: int, rows: Sequence[BatchRow]) -> None:
         """The rows of a batch that may have been committed."""
         failed = accounts(row for row in rows if not row.entry.delivery.retry_in_place)
-        retried = accounts(row for row in rows if row.entry.delivery.retry_in_place)
+        retried = [row for row in rows if row.entry.delivery.retry_in_place]
         for row in rows:
             row.in_doubt = True
         self._open.append(_InDoubtBatch(number, failed, retried))
@@ -56,6 +60,9 @@ class InDoubtBatches:
                 # The database has counted these rows. Those that are retried come in a second time.
                 for (device_id, source), count in doubt.retried.items():
                     self._ledger.receive(device_id, source, count)
+                for row in doubt.rows:
+                    if isinstance(row.content, Reading) and not row.content.redelivered:
+                        row.content = msgspec.structs.replace(row.content, redelivered=True)
                 self._outbox.recover()
             else:
                 for (device_id, source), count in doubt.failed.items():

@@ -40,6 +40,26 @@ async def test_readings_of_the_gateways_clock_are_known_by_their_identity(site: 
     assert (await site.send_batch(moved)).duplicates == (1,)
 
 
+async def test_first_delivery_is_stored_once_however_often_its_record_is_sent(site: EnrolledGateway) -> None:
+    """A broker uses packet identifiers again, so the key alone cannot tell: the record does."""
+
+    def message(number: int, value: float = 7.0, *, redelivered: bool = False) -> UplinkRecord:
+        record = site.reading(number, value, sequence=21, redelivered=redelivered, ts_quality=TsQuality.GATEWAY)
+        return msgspec.structs.replace(record, identity=f"m-{'0' * 32}-0")
+
+    assert (await site.send_batch(message(1))).stored == 1
+    assert (await site.send_batch(message(1))).duplicates == (1,), "its answer was lost"
+    assert (await site.send_batch(message(2))).stored == 1, "another message with the same packet identifier"
+    repeated = message(1), message(2), message(3, redelivered=True)
+    assert (await site.send_batch(*repeated)).duplicates == (1, 2, 3), "the last one repeated by the broker"
+    at_once = await asyncio.gather(*(site.send_batch(message(4, 8.0)) for _ in range(8)))
+    assert sum(answer.stored for answer in at_once) == 1
+    with psycopg.connect(site.database) as connection:
+        rows = connection.execute("SELECT value FROM sensor_readings ORDER BY id").fetchall()
+    assert rows == [(7.0,), (7.0,), (8.0,)]
+    assert site.verify() == []
+
+
 async def test_time_that_an_age_tells_is_computed_and_stored_once(site: EnrolledGateway) -> None:
     """By a clock of 1970, or one that is believed and 2 days ahead. Sent twice, it is one row."""
     now_us = time.time_ns() // 1_000

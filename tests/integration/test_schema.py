@@ -27,7 +27,7 @@ from tests.support.plant import START, Connection, Plant, connect
 from tests.support.schema_dump import SCHEMA_FILE, dumped, schema_file
 from tests.support.servers import PostgresServer, wait_until
 
-REVISIONS = [f"{number:04}" for number in range(1, 23)]
+REVISIONS = [f"{number:04}" for number in range(1, 24)]
 
 CONTRACT = {
     "devices": "id device_uuid name status last_seen_at",

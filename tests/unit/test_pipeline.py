@@ -287,6 +287,31 @@ async def test_batch_in_doubt_is_booked_once(bench: Bench, committed: bool, retr
     assert bench.outbox.recovered == committed
 
 
+@pytest.mark.parametrize("committed", [True, False])
+async def test_first_delivery_is_none_any_more_once_it_was_committed(bench: Bench, committed: bool) -> None:
+    """Its key is that of other messages, too: written again as a first delivery, it would be another reading."""
+    await bench.send(draft())
+    bench.store.failures = [StoreUnavailable("lost", in_doubt=True)]
+    bench.store.doubtful_commits = {2} if committed else set()
+    settled: asyncio.Future[Sequence[Receipt]] = asyncio.get_running_loop().create_future()
+    untimed = DecodedReading(0, 1, 20.0)
+    bench.pipeline.submit(
+        Delivery(
+            Packet((untimed,)),
+            Source.MQTT,
+            b"20",
+            NOW_US,
+            settled.set_result,
+            key="m-1",
+            retry_in_place=True,
+            redelivered=False,
+        )
+    )
+    await settled
+    (written,) = bench.store.batches[-1].readings
+    assert (written.key, written.redelivered) == ("m-1-0", committed)
+
+
 @pytest.mark.parametrize("retry_in_place", [True, False])
 async def test_closed_books_are_begun_anew_with_what_is_held(bench: Bench, retry_in_place: bool) -> None:
     await bench.send(draft())

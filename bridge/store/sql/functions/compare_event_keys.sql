@@ -4,13 +4,39 @@
 --
 -- In order: a row is compared with the one before it in the batch that took its key, else with the table. NULL in a row of
 -- an older release is equal to anything.
+--
+-- `<record>|<key>` of a row that is not redelivered: what it is to its sender, and to the gateway that sends it again until
+-- it is answered (`record_key`). A record that is known is a duplicate; a new one takes the key. That sees every earlier
+-- commit of the record: its sensor is locked by then.
 CREATE OR REPLACE FUNCTION compare_event_keys(
     p_keys text[], p_redelivered boolean[], p_sensor_ids bigint[], p_values double precision[],
     p_outcomes smallint[],  -- only rows with 0 count
     p_now timestamptz,
     OUT duplicates integer[], OUT conflicts integer[], OUT details text[]
 ) LANGUAGE plpgsql AS $body$
+DECLARE
+    v_known integer[];
 BEGIN
+    IF false = ANY (p_redelivered) THEN
+        WITH named AS MATERIALIZED (
+            SELECT k.ord::integer, m.parts[1] AS record, k.sensor_id, k.value,
+                   row_number() OVER (PARTITION BY m.parts[1] ORDER BY k.ord) AS nth
+            FROM unnest(p_keys, p_redelivered, p_sensor_ids, p_values, p_outcomes)
+                 WITH ORDINALITY AS k (key, redelivered, sensor_id, value, outcome, ord),
+                 LATERAL (SELECT regexp_match(k.key, '^(g-.*)[|][^|]*$') AS parts) m
+            WHERE NOT k.redelivered AND k.outcome = 0 AND m.parts IS NOT NULL
+        ), remembered AS (
+            INSERT INTO ingest_event_keys AS e (key, seen_at, sensor_id, value)
+            SELECT record, p_now, sensor_id, value FROM named WHERE nth = 1 ORDER BY record
+            ON CONFLICT (key) DO UPDATE SET seen_at = excluded.seen_at
+        )
+        SELECT array_agg(n.ord) INTO v_known FROM named n
+        WHERE n.nth > 1 OR EXISTS (SELECT 1 FROM ingest_event_keys e WHERE e.key = n.record);
+        SELECT array_agg(CASE WHEN i.ord = ANY (v_known) THEN NULL
+                              WHEN i.redelivered THEN i.key ELSE regexp_replace(i.key, '^g-.*[|]', '') END ORDER BY i.ord)
+        INTO p_keys FROM unnest(p_keys, p_redelivered) WITH ORDINALITY AS i (key, redelivered, ord);
+    END IF;
+
     WITH keyed AS MATERIALIZED (
         SELECT k.ord::integer, k.key, k.sensor_id, k.value, e.sensor_id AS kept_sensor, e.value AS kept_value,
                NOT coalesce(k.redelivered, true)
@@ -47,4 +73,5 @@ BEGIN
                           ELSE format('its key was sent with %s before, now with %s', former_value, value)
                      END ORDER BY ord) FILTER (WHERE differs)
     INTO duplicates, conflicts, details FROM judged;
+    duplicates := duplicates || v_known;
 END $body$;

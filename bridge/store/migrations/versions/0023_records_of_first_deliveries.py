@@ -1,0 +1,9 @@
+"""The record of a gateway tells a first delivery that is sent again from another message: `compare_event_keys`."""
+
+revision = "0023"
+down_revision = "0022"
+functions = "11d610b7b4520ed7"
+
+
+def upgrade() -> None:
+    """Nothing but functions, which are installed once all migrations are through."""

@@ -104,6 +104,10 @@ class HostClock:
         """Return whether the service has told the time in this boot: a time server on the site may be wrong itself."""
         return self._service is not None
 
+    def is_in_step(self) -> bool:
+        """Return whether something keeps the host's own clock."""
+        return self._judge(self._wall_us())
+
     def boottime_us(self) -> int:
         """See `UplinkClock.boottime_us`."""
         return self._boottime_us()

@@ -50,7 +50,7 @@ async def look(
     if document is not None:
         for each in look_at_spool(settings, document):
             yield each
-    yield look_at_clock(settings, machine, time.time())
+    yield look_at_clock(settings, machine, time.time(), document)
     async for each in look_at_broker(settings, machine, document, listen_s):
         yield each
     async for each in look_at_service(settings, machine, document):

@@ -13,18 +13,20 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from bridge.errors import BridgeError, ConfigError
 from bridge.mqtt.address import parse_address
-from edge.check.clock import beside_service
+from edge.check.clock import beside_service, known_clock
 from edge.check.machine import Machine
 from edge.check.result import CheckResult, failed, noted, passed, unseen
 from edge.check.tls import why_tls
+from edge.host.clock import HostClock
 from edge.registry.broker_passwords import device_users
 from edge.registry.snapshot import REGISTRY_FILE, LocalRegistry, SnapshotRefused
+from edge.service_api.certificate_dates import AnyDate
 from edge.service_api.enrolment import FILE, Enrolment, EnrolmentFile
 from edge.service_api.http_client import CONNECT_TIMEOUT_S, Address, ServiceAway, ServiceClient, parse_url, tls_context
 from edge.service_api.transport import HttpsTransport, TransportDenied, TransportRejected
@@ -36,10 +38,25 @@ AGAIN = "on the service: iot-bridge gateway code {name}; here: sudo iot-edge enr
 PROXIES = ("https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
 
 
+class _Route(NamedTuple):
+    """How the gateway goes to the service."""
+
+    address: Address
+    tls: ssl.SSLContext | None
+    any_date: AnyDate | None
+
+    def client(self) -> ServiceClient:
+        return ServiceClient(self.address, self.tls, CONNECT_TIMEOUT_S, self.any_date)
+
+
 async def look_at_service(
-    settings: EdgeSettings, machine: Machine, document: dict[str, Any] | None
+    settings: EdgeSettings,
+    machine: Machine,
+    document: dict[str, Any] | None,
+    clock: HostClock | None = None,
 ) -> AsyncIterator[CheckResult]:
-    """Yield what is found on the way, up to the first step that fails."""
+    """Yield what is found on the way, up to the first step that fails. `clock`: the host's, where not given."""
+    clock = clock or known_clock(settings, document)
     folder = settings.gateway.data_dir
     enrolment: Enrolment | None = None
     try:
@@ -55,12 +72,16 @@ async def look_at_service(
     try:
         address = parse_url(url)
         own_ca = enrolment.ca_pem if enrolment is not None else ""
-        tls = tls_context(settings.uplink.ca_file, own_ca) if address.tls else None
+        tls = any_date = None
+        if address.tls:  # as the gateway does: what it takes is right here
+            trusted = settings.uplink.ca_file, own_ca
+            tls, any_date = tls_context(*trusted), AnyDate(tls_context(*trusted, any_date=True), clock)
     except ConfigError as error:
         yield failed(SERVICE, error.detail, "correct uplink.url and uplink.ca_file in the settings")
         return
     reached = True
-    async for each in _reach(address, tls, settings):
+    route = _Route(address, tls, any_date)
+    async for each in _reach(route, clock, settings):
         reached = reached and each.ok is not False
         yield each
     if not reached:
@@ -68,7 +89,7 @@ async def look_at_service(
     if enrolment is None:
         yield _by_document(document) or unseen(KEY, "the gateway's key only root sees")
         return
-    async for each in _key(settings, enrolment, address, tls, url):
+    async for each in _key(settings, enrolment, route, url):
         yield each
 
 
@@ -90,14 +111,15 @@ def _by_document(document: dict[str, Any] | None) -> CheckResult | None:
     return failed(SERVICE, f"the gateway that runs: {uplink['problem']}", "sudo iot-edge check")
 
 
-async def _reach(address: Address, tls: ssl.SSLContext | None, settings: EdgeSettings) -> AsyncIterator[CheckResult]:
+async def _reach(route: _Route, clock: HostClock, settings: EdgeSettings) -> AsyncIterator[CheckResult]:
+    address = route.address
     try:
         families = await _resolved(address)
     except OSError as error:
         yield failed("DNS", f"{address.host}: {error.strerror}", f"getent hosts {address.host}; cat /etc/resolv.conf")
         return
     yield passed("DNS", address.host if _is_address(address.host) else f"{address.host}: {', '.join(families)}")
-    client = ServiceClient(address, tls, CONNECT_TIMEOUT_S)
+    client = route.client()
     try:
         answer = await client.request("GET", "/health")
     except ServiceAway as error:
@@ -105,18 +127,19 @@ async def _reach(address: Address, tls: ssl.SSLContext | None, settings: EdgeSet
         return
     finally:
         client.close()
-    yield _encryption(address, tls)
+    yield _encryption(address, clock)
     if answer.status != 200 or not _is_ours(answer.body):
         yield _stranger(answer.status, address)
         return
     yield passed(SERVICE, f"{address.authority} answers")
-    if (clock := beside_service(answer.headers.get("date", ""))) is not None:
-        yield clock
+    if (beside := beside_service(answer.headers.get("date", ""), in_step=clock.is_in_step())) is not None:
+        yield beside
 
 
-def _encryption(address: Address, tls: ssl.SSLContext | None) -> CheckResult:
-    if tls is not None:
-        return passed("TLS", "the certificate holds")
+def _encryption(address: Address, clock: HostClock) -> CheckResult:
+    if address.tls:
+        judged = "" if clock.is_set() else "; dates not judged: the clock is not set"
+        return passed("TLS", f"the certificate holds{judged}")
     if address.in_clear:
         said = "none: the URL is http, and who is on the way reads key and readings"
         return noted("TLS", said, f"sudo iot-edge enrol https://{address.host} CODE")
@@ -192,10 +215,8 @@ def _stranger(status: int, address: Address) -> CheckResult:
     return failed(SERVICE, detail, f"open {_url(address)} in a browser on the site: a portal, or another URL")
 
 
-async def _key(
-    settings: EdgeSettings, enrolment: Enrolment, address: Address, tls: ssl.SSLContext | None, url: str
-) -> AsyncIterator[CheckResult]:
-    client = ServiceClient(address, tls, CONNECT_TIMEOUT_S)
+async def _key(settings: EdgeSettings, enrolment: Enrolment, route: _Route, url: str) -> AsyncIterator[CheckResult]:
+    client = route.client()
     transport = HttpsTransport(enrolment.name, enrolment.key, {"registry": client})
     try:
         found = await transport.registry("")
@@ -204,7 +225,7 @@ async def _key(
         return
     except ServiceAway as error:
         later = f"try again in {max(error.retry_after_s, 1):.0f} s"
-        yield failed(KEY, error.detail, f"{later}; on the service: curl -i {_url(address)}/health/ready")
+        yield failed(KEY, error.detail, f"{later}; on the service: curl -i {_url(route.address)}/health/ready")
         return
     except (TransportRejected, BridgeError) as error:
         yield failed(KEY, error.detail, f"is {url} the service? its release may be another than this gateway's")

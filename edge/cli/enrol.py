@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -60,6 +59,7 @@ def _by_hand(
     settings: EdgeSettings, url: str, code: str, owner: tuple[int, int] | None, *, insecure: bool, json: bool
 ) -> None:
     from bridge.errors import ConfigError
+    from edge.host.clock import host_clock
     from edge.service_api import code_exchange, enrolment
     from edge.service_api.http_client import ServiceAway
     from edge.web.document import VERSION
@@ -75,7 +75,8 @@ def _by_hand(
         if before is not None and done:
             made = before
         else:
-            made = asyncio.run(code_exchange.exchange(folder, order, VERSION, time.time(), owner))
+            clock = host_clock(assume_set=settings.gateway.trust_clock)
+            made = asyncio.run(code_exchange.exchange(folder, order, VERSION, clock, owner))
     except code_exchange.CodeRefused as error:
         raise ConfigError([error.detail]) from error
     except ServiceAway as error:
@@ -93,6 +94,7 @@ def _by_hand(
 def _by_file(
     settings: EdgeSettings, paths: list[Path], owner: tuple[int, int] | None, *, wait: bool, json: bool
 ) -> int:
+    from edge.host.clock import host_clock
     from edge.service_api.boot_enrolment import BootEnrolment
     from edge.web.document import VERSION
 
@@ -104,7 +106,7 @@ def _by_file(
         version=VERSION,
         owner=owner,
         say=lines.append if json else say,
-        now_s=time.time,
+        clock=host_clock(assume_set=settings.gateway.trust_clock),
     )
     done = asyncio.run(enrolling.run(wait=wait))
     if json:

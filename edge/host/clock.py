@@ -116,6 +116,10 @@ class HostClock:
         wall_us = self._wall_us()
         return not self._judge(wall_us) or self._agrees(service, wall_us - now_us, now_us)
 
+    def is_in_step(self) -> bool:
+        """Return whether something keeps the host's own clock."""
+        return self._judge(self._wall_us())
+
     def boottime_us(self) -> int:
         """See `UplinkClock.boottime_us`."""
         return self._boottime_us()

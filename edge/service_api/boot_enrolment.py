@@ -18,6 +18,7 @@ import msgspec
 from bridge.errors import BridgeError, ConfigError
 from bridge.settings.files import read_bytes
 from edge.host import atomic_file, boot_file
+from edge.host.clock import HostClock
 from edge.service_api import code_exchange
 from edge.service_api.code_exchange import CodeOrder, CodeRefused
 from edge.service_api.enrolment import WAITING_FILE, Enrolment, Waiting
@@ -30,7 +31,7 @@ MAX_CA_BYTES = 262_144
 
 
 class BootEnrolment:
-    """Enrols by the first of `paths` that is there. `say` prints a line; `now_s` is the time of day in seconds.
+    """Enrols by the first of `paths` that is there. `say` prints a line; `clock` is the host's.
 
     `owner` gets the data folder where it has to be made.
     """
@@ -44,7 +45,7 @@ class BootEnrolment:
         version: str,
         owner: tuple[int, int] | None,
         say: Callable[[str], None],
-        now_s: Callable[[], float],
+        clock: HostClock,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         random: Random | None = None,
     ) -> None:
@@ -54,7 +55,7 @@ class BootEnrolment:
         self._version = version
         self._owner = owner
         self._say_line = say
-        self._now_s = now_s
+        self._clock = clock
         self._sleep = sleep
         self._random = random or Random()
         self._said = ""
@@ -74,7 +75,7 @@ class BootEnrolment:
             try:
                 if code_exchange.is_done(self._folder, order):
                     return self._finish(path, code_exchange.present(self._folder))
-                made = await code_exchange.exchange(self._folder, order, self._version, self._now_s(), self._owner)
+                made = await code_exchange.exchange(self._folder, order, self._version, self._clock, self._owner)
                 return self._finish(path, made)
             except CodeRefused as error:
                 return self._refuse(path, error.detail)

@@ -21,8 +21,10 @@ import msgspec
 from bridge.errors import BridgeError, ConfigError
 from bridge.store.secret import CODE_ALPHABET, CODE_LENGTH, code_hash
 from edge.host import atomic_file
+from edge.host.clock import HostClock
 from edge.host.private_files import make_folder
 from edge.service_api import enrolment
+from edge.service_api.certificate_dates import AnyDate
 from edge.service_api.enrolment import Enrolment, EnrolmentFile
 from edge.service_api.http_client import Address, ServiceAway, ServiceClient, parse_url, tls_context
 from edge.service_api.transport import TransportDenied, TransportRejected
@@ -61,6 +63,10 @@ class CodeOrder(msgspec.Struct, frozen=True):
         """Return what TLS is to trust; None for http. Raises ConfigError."""
         return tls_context(self.ca_file, self.ca_pem) if self.address.tls else None
 
+    def any_date(self, clock: HostClock) -> AnyDate | None:
+        """Return how to connect by a clock that is known to be wrong; None for http. Raises ConfigError."""
+        return AnyDate(tls_context(self.ca_file, self.ca_pem, any_date=True), clock) if self.address.tls else None
+
     @property
     def address(self) -> Address:
         """Return the URL, taken apart. Raises ConfigError where it is none, or would send the key in clear."""
@@ -98,15 +104,16 @@ def is_done(folder: Path, order: CodeOrder) -> bool:
 
 
 async def exchange(
-    folder: Path, order: CodeOrder, version: str, now_s: float, owner: tuple[int, int] | None = None
+    folder: Path, order: CodeOrder, version: str, clock: HostClock, owner: tuple[int, int] | None = None
 ) -> Enrolment:
     """Enrol, and write it down. `owner` gets the folder where it has to be made.
 
     Raises ConfigError (URL, folder), CodeRefused, and ServiceAway: then the same order may be given again.
     """
-    code, tls = normal_code(order.code), order.tls
+    code, tls, any_date = normal_code(order.code), order.tls, order.any_date(clock)
+    clock.check()  # whoever waits for the service may have waited for hours: it may have been set meanwhile
     key = _key(_kept_secret(folder, owner), code)
-    client = ServiceClient(order.address, tls, TIMEOUT_S)
+    client = ServiceClient(order.address, tls, TIMEOUT_S, any_date)
     try:
         made = await ask(client, code, version, sha256(key.encode()).hexdigest())
     except TransportDenied as error:
@@ -118,6 +125,7 @@ async def exchange(
         raise CodeRefused("refused", error.detail) from error
     finally:
         client.close()
+    now_s = clock.now_us() / 1_000_000
     found = Enrolment(order.url, made.name, made.gateway_key or key, now_s, code_hash(code), order.ca_pem)
     try:
         enrolment.write(folder, found)

@@ -88,7 +88,11 @@ def _facts(parts: StatusParts) -> dict[str, Any]:
             "set_aside": msgspec.to_builtins(backlog.set_aside),
         },
         "mqtt": msgspec.to_builtins(parts.mqtt()),
-        "clock": {"set": parts.clock.is_set(), "ahead_s": round(parts.clock.ahead_s())},
+        "clock": {
+            "set": parts.clock.is_set(),
+            "ahead_s": round(parts.clock.ahead_s()),
+            "by_service": parts.clock.is_confirmed(),
+        },
         "disk_free_bytes": free_bytes(parts.data_dir),
         "temperature_c": temperature_c(),
         "devices": _devices(parts, now_us),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-import time
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -11,9 +10,12 @@ from random import Random
 import msgspec
 import pytest
 
+from edge.host.clock import HostClock, host_clock
 from edge.service_api import enrolment
 from edge.service_api.boot_enrolment import BootEnrolment
+from edge.service_api.code_exchange import CodeOrder, exchange
 from edge.service_api.enrolment import WAITING_FILE, EnrolmentFile, Waiting, waiting_for
+from edge.service_api.http_client import ServiceAway
 from tests.integration.test_service_api import json, saying
 from tests.support.certificates import Authority
 from tests.support.gateway_service import FakeDirectory, open_gateway_door
@@ -34,6 +36,7 @@ class Boot:
         self.data = folder / "data"
         self.lines: list[str] = []
         self.pauses: list[float] = []
+        self.clock: HostClock = host_clock(assume_set=True)
         self.meanwhile: Callable[[int], None] = lambda tries: None
 
     def write(self, url: str, code: str = CODE, more: str = "") -> None:
@@ -51,7 +54,7 @@ class Boot:
             version="0.1.0",
             owner=None,
             say=self.lines.append,
-            now_s=time.time,
+            clock=self.clock,
             sleep=sleep,
             random=Random(1),
         )
@@ -190,3 +193,37 @@ async def test_folder_that_takes_no_file_is_tried_again_and_the_code_is_not_spen
         boot.meanwhile = lambda tries: boot.data.unlink() if tries == 2 else None
         assert await boot.run()
     assert sorted(path.name for path in boot.data.iterdir()) == [enrolment.FILE]
+
+
+@pytest.mark.parametrize("by_hand", [True, False], ids=["by hand", "by file"])
+async def test_site_without_a_time_server_enrols_though_its_clock_is_not_set(
+    boot: Boot, tmp_path: Path, by_hand: bool
+) -> None:
+    """The certificate is not valid yet by the host's clock. One that is in step is believed."""
+    authority = Authority(tmp_path)
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server.load_cert_chain(*authority.issue_at("20400101000000Z", "20450101000000Z", "DNS:localhost"))
+    pem = authority.certificate.read_text()
+    kept: list[bool] = [True]
+    boot.clock = HostClock(
+        "b", wall_us=lambda: 1_800_000_000_000_000, boottime_us=lambda: 60_000_000, synchronised=lambda: bool(kept)
+    )
+
+    async def enrol(url: str) -> None:
+        if by_hand:
+            await exchange(boot.data, CodeOrder(url, CODE, ca_pem=pem), "0.1.0", boot.clock)
+        else:
+            assert await boot.run(wait=False)
+
+    async with saying(json('{"name": "north", "gateway_key": ""}'), server) as port:
+        url = f"https://localhost:{port}"
+        (boot.path.parent / "ca.pem").write_text(pem)
+        boot.write(url, more="ca_file = 'ca.pem'\n")
+        with pytest.raises(ServiceAway, match="not valid yet by this host's clock"):
+            await enrol(url)
+        kept.clear()
+        boot.clock = HostClock(
+            "b", wall_us=lambda: 60_000_000, boottime_us=lambda: 60_000_000, synchronised=lambda: bool(kept)
+        )
+        await enrol(url)
+    assert EnrolmentFile(boot.data).current.name == "north"

@@ -16,11 +16,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from edge.check.clock import beside_service, look_at_clock
+from edge.check.clock import beside_service, known_clock, look_at_clock
 from edge.check.machine import Machine
 from edge.check.result import CheckResult
 from edge.check.service import look_at_service
 from edge.check.tls import why_tls
+from edge.host.clock import HostClock, host_clock
 from edge.service_api import enrolment
 from edge.service_api.enrolment import Enrolment
 from edge.service_api.http_client import Address, ServiceAway
@@ -68,10 +69,14 @@ def answering(
         thread.join()
 
 
-async def found(folder: Path, url: str, ca_file: Path | None = None, key: str = GATEWAY_KEY) -> dict[str, CheckResult]:
+async def found(
+    folder: Path, url: str, ca_file: Path | None = None, key: str = GATEWAY_KEY, clock: HostClock | None = None
+) -> dict[str, CheckResult]:
+    """`clock`: of a host that is in step, where not given."""
+    clock = clock or host_clock(assume_set=True)
     enrolment.write(folder, Enrolment(url, GATEWAY, key, 0))
     settings = EdgeSettings(gateway=GatewaySettings(data_dir=folder), uplink=UplinkSettings(ca_file=ca_file))
-    return {each.name: each async for each in look_at_service(settings, Machine(), None)}
+    return {each.name: each async for each in look_at_service(settings, Machine(), None, clock)}
 
 
 OURS = b'{"status":"ok"}'
@@ -195,6 +200,25 @@ async def test_certificate_that_has_expired(tmp_path: Path, authority: Authority
     assert said.advice.startswith("renew it on the service")
 
 
+async def test_certificate_that_the_gateway_takes_does_not_fail(tmp_path: Path, authority: Authority) -> None:
+    """While the clock is not set, and once the gateway that runs has the time from the service."""
+    certificate = authority.issue_at("20400301000000Z", "20450101000000Z", "DNS:localhost")
+    unset = HostClock("b", wall_us=lambda: 60_000_000, boottime_us=lambda: 60_000_000, synchronised=lambda: False)
+    date = {"Date": formatdate(2_250_000_000, usegmt=True)}
+    with answering(200, OURS, date, certificate=certificate) as url:
+        said = await found(tmp_path, url, authority.certificate, clock=unset)
+        assert said["TLS"] == CheckResult("TLS", True, "the certificate holds; dates not judged: the clock is not set")
+        assert (said["time"].ok, said["time"].advice) == (None, ""), "the clock's own line says what to do"
+        assert said["service"].ok
+        unset.learn(2_250_000_000_000_000, 0, 60_000_000, 60_000_000)
+        said = await found(tmp_path, url, authority.certificate, clock=unset)
+        assert said["TLS"].detail == "the certificate holds"
+        unset.learn(2_300_000_000_000_000 + 365 * 3 * 86_400_000_000, 0, 60_000_000, 60_000_000)
+        said = await found(tmp_path, url, authority.certificate, clock=unset)
+        assert said["TLS"].ok is False
+        assert "renew it" in said["TLS"].detail
+
+
 async def test_https_where_http_is_spoken(tmp_path: Path) -> None:
     with answering(200, OURS) as url:
         said = (await found(tmp_path, url.replace("http:", "https:")))["TLS"]
@@ -282,3 +306,16 @@ def test_clock_in_step_is_well(tmp_path: Path) -> None:
     assert look_at_clock(EdgeSettings(), Machine(tmp_path, 0), 0.0, in_step=True).ok is False
     trusted = EdgeSettings(gateway=GatewaySettings(trust_clock=True))
     assert look_at_clock(trusted, Machine(tmp_path, 0), 0.0).ok
+
+
+def test_clock_that_the_service_has_set_is_known(tmp_path: Path) -> None:
+    document: dict[str, Any] = {"clock": {"set": True, "ahead_s": -7_200, "by_service": True}}
+    said = look_at_clock(EdgeSettings(), keeper(tmp_path), SET, document, in_step=False)
+    assert said.ok
+    assert said.detail == "set by the service; the host's own is not kept: nothing keeps it in step"
+    assert said.advice == "sudo apt-get install systemd-timesyncd"
+    clock = known_clock(EdgeSettings(), document)
+    assert clock.is_set()
+    assert clock.now_us() / 1e6 - time.time() == pytest.approx(7_200, abs=5)
+    said = look_at_clock(EdgeSettings(), keeper(tmp_path), SET, {"clock": {"set": True, "ahead_s": 0}}, in_step=False)
+    assert said.ok is False

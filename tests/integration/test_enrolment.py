@@ -16,6 +16,7 @@ import pytest
 
 from bridge.errors import ConfigError
 from bridge.store import admin
+from edge.host.clock import host_clock
 from edge.registry.refresh import Refresher
 from edge.registry.snapshot import REGISTRY_FILE, LocalRegistry
 from edge.service_api import code_exchange, enrolment
@@ -53,7 +54,7 @@ def codes(site: EnrolledGateway) -> Codes:
 
 
 async def enrolled(folder: Path, url: str, code: str) -> Enrolment:
-    return await exchange(folder, CodeOrder(url, code), "0.1.0", time.time())
+    return await exchange(folder, CodeOrder(url, code), "0.1.0", host_clock())
 
 
 async def is_let_in(site: EnrolledGateway, key: str) -> bool:

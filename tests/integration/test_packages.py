@@ -146,7 +146,7 @@ def test_package_installs_what_install_writes(content: Path, tmp_path: Path) -> 
         packaged = path
         for folder in ("systemd/system", "sysusers.d"):
             if path.is_relative_to(f"etc/{folder}"):
-                packaged = Path("usr/lib", folder, path.name)
+                packaged = Path("usr/lib", folder, path.relative_to(f"etc/{folder}"))
         assert (content / packaged).read_text() == (tmp_path / path).read_text(), packaged
 
 
@@ -155,6 +155,35 @@ def test_maintainer_scripts_are_whole_and_posix(content: Path) -> None:
         script = content / "DEBIAN" / name
         assert not [line for line in script.read_text().splitlines() if line.startswith("#") and line.endswith("#")]
         subprocess.run(["sh", "-n", script], check=True)
+
+
+@pytest.mark.parametrize(
+    ("others", "used"),
+    [
+        ({}, True),
+        ({"conf.d/site.conf": "log_type all\nconnection head\naddress 192.0.2.1:1883\n"}, True),
+        ({"conf.d/site.conf": "listener 1883\n"}, False),
+        ({"conf.d/site.conf": "password_file /etc/mosquitto/site.passwd\n"}, False),
+        ({"mosquitto.conf": "port 1883\ninclude_dir /etc/mosquitto/conf.d\n"}, False),
+    ],
+    ids=["stock", "log and bridge", "listener", "password_file", "port"],
+)
+def test_installing_leaves_a_broker_that_is_set_up_alone(tmp_path: Path, others: dict[str, str], used: bool) -> None:
+    """Run as the postinst has it, with the command that it calls."""
+    install.install(tmp_path, Path("/usr/bin/iot-edge"), AdmittedDevices.KEYS)
+    folder = tmp_path / "etc/mosquitto"
+    for name, text in ({"mosquitto.conf": "include_dir /etc/mosquitto/conf.d\n"} | others).items():
+        (folder / name).write_text(text)
+    conf = folder / "conf.d/iot-edge.conf"
+    postinst = Path("packages/iot-edge/postinst").read_text()
+    start = postinst.index("leave_foreign_broker_alone() {")
+    function = postinst[start : postinst.index("\n}\n", start) + 3]
+    called = f'iot-edge() {{ "{sys.executable}" -m edge "$@" --root "{tmp_path}"; }}\n'
+    script = f'set -e\nCONF="{conf}"\n{called}{function}leave_foreign_broker_alone\n'
+    done = subprocess.run(["bash", "-c", script], check=True, capture_output=True, text=True)
+    assert conf.exists() is used, done.stderr
+    assert conf.with_name("iot-edge.conf.unused").exists() is not used
+    assert ("is set up already" in done.stderr) is not used
 
 
 def test_every_part_has_its_licence(content: Path) -> None:

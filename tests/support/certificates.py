@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from tempfile import mkdtemp
 
 
 class Authority:
@@ -33,8 +34,7 @@ class Authority:
 
     def issue_at(self, start: str, end: str, *alternatives: str) -> tuple[Path, Path]:
         """A server's certificate and key that hold from `start` to `end`, such as 20200101000000Z."""
-        folder = self._folder / f"{self.certificate.stem}-from-{start}"
-        folder.mkdir()
+        folder = Path(mkdtemp(dir=self._folder))
         request, key, certificate, conf = (folder / f"server.{kind}" for kind in ("csr", "key", "pem", "conf"))
         (folder / "index.txt").write_text("")
         conf.write_text(

@@ -55,6 +55,8 @@ def install_enrol_check(field: FieldSite, page: dict[str, str]) -> None:
         # Where the device was not let in yet, the page says: once more.
         wait_until(lambda: "FAIL" not in run(field, page["3. Check"], expect=None), HEARD_S)
         wait_until(lambda: field.service.stored(field.device.sensors["mqtt"]), HEARD_S)
+    # The device was let in by a reload of Mosquitto, on a system without the program that Debian's unit does it with.
+    field.machine.run("test ! -e /bin/kill && systemctl reload mosquitto && ! systemctl is-failed --quiet 'iot-edge*'")
     took_s = time.monotonic() - began_s
     say(f"{field.debian.suite}: installed in {installed_s - began_s:.1f} s, first reading after {took_s:.1f} s")
     assert took_s < MACHINE_S

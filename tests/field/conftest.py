@@ -75,4 +75,4 @@ def _field(suite: str, postgres: PostgresServer, folder: Path) -> Iterator[Field
             machine.run("update-ca-certificates")
             yield FieldSite(debian, network, machine, service, device, Senders(network, device), deb, web)
         finally:
-            machine.switch_off()
+            machine.pull_plug()

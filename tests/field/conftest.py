@@ -10,12 +10,12 @@ from typing import NamedTuple, Protocol
 
 import pytest
 
-from tests.field import packages
 from tests.field.debian import Debian, copied, prepare
 from tests.field.devices import Senders
 from tests.field.machine import ENGINEER, Machine
 from tests.field.namespaces import SiteNetwork
 from tests.field.site import Device, SiteService, open_site, tls_proxy, web_server
+from tests.support import debs
 from tests.support.certificates import Authority
 from tests.support.servers import PostgresServer
 
@@ -52,7 +52,7 @@ def open_field(postgres_server: PostgresServer, short_dir: Path) -> Iterator[Ope
 @contextmanager
 def _field(suite: str, postgres: PostgresServer, folder: Path) -> Iterator[FieldSite]:
     debian = prepare(suite)
-    deb = packages.build(suite)
+    deb = debs.built(suite)
     web = folder / "web"
     web.mkdir()
     (web / "debian").symlink_to(debian.archive)
@@ -75,4 +75,4 @@ def _field(suite: str, postgres: PostgresServer, folder: Path) -> Iterator[Field
             machine.run("update-ca-certificates")
             yield FieldSite(debian, network, machine, service, device, Senders(network, device), deb, web)
         finally:
-            machine.switch_off()
+            machine.pull_plug()

@@ -87,7 +87,7 @@ class Machine:
     def pull_plug(self) -> None:
         """Every process on it ends at once, in the middle of whatever it does."""
         assert self._nspawn is not None
-        kill(self.init, signal.SIGKILL)
+        kill(self.init or self._nspawn.pid, signal.SIGKILL)
         self._nspawn.wait(BOOT_S)
 
     def reboot(self) -> float:
@@ -96,15 +96,6 @@ class Machine:
         self.run("systemctl reboot", expect=None)
         assert self._nspawn.wait(BOOT_S) == REBOOT, "systemd-nspawn tells so that it wants to be started again"
         return self.boot()
-
-    def switch_off(self) -> None:
-        assert self._nspawn is not None
-        if self._nspawn.poll() is None:
-            self.run("systemctl poweroff", expect=None)
-            try:
-                self._nspawn.wait(BOOT_S)
-            except subprocess.TimeoutExpired:
-                self.pull_plug()
 
     def run(self, command: str, *, user: str = "root", expect: int | None = 0, timeout_s: float = COMMAND_S) -> Ran:
         """Run a command in a shell of a user."""

@@ -1,36 +1,19 @@
-"""The package under test, built of the commit; and one that is newer than it."""
+"""A package that is newer than the one under test, as the next release hands it out."""
 
 from __future__ import annotations
 
-import fcntl
 import re
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
-from tests.field.debian import KEPT, PROJECT
-
-
-def build(suite: str, architecture: str = "amd64") -> Path:
-    """iot-edge of the commit, for a release of Debian. Kept until there is another commit."""
-    commit = _out("git", "rev-parse", "HEAD")
-    folder = KEPT / "debs" / f"{commit[:12]}-{suite}-{architecture}"
-    KEPT.mkdir(parents=True, exist_ok=True)
-    with open(KEPT / ".debs.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not list(folder.glob("*.deb")):
-            command = (sys.executable, "-m", "packages", "debs", "iot-edge", "--suite", suite, "--arch", architecture)
-            _out(*command, "--out", str(folder))
-    (deb,) = folder.glob("*.deb")
-    return deb
+from tests.support import debs
 
 
 def next_version(deb: Path, folder: Path) -> Path:
     """The same package as the next release hands it out: other defaults in its settings, a higher version."""
     with tempfile.TemporaryDirectory() as work:
         tree = Path(work, "tree")
-        _out("dpkg-deb", "-R", str(deb), str(tree))
+        debs.out("dpkg-deb", "-R", str(deb), str(tree))
         control = tree / "DEBIAN/control"
         version = version_of(deb)
         newer = re.sub(r"^(\d+\.\d+\.)(\d+)", lambda found: f"{found[1]}{int(found[2]) + 1}", version)
@@ -41,15 +24,9 @@ def next_version(deb: Path, folder: Path) -> Path:
         settings.write_text(f"{settings.read_text()}\n# The next release has more to say.\n")
         sums = tree / "DEBIAN/md5sums"
         sums.write_text("".join(line for line in sums.read_text().splitlines(True) if "METADATA" not in line))
-        _out("dpkg-deb", "--root-owner-group", "-Zgzip", "-z1", "-b", str(tree), str(folder))
+        debs.out("dpkg-deb", "--root-owner-group", "-Zgzip", "-z1", "-b", str(tree), str(folder))
     return folder / deb.name.replace(version, newer)
 
 
 def version_of(deb: Path) -> str:
-    return _out("dpkg-deb", "-f", str(deb), "Version")
-
-
-def _out(*command: str) -> str:
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout.strip()
+    return debs.out("dpkg-deb", "-f", str(deb), "Version")

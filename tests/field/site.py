@@ -103,8 +103,9 @@ def tls_proxy(network: SiteNetwork, port: int, authority: Authority) -> Iterator
     stopping = threading.Event()
 
     async def serve() -> None:
-        async with await asyncio.start_server(_forward_to(port), sock=listener, ssl=context):
-            await asyncio.to_thread(stopping.wait)
+        server = await asyncio.start_server(_forward_to(port), sock=listener, ssl=context)
+        await asyncio.to_thread(stopping.wait)
+        server.close()  # asyncio.run cancels what is connected
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()), name="tls-proxy")
     thread.start()
@@ -146,12 +147,15 @@ def _forward_to(port: int) -> Any:
         writer.close()
 
     async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
-            behind_reader, behind_writer = await asyncio.open_connection("127.0.0.1", port)
+        # Ends with either end of the connection, and with the proxy.
+        with suppress(OSError, asyncio.CancelledError):
             try:
-                await asyncio.gather(pump(reader, behind_writer), pump(behind_reader, writer))
+                behind_reader, behind_writer = await asyncio.open_connection("127.0.0.1", port)
+                try:
+                    await asyncio.gather(pump(reader, behind_writer), pump(behind_reader, writer))
+                finally:
+                    behind_writer.transport.abort()
             finally:
-                behind_writer.transport.abort()
-        writer.transport.abort()
+                writer.transport.abort()  # closing waits for the other end, which may have lost its plug
 
     return forward

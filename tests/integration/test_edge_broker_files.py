@@ -123,6 +123,7 @@ def test_machine_without_mosquitto_gets_its_files_and_no_error(commands: Command
     assert commands.json("broker-passwords", "--before-start", "--root", str(bare)) == {"conflicts": []}
     drop_in = (bare / "etc/systemd/system/mosquitto.service.d/iot-edge.conf").read_text()
     assert "iot-edge broker-passwords --before-start" in drop_in
+    assert "\nExecReload=\nExecReload=/bin/sh " in drop_in, "/bin/kill of Debian's unit is not on every system"
     commands.run("uninstall", "--root", str(bare))
     assert not (bare / install.BROKER_DROP_IN).exists()
     assert broker_files.prepare(bare) == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import subprocess
@@ -16,14 +15,14 @@ import pytest
 from edge.host import install
 from edge.host.broker_files import AdmittedDevices
 from packages.source import ROOT
+from tests.support import debs
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="no dpkg-deb: scripts/servers"),
     pytest.mark.timeout(400),  # the first build on a machine fetches the wheels
 ]
 SUITE, SUFFIX = ("trixie", "~deb13u1") if sys.version_info >= (3, 13) else ("bookworm", "~deb12u1")
-EPOCH = "1767225600"
-"""The first second of 2026."""
+EPOCH = debs.SETTINGS["SOURCE_DATE_EPOCH"]
 
 
 def packages(
@@ -33,12 +32,7 @@ def packages(
     done = subprocess.run(
         [sys.executable, "-m", "packages", *arguments],
         cwd=ROOT,
-        env={
-            **os.environ,
-            "SOURCE_DATE_EPOCH": EPOCH,
-            "MAINTAINER": "A Site <packages@example.com>",
-            **(environment or {}),
-        },
+        env={**os.environ, **debs.SETTINGS, **(environment or {})},
         umask=umask,
         check=False,
         capture_output=True,
@@ -56,15 +50,9 @@ def build(out: Path, umask: int = 0o022, **others: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def deb(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The package, built once for all processes of a run."""
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent
-    with open(folder / "debs.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        built = list((folder / "debs").glob("*.deb"))
-        return built[0] if built else build(folder / "debs", TZ="UTC", PYTHONHASHSEED="1")
+def deb() -> Path:
+    """The package of the commit, which other tests install."""
+    return debs.built(SUITE)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 revision = "0023"
 down_revision = "0022"
-functions = "11d610b7b4520ed7"
+functions = "888e9845ae4e26f3"
 
 
 def upgrade() -> None:

@@ -19,12 +19,12 @@ DECLARE
 BEGIN
     IF false = ANY (p_redelivered) THEN
         WITH named AS MATERIALIZED (
-            SELECT k.ord::integer, m.parts[1] AS record, k.sensor_id, k.value,
-                   row_number() OVER (PARTITION BY m.parts[1] ORDER BY k.ord) AS nth
+            SELECT k.ord::integer, m.record, k.sensor_id, k.value,
+                   row_number() OVER (PARTITION BY m.record ORDER BY k.ord) AS nth
             FROM unnest(p_keys, p_redelivered, p_sensor_ids, p_values, p_outcomes)
                  WITH ORDINALITY AS k (key, redelivered, sensor_id, value, outcome, ord),
-                 LATERAL (SELECT regexp_match(k.key, '^(g-.*)[|][^|]*$') AS parts) m
-            WHERE NOT k.redelivered AND k.outcome = 0 AND m.parts IS NOT NULL
+                 LATERAL (SELECT left(k.key, -strpos(reverse(k.key), '|')) AS record) m
+            WHERE NOT k.redelivered AND k.outcome = 0 AND k.key LIKE 'g-%|%'
         ), remembered AS (
             INSERT INTO ingest_event_keys AS e (key, seen_at, sensor_id, value)
             SELECT record, p_now, sensor_id, value FROM named WHERE nth = 1 ORDER BY record
@@ -33,7 +33,8 @@ BEGIN
         SELECT array_agg(n.ord) INTO v_known FROM named n
         WHERE n.nth > 1 OR EXISTS (SELECT 1 FROM ingest_event_keys e WHERE e.key = n.record);
         SELECT array_agg(CASE WHEN i.ord = ANY (v_known) THEN NULL
-                              WHEN i.redelivered THEN i.key ELSE regexp_replace(i.key, '^g-.*[|]', '') END ORDER BY i.ord)
+                              WHEN coalesce(i.redelivered, true) OR i.key NOT LIKE 'g-%|%' THEN i.key
+                              ELSE right(i.key, strpos(reverse(i.key), '|') - 1) END ORDER BY i.ord)
         INTO p_keys FROM unnest(p_keys, p_redelivered) WITH ORDINALITY AS i (key, redelivered, ord);
     END IF;
 

@@ -29,15 +29,19 @@ class BrokerVersion:
         self._is_subscribed = any(each.startswith("$SYS/") for each in settings.subscriptions)
 
     def take(self, message: Any) -> bool:
-        """Whether a message was the version, and is of no use to anybody else."""
+        """Whether a message was the version, and is of no use to anybody else.
+
+        Also where nobody here has asked: a process that ended before its answer came has left the subscription in our
+        session.
+        """
         try:
             if message.qos or message.topic != VERSION_TOPIC:
                 return False
         except UnicodeDecodeError:
             return False
-        self.is_wanted = False
+        was_wanted, self.is_wanted = self.is_wanted, False
         version = bytes(message.payload[:_MAX_TEXT]).decode("utf-8", "replace")
-        if version.startswith("mosquitto version"):
+        if was_wanted and version.startswith("mosquitto version"):
             log.warning(
                 "mqtt_share_loses_messages",
                 broker=version,

@@ -359,10 +359,10 @@ class MqttSession:
 
     def message(self, message: Any) -> None:
         """A message, for the handler."""
-        if self._version.is_wanted and self._version.take(message) and self._connection is not None:
-            self._connection.unsubscribe([VERSION_TOPIC])
-        else:
+        if not self._version.take(message):
             self._handler.message(message)
+        elif self._connection is not None:
+            self._connection.unsubscribe([VERSION_TOPIC])
 
     def ended(self, end: ConnectionEnd) -> None:
         """The connection ended: report why, unless that is known already or is our own wish."""

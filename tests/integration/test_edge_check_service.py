@@ -213,7 +213,8 @@ async def test_certificate_that_the_gateway_takes_does_not_fail(tmp_path: Path, 
         unset.learn(2_250_000_000_000_000, 0, 60_000_000, 60_000_000)
         said = await found(tmp_path, url, authority.certificate, clock=unset)
         assert said["TLS"].detail == "the certificate holds"
-        unset.learn(2_300_000_000_000_000 + 365 * 3 * 86_400_000_000, 0, 60_000_000, 60_000_000)
+        for _ in range(2):  # what contradicts the former answer is believed when it is said again
+            unset.learn(2_300_000_000_000_000 + 365 * 3 * 86_400_000_000, 0, 60_000_000, 60_000_000)
         said = await found(tmp_path, url, authority.certificate, clock=unset)
         assert said["TLS"].ok is False
         assert "renew it" in said["TLS"].detail

@@ -2,7 +2,7 @@
 
 revision = "0023"
 down_revision = "0022"
-functions = "888e9845ae4e26f3"
+functions = "83aebdab79432cd4"
 
 
 def upgrade() -> None:

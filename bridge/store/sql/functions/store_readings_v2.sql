@@ -104,6 +104,11 @@ BEGIN
             outcomes[r.conflicts[i]] := 2; codes[r.conflicts[i]] := 'conflicting_identity';
             details[r.conflicts[i]] := r.details[i];
         END LOOP;
+        IF false = ANY (p_redelivered) THEN  -- on the streams a first delivery goes by its sender's key, as ever
+            SELECT array_agg(CASE WHEN i.redelivered THEN i.key ELSE regexp_replace(i.key, '^g-.*[|]', '') END
+                             ORDER BY i.ord)
+            INTO p_keys FROM unnest(p_keys, p_redelivered) WITH ORDINALITY AS i (key, redelivered, ord);
+        END IF;
     END IF;
     v_outbox := nextval(pg_get_serial_sequence('ingest_outbox', 'id'));
 

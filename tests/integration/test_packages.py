@@ -15,7 +15,7 @@ import pytest
 from edge.host import install
 from edge.host.broker_files import AdmittedDevices
 from packages.source import ROOT
-from tests.support import debs
+from tests.support import debs, needs
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="no dpkg-deb: scripts/servers"),
@@ -66,6 +66,8 @@ def content(deb: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def key() -> Iterator[str]:
     """A key for this test alone, in a GNUPGHOME of its own: gpg's sockets need a short path."""
+    needs.program(needs.GPG)
+    needs.program(needs.APT_FTPARCHIVE)
     before = os.environ.get("GNUPGHOME")
     with tempfile.TemporaryDirectory(prefix="gpg-") as home:
         os.environ["GNUPGHOME"] = home
@@ -242,6 +244,7 @@ def test_repository_without_a_key_says_what_it_needs(deb: Path, tmp_path: Path) 
 
 def bundle(deb: Path, out: Path) -> Path:
     """An offline bundle, unpacked."""
+    needs.program(needs.APT_FTPARCHIVE)
     packages("offline", "--arch", "amd64", "--ours-only", "--debs", deb.parent, "--out", out)
     subprocess.run(["tar", "-x", "-f", out / "iot-edge-offline-amd64.tar", "-C", out], check=True)
     return out / "iot-edge-offline-amd64"

@@ -299,9 +299,10 @@ async def test_record_that_is_sent_again_is_older_by_then() -> None:
             assert (await link.send_batch("live", batch)).stored == 1
         await link.close()
         await until(lambda: len(ended) == 2, 20)
-    assert ages[:2] == [1_000, 1_000]
-    assert ages[2] is not None
-    assert 201_000 <= ages[2] < 3_000_000
+    early, again, late = (age or 0 for age in ages)
+    assert 1_000 <= min(early, again)
+    assert max(early, again) < 150_000
+    assert 201_000 <= late < 3_000_000
 
 
 def test_enrolment_is_for_its_owner_alone(tmp_path: Path) -> None:

@@ -36,11 +36,13 @@ SYSTEMD_ANALYZE = Need("systemd-analyze", "systemd")
 SYSTEMD_NSPAWN = Need("systemd-nspawn", "systemd-container")
 MMDEBSTRAP = Need("mmdebstrap", "mmdebstrap")
 DPKG_SCANPACKAGES = Need("dpkg-scanpackages", "dpkg-dev")
+APT_FTPARCHIVE = Need("apt-ftparchive", "apt-utils")
+GPG = Need("gpg", "gnupg")
 QEMU_AARCH64 = Need("qemu-aarch64-static", "qemu-user-static")
 ROOT = Need("root")
 ALL = (
     *(MOSQUITTO, MOSQUITTO_PASSWD, MOSQUITTO_PUB, PAHO_C_PUB, PGBOUNCER, PROMTOOL, SYSTEMD_ANALYZE),
-    *(SYSTEMD_NSPAWN, MMDEBSTRAP, DPKG_SCANPACKAGES, QEMU_AARCH64, ROOT),
+    *(SYSTEMD_NSPAWN, MMDEBSTRAP, DPKG_SCANPACKAGES, APT_FTPARCHIVE, GPG, QEMU_AARCH64, ROOT),
 )
 
 

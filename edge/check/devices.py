@@ -146,7 +146,8 @@ def _silent(mqtt: SiteMqttSettings, machine: Machine, listen_s: float) -> CheckR
     address = parse_address(mqtt)
     away = mosquitto.turned_away(machine) if mosquitto.is_here(address) else None
     if away:
-        detail = f"none in {listen_s:g} s, and Mosquitto has turned {away} connections away: no key, or a wrong one"
+        why = "no key, a wrong one, or not tied to this gateway (on the service: iot-bridge gateway show)"
+        detail = f"none in {listen_s:g} s, and Mosquitto has turned {away} connections away: {why}"
         return failed(HEARD, detail, f"sudo grep -h 'not authorised' {LOG} | tail")
     detail = f"none in {listen_s:g} s: is one on, on this network, and its broker set to this gateway?"
     login = ACCOUNT.format(user=address.username) if address.username else ""

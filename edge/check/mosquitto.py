@@ -15,12 +15,15 @@ from bridge.store.passwords import mosquitto_hash
 from edge.check.machine import Machine
 from edge.check.result import CheckResult, failed, passed, unseen
 from edge.host.broker_files import CONF, PASSWORDS, conflicts_with_others
+from edge.host.program import PACKAGE
 from edge.registry.broker_passwords import PASSWORDS_FILE
 
 PROGRAM = "usr/sbin/mosquitto"
 UNIT, PASSWORDS_UNIT, PASSWORDS_PATH = "mosquitto.service", "iot-edge-passwords.service", "iot-edge-passwords.path"
 LOG = "var/log/mosquitto/mosquitto.log"
 BRING = f"sudo systemctl start {PASSWORDS_UNIT}"
+RESTART = "sudo systemctl restart iot-edge"
+"""As it starts, it is handed the password anew, and writes the file that Mosquitto is given."""
 MAX_LOG = 262_144
 TURNED_AWAY = re.compile(rb"Client \S+ (?:\[[^\]]*\] )?disconnected, not authorised")
 
@@ -42,11 +45,20 @@ def why_silent(address: BrokerAddress, machine: Machine) -> tuple[str, str]:
     if state not in ("active", ""):
         return f"Mosquitto is not running ({state})", "sudo systemctl enable --now mosquitto"
     if not (machine.root / CONF).exists():
-        return f"Mosquitto has no configuration of ours: /{CONF} is missing", "sudo iot-edge install"
+        return f"Mosquitto has no configuration of ours: /{CONF} is missing", _bring_back(machine)
     if address.port not in listeners(machine):
         detail = f"/{CONF} has no listener on port {address.port}, which mqtt.url names"
         return detail, f"grep listener /{CONF}"
     return f"Mosquitto does not listen on port {address.port}", "sudo systemctl restart mosquitto"
+
+
+def _bring_back(machine: Machine) -> str:
+    """Return how our configuration of Mosquitto comes back: dpkg lets a conffile be that somebody has removed."""
+    if (machine.root / f"{CONF}.unused").exists():
+        return "sudo nano /etc/iot-edge/edge.toml: mqtt.url is to name a listener of yours"
+    if (machine.root / PACKAGE.relative_to("/")).is_dir():
+        return "sudo apt-get install --reinstall -o Dpkg::Options::=--force-confmiss iot-edge"
+    return "sudo iot-edge install"
 
 
 def look_at_conflicts(machine: Machine) -> list[CheckResult]:
@@ -78,14 +90,14 @@ def why_refused(address: BrokerAddress, machine: Machine, data_dir: Path) -> tup
     if known is None:
         if _hash_of(address.username, data_dir / PASSWORDS_FILE):
             return f"/{PASSWORDS} has no account {address.username}", BRING
-        return f"/{PASSWORDS} has no account {address.username}", "sudo iot-edge install"
+        return f"/{PASSWORDS} has no account {address.username}", RESTART
     if _matches(address.password, known):
         return f"the password is that of /{PASSWORDS}, which Mosquitto has not read", "sudo systemctl reload mosquitto"
     written = _hash_of(address.username, data_dir / PASSWORDS_FILE)
     if written is not None and _matches(address.password, written):
         return f"the password is another one than that of /{PASSWORDS}", BRING
     detail = f"the password is another one than that of /{PASSWORDS}"
-    return detail, f"sudo rm /{PASSWORDS} && sudo iot-edge install && sudo systemctl restart iot-edge mosquitto"
+    return detail, RESTART
 
 
 def _hash_of(account: str, path: Path) -> str | None:

@@ -147,6 +147,8 @@ async def test_broker_without_our_configuration(host: BrokerHost) -> None:
     found = (await host.found())["broker"]
     assert "/etc/mosquitto/conf.d/iot-edge.conf is missing" in found.detail
     assert found.advice == "sudo iot-edge install"
+    (host.root / "usr/lib/iot-edge").mkdir(parents=True)
+    assert "--force-confmiss iot-edge" in (await host.found())["broker"].advice, "the package refuses iot-edge install"
 
 
 async def test_broker_whose_configuration_has_another_port(host: BrokerHost) -> None:

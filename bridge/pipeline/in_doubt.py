@@ -23,13 +23,12 @@ log = structlog.get_logger("pipeline")
 class _InDoubtBatch:
     """One batch: whose rows were failed, and which are tried again."""
 
-    __slots__ = ("failed", "number", "retried", "rows")
+    __slots__ = ("failed", "number", "rows")
 
     def __init__(self, number: int, failed: Mapping[Account, int], rows: Sequence[BatchRow]) -> None:
         self.number = number
         self.failed = failed
         self.rows = rows
-        self.retried = accounts(rows)
 
 
 class InDoubtBatches:
@@ -58,7 +57,7 @@ class InDoubtBatches:
             doubt = self._open[0]
             if await self._store.was_committed(doubt.number):
                 # The database has counted these rows. Those that are retried come in a second time.
-                for (device_id, source), count in doubt.retried.items():
+                for (device_id, source), count in accounts(doubt.rows).items():
                     self._ledger.receive(device_id, source, count)
                 for row in doubt.rows:
                     if isinstance(row.content, Reading) and not row.content.redelivered:

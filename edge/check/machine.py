@@ -12,7 +12,8 @@ from pathlib import Path
 
 import msgspec
 
-USER = "iot-edge"
+from edge.host import system_user
+
 SYSTEMD = Path("/run/systemd/system")
 UNIT_FOLDERS = ("etc/systemd/system", "usr/lib/systemd/system", "lib/systemd/system")
 CREDENTIALS = Path("etc/iot-edge/credentials")
@@ -59,15 +60,7 @@ class Machine(msgspec.Struct, frozen=True):
 
     def gateway_uid(self) -> int | None:
         """Return the number of the gateway's user; None where there is none."""
-        try:
-            lines = (self.root / "etc/passwd").read_text(errors="replace").splitlines()
-        except OSError:
-            return None
-        for line in lines:
-            fields = line.split(":")
-            if fields[0] == USER and len(fields) > 2 and fields[2].isdecimal():
-                return int(fields[2])
-        return None
+        return system_user.number_in(self.root / "etc/passwd")
 
     def user_name(self, uid: int) -> str:
         """Return the name of a user, or its number."""

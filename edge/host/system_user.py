@@ -20,7 +20,7 @@ NOLOGIN = "/usr/sbin/nologin"
 
 def exists(root: Path) -> bool:
     """Return whether the user stands in the root's own files: a DynamicUser that runs has the name as well."""
-    return _number(root / "etc/passwd") is not None and _number(root / "etc/group") is not None
+    return number_in(root / "etc/passwd") is not None and number_in(root / "etc/group") is not None
 
 
 def make(root: Path) -> list[str]:
@@ -69,7 +69,7 @@ def carry_over(root: Path) -> None:
 
 def owner(root: Path) -> tuple[int, int] | None:
     """Return the numbers of user and group, which are those of the root; None where it has no such user."""
-    user, group = _number(root / "etc/passwd"), _number(root / "etc/group")
+    user, group = number_in(root / "etc/passwd"), number_in(root / "etc/group")
     return None if user is None or group is None else (user, group)
 
 
@@ -81,8 +81,8 @@ def _commands(root: Path) -> tuple[list[str], ...]:
     return (["systemd-sysusers", f"--root={root.resolve()}", SYSUSERS.name], [*useradd, "--root", str(root.resolve())])
 
 
-def _number(path: Path) -> int | None:
-    """Return the number in the user's line of passwd(5) or group(5)."""
+def number_in(path: Path) -> int | None:
+    """Return the number in the gateway's line of a passwd(5) or group(5); None where it has none."""
     try:
         lines = path.read_text(errors="replace").splitlines()
     except OSError:
